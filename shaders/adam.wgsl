@@ -1,0 +1,43 @@
+// Adam (Kingma and Ba 2015) and, with DECOUPLED, AdamW (Loshchilov and Hutter 2019), as PyTorch writes them, for all
+// parameters of all replicas at once, with t = step + 1:
+//   m = BETA1·m + (1 − BETA1)·g;  s = BETA2·s + (1 − BETA2)·g²
+//   p = p − rate · (m / (1 − BETA1ᵗ)) / (√(s / (1 − BETA2ᵗ)) + EPS)
+// Adam adds weight_decay·p to the gradient g; AdamW multiplies p by 1 − rate·weight_decay first.
+
+override ELEMENTS: u32;
+override BETA1: f32;
+override BETA2: f32;
+override EPS: f32;
+override DECOUPLED: bool;
+
+@group(0) @binding(0) var<storage, read_write> params: array<f32>;
+@group(0) @binding(1) var<storage, read> grads: array<f32>;
+@group(0) @binding(2) var<storage, read_write> first_moment: array<f32>;
+@group(0) @binding(3) var<storage, read_write> second_moment: array<f32>;
+@group(0) @binding(4) var<storage, read> weight_decay: array<f32>; // one value each element
+@group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // one value each step
+// next step, this step, images of this step's batch
+@group(0) @binding(6) var<storage, read> state: array<u32>;
+
+fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}
+
+@compute @workgroup_size(64)
+fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= ELEMENTS) {
+        return;
+    }
+    let rate = learning_rates[state[1]];
+    let time = f32(state[1] + 1u);
+    let decay = weight_decay[index];
+    let param = params[index] * select(1.0, 1.0 - rate * decay, DECOUPLED);
+    let grad = grads[index] + select(decay * param, 0.0, DECOUPLED);
+    let first = BETA1 * first_moment[index] + (1.0 - BETA1) * grad;
+    let second = BETA2 * second_moment[index] + (1.0 - BETA2) * grad * grad;
+    first_moment[index] = first;
+    second_moment[index] = second;
+    let step_size = rate / (1.0 - pow(BETA1, time));
+    params[index] = param - step_size * first / (sqrt(second / (1.0 - pow(BETA2, time))) + EPS);
+}

@@ -1,0 +1,176 @@
+// Makes a batch from the data set on the device. `begin` chooses the images and how each is changed, for one step;
+// `gather` reads, changes and normalises their pixels. All randomness is a function of (seed, epoch, image).
+// The same arithmetic is in src/batch.rs.
+
+override BATCH_SIZE: u32;
+override QUADS: u32;
+override CHANNELS: u32;
+override HEIGHT: u32;
+override WIDTH: u32;
+override IMAGE_COUNT: u32; // of the data set
+override STEPS_PER_EPOCH: u32;
+override SHUFFLE: bool;
+override HALF_BITS: u32; // of the Feistel network that shuffles: the smallest h with 4ʰ ≥ IMAGE_COUNT
+override AUGMENT: bool;
+override ROTATE: f32; // largest rotation in radians
+override SHIFT: f32; // largest shift in pixels
+override SCALE: f32; // largest relative change of size
+override SHEAR: f32; // largest shear, columns per row
+override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
+override PIXEL_OFFSET: f32;
+override SHUFFLE_STREAM: u32;
+override AUGMENT_STREAM: u32;
+
+@group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four to a word
+@group(0) @binding(1) var<storage, read> labels: array<u32>;
+// next step, this step, images of this step's batch
+@group(0) @binding(2) var<storage, read_write> state: array<u32>;
+@group(0) @binding(3) var<storage, read> seeds: array<u32>; // one for each replica
+@group(0) @binding(4) var<storage, read_write> indices: array<u32>; // [replica, n]
+@group(0) @binding(5) var<storage, read_write> targets: array<u32>; // [replica, n]
+// [replica, n, 6]: source = (a·x + b·y + c, d·x + e·y + f) for the output pixel (x, y)
+@group(0) @binding(6) var<storage, read_write> transforms: array<f32>;
+@group(0) @binding(7) var<storage, read_write> input: array<vec4<f32>>;
+
+fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}
+
+// PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
+fn pcg4d(words: vec4<u32>) -> vec4<u32> {
+    var v = words * 1664525u + 1013904223u;
+    v.x += v.y * v.w;
+    v.y += v.z * v.x;
+    v.z += v.x * v.y;
+    v.w += v.y * v.z;
+    v ^= v >> vec4(16u);
+    v.x += v.y * v.w;
+    v.y += v.z * v.x;
+    v.z += v.x * v.y;
+    v.w += v.y * v.z;
+    return v;
+}
+
+// A random permutation of 0..IMAGE_COUNT: a Feistel network on a square block, walked until it lands inside.
+fn shuffled(position: u32, key: u32, epoch: u32) -> u32 {
+    let mask = (1u << HALF_BITS) - 1u;
+    var value = position;
+    loop {
+        var left = value >> HALF_BITS;
+        var right = value & mask;
+        for (var round = 0u; round < 4u; round++) {
+            let mixed = pcg4d(vec4(right, round, epoch, key)).x & mask;
+            let old_right = right;
+            right = left ^ mixed;
+            left = old_right;
+        }
+        value = (left << HALF_BITS) | right;
+        if (value < IMAGE_COUNT) {
+            break;
+        }
+    }
+    return value;
+}
+
+// Random words as numbers in [-1, 1).
+fn signed_units(words: vec4<u32>) -> vec4<f32> {
+    return vec4<f32>(words >> vec4(8u)) * (1.0 / 8388608.0) - 1.0;
+}
+
+@compute @workgroup_size(64)
+fn begin(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let n = linear_index(id, groups);
+    if (n >= QUADS * 4u) {
+        return;
+    }
+    let this_step = state[0];
+    let epoch = this_step / STEPS_PER_EPOCH;
+    let start = this_step % STEPS_PER_EPOCH * BATCH_SIZE;
+    if (n == 0u && id.z == 0u) {
+        state[1] = this_step;
+        state[2] = min(BATCH_SIZE, IMAGE_COUNT - start);
+    }
+    // Lanes behind the last image hold some image, too, but never count.
+    let position = (start + n) % IMAGE_COUNT;
+    let seed = seeds[id.z];
+    var index = position;
+    if (SHUFFLE) {
+        index = shuffled(position, pcg4d(vec4(seed, SHUFFLE_STREAM, 0u, 0u)).x, epoch);
+    }
+    let at = id.z * QUADS * 4u + n;
+    indices[at] = index;
+    targets[at] = labels[index];
+    if (AUGMENT) {
+        let key = pcg4d(vec4(seed, AUGMENT_STREAM, 0u, 0u)).x;
+        let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
+        let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
+        let angle = ROTATE * random.x;
+        let square = angle * angle;
+        // Taylor series: exact to f32 up to 45°, and the same on every device.
+        let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
+        let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
+        let shrink = 1.0 / (1.0 + SCALE * random.w);
+        let shear = SHEAR * more.x;
+        let centre_x = f32(WIDTH - 1u) * 0.5;
+        let centre_y = f32(HEIGHT - 1u) * 0.5;
+        let from_x = centre_x + SHIFT * random.y;
+        let from_y = centre_y + SHIFT * random.z;
+        let a = cosine * shrink;
+        let b = (sine + shear * cosine) * shrink;
+        let d = -sine * shrink;
+        let e = (cosine - shear * sine) * shrink;
+        transforms[at * 6u] = a;
+        transforms[at * 6u + 1u] = b;
+        transforms[at * 6u + 2u] = centre_x - (a * from_x + b * from_y);
+        transforms[at * 6u + 3u] = d;
+        transforms[at * 6u + 4u] = e;
+        transforms[at * 6u + 5u] = centre_y - (d * from_x + e * from_y);
+    }
+}
+
+fn pixel(index: u32, channel: u32, y: i32, x: i32) -> f32 {
+    let inside = y >= 0 && y < i32(HEIGHT) && x >= 0 && x < i32(WIDTH);
+    let row = u32(clamp(y, 0, i32(HEIGHT) - 1));
+    let column = u32(clamp(x, 0, i32(WIDTH) - 1));
+    let byte = ((index * CHANNELS + channel) * HEIGHT + row) * WIDTH + column;
+    let value = (images[byte / 4u] >> (byte % 4u * 8u)) & 255u;
+    return select(0.0, f32(value), inside);
+}
+
+fn sample(at: u32, channel: u32, y: u32, x: u32) -> f32 {
+    let index = indices[at];
+    if (!AUGMENT) {
+        return pixel(index, channel, i32(y), i32(x)) * PIXEL_SCALE + PIXEL_OFFSET;
+    }
+    let start = at * 6u;
+    let place = vec2(f32(x), f32(y));
+    let source_x = transforms[start] * place.x + transforms[start + 1u] * place.y + transforms[start + 2u];
+    let source_y = transforms[start + 3u] * place.x + transforms[start + 4u] * place.y + transforms[start + 5u];
+    let left = floor(source_x);
+    let top = floor(source_y);
+    let fx = source_x - left;
+    let fy = source_y - top;
+    let column = i32(left);
+    let row = i32(top);
+    let upper = pixel(index, channel, row, column) * (1.0 - fx) + pixel(index, channel, row, column + 1) * fx;
+    let lower = pixel(index, channel, row + 1, column) * (1.0 - fx) + pixel(index, channel, row + 1, column + 1) * fx;
+    return (upper * (1.0 - fy) + lower * fy) * PIXEL_SCALE + PIXEL_OFFSET;
+}
+
+@compute @workgroup_size(64)
+fn gather(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= QUADS * CHANNELS * HEIGHT * WIDTH) {
+        return;
+    }
+    let x = index % WIDTH;
+    let y = index / WIDTH % HEIGHT;
+    let channel = index / (HEIGHT * WIDTH) % CHANNELS;
+    let first = (id.z * QUADS + index / (CHANNELS * HEIGHT * WIDTH)) * 4u;
+    input[id.z * QUADS * CHANNELS * HEIGHT * WIDTH + index] = vec4(
+        sample(first, channel, y, x),
+        sample(first + 1u, channel, y, x),
+        sample(first + 2u, channel, y, x),
+        sample(first + 3u, channel, y, x),
+    );
+}

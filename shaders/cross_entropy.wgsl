@@ -1,0 +1,115 @@
+// Log-softmax and negative log-likelihood with label smoothing, for the images of the batch:
+//   p = softmax(logits);  q = (1 − SMOOTHING) · onehot(target) + SMOOTHING / CLASSES
+//   loss = −Σ q · log p, one value an image;  grad_logits = (p − q) / images, the gradient of the mean
+// Lanes behind the last image get loss and gradient 0. `metrics` adds up a step and moves the state on.
+
+override QUADS: u32;
+override CLASSES: u32;
+override BATCH_SIZE: u32;
+override SMOOTHING: f32;
+
+@group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
+@group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
+@group(0) @binding(2) var<storage, read_write> loss: array<vec4<f32>>; // [replica, quad]
+@group(0) @binding(3) var<storage, read_write> correct: array<vec4<f32>>; // [replica, quad]: 1 for a hit
+@group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
+// next step, this step, images of this step's batch
+@group(0) @binding(5) var<storage, read_write> state: array<u32>;
+// Ring of [replica, step]: sum of the losses, hits.
+@group(0) @binding(6) var<storage, read_write> metrics_ring: array<vec2<f32>>;
+
+const RING = 1024u;
+
+var<workgroup> tree: array<vec2<f32>, 64>;
+
+fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}
+
+// 1 for the lanes of a quad that hold an image of the batch, 0 for the others.
+fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
+}
+
+struct Softmax {
+    max: vec4<f32>,
+    total: vec4<f32>, // Σ exp(logit − max)
+}
+
+// Writes loss and hits of a quad of images.
+fn losses(replica: u32, quad: u32) -> Softmax {
+    let start = (replica * QUADS + quad) * CLASSES;
+    let wanted = targets[replica * QUADS + quad];
+    var max_logit = logits[start];
+    var best = vec4(0u);
+    for (var class_index = 1u; class_index < CLASSES; class_index++) {
+        let value = logits[start + class_index];
+        let wins = value > max_logit;
+        max_logit = select(max_logit, value, wins);
+        best = select(best, vec4(class_index), wins);
+    }
+    var total = vec4(0.0);
+    for (var class_index = 0u; class_index < CLASSES; class_index++) {
+        total += exp(logits[start + class_index] - max_logit);
+    }
+    let log_total = log(total);
+    var sum = vec4(0.0);
+    for (var class_index = 0u; class_index < CLASSES; class_index++) {
+        let q = select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
+        sum += q * (log_total - (logits[start + class_index] - max_logit));
+    }
+    let mask = lane_mask(quad, state[2]);
+    loss[replica * QUADS + quad] = sum * mask;
+    correct[replica * QUADS + quad] = select(vec4(0.0), mask, best == wanted);
+    return Softmax(max_logit, total);
+}
+
+@compute @workgroup_size(64)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let quad = linear_index(id, groups);
+    if (quad >= QUADS) {
+        return;
+    }
+    let softmax = losses(id.z, quad);
+    let start = (id.z * QUADS + quad) * CLASSES;
+    let wanted = targets[id.z * QUADS + quad];
+    let share = lane_mask(quad, state[2]) / f32(state[2]);
+    for (var class_index = 0u; class_index < CLASSES; class_index++) {
+        let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
+        let q = select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
+        grad_logits[start + class_index] = (p - q) * share;
+    }
+}
+
+@compute @workgroup_size(64)
+fn forward_eval(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let quad = linear_index(id, groups);
+    if (quad >= QUADS) {
+        return;
+    }
+    losses(id.z, quad);
+}
+
+// One workgroup a replica.
+@compute @workgroup_size(64)
+fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    var sum = vec2(0.0);
+    for (var quad = local; quad < QUADS; quad += 64u) {
+        let at = group.z * QUADS + quad;
+        sum += vec2(dot(loss[at], vec4(1.0)), dot(correct[at], vec4(1.0)));
+    }
+    tree[local] = sum;
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            tree[local] += tree[local + half];
+        }
+    }
+    if (local == 0u) {
+        let this_step = state[1];
+        metrics_ring[group.z * RING + this_step % RING] = tree[0];
+        if (group.z == 0u) {
+            state[0] = this_step + 1u;
+        }
+    }
+}

@@ -1,0 +1,31 @@
+// Stochastic gradient descent with momentum, as PyTorch writes it, for all parameters of all replicas at once:
+//   g = grad + weight_decay · p;  v = MOMENTUM · v + g;  p = p − rate · (v, or g + MOMENTUM · v with Nesterov)
+
+override ELEMENTS: u32;
+override MOMENTUM: f32;
+override NESTEROV: bool;
+
+@group(0) @binding(0) var<storage, read_write> params: array<f32>;
+@group(0) @binding(1) var<storage, read> grads: array<f32>;
+@group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
+@group(0) @binding(3) var<storage, read> weight_decay: array<f32>; // one value each element
+@group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // one value each step
+// next step, this step, images of this step's batch
+@group(0) @binding(5) var<storage, read> state: array<u32>;
+
+fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}
+
+@compute @workgroup_size(64)
+fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= ELEMENTS) {
+        return;
+    }
+    let param = params[index];
+    let grad = grads[index] + weight_decay[index] * param;
+    let moved = MOMENTUM * velocity[index] + grad;
+    velocity[index] = moved;
+    params[index] = param - learning_rates[state[1]] * select(moved, grad + MOMENTUM * moved, NESTEROV);
+}

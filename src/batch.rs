@@ -1,0 +1,179 @@
+//! Which images a step sees and how each is changed: the same arithmetic as `shaders/batch.wgsl`, in Rust.
+
+use crate::config::Augment;
+use crate::layers::Launch;
+use crate::rng::{self, Permutation, Stream};
+use crate::tensor::{Array, Shape, gamma};
+
+/// How batches are drawn from a data set.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BatchSettings {
+    /// Images of a step; the last step of an epoch may have fewer.
+    pub batch_size: usize,
+    /// Images of the data set.
+    pub image_count: usize,
+    /// Shape of an image.
+    pub image: Shape,
+    /// Draw in random order, another one each epoch.
+    pub shuffle: bool,
+    /// Largest random changes.
+    pub augment: Augment,
+    /// Mean of pixels/255 that becomes 0.
+    pub mean: f32,
+    /// Deviation of pixels/255 that becomes 1.
+    pub std: f32,
+}
+
+/// One image of a batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sample {
+    /// Index in the data set.
+    pub index: u32,
+    /// Source coordinates (a·x + b·y + c, d·x + e·y + f) of output pixel (x, y); `None` if the image stays as it is.
+    pub transform: Option<[f32; 6]>,
+}
+
+impl BatchSettings {
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.image_count.div_ceil(self.batch_size)
+    }
+
+    /// Images of the batch of `step`, which counts from the start of the run.
+    pub fn images_of(&self, step: u32) -> usize {
+        let start = step as usize % self.steps_per_epoch() * self.batch_size;
+        self.batch_size.min(self.image_count - start)
+    }
+
+    /// Normalised value = pixel · scale + offset.
+    pub fn pixel_scale(&self) -> (f32, f32) {
+        (1.0 / (255.0 * self.std), -self.mean / self.std)
+    }
+
+    /// Image `n` of the batch of `step`. Behind the last image of the batch it is any image, as on the GPU.
+    pub fn sample(&self, seed: u32, step: u32, n: usize) -> Sample {
+        let steps = self.steps_per_epoch() as u32;
+        let (epoch, start) = (step / steps, step % steps * self.batch_size as u32);
+        let count = self.image_count as u32;
+        let position = (start + n as u32) % count;
+        let index = if self.shuffle {
+            Permutation::new(count, rng::key(seed, Stream::Shuffle), epoch).get(position)
+        } else {
+            position
+        };
+        let transform =
+            (!self.augment.is_none()).then(|| self.transform(rng::key(seed, Stream::Augment), epoch, index));
+        Sample { index, transform }
+    }
+
+    fn transform(&self, key: u32, epoch: u32, index: u32) -> [f32; 6] {
+        let random = rng::words(key, epoch, 0, index).map(rng::signed);
+        let more = rng::words(key, epoch, 1, index).map(rng::signed);
+        let angle = self.augment.rotate_degrees.to_radians() * random[0];
+        let square = angle * angle;
+        // Taylor series: exact to f32 up to 45°, and the same on every device.
+        let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
+        let cosine = 1.0
+            + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
+        let shrink = 1.0 / (1.0 + self.augment.scale * random[3]);
+        let shear = self.augment.shear * more[0];
+        let centre_x = (self.image.width - 1) as f32 * 0.5;
+        let centre_y = (self.image.height - 1) as f32 * 0.5;
+        let from_x = centre_x + self.augment.shift_pixels * random[1];
+        let from_y = centre_y + self.augment.shift_pixels * random[2];
+        let (a, b) = (cosine * shrink, (sine + shear * cosine) * shrink);
+        let (d, e) = (-sine * shrink, (cosine - shear * sine) * shrink);
+        [
+            a,
+            b,
+            centre_x - (a * from_x + b * from_y),
+            d,
+            e,
+            centre_y - (d * from_x + e * from_y),
+        ]
+    }
+
+    /// Reference for what the network sees of a sample: [1, C, H, W], from the image's bytes [C, H, W].
+    pub fn reference(&self, pixels: &[u8], sample: Sample) -> Array {
+        let Shape {
+            channels,
+            height,
+            width,
+        } = self.image;
+        let (scale, offset) = self.pixel_scale();
+        let (scale, offset) = (f64::from(scale), f64::from(offset));
+        let mut made = Array::zeros(&[1, channels, height, width]);
+        for c in 0..channels {
+            let pixel = |y: i64, x: i64| -> f64 {
+                let inside = (0..height as i64).contains(&y) && (0..width as i64).contains(&x);
+                if inside {
+                    f64::from(pixels[(c * height + y as usize) * width + x as usize])
+                } else {
+                    0.0
+                }
+            };
+            for y in 0..height {
+                for x in 0..width {
+                    let (value, error) = match sample.transform {
+                        None => (pixel(y as i64, x as i64), 0.0),
+                        Some(t) => {
+                            let t = t.map(f64::from);
+                            let (x, y) = (x as f64, y as f64);
+                            let source = [t[0] * x + t[1] * y + t[2], t[3] * x + t[4] * y + t[5]];
+                            let place = source.map(f64::floor);
+                            let [fx, fy] = [source[0] - place[0], source[1] - place[1]];
+                            let (column, row) = (place[0] as i64, place[1] as i64);
+                            let upper = pixel(row, column) * (1.0 - fx) + pixel(row, column + 1) * fx;
+                            let lower = pixel(row + 1, column) * (1.0 - fx) + pixel(row + 1, column + 1) * fx;
+                            // Interpolation is continuous with slope at most 255 a pixel, so a rounded coordinate costs
+                            // at most 255 times its own error.
+                            let size =
+                                |k: usize| (t[k] * x).abs() + (t[k + 1] * y).abs() + t[k + 2].abs() + 1.0;
+                            let error = 255.0 * gamma(5) * (size(0) + size(3)) + gamma(8) * 255.0;
+                            (upper * (1.0 - fy) + lower * fy, error)
+                        }
+                    };
+                    let at = (c * height + y) * width + x;
+                    made.data[at] = value * scale + offset;
+                    made.bound[at] = error * scale + gamma(3) * ((value * scale).abs() + offset.abs());
+                }
+            }
+        }
+        made
+    }
+
+    /// The launches that choose and gather a batch.
+    pub fn launches(&self) -> Vec<Launch> {
+        let quads = self.batch_size.div_ceil(4);
+        let (scale, offset) = self.pixel_scale();
+        let constants = || {
+            [
+                ("BATCH_SIZE", self.batch_size as f64),
+                ("QUADS", quads as f64),
+                ("CHANNELS", self.image.channels as f64),
+                ("HEIGHT", self.image.height as f64),
+                ("WIDTH", self.image.width as f64),
+                ("IMAGE_COUNT", self.image_count as f64),
+                ("STEPS_PER_EPOCH", self.steps_per_epoch() as f64),
+                ("SHUFFLE", f64::from(u8::from(self.shuffle))),
+                (
+                    "HALF_BITS",
+                    f64::from(Permutation::half_bits(self.image_count as u32)),
+                ),
+                ("AUGMENT", f64::from(u8::from(!self.augment.is_none()))),
+                ("ROTATE", f64::from(self.augment.rotate_degrees.to_radians())),
+                ("SHIFT", f64::from(self.augment.shift_pixels)),
+                ("SCALE", f64::from(self.augment.scale)),
+                ("SHEAR", f64::from(self.augment.shear)),
+                ("PIXEL_SCALE", f64::from(scale)),
+                ("PIXEL_OFFSET", f64::from(offset)),
+                ("SHUFFLE_STREAM", f64::from(Stream::Shuffle.number())),
+                ("AUGMENT_STREAM", f64::from(Stream::Augment.number())),
+            ]
+        };
+        vec![
+            Launch::new("batch", "begin", quads * 4, constants()),
+            Launch::new("batch", "gather", quads * self.image.len(), constants()),
+        ]
+    }
+}

@@ -1,0 +1,2 @@
+//! From a drawing to an answer.
+pub mod prepare;

@@ -1,0 +1,421 @@
+//! Model and training descriptions as the user writes them: TOML keys and their ranges, no arithmetic.
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// A model file: `data/models/seed.toml` is one.
+#[derive(Debug, Clone)]
+pub struct ModelConfig {
+    /// Where the text came from, for messages.
+    pub path: String,
+    /// Name of the model; run folders are called after it.
+    pub name: String,
+    /// Shape of one input image.
+    pub input: Shape,
+    /// Names of the classes; without them the data set's are used.
+    pub classes: Option<Vec<String>>,
+    /// The layers, first to last.
+    pub layers: Vec<LayerConfig>,
+    /// How to train.
+    pub train: TrainConfig,
+}
+
+/// One line of `layers`.
+#[derive(Debug, Clone)]
+pub struct LayerConfig {
+    /// Line in the model file, counted from 1.
+    pub line: usize,
+    /// Kind: `conv2d`, `relu`, ...
+    pub kind: String,
+    /// Name, if the user gave one.
+    pub name: Option<String>,
+    /// The other keys, for the layer to read.
+    pub keys: toml::Table,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    input: Shape,
+    classes: Option<Vec<String>>,
+    layers: Vec<Spanned<toml::Table>>,
+    #[serde(default)]
+    train: Option<Spanned<TrainConfig>>,
+}
+
+impl ModelConfig {
+    /// Reads a model description; `path` is only for messages.
+    pub fn parse(text: &str, path: &str) -> Result<Self> {
+        let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
+        let fail = |line: Option<usize>, message: String| Error::Config {
+            path: path.to_owned(),
+            line,
+            message,
+        };
+        let file: File = toml::from_str(text).map_err(|error| {
+            fail(
+                error.span().map(|span| line_of(span.start)),
+                error.message().to_owned(),
+            )
+        })?;
+        let mut layers = Vec::new();
+        for layer in file.layers {
+            let line = line_of(layer.span().start);
+            let mut keys = layer.into_inner();
+            let mut take = |key: &str| match keys.remove(key) {
+                None => Ok(None),
+                Some(toml::Value::String(text)) => Ok(Some(text)),
+                Some(other) => Err(fail(Some(line), format!("{key} must be text, not {other}"))),
+            };
+            let kind = take("type")?.ok_or_else(|| {
+                fail(
+                    Some(line),
+                    "a layer needs a type, such as type = \"conv2d\"".into(),
+                )
+            })?;
+            let name = take("name")?;
+            layers.push(LayerConfig {
+                line,
+                kind,
+                name,
+                keys,
+            });
+        }
+        let train = match file.train {
+            None => TrainConfig::default(),
+            Some(train) => {
+                let line = line_of(train.span().start);
+                train
+                    .get_ref()
+                    .check()
+                    .map_err(|message| fail(Some(line), format!("[train]: {message}")))?;
+                train.into_inner()
+            }
+        };
+        if file.name.is_empty()
+            || !file
+                .name
+                .chars()
+                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        {
+            let message = format!(
+                "name = {:?}: use letters, digits, '-', '_' and '.' only",
+                file.name
+            );
+            return Err(fail(None, message));
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            name: file.name,
+            input: file.input,
+            classes: file.classes,
+            layers,
+            train,
+        })
+    }
+}
+
+/// How to train: the `[train]` table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainConfig {
+    /// Times through the training set.
+    pub epochs: usize,
+    /// Images of one step.
+    pub batch_size: usize,
+    /// The update rule.
+    pub optimizer: Optimizer,
+    /// Learning rate over the steps.
+    pub learning_rate: LearningRate,
+    /// Distribution of the first weights.
+    pub init: WeightInit,
+    /// Share of the target that is spread over all classes, 0 to 1.
+    pub label_smoothing: f32,
+    /// Decay a step of the exponential moving average of weights and running statistics, which is then what is
+    /// tested and saved; 0 switches it off.
+    pub average_decay: f32,
+    /// Random changes of the training images.
+    pub augment: Augment,
+}
+
+impl Default for TrainConfig {
+    fn default() -> Self {
+        Self {
+            epochs: 19,
+            batch_size: 128,
+            optimizer: Optimizer::default(),
+            learning_rate: LearningRate::OneCycle {
+                peak: 0.2,
+                warmup: 0.2,
+                start: 0.04,
+                end: 1e-4,
+            },
+            init: WeightInit::Pytorch,
+            label_smoothing: 0.0,
+            average_decay: 0.0,
+            augment: Augment::default(),
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Checks ranges.
+    pub fn check(&self) -> Result<(), String> {
+        let within = |name: &str, value: f32, low: f32, high: f32| {
+            if value >= low && value <= high {
+                Ok(())
+            } else {
+                Err(format!("{name} = {value} must be from {low} to {high}"))
+            }
+        };
+        if !(1..=100_000).contains(&self.epochs) {
+            return Err(format!("epochs = {} must be from 1 to 100000", self.epochs));
+        }
+        if !(1..=65_536).contains(&self.batch_size) {
+            return Err(format!(
+                "batch_size = {} must be from 1 to 65536",
+                self.batch_size
+            ));
+        }
+        within("label_smoothing", self.label_smoothing, 0.0, 0.9)?;
+        within("average_decay", self.average_decay, 0.0, 0.99999)?;
+        within("augment.rotate_degrees", self.augment.rotate_degrees, 0.0, 45.0)?;
+        within("augment.shift_pixels", self.augment.shift_pixels, 0.0, 1000.0)?;
+        within("augment.scale", self.augment.scale, 0.0, 0.9)?;
+        within("augment.shear", self.augment.shear, 0.0, 1.0)?;
+        match self.optimizer {
+            Optimizer::Sgd {
+                momentum,
+                nesterov,
+                weight_decay,
+            } => {
+                within("momentum", momentum, 0.0, 0.99999)?;
+                within("weight_decay", weight_decay, 0.0, 1.0)?;
+                if nesterov && momentum == 0.0 {
+                    return Err("nesterov needs a momentum above 0".into());
+                }
+            }
+            Optimizer::Adam {
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            }
+            | Optimizer::Adamw {
+                beta1,
+                beta2,
+                eps,
+                weight_decay,
+            } => {
+                within("beta1", beta1, 0.0, 0.99999)?;
+                within("beta2", beta2, 0.0, 0.99999)?;
+                within("eps", eps, 1e-12, 1.0)?;
+                within("weight_decay", weight_decay, 0.0, 1.0)?;
+            }
+        }
+        match self.learning_rate {
+            LearningRate::Constant { rate } => within("learning_rate.rate", rate, 1e-9, 100.0),
+            LearningRate::Step {
+                rate,
+                every_epochs,
+                factor,
+            } => {
+                within("learning_rate.rate", rate, 1e-9, 100.0)?;
+                within("learning_rate.every_epochs", every_epochs as f32, 1.0, 100_000.0)?;
+                within("learning_rate.factor", factor, 1e-6, 1.0)
+            }
+            LearningRate::Cosine { peak, end } => {
+                within("learning_rate.peak", peak, 1e-9, 100.0)?;
+                within("learning_rate.end", end, 0.0, 1.0)
+            }
+            LearningRate::OneCycle {
+                peak,
+                warmup,
+                start,
+                end,
+            } => {
+                within("learning_rate.peak", peak, 1e-9, 100.0)?;
+                within("learning_rate.warmup", warmup, 0.0, 1.0)?;
+                within("learning_rate.start", start, 0.0, 1.0)?;
+                within("learning_rate.end", end, 0.0, 1.0)
+            }
+        }
+    }
+}
+
+/// The update rule and its constants.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Optimizer {
+    /// Stochastic gradient descent with momentum as PyTorch has it; weight decay is added to the gradient.
+    Sgd {
+        /// Share of the last update that is kept.
+        #[serde(default)]
+        momentum: f32,
+        /// Look ahead by one update.
+        #[serde(default)]
+        nesterov: bool,
+        /// L2 penalty on convolution and linear weights.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Adam (Kingma and Ba 2015); weight decay is added to the gradient.
+    Adam {
+        /// Decay of the first moment.
+        #[serde(default = "beta1")]
+        beta1: f32,
+        /// Decay of the second moment.
+        #[serde(default = "beta2")]
+        beta2: f32,
+        /// Added to the root of the second moment.
+        #[serde(default = "adam_eps")]
+        eps: f32,
+        /// L2 penalty on convolution and linear weights.
+        #[serde(default)]
+        weight_decay: f32,
+    },
+    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
+    Adamw {
+        /// Decay of the first moment.
+        #[serde(default = "beta1")]
+        beta1: f32,
+        /// Decay of the second moment.
+        #[serde(default = "beta2")]
+        beta2: f32,
+        /// Added to the root of the second moment.
+        #[serde(default = "adam_eps")]
+        eps: f32,
+        /// Share of convolution and linear weights that is lost per unit of learning rate.
+        #[serde(default = "adamw_decay")]
+        weight_decay: f32,
+    },
+}
+
+fn beta1() -> f32 {
+    0.9
+}
+
+fn beta2() -> f32 {
+    0.999
+}
+
+fn adam_eps() -> f32 {
+    1e-8
+}
+
+fn adamw_decay() -> f32 {
+    0.01
+}
+
+impl Default for Optimizer {
+    fn default() -> Self {
+        Self::Sgd {
+            momentum: 0.9,
+            nesterov: true,
+            weight_decay: 0.0,
+        }
+    }
+}
+
+/// Learning rate over the steps of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "schedule", rename_all = "snake_case", deny_unknown_fields)]
+pub enum LearningRate {
+    /// Always the same.
+    Constant {
+        /// The rate.
+        rate: f32,
+    },
+    /// Multiplied by `factor` every so many epochs.
+    Step {
+        /// The first rate.
+        rate: f32,
+        /// Epochs between changes.
+        every_epochs: usize,
+        /// Multiplier, at most 1.
+        factor: f32,
+    },
+    /// Half a cosine from `peak` down to `end` · `peak`.
+    Cosine {
+        /// The first rate.
+        peak: f32,
+        /// Last rate as a share of the peak.
+        #[serde(default)]
+        end: f32,
+    },
+    /// A straight rise to `peak` over the first `warmup` of the run, then half a cosine down (after Smith 2018).
+    OneCycle {
+        /// The highest rate.
+        peak: f32,
+        /// Share of the run that rises.
+        #[serde(default = "warmup")]
+        warmup: f32,
+        /// First rate as a share of the peak.
+        #[serde(default = "cycle_start")]
+        start: f32,
+        /// Last rate as a share of the peak.
+        #[serde(default = "cycle_end")]
+        end: f32,
+    },
+}
+
+fn warmup() -> f32 {
+    0.2
+}
+
+fn cycle_start() -> f32 {
+    0.04
+}
+
+fn cycle_end() -> f32 {
+    1e-4
+}
+
+/// Distribution of the first weights of convolution and linear layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum WeightInit {
+    /// As PyTorch's layers do it: weights and biases uniform in ±1/√fan_in.
+    Pytorch,
+    /// Kaiming He's: weights normal with deviation √(2/fan_in), biases 0 (He et al. 2015).
+    Kaiming,
+}
+
+/// Largest random changes of a training image. All zero: none.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Augment {
+    /// Rotation to either side.
+    pub rotate_degrees: f32,
+    /// Shift in each direction, in pixels.
+    pub shift_pixels: f32,
+    /// Relative change of size, either way.
+    pub scale: f32,
+    /// Horizontal shear, columns per row, either way.
+    pub shear: f32,
+}
+
+impl Augment {
+    /// True if images stay as they are.
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// A configuration as TOML keys. An `f32` of 0.1 is written as 0.1, not as the nearest `f64` of the nearest `f32`.
+pub fn shortest_floats(config: &impl Serialize) -> toml::Table {
+    fn shorten(value: &mut toml::Value) {
+        match value {
+            toml::Value::Float(float) => *float = (*float as f32).to_string().parse().unwrap_or(*float),
+            toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| shorten(value)),
+            _ => {}
+        }
+    }
+    let mut table = toml::Table::try_from(config).expect("configurations are plain values");
+    table.iter_mut().for_each(|(_, value)| shorten(value));
+    table
+}

@@ -1,0 +1,253 @@
+//! Convolution: the gradients of the weights and the bias.
+
+use super::{ConvDims, LANES, dispatch, parts, vectors};
+use pulp::{Arch, Simd};
+use std::cell::RefCell;
+
+thread_local! {
+    /// Holds the input with its padding, so that a step allocates nothing.
+    static PADDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The gradients of a convolution's weights and bias, summed over the 16 images of one block.
+///
+/// `input` is `[in_channels, in_height, in_width, 16]`, `grad_output` `[out_channels, out_height, out_width, 16]`;
+/// `grad_weight`, `[out_channels, in_channels / groups, kernel, kernel]`, and `grad_bias`, `[out_channels]`, are
+/// overwritten. Lanes without an image must hold finite inputs and zero gradients.
+pub fn conv2d_grad_weight(
+    arch: Arch,
+    dims: &ConvDims,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+    grad_bias: Option<&mut [f32]>,
+) {
+    dims.check(
+        input.len(),
+        grad_weight.len(),
+        grad_bias.as_ref().map(|bias| bias.len()),
+        grad_output.len(),
+    );
+    if dims.padding == 0 {
+        return run(arch, dims.flattened(), input, grad_output, grad_weight, grad_bias);
+    }
+    PADDED.with_borrow_mut(|padded| {
+        let dims = pad(dims, input, padded);
+        run(arch, dims, padded, grad_output, grad_weight, grad_bias);
+    });
+}
+
+/// Copies `input` into the middle of the zeros of `padded`. Returns the shape without padding.
+fn pad(dims: &ConvDims, input: &[f32], padded: &mut Vec<f32>) -> ConvDims {
+    let &ConvDims {
+        in_height,
+        in_width,
+        padding,
+        ..
+    } = dims;
+    let (height, width) = (in_height + 2 * padding, in_width + 2 * padding);
+    padded.clear();
+    padded.resize(dims.in_channels * height * width * LANES, 0.0);
+    for (row, pixels) in input.chunks_exact(in_width * LANES).enumerate() {
+        let y = row / in_height * height + padding + row % in_height;
+        padded[(y * width + padding) * LANES..][..pixels.len()].copy_from_slice(pixels);
+    }
+    ConvDims {
+        in_height: height,
+        in_width: width,
+        padding: 0,
+        ..*dims
+    }
+}
+
+fn run(
+    arch: Arch,
+    dims: ConvDims,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+    grad_bias: Option<&mut [f32]>,
+) {
+    dispatch!(
+        arch,
+        grad_parameters(
+            dims: ConvDims,
+            input: &'a [f32],
+            grad_output: &'a [f32],
+            grad_weight: &'a mut [f32],
+            grad_bias: Option<&'a mut [f32]>,
+        )
+    );
+}
+
+#[inline(always)]
+fn grad_parameters<S: Simd>(
+    simd: S,
+    dims: ConvDims,
+    input: &[f32],
+    grad_output: &[f32],
+    grad_weight: &mut [f32],
+    grad_bias: Option<&mut [f32]>,
+) {
+    let filters = grad_weight.len() / dims.groups;
+    let inputs = vectors::<S>(input).chunks_exact(dims.group_in() * dims.in_plane() * parts::<S>());
+    let grads = vectors::<S>(grad_output).chunks_exact(dims.group_out() * dims.out_plane() * parts::<S>());
+    for ((input, grad), weight) in inputs.zip(grads).zip(grad_weight.chunks_exact_mut(filters)) {
+        let group = Group { dims, input, grad };
+        let mut channel = 0;
+        while channel < dims.group_out() {
+            channel += match dims.group_out() - channel {
+                4.. => group.channels::<4>(simd, channel, weight),
+                _ => group.channels::<1>(simd, channel, weight),
+            };
+        }
+    }
+    if let Some(grad_bias) = grad_bias {
+        let planes = vectors::<S>(grad_output).chunks_exact(dims.out_plane() * parts::<S>());
+        for (bias, plane) in grad_bias.iter_mut().zip(planes) {
+            *bias = plane_sum(simd, plane);
+        }
+    }
+}
+
+/// Adds up a plane in four sums that do not wait for one another.
+#[inline(always)]
+fn plane_sum<S: Simd>(simd: S, plane: &[S::f32s]) -> f32 {
+    let mut sums = [simd.splat_f32s(0.0); 4];
+    let (fours, rest) = plane.as_chunks::<4>();
+    for four in fours {
+        for (sum, &x) in sums.iter_mut().zip(four) {
+            *sum = simd.add_f32s(*sum, x);
+        }
+    }
+    for &x in rest {
+        sums[0] = simd.add_f32s(sums[0], x);
+    }
+    let [a, b, c, d] = sums;
+    simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
+}
+
+/// The channels of one group, without padding. All the weights' sums run over the lanes too, so that the vectors of a
+/// pixel count as pixels.
+struct Group<'a, V> {
+    dims: ConvDims,
+    input: &'a [V],
+    grad: &'a [V],
+}
+
+impl<V: Copy> Group<'_, V> {
+    /// The gradients of O filters. Returns O.
+    #[inline(always)]
+    fn channels<const O: usize>(
+        &self,
+        simd: impl Simd<f32s = V>,
+        channel: usize,
+        weight: &mut [f32],
+    ) -> usize {
+        let taps = weight.len() / self.dims.group_out();
+        let mut tap = 0;
+        while tap < taps {
+            // Accumulators, gradients and an input fit the 32 (or 16) vector registers.
+            tap += match taps - tap {
+                6.. if registers(&simd) >= 32 => self.tile::<O, 6>(simd, channel, tap, weight),
+                3.. => self.tile::<O, 3>(simd, channel, tap, weight),
+                _ => self.tile::<O, 1>(simd, channel, tap, weight),
+            };
+        }
+        O
+    }
+
+    /// The gradients of O filters at T taps, summed up in registers. Returns T.
+    #[inline(always)]
+    fn tile<const O: usize, const T: usize>(
+        &self,
+        simd: impl Simd<f32s = V>,
+        channel: usize,
+        tap: usize,
+        weight: &mut [f32],
+    ) -> usize {
+        let sums = match self.dims.stride {
+            1 => self.sums::<_, O, T>(simd, 1, channel, tap),
+            stride => self.sums::<_, O, T>(simd, stride, channel, tap),
+        };
+        let taps = weight.len() / self.dims.group_out();
+        for (o, sums) in sums.into_iter().enumerate() {
+            for (t, sum) in sums.into_iter().enumerate() {
+                weight[(channel + o) * taps + tap + t] = simd.reduce_sum_f32s(sum);
+            }
+        }
+        T
+    }
+
+    #[inline(always)]
+    fn sums<S: Simd<f32s = V>, const O: usize, const T: usize>(
+        &self,
+        simd: S,
+        stride: usize,
+        channel: usize,
+        tap: usize,
+    ) -> [[V; T]; O] {
+        let ConvDims {
+            kernel,
+            in_height,
+            in_width,
+            out_height,
+            out_width,
+            ..
+        } = self.dims;
+        let parts = parts::<S>();
+        // Counts the taps up, as divisions for each would take longer than a small image.
+        let (mut c, mut i, mut j) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
+        let mut starts = [0; T];
+        for start in &mut starts {
+            *start = ((c * in_height + i) * in_width + j) * parts;
+            j += 1;
+            if j == kernel {
+                (i, j) = (i + 1, 0);
+            }
+            if i == kernel {
+                (c, i) = (c + 1, 0);
+            }
+        }
+        let grad_len = out_width * parts;
+        let input_len = if stride == 1 {
+            grad_len
+        } else {
+            ((out_width - 1) * stride + 1) * parts
+        };
+        let zero = simd.splat_f32s(0.0);
+        let mut sums = [[zero; T]; O];
+        for y in 0..out_height {
+            let (mut grads, mut inputs) = ([&self.grad[..0]; O], [&self.input[..0]; T]);
+            for o in 0..O {
+                grads[o] = &self.grad[((channel + o) * out_height + y) * grad_len..][..grad_len];
+            }
+            for t in 0..T {
+                inputs[t] = &self.input[starts[t] + y * stride * in_width * parts..][..input_len];
+            }
+            for x in 0..grad_len {
+                let at = if stride == 1 {
+                    x
+                } else {
+                    x / parts * stride * parts + x % parts
+                };
+                let mut grad = [zero; O];
+                for o in 0..O {
+                    grad[o] = grads[o][x];
+                }
+                for t in 0..T {
+                    let pixel = inputs[t][at];
+                    for o in 0..O {
+                        sums[o][t] = simd.mul_add_e_f32s(grad[o], pixel, sums[o][t]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+#[inline(always)]
+fn registers<S: Simd>(_: &S) -> usize {
+    S::REGISTER_COUNT
+}

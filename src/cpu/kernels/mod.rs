@@ -1,0 +1,126 @@
+//! The arithmetic of the CPU engine: one function per layer and direction, on blocks of 16 images.
+//!
+//! A block holds 16 images with the image index innermost: `[channels, height, width, 16]`. Every operation is then the
+//! same scalar code run on whole vectors of images, whatever the image size, stride, padding or grouping. Vectors
+//! narrower than 16 visit the block in equal parts. Buffers work at any address and are fastest at multiples of 64
+//! bytes, where no vector straddles two cache lines.
+
+mod activation;
+mod batch_norm;
+mod conv;
+mod conv_weight;
+mod dropout;
+mod gather;
+mod pool;
+#[cfg(test)]
+mod testing;
+
+pub use activation::{leaky_relu, leaky_relu_grad};
+pub use batch_norm::{
+    BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
+};
+pub use conv::{ConvDims, conv2d_forward, conv2d_grad_input};
+pub use conv_weight::conv2d_grad_weight;
+pub use dropout::dropout;
+pub use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad};
+
+use pulp::Simd;
+
+/// Images in a block.
+pub const LANES: usize = 16;
+
+/// Runs a function generic over the instruction set with the one that `arch` stands for. The function must be
+/// `#[inline(always)]`, with all it calls: code left out of line is compiled for the baseline processor. Small arrays
+/// are filled by loops for that reason; `array::from_fn` and `array::map` now and then stay calls.
+macro_rules! dispatch {
+    ($arch:expr, $function:ident($($argument:ident: $type:ty),* $(,)?)) => {{
+        struct Kernel<'a> {
+            $($argument: $type),*
+        }
+        impl<'a> pulp::WithSimd for Kernel<'a> {
+            type Output = ();
+            #[inline(always)]
+            fn with_simd<S: pulp::Simd>(self, simd: S) {
+                $function(simd, $(self.$argument),*);
+            }
+        }
+        $arch.dispatch(Kernel { $($argument),* });
+    }};
+}
+use dispatch;
+
+/// Vectors that make up the 16 lanes.
+#[inline(always)]
+const fn parts<S: Simd>() -> usize {
+    LANES / S::F32_LANES
+}
+
+/// A block as vectors.
+#[inline(always)]
+fn vectors<S: Simd>(block: &[f32]) -> &[S::f32s] {
+    S::as_simd_f32s(block).0
+}
+
+/// A block as mutable vectors.
+#[inline(always)]
+fn vectors_mut<S: Simd>(block: &mut [f32]) -> &mut [S::f32s] {
+    S::as_mut_simd_f32s(block).0
+}
+
+/// Taps `k` in `0..taps` with `0 <= start + k < len`: those that fall on the image, not on its padding.
+#[inline(always)]
+fn taps_inside(start: isize, taps: usize, len: usize) -> std::ops::Range<usize> {
+    let end = (len as isize - start).clamp(0, taps as isize) as usize;
+    ((-start).max(0) as usize).min(end)..end
+}
+
+/// Turns up to 16 `images`, `[n, features]`, into a `block`, `[features, 16]`. Missing images become zeros.
+pub fn pack(images: &[f32], features: usize, block: &mut [f32]) {
+    assert_eq!(block.len(), features * LANES);
+    assert!(images.len() <= block.len() && images.len().is_multiple_of(features));
+    block.fill(0.0);
+    for (n, image) in images.chunks_exact(features).enumerate() {
+        for (lanes, &value) in block.chunks_exact_mut(LANES).zip(image) {
+            lanes[n] = value;
+        }
+    }
+}
+
+/// Takes the first images out of a `block`, `[features, 16]`, as many as fill `images`, `[n, features]`.
+pub fn unpack(block: &[f32], features: usize, images: &mut [f32]) {
+    assert_eq!(block.len(), features * LANES);
+    assert!(images.len() <= block.len() && images.len().is_multiple_of(features));
+    for (n, image) in images.chunks_exact_mut(features).enumerate() {
+        for (value, lanes) in image.iter_mut().zip(block.chunks_exact(LANES)) {
+            *value = lanes[n];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packing_is_undone_by_unpacking() {
+        for images in [1, 5, 16] {
+            let data = testing::random(1, images * 7);
+            let mut block = vec![f32::NAN; 7 * LANES];
+            pack(&data, 7, &mut block);
+            assert_eq!(block[3 * LANES], data[3]);
+            assert!(images == LANES || block[3 * LANES + images] == 0.0);
+            let mut back = vec![0.0; data.len()];
+            unpack(&block, 7, &mut back);
+            assert_eq!(back, data);
+        }
+    }
+
+    #[test]
+    fn taps_stay_inside() {
+        assert_eq!(taps_inside(-2, 5, 4), 2..5);
+        assert_eq!(taps_inside(2, 5, 4), 0..2);
+        assert_eq!(taps_inside(-1, 5, 2), 1..3);
+        assert!(taps_inside(-6, 5, 4).is_empty());
+        assert!(taps_inside(9, 5, 4).is_empty());
+    }
+}

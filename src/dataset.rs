@@ -1,0 +1,349 @@
+//! Labelled images from IDX files, the format of MNIST and its relatives.
+
+mod idx;
+
+use std::path::Path;
+
+use crate::error::{Error, Result};
+use crate::rng::{self, Permutation, Stream};
+
+/// Which half of a data set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// `train-images-...`: for learning.
+    Train,
+    /// `t10k-images-...` or `test-images-...`: for judging.
+    Test,
+}
+
+/// Images of one size with one label each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// Number of images.
+    pub count: usize,
+    /// Values per pixel: 1 for IDX files.
+    pub channels: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// `[count][channels][height][width]`, 0 is background.
+    pub pixels: Vec<u8>,
+    /// `[count]`, the class of each image.
+    pub labels: Vec<u8>,
+}
+
+/// A training and a test set with the same image size and classes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dataset {
+    /// For learning.
+    pub train: Images,
+    /// For judging.
+    pub test: Images,
+    /// One name per class: `"0"`, `"1"`, ... up to the largest training label.
+    pub classes: Vec<String>,
+}
+
+impl Dataset {
+    /// Loads both parts from a folder of four IDX files, gzipped or not.
+    ///
+    /// # Errors
+    /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows.
+    pub fn load(dir: &Path) -> Result<Self> {
+        let train = Images::load(dir, Part::Train)?;
+        let test = Images::load(dir, Part::Test)?;
+        if (train.height, train.width) != (test.height, test.width) {
+            let message = format!(
+                "training images are {}x{}, test images {}x{}: both must have one size",
+                train.height, train.width, test.height, test.width
+            );
+            return Err(Error::data(dir, message));
+        }
+        let last = train.labels.iter().copied().max().unwrap_or(0);
+        if let Some(i) = test.labels.iter().position(|&label| label > last) {
+            let message = format!(
+                "label {} of image {i} is not a class of the training set, whose labels end at {last}",
+                test.labels[i]
+            );
+            return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
+        }
+        let classes = (0..=last).map(|class| class.to_string()).collect();
+        Ok(Self { train, test, classes })
+    }
+}
+
+impl Images {
+    /// Loads one part of the data set in `dir`; files that `dir/SHA256SUMS` lists are verified against it.
+    ///
+    /// # Errors
+    /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
+    pub fn load(dir: &Path, part: Part) -> Result<Self> {
+        let images = idx::find(dir, part, "images", 3)?;
+        let labels = idx::find(dir, part, "labels", 1)?;
+        let ([count, height, width], pixels) = idx::read(&images)?;
+        let ([label_count], values) = idx::read(&labels)?;
+        if label_count != count {
+            let message = format!(
+                "{label_count} labels, but {} holds {count} images",
+                images.display()
+            );
+            return Err(Error::data(labels, message));
+        }
+        Ok(Self {
+            count,
+            channels: 1,
+            height,
+            width,
+            pixels,
+            labels: values,
+        })
+    }
+
+    /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.
+    ///
+    /// # Errors
+    /// When no image would be left.
+    pub fn split(&self, held_out: usize, seed: u32) -> Result<(Self, Self)> {
+        if held_out >= self.count {
+            return Err(Error::Usage(format!(
+                "cannot hold out {held_out} of {} images: at least one must be left",
+                self.count
+            )));
+        }
+        let order = Permutation::new(self.count as u32, rng::key(seed, Stream::Split), 0);
+        let mut chosen = vec![false; self.count];
+        for i in 0..held_out {
+            chosen[order.get(i as u32) as usize] = true;
+        }
+        let size = self.channels * self.height * self.width;
+        let part = |held: bool, count: usize| {
+            let mut pixels = Vec::with_capacity(count * size);
+            let mut labels = Vec::with_capacity(count);
+            for i in (0..self.count).filter(|&i| chosen[i] == held) {
+                pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
+                labels.push(self.labels[i]);
+            }
+            Self {
+                count,
+                pixels,
+                labels,
+                ..*self
+            }
+        };
+        Ok((part(false, self.count - held_out), part(true, held_out)))
+    }
+
+    /// Mean and standard deviation of all pixels / 255, to four decimals; the deviation is at least 0.001.
+    pub fn mean_std(&self) -> (f32, f32) {
+        let mut counts = [0u64; 256];
+        for &pixel in &self.pixels {
+            counts[usize::from(pixel)] += 1;
+        }
+        let n = self.pixels.len().max(1) as f64;
+        let moment = |power: i32| -> f64 {
+            let terms = counts.iter().enumerate();
+            terms
+                .map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64)
+                .sum::<f64>()
+                / n
+        };
+        let mean = moment(1);
+        let std = (moment(2) - mean * mean).max(0.0).sqrt();
+        let round = |x: f64| ((x * 1e4).round() / 1e4) as f32;
+        (round(mean), round(std).max(1e-3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use flate2::{Compression, write::GzEncoder};
+    use std::{fs, io::Write};
+
+    fn header(dims: &[u32]) -> Vec<u8> {
+        let magic = [0, 0, 8, dims.len() as u8].into_iter();
+        magic.chain(dims.iter().flat_map(|d| d.to_be_bytes())).collect()
+    }
+
+    fn idx(dims: &[u32], values: &[u8]) -> Vec<u8> {
+        [&header(dims), values].concat()
+    }
+
+    fn gz(bytes: &[u8]) -> Vec<u8> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes).unwrap();
+        encoder.finish().unwrap()
+    }
+
+    const NAMES: [&str; 4] = [
+        "train-images-idx3-ubyte",
+        "train-labels-idx1-ubyte",
+        "t10k-images-idx3-ubyte",
+        "t10k-labels-idx1-ubyte",
+    ];
+
+    /// A data set of three training and two test images of 2x3 pixels.
+    fn files() -> [Vec<u8>; 4] {
+        let pixels: Vec<u8> = (0..18).collect();
+        [
+            idx(&[3, 2, 3], &pixels),
+            idx(&[3], &[2, 0, 1]),
+            idx(&[2, 2, 3], &pixels[..12]),
+            idx(&[2], &[1, 2]),
+        ]
+    }
+
+    fn folder(names: [&str; 4], files: &[Vec<u8>; 4]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in names.iter().zip(files) {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn every_usual_naming_and_packing_loads_the_same() {
+        let plain = Dataset::load(folder(NAMES, &files()).path()).unwrap();
+        assert_eq!(plain.classes, ["0", "1", "2"]);
+        assert_eq!((plain.train.count, plain.test.count), (3, 2));
+        assert_eq!((plain.train.height, plain.train.width), (2, 3));
+        assert_eq!(plain.train.pixels, (0..18).collect::<Vec<u8>>());
+        assert_eq!(plain.test.labels, [1, 2]);
+
+        let packed = files().map(|bytes| gz(&bytes));
+        let emnist = [
+            "emnist-letters-train-images-idx3-ubyte.gz",
+            "emnist-letters-train-labels-idx1-ubyte.gz",
+            "emnist-letters-test-images-idx3-ubyte.gz",
+            "emnist-letters-test-labels-idx1-ubyte.gz",
+        ];
+        let dotted = NAMES.map(|name| name.replace("-idx", ".idx"));
+        let dotted = [0, 1, 2, 3].map(|i| dotted[i].as_str());
+        for (names, files) in [(NAMES, &packed), (emnist, &packed), (dotted, &files())] {
+            assert_eq!(Dataset::load(folder(names, files).path()).unwrap(), plain);
+        }
+        // The archive beside its contents is not ambiguous, a second data set is.
+        let dir = folder(NAMES, &files());
+        fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "").unwrap();
+        assert_eq!(Dataset::load(dir.path()).unwrap(), plain);
+        fs::write(dir.path().join("x-train-images-idx3-ubyte"), "").unwrap();
+        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("keep one data set"), "{message}");
+    }
+
+    #[test]
+    fn bad_files_are_named_with_the_reason() {
+        let [images, labels, test_images, _] = files();
+        let packed = gz(&images);
+        let damaged = [&packed[..packed.len() - 8], &[1; 8]].concat();
+        let cases: &[(usize, &[u8], &str)] = &[
+            (0, b"", "this is empty"),
+            (0, b"<!DOCTYPE html>", "HTML"),
+            (0, b"PNG?", "no IDX file, it starts with"),
+            (0, &[0, 0, 13, 3], "element type 0x0d"),
+            (0, &labels, "this is an IDX labels file; expected an IDX im"),
+            (3, &images, "this is an IDX images file; expected an IDX la"),
+            (0, &images[..9], "the header needs 16 bytes, found 9"),
+            (0, &images[..33], "promises 34 bytes, found 33"),
+            (0, &gz(&images[..33]), "promises 34 bytes, found 33"),
+            (0, &packed[..packed.len() - 12], "promises 34 bytes, found"),
+            (0, &packed[..packed.len() - 1], "damaged at the end"),
+            (0, &damaged, "damaged"),
+            (0, &[0x1f, 0x8b, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9], "gzip"),
+            (0, &[&images[..], &[0]].concat(), "longer than the 34"),
+            (0, &gz(&[&images[..], &[0]].concat()), "longer than the 34"),
+            (0, &[&packed[..], b"junk"].concat(), "damaged at the end"),
+            (0, &idx(&[0, 2, 3], &[]), "at least one image"),
+            (0, &idx(&[3, 0, 3], &[]), "sides must be 1 to 4096"),
+            (0, &idx(&[3, 2, 4097], &[]), "sides must be 1 to 4096"),
+            (0, &idx(&[1 << 25, 2, 3], &[]), "at most 16777216 images"),
+            (0, &idx(&[1 << 24, 4096, 4096], &[]), "281474976710656 b"),
+            (0, &idx(&[1 << 24, 8, 16], &[7]), "found 17"),
+            (1, &idx(&[2], &[0, 1]), "2 labels, but"),
+            (3, &idx(&[2], &[1, 7]), "label 7 of image 1"),
+            (2, &idx(&[2, 3, 2], &test_images[16..]), "have one size"),
+        ];
+        for (which, bytes, expected) in cases {
+            let mut files = files();
+            files[*which] = bytes.to_vec();
+            let dir = folder(NAMES, &files);
+            let message = Dataset::load(dir.path()).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message:?} for {expected:?}");
+            let place = dir.path().display().to_string();
+            assert!(message.starts_with(&place), "{message} says no place");
+        }
+        let dir = folder(NAMES, &files());
+        fs::remove_file(dir.path().join(NAMES[2])).unwrap();
+        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("*t10k|test-images-idx3-ubyte"));
+        assert!(Images::load(dir.path(), Part::Train).is_ok());
+        assert!(Dataset::load(Path::new("/no/such/folder")).is_err());
+    }
+
+    #[test]
+    fn checksums_are_verified() {
+        let dir = folder(NAMES, &files());
+        let sums = |bytes: &[u8], name: &str| {
+            use sha2::{Digest, Sha256};
+            let hash = Sha256::digest(bytes);
+            let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
+            let lines = format!("é\n\n00 é\n{hash} *{name}\nabc  other\n");
+            fs::write(dir.path().join("SHA256SUMS"), lines).unwrap();
+            Dataset::load(dir.path()).map_err(|e| e.to_string())
+        };
+        assert!(sums(&files()[1], NAMES[1]).is_ok());
+        let message = sums(&files()[0], NAMES[1]).unwrap_err();
+        assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
+    }
+
+    #[test]
+    fn mnist_is_what_it_should_be() {
+        let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist");
+        let Dataset { train, test, classes } = Dataset::load(&dir).unwrap();
+        assert_eq!((train.count, test.count, classes.len()), (60_000, 10_000, 10));
+        assert_eq!((train.height, train.width, train.channels), (28, 28, 1));
+        assert_eq!(train.labels[..5], [5, 0, 4, 1, 9]);
+        assert_eq!(test.labels[..5], [7, 2, 1, 0, 4]);
+        assert_eq!(train.mean_std(), (0.1307, 0.3081));
+    }
+
+    #[test]
+    fn split_parts_the_images_without_loss() {
+        let count = 100;
+        let all = Images {
+            count,
+            channels: 1,
+            height: 1,
+            width: 2,
+            pixels: (0..100).flat_map(|i| [i, i + 100]).collect(),
+            labels: (0..100).collect(),
+        };
+        let (rest, held) = all.split(30, 7).unwrap();
+        assert_eq!((rest.count, held.count, held.width), (70, 30, 2));
+        let mut labels = [&rest.labels[..], &held.labels].concat();
+        labels.sort_unstable();
+        assert_eq!(labels, all.labels);
+        for part in [&rest, &held] {
+            let pixels = part.labels.iter().flat_map(|&label| [label, label + 100]);
+            assert_eq!(part.pixels, pixels.collect::<Vec<_>>());
+        }
+        assert_eq!(all.split(30, 7).unwrap().1, held);
+        assert_ne!(all.split(30, 8).unwrap().1.labels, held.labels);
+        assert_eq!(all.split(0, 7).unwrap().0, all);
+        assert!(all.split(100, 7).is_err());
+    }
+
+    #[test]
+    fn mean_and_deviation_of_known_pixels() {
+        let images = |pixels: Vec<u8>| Images {
+            count: 1,
+            channels: 1,
+            height: 1,
+            width: pixels.len(),
+            pixels,
+            labels: vec![0],
+        };
+        assert_eq!(images(vec![0, 255, 0, 255]).mean_std(), (0.5, 0.5));
+        assert_eq!(images(vec![51; 5]).mean_std(), (0.2, 0.001));
+    }
+}

@@ -1,0 +1,203 @@
+//! Finding and reading IDX files: a short header, then unsigned bytes; perhaps gzipped, perhaps listed in `SHA256SUMS`.
+
+use std::fs::{self, File};
+use std::io::{BufReader, ErrorKind, Read, Seek};
+use std::path::{Path, PathBuf};
+
+use flate2::bufread::MultiGzDecoder;
+use sha2::{Digest, Sha256};
+
+use super::Part;
+use crate::error::{Error, Result};
+
+const MAX_COUNT: usize = 1 << 24;
+const MAX_SIDE: usize = 4096;
+const MAX_BYTES: u64 = 1 << 31;
+/// Reserved at most before the first byte arrives; holds all of MNIST.
+const FIRST_RESERVE: usize = 1 << 26;
+
+/// The one file in `dir` that ends in `train-images-idx3-ubyte` or the like, with any prefix and perhaps `.gz`.
+pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<PathBuf> {
+    let parts: &[&str] = match part {
+        Part::Train => &["train"],
+        Part::Test => &["t10k", "test"],
+    };
+    let fits = |name: &str| {
+        let stem = name.strip_suffix(".gz").unwrap_or(name);
+        let stem = stem.strip_suffix(&format!("idx{dims}-ubyte"));
+        let stem = stem.and_then(|s| s.strip_suffix(['-', '.']));
+        // Names with a leading dot are companions that macOS and editors leave behind.
+        stem.is_some_and(|s| parts.iter().any(|p| s.ends_with(&format!("{p}-{kind}"))))
+            && !name.starts_with('.')
+    };
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let name = entry.map_err(Error::io("read", dir))?.file_name();
+        names.extend(name.into_string().ok().filter(|name| fits(name)));
+    }
+    names.sort_unstable();
+    // Some downloaders leave the archive beside its contents: "x" sorts before "x.gz".
+    names.dedup_by(|b, a| b.strip_suffix(".gz") == Some(a));
+    match &names[..] {
+        [name] => Ok(dir.join(name)),
+        [] => Err(Error::data(
+            dir,
+            format!(
+                "no file *{}-{kind}-idx{dims}-ubyte or *{0}-{kind}.idx{dims}-ubyte, with or without .gz; \
+                 MNIST is in data/mnist",
+                parts.join("|")
+            ),
+        )),
+        _ => Err(Error::data(
+            dir,
+            format!("{} fit; keep one data set in a folder", names.join(" and ")),
+        )),
+    }
+}
+
+/// Reads an IDX file of unsigned bytes with `N` dimensions: (dimensions, values).
+pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
+    let bad = |message: String| Error::data(path, message);
+    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    verify(path, &mut file)?;
+    let mut start = Vec::new();
+    file.by_ref()
+        .take(2)
+        .read_to_end(&mut start)
+        .and_then(|_| file.rewind())
+        .map_err(Error::io("read", path))?;
+    let file = BufReader::with_capacity(1 << 16, file);
+    let mut reader: Box<dyn Read> = if start == [0x1f, 0x8b] {
+        Box::new(MultiGzDecoder::new(file))
+    } else {
+        Box::new(file)
+    };
+
+    let mut header = Vec::new();
+    fill(&mut reader, path, 4, &mut header)?;
+    check_magic::<N>(&header).map_err(bad)?;
+    let header_size = 4 + 4 * N;
+    fill(&mut reader, path, 4 * N, &mut header)?;
+    if header.len() < header_size {
+        let found = header.len();
+        return Err(bad(format!(
+            "ends early: the header needs {header_size} bytes, found {found}"
+        )));
+    }
+    let mut dims = [0usize; N];
+    for (dim, bytes) in dims.iter_mut().zip(header[4..].chunks_exact(4)) {
+        *dim = bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b));
+    }
+    let size = body_size(&dims).map_err(bad)?;
+
+    let mut body = Vec::with_capacity(size.min(FIRST_RESERVE));
+    fill(&mut reader, path, size, &mut body)?;
+    let total = header_size + size;
+    if body.len() < size {
+        let found = header_size + body.len();
+        return Err(bad(format!(
+            "ends early: the header promises {total} bytes, found {found}"
+        )));
+    }
+    // Reading past the end also makes the decoder compare the checksum of a gzip file.
+    match reader.read(&mut [0]) {
+        Ok(0) => Ok((dims, body)),
+        Ok(_) => Err(bad(format!(
+            "longer than the {total} bytes that its header promises"
+        ))),
+        Err(e) => Err(bad(format!("damaged at the end: {e}"))),
+    }
+}
+
+/// Appends up to `limit` bytes; fewer when the file ends early.
+fn fill(reader: &mut impl Read, path: &Path, limit: usize, out: &mut Vec<u8>) -> Result<()> {
+    match reader.take(limit as u64).read_to_end(out) {
+        Ok(_) => Ok(()),
+        // How the decoder reports a gzip file that was cut off; callers compare lengths.
+        Err(e) if e.kind() == ErrorKind::UnexpectedEof => Ok(()),
+        Err(e) if matches!(e.kind(), ErrorKind::InvalidInput | ErrorKind::InvalidData) => {
+            Err(Error::data(path, format!("damaged gzip data: {e}")))
+        }
+        Err(e) => Err(Error::io("read", path)(e)),
+    }
+}
+
+/// Says what a file is when its first bytes are not those of an IDX file with `N` dimensions.
+fn check_magic<const N: usize>(magic: &[u8]) -> Result<(), String> {
+    let name = |dims| match dims {
+        1 => "an IDX labels file".to_owned(),
+        3 => "an IDX images file".to_owned(),
+        n => format!("an IDX file with {n} dimensions"),
+    };
+    let found = match *magic {
+        [0, 0, 8, dims] if usize::from(dims) == N => return Ok(()),
+        [0, 0, 8, dims] => name(usize::from(dims)),
+        [0, 0, kind @ 9..=14, _] => {
+            format!("an IDX file of element type {kind:#04x} instead of bytes")
+        }
+        [b'<', ..] => "an HTML or XML page, perhaps a failed download".to_owned(),
+        [] => "empty".to_owned(),
+        _ => format!("no IDX file, it starts with the bytes {magic:02x?}"),
+    };
+    Err(format!("this is {found}; expected {}", name(N)))
+}
+
+/// The number of values after the header, refused before anything of that size is allocated.
+fn body_size(dims: &[usize]) -> Result<usize, String> {
+    let shape: Vec<_> = dims.iter().map(usize::to_string).collect();
+    let promise = format!("its header promises {} (count first)", shape.join(" x "));
+    if dims[0] == 0 {
+        return Err(format!("{promise}: there must be at least one image"));
+    }
+    if dims[0] > MAX_COUNT {
+        return Err(format!("{promise}: at most {MAX_COUNT} images fit"));
+    }
+    if dims[1..].iter().any(|side| !(1..=MAX_SIDE).contains(side)) {
+        return Err(format!("{promise}: sides must be 1 to {MAX_SIDE}"));
+    }
+    // At most 2^24 x 2^12 x 2^12: no overflow.
+    let size: u64 = dims.iter().map(|&dim| dim as u64).product();
+    if size > MAX_BYTES {
+        return Err(format!(
+            "{promise}: that is {size} bytes, at most {MAX_BYTES} fit"
+        ));
+    }
+    Ok(size as usize)
+}
+
+/// Compares a file with `SHA256SUMS` beside it, where that lists it; leaves the file at its start.
+fn verify(path: &Path, file: &mut File) -> Result<()> {
+    let sums_path = path.with_file_name("SHA256SUMS");
+    let sums = match fs::read_to_string(&sums_path) {
+        Ok(sums) => sums,
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(Error::io("read", sums_path)(e)),
+    };
+    // A line is the hash, a space, a space or '*', the name.
+    let named = |name: &str| {
+        let name = name.strip_prefix([' ', '*']).unwrap_or(name);
+        path.file_name() == Some(name.strip_prefix("./").unwrap_or(name).as_ref())
+    };
+    let mut entries = sums.lines().filter_map(|line| line.split_once(' '));
+    let Some((expected, _)) = entries.find(|(_, name)| named(name)) else {
+        return Ok(());
+    };
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut piece).map_err(Error::io("read", path))? {
+            0 => break,
+            n => hash.update(&piece[..n]),
+        }
+    }
+    file.rewind().map_err(Error::io("read", path))?;
+    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    if !found.eq_ignore_ascii_case(expected) {
+        let message = format!(
+            "damaged: its SHA-256 is {found}, but {} says {expected}; fetch the file again",
+            sums_path.display()
+        );
+        return Err(Error::data(path, message));
+    }
+    Ok(())
+}

@@ -1,0 +1,137 @@
+//! What an engine is made from and what it can do: the border between training and devices.
+
+use crate::batch::BatchSettings;
+use crate::config::TrainConfig;
+use crate::dataset::Images;
+use crate::error::Result;
+use crate::model::Model;
+use crate::tensor::{Shape, Tensor};
+
+/// What an engine is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct Setup<'a> {
+    /// The network.
+    pub model: &'a Model,
+    /// How to train it.
+    pub train: &'a TrainConfig,
+    /// Seeds of the nets that are trained side by side; one engine can have several.
+    pub seeds: &'a [u32],
+    /// Draw training images in random order.
+    pub shuffle: bool,
+    /// Mean of pixels/255 that becomes 0.
+    pub mean: f32,
+    /// Deviation of pixels/255 that becomes 1.
+    pub std: f32,
+    /// Training images; `None` for an engine that only evaluates.
+    pub training: Option<&'a Images>,
+    /// Images to evaluate on.
+    pub test: &'a Images,
+}
+
+/// Images of one step of evaluation.
+const EVAL_BATCH: usize = 256;
+
+impl Setup<'_> {
+    /// How training batches are drawn.
+    pub fn train_batches(&self) -> Option<BatchSettings> {
+        let training = self.training?;
+        Some(BatchSettings {
+            batch_size: self.train.batch_size.min(training.count),
+            image_count: training.count,
+            image: Shape::new(training.channels, training.height, training.width),
+            shuffle: self.shuffle,
+            augment: self.train.augment,
+            mean: self.mean,
+            std: self.std,
+        })
+    }
+
+    /// How test images are gone through: in order, unchanged.
+    pub fn eval_batches(&self) -> BatchSettings {
+        let test = self.test;
+        BatchSettings {
+            batch_size: EVAL_BATCH.min(test.count),
+            image_count: test.count,
+            image: Shape::new(test.channels, test.height, test.width),
+            shuffle: false,
+            augment: Default::default(),
+            mean: self.mean,
+            std: self.std,
+        }
+    }
+
+    /// The learning rate of every step of the run.
+    pub fn learning_rates(&self) -> Vec<f32> {
+        let steps = self
+            .train_batches()
+            .map_or(0, |batches| batches.steps_per_epoch());
+        self.train.learning_rate.rates(steps * self.train.epochs, steps)
+    }
+}
+
+/// Sums over images.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Metrics {
+    /// Sum of the losses.
+    pub loss_sum: f64,
+    /// Images whose largest logit is the right class.
+    pub correct: usize,
+    /// Images.
+    pub images: usize,
+}
+
+impl Metrics {
+    /// Mean loss of an image.
+    pub fn loss(&self) -> f64 {
+        self.loss_sum / self.images.max(1) as f64
+    }
+
+    /// Share of right answers in percent.
+    pub fn accuracy(&self) -> f64 {
+        100.0 * self.correct as f64 / self.images.max(1) as f64
+    }
+
+    /// Adds another sum.
+    pub fn add(&mut self, other: Self) {
+        self.loss_sum += other.loss_sum;
+        self.correct += other.correct;
+        self.images += other.images;
+    }
+}
+
+/// One of the vectors that an engine holds for each net.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Vector {
+    /// Parameters and running statistics.
+    Weights,
+    /// Their moving averages.
+    Average,
+    /// What the optimizer remembers, under this name: trained parameters only.
+    Memory(&'static str),
+}
+
+/// A device with a network on it.
+///
+/// A step is a function of (weights, seed, step number) alone, so engines can be stopped, saved and restored anywhere.
+pub trait Engine {
+    /// Takes `steps` training steps; returns each replica's sums over them.
+    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>>;
+
+    /// Goes through the test images; returns each replica's sums.
+    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>>;
+
+    /// Logits [images, classes] of the test images for the first replica.
+    fn logits(&mut self, averaged: bool) -> Result<Vec<f32>>;
+
+    /// Reads a vector of a replica, as tensors in the order of [`Model::params`].
+    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>>;
+
+    /// Writes a vector of a replica; `tensors` are as [`Engine::read`] gives them.
+    fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()>;
+
+    /// Steps taken since the start of the run.
+    fn step(&self) -> u32;
+
+    /// Pretends that so many steps were taken: for a run that goes on.
+    fn set_step(&mut self, step: u32) -> Result<()>;
+}

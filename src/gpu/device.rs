@@ -1,0 +1,236 @@
+//! Finding, choosing and opening an adapter.
+
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+
+/// An adapter as the user sees it.
+#[derive(Debug, Clone)]
+pub struct AdapterReport {
+    /// Name that the driver gives.
+    pub name: String,
+    /// `vulkan`, `metal` or `dx12`.
+    pub backend: String,
+    /// `discrete GPU`, `integrated GPU`, `virtual GPU`, `software` or `other`.
+    pub kind: &'static str,
+    /// Driver and its version.
+    pub driver: String,
+}
+
+impl fmt::Display for AdapterReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({}, {}", self.name, self.backend, self.kind)?;
+        if !self.driver.is_empty() {
+            write!(f, ", {}", self.driver)?;
+        }
+        write!(f, ")")
+    }
+}
+
+impl AdapterReport {
+    fn new(info: &wgpu::AdapterInfo) -> Self {
+        let kind = match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+            wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+            wgpu::DeviceType::VirtualGpu => "virtual GPU",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        };
+        let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
+        Self {
+            name: info.name.clone(),
+            backend: info.backend.to_string(),
+            kind,
+            driver,
+        }
+    }
+
+    /// True for an adapter that computes on the processor: llvmpipe, SwiftShader, WARP.
+    pub fn is_software(&self) -> bool {
+        self.kind == "software"
+    }
+}
+
+/// Adapters of this machine, real GPUs first, discrete before integrated.
+#[derive(Debug)]
+pub struct Adapters {
+    found: Vec<(AdapterReport, wgpu::Adapter)>,
+}
+
+impl Adapters {
+    /// Asks every backend. Finds nothing, without an error, where there is no driver.
+    pub fn find() -> Self {
+        let descriptor = wgpu::InstanceDescriptor {
+            flags: wgpu::InstanceFlags::empty(),
+            ..wgpu::InstanceDescriptor::new_without_display_handle()
+        };
+        let instance = wgpu::Instance::new(descriptor);
+        let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
+            .into_iter()
+            .map(|adapter| (AdapterReport::new(&adapter.get_info()), adapter))
+            .collect();
+        let order = [
+            "discrete GPU",
+            "integrated GPU",
+            "virtual GPU",
+            "other",
+            "software",
+        ];
+        found.sort_by_key(|(report, _)| order.iter().position(|&kind| kind == report.kind));
+        Self { found }
+    }
+
+    /// What was found, best first.
+    pub fn reports(&self) -> impl Iterator<Item = &AdapterReport> {
+        self.found.iter().map(|(report, _)| report)
+    }
+
+    /// What was found, for a message.
+    pub fn listing(&self) -> String {
+        if self.found.is_empty() {
+            return "no adapter at all was found (is a Vulkan, Metal or DX12 driver installed?)".into();
+        }
+        let lines: Vec<_> = self.reports().map(|report| format!("\n  {report}")).collect();
+        format!("these adapters were found:{}", lines.concat())
+    }
+
+    /// The first real GPU.
+    pub fn real_gpu(&self) -> Option<usize> {
+        self.reports().position(|report| !report.is_software())
+    }
+
+    /// The one adapter whose name or backend contains `text`, in any case.
+    pub fn named(&self, text: &str) -> Result<usize> {
+        let wanted = text.to_lowercase();
+        let matches = |report: &AdapterReport| format!("{report}").to_lowercase().contains(&wanted);
+        let all: Vec<usize> = self
+            .reports()
+            .enumerate()
+            .filter(|(_, report)| matches(report))
+            .map(|(i, _)| i)
+            .collect();
+        match all[..] {
+            [one] => Ok(one),
+            [] => Err(Error::Usage(format!(
+                "--device {text}: no adapter has this in its name; {}\n`--device cpu` needs none",
+                self.listing()
+            ))),
+            _ => Err(Error::Usage(format!(
+                "--device {text} fits {} adapters: give more of the name; {}",
+                all.len(),
+                self.listing()
+            ))),
+        }
+    }
+
+    /// The report of adapter `index`.
+    pub fn report(&self, index: usize) -> &AdapterReport {
+        &self.found[index].0
+    }
+
+    /// Opens adapter `index` with WebGPU's default limits.
+    pub fn open(&self, index: usize) -> Result<Gpu> {
+        let (report, adapter) = &self.found[index];
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("shadernet"),
+            ..Default::default()
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
+            Error::Device(format!("{report} cannot be opened: {error}\ntry `--device cpu`"))
+        })?;
+        let failure = Arc::new(Mutex::new(None));
+        let keep = |failure: &Arc<Mutex<Option<String>>>, text: String| {
+            failure
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .get_or_insert(text);
+        };
+        let lost = Arc::clone(&failure);
+        device.set_device_lost_callback(move |reason, text| {
+            // Dropping the device is no failure.
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                keep(&lost, format!("the device was lost: {text}"));
+            }
+        });
+        let uncaptured = Arc::clone(&failure);
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
+            keep(&uncaptured, error.to_string())
+        }));
+        Ok(Gpu {
+            device,
+            queue,
+            report: report.clone(),
+            failure,
+        })
+    }
+}
+
+/// An open device. Errors that wgpu reports aside are kept until someone asks.
+#[derive(Debug)]
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    /// Which adapter it is.
+    pub report: AdapterReport,
+    failure: Arc<Mutex<Option<String>>>,
+}
+
+/// No submission of ours lasts anywhere near this long: a device that is silent for so long is gone.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+
+impl Gpu {
+    pub(super) fn check(&self) -> Result<()> {
+        match self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_ref()
+        {
+            None => Ok(()),
+            Some(text) => Err(self.error(text)),
+        }
+    }
+
+    fn error(&self, text: &str) -> Error {
+        Error::Device(format!(
+            "{}: {text}\nthe last saved epoch is intact; `--device cpu` needs no GPU",
+            self.report
+        ))
+    }
+
+    /// Waits until a submission has been carried out.
+    pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
+        let wait = wgpu::PollType::Wait {
+            submission_index: Some(submission),
+            timeout: Some(PATIENCE),
+        };
+        let polled = self.device.poll(wait);
+        self.check()?;
+        polled
+            .map(|_| ())
+            .map_err(|error| self.error(&format!("no answer from the device: {error}")))
+    }
+
+    /// Copies part of a buffer to the host. `offset` and `bytes` are multiples of 4.
+    pub(super) fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("readback"),
+            size: bytes,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let mut encoder = self.device.create_command_encoder(&Default::default());
+        encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
+        let submission = self.queue.submit([encoder.finish()]);
+        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        self.wait(submission)?;
+        let mapped = staging
+            .get_mapped_range(..)
+            .map_err(|error| self.error(&format!("readback failed: {error}")))?;
+        Ok(mapped
+            .chunks_exact(4)
+            .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+            .collect())
+    }
+}

@@ -1,0 +1,357 @@
+//! The GPU engine: carries out plans through wgpu. `wgpu` is named in this folder only.
+
+use std::time::Instant;
+
+use crate::dataset::Images;
+use crate::engine::{Engine, Metrics, Setup, Vector};
+use crate::error::Result;
+use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::tensor::Tensor;
+
+mod device;
+mod program;
+
+pub use device::{AdapterReport, Adapters, Gpu};
+pub use program::GpuOptions;
+use program::{Buffers, Program};
+
+/// Nets on a GPU.
+#[derive(Debug)]
+pub struct GpuEngine {
+    gpu: Gpu,
+    layout: ParamLayout,
+    buffers: Buffers,
+    training: Option<(Plan, Program)>,
+    evaluation: (Plan, Program),
+    /// The same with the moving averages, if there are any.
+    averaged: Option<(Plan, Program)>,
+    batches: Option<crate::batch::BatchSettings>,
+    test_count: usize,
+    eval_batch: usize,
+    classes: usize,
+    output: String,
+    replicas: usize,
+    step: u32,
+    steps_per_submit: usize,
+}
+
+/// A submission should last about this long: long enough to hide the host, short enough for a display.
+const SUBMIT_SECONDS: f64 = 0.05;
+
+impl GpuEngine {
+    /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
+    pub fn new(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> Result<Self> {
+        let plan_options = PlanOptions {
+            replicas: setup.seeds.len(),
+            reuse,
+        };
+        let eval_batches = setup.eval_batches();
+        let evaluate =
+            |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
+        let batches = setup.train_batches();
+        let training = batches
+            .as_ref()
+            .map(|batches| Plan::training(setup.model, batches, setup.train, plan_options));
+        let evaluation = evaluate(false);
+        let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
+        let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
+        let buffers = Buffers::new(&gpu, &plans)?;
+        let program = |plan: Plan| -> Result<(Plan, Program)> {
+            let program = Program::new(&gpu, &plan, &buffers, options)?;
+            Ok((plan, program))
+        };
+        let layout = ParamLayout::new(setup.model, setup.seeds.len());
+        let training = training.map(program).transpose()?;
+        let evaluation = program(evaluation)?;
+        let averaged = averaged.map(program).transpose()?;
+        let engine = Self {
+            training,
+            evaluation,
+            averaged,
+            layout,
+            buffers,
+            batches,
+            test_count: setup.test.count,
+            eval_batch: eval_batches.batch_size,
+            classes: setup.model.class_count(),
+            output: final_output(setup),
+            replicas: setup.seeds.len(),
+            step: 0,
+            steps_per_submit: 1,
+            gpu,
+        };
+        engine.upload("seeds", bytemuck::cast_slice(setup.seeds));
+        engine.upload_images("test", setup.test);
+        if let Some(images) = setup.training {
+            engine.upload_images("train", images);
+            engine.upload("learning_rates", bytemuck::cast_slice(&setup.learning_rates()));
+            let decay = setup.train.optimizer.weight_decay();
+            let mut decays = vec![0.0f32; engine.layout.trained_len()];
+            for entry in engine
+                .layout
+                .entries()
+                .iter()
+                .filter(|entry| entry.param.param.decays)
+            {
+                decays[entry.offset..][..entry.len].fill(decay);
+            }
+            engine.upload("weight_decay", bytemuck::cast_slice(&decays));
+        }
+        engine.gpu.check()?;
+        Ok(engine)
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// The plan of a training step.
+    pub fn training_plan(&self) -> Option<&Plan> {
+        self.training.as_ref().map(|(plan, _)| plan)
+    }
+
+    /// Reads a tensor of the training plan as raw words; meaningful for all tensors only if none share memory.
+    pub fn read_tensor(&self, name: &str) -> Result<Option<Vec<u32>>> {
+        let Some((plan, _)) = &self.training else {
+            return Ok(None);
+        };
+        let Some((buffer, offset, bytes)) = self.buffers.place(plan, name) else {
+            return Ok(None);
+        };
+        self.gpu.read(buffer, offset, bytes).map(Some)
+    }
+
+    /// Fills all pooled memory with a word, so that what a kernel forgets to write shows.
+    pub fn poison(&self, word: u32) {
+        self.buffers.poison(&self.gpu, word);
+    }
+
+    /// Buffers behind whose end a kernel has written; empty if all is well.
+    pub fn broken_guards(&self) -> Result<Vec<String>> {
+        self.buffers.broken_guards(&self.gpu)
+    }
+
+    fn upload(&self, name: &str, bytes: &[u8]) {
+        if self.buffers.contains(name) {
+            self.gpu.queue.write_buffer(self.buffers.get(name), 0, bytes);
+        }
+    }
+
+    fn upload_images(&self, part: &str, images: &Images) {
+        // Copies want whole words; the last one is padded.
+        let whole = images.pixels.len() / 4 * 4;
+        let buffer = self.buffers.get(&format!("{part}.images"));
+        self.gpu.queue.write_buffer(buffer, 0, &images.pixels[..whole]);
+        if whole < images.pixels.len() {
+            let mut last = [0; 4];
+            last[..images.pixels.len() - whole].copy_from_slice(&images.pixels[whole..]);
+            self.gpu.queue.write_buffer(buffer, whole as u64, &last);
+        }
+        let labels: Vec<u32> = images.labels.iter().map(|&label| u32::from(label)).collect();
+        self.upload(&format!("{part}.labels"), bytemuck::cast_slice(&labels));
+    }
+
+    fn write_step(&self, step: u32) {
+        self.upload("state", bytemuck::cast_slice(&[step, 0, 0, 0]));
+    }
+
+    /// Reads the metrics of `count` steps from `first` on; `images_of` tells how many images each had.
+    fn metrics(&self, first: u32, count: usize, images_of: impl Fn(u32) -> usize) -> Result<Vec<Metrics>> {
+        let bytes = (8 * METRICS_RING * self.replicas) as u64;
+        let words = self.gpu.read(self.buffers.get("metrics_ring"), 0, bytes)?;
+        let sum = |replica: usize| {
+            let mut metrics = Metrics::default();
+            for step in first..first + count as u32 {
+                let at = 2 * (replica * METRICS_RING + step as usize % METRICS_RING);
+                metrics.loss_sum += f64::from(f32::from_bits(words[at]));
+                metrics.correct += f32::from_bits(words[at + 1]) as usize;
+                metrics.images += images_of(step);
+            }
+            metrics
+        };
+        Ok((0..self.replicas).map(sum).collect())
+    }
+
+    /// Submits `steps` runs of a program, never more than two submissions ahead of the device.
+    fn run(&self, program: &Program, mut steps: usize) -> Result<()> {
+        let mut in_flight = std::collections::VecDeque::new();
+        while steps > 0 {
+            let now = steps.min(self.steps_per_submit);
+            in_flight.push_back(program.submit(&self.gpu, now));
+            steps -= now;
+            if in_flight.len() > 2
+                && let Some(oldest) = in_flight.pop_front()
+            {
+                self.gpu.wait(oldest)?;
+            }
+        }
+        in_flight.pop_back().map_or(Ok(()), |last| self.gpu.wait(last))
+    }
+
+    fn evaluation(&self, averaged: bool) -> &(Plan, Program) {
+        self.averaged
+            .as_ref()
+            .filter(|_| averaged)
+            .unwrap_or(&self.evaluation)
+    }
+
+    fn vector_buffers(vector: Vector) -> (&'static str, Option<&'static str>) {
+        match vector {
+            Vector::Weights => ("params", Some("running")),
+            Vector::Average => ("average_params", Some("average_running")),
+            Vector::Memory(name) => (name, None),
+        }
+    }
+}
+
+/// Name of the tensor that holds the logits: the output of the last layer that computes.
+fn final_output(setup: &Setup<'_>) -> String {
+    let batches = setup.eval_batches();
+    let plan = Plan::evaluation(
+        setup.model,
+        &batches,
+        false,
+        "test",
+        PlanOptions {
+            replicas: 1,
+            reuse: false,
+        },
+    );
+    let loss = plan
+        .dispatches
+        .iter()
+        .find(|dispatch| dispatch.label == "loss.forward_eval");
+    let logits = loss
+        .and_then(|loss| loss.bindings.first())
+        .expect("the plan ends with the loss");
+    plan.tensors[logits.tensor].name.clone()
+}
+
+impl Engine for GpuEngine {
+    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
+        let (Some((_, program)), Some(batches)) = (&self.training, &self.batches) else {
+            panic!("an engine without training images cannot train");
+        };
+        let mut total = vec![Metrics::default(); self.replicas];
+        let start = Instant::now();
+        let mut left = steps;
+        self.write_step(self.step);
+        while left > 0 {
+            let now = left.min(METRICS_RING);
+            self.run(program, now)?;
+            for (sum, part) in total
+                .iter_mut()
+                .zip(self.metrics(self.step, now, |step| batches.images_of(step))?)
+            {
+                sum.add(part);
+            }
+            self.step += now as u32;
+            left -= now;
+        }
+        let step_seconds = start.elapsed().as_secs_f64() / steps.max(1) as f64;
+        self.steps_per_submit = ((SUBMIT_SECONDS / step_seconds) as usize).clamp(1, 64);
+        Ok(total)
+    }
+
+    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
+        let (_, program) = self.evaluation(averaged);
+        let mut total = vec![Metrics::default(); self.replicas];
+        let steps = self.test_count.div_ceil(self.eval_batch);
+        self.write_step(0);
+        for first in (0..steps).step_by(METRICS_RING) {
+            let count = (steps - first).min(METRICS_RING);
+            self.run(program, count)?;
+            let images_of = |step: u32| {
+                self.eval_batch
+                    .min(self.test_count - step as usize * self.eval_batch)
+            };
+            for (sum, part) in total
+                .iter_mut()
+                .zip(self.metrics(first as u32, count, images_of)?)
+            {
+                sum.add(part);
+            }
+        }
+        Ok(total)
+    }
+
+    fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
+        let (plan, program) = self.evaluation(averaged);
+        let (buffer, offset, bytes) = self
+            .buffers
+            .place(plan, &self.output)
+            .expect("the plan has an output");
+        let bytes = bytes / self.replicas as u64;
+        let mut logits = Vec::with_capacity(self.test_count * self.classes);
+        self.write_step(0);
+        for start in (0..self.test_count).step_by(self.eval_batch) {
+            self.run(program, 1)?;
+            let words = self.gpu.read(buffer, offset, bytes)?;
+            for image in 0..self.eval_batch.min(self.test_count - start) {
+                let quad = image / 4 * self.classes;
+                logits.extend(
+                    (0..self.classes).map(|class| f32::from_bits(words[(quad + class) * 4 + image % 4])),
+                );
+            }
+        }
+        Ok(logits)
+    }
+
+    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>> {
+        let (trained, running) = Self::vector_buffers(vector);
+        let mut tensors = Vec::new();
+        for entry in self.layout.entries() {
+            let buffer = if entry.param.param.trained {
+                Some(trained)
+            } else {
+                running
+            };
+            let Some(buffer) = buffer else { continue };
+            let len = entry.len / self.replicas;
+            let offset = 4 * (entry.offset + replica * len) as u64;
+            let words = self.gpu.read(self.buffers.get(buffer), offset, 4 * len as u64)?;
+            let data = words.into_iter().map(f32::from_bits).collect();
+            tensors.push(Tensor {
+                name: entry.param.name.clone(),
+                shape: entry.param.param.shape.clone(),
+                data,
+            });
+        }
+        Ok(tensors)
+    }
+
+    fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()> {
+        let (trained, running) = Self::vector_buffers(vector);
+        let mut tensors = tensors.iter();
+        for entry in self.layout.entries() {
+            let buffer = if entry.param.param.trained {
+                Some(trained)
+            } else {
+                running
+            };
+            let Some(buffer) = buffer else { continue };
+            let tensor = tensors.next().expect("one tensor for each parameter");
+            let len = entry.len / self.replicas;
+            assert_eq!(tensor.data.len(), len, "{}", tensor.name);
+            let offset = 4 * (entry.offset + replica * len) as u64;
+            if self.buffers.contains(buffer) {
+                self.gpu.queue.write_buffer(
+                    self.buffers.get(buffer),
+                    offset,
+                    bytemuck::cast_slice(&tensor.data),
+                );
+            }
+        }
+        self.gpu.check()
+    }
+
+    fn step(&self) -> u32 {
+        self.step
+    }
+
+    fn set_step(&mut self, step: u32) -> Result<()> {
+        self.step = step;
+        self.gpu.check()
+    }
+}

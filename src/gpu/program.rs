@@ -1,0 +1,253 @@
+//! A plan made ready for a device: buffers, pipelines, bind groups.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rayon::prelude::*;
+
+use super::device::Gpu;
+use crate::error::{Error, Result};
+use crate::plan::{Dispatch, Place, Plan};
+use crate::shader;
+
+/// How much the device checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct GpuOptions {
+    /// Keep wgpu's bounds and loop checks in the shaders. Tests do; they prove that the checks are not needed.
+    pub checked: bool,
+}
+
+/// Words behind every buffer that no kernel may touch.
+const GUARD_WORDS: u64 = 64;
+/// What they hold: a NaN that no arithmetic makes.
+const GUARD: u32 = 0x7fed_cba9;
+
+/// All buffers of an engine, by name: those that outlive a step, and the slots of pooled memory (`slot 0`, ...).
+#[derive(Debug)]
+pub(super) struct Buffers {
+    by_name: BTreeMap<String, (wgpu::Buffer, u64)>,
+}
+
+fn buffer_name(place: &Place) -> String {
+    match place {
+        Place::Slot(slot) => format!("slot {slot}"),
+        Place::Kept { buffer, .. } => buffer.clone(),
+    }
+}
+
+fn offset(place: &Place) -> u64 {
+    match place {
+        Place::Slot(_) => 0,
+        Place::Kept { offset, .. } => *offset,
+    }
+}
+
+impl Buffers {
+    /// Makes every buffer that any of the plans names, zeroed, with guard words behind it.
+    pub(super) fn new(gpu: &Gpu, plans: &[&Plan]) -> Result<Self> {
+        let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
+        for tensor in plans.iter().flat_map(|plan| &plan.tensors) {
+            let size = sizes.entry(buffer_name(&tensor.place)).or_default();
+            *size = (*size)
+                .max(offset(&tensor.place) + tensor.bytes)
+                .next_multiple_of(16);
+        }
+        let limits = gpu.device.limits();
+        let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
+        if let Some((name, size)) = sizes.iter().find(|(_, size)| **size + 4 * GUARD_WORDS > most) {
+            return Err(Error::Device(format!(
+                "{}: buffer `{name}` needs {size} bytes, the device allows {most}: use a smaller batch size or data set",
+                gpu.report
+            )));
+        }
+        let memory = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let by_name: BTreeMap<_, _> = sizes
+            .into_iter()
+            .map(|(name, size)| {
+                let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+                    label: Some(&name),
+                    size: size + 4 * GUARD_WORDS,
+                    usage: wgpu::BufferUsages::STORAGE
+                        | wgpu::BufferUsages::COPY_SRC
+                        | wgpu::BufferUsages::COPY_DST,
+                    mapped_at_creation: false,
+                });
+                (name, (buffer, size))
+            })
+            .collect();
+        if let Some(error) = pollster::block_on(memory.pop()) {
+            return Err(Error::Device(format!(
+                "{}: {error}: use a smaller batch size",
+                gpu.report
+            )));
+        }
+        for (buffer, size) in by_name.values() {
+            gpu.queue.write_buffer(
+                buffer,
+                *size,
+                bytemuck::cast_slice(&[GUARD; GUARD_WORDS as usize]),
+            );
+        }
+        Ok(Self { by_name })
+    }
+
+    pub(super) fn get(&self, name: &str) -> &wgpu::Buffer {
+        &self.by_name[name].0
+    }
+
+    pub(super) fn contains(&self, name: &str) -> bool {
+        self.by_name.contains_key(name)
+    }
+
+    /// Buffer, offset and size of a tensor.
+    pub(super) fn place(&self, plan: &Plan, tensor: &str) -> Option<(&wgpu::Buffer, u64, u64)> {
+        let tensor = plan.tensor(tensor)?;
+        Some((
+            self.get(&buffer_name(&tensor.place)),
+            offset(&tensor.place),
+            tensor.bytes,
+        ))
+    }
+
+    /// Fills all pooled memory with `word`.
+    pub(super) fn poison(&self, gpu: &Gpu, word: u32) {
+        for (name, (buffer, size)) in &self.by_name {
+            if name.starts_with("slot ") {
+                gpu.queue
+                    .write_buffer(buffer, 0, bytemuck::cast_slice(&vec![word; *size as usize / 4]));
+            }
+        }
+    }
+
+    /// Names of the buffers behind whose end something was written.
+    pub(super) fn broken_guards(&self, gpu: &Gpu) -> Result<Vec<String>> {
+        let mut broken = Vec::new();
+        for (name, (buffer, size)) in &self.by_name {
+            if gpu
+                .read(buffer, *size, 4 * GUARD_WORDS)?
+                .iter()
+                .any(|&word| word != GUARD)
+            {
+                broken.push(name.clone());
+            }
+        }
+        Ok(broken)
+    }
+}
+
+/// A plan whose every launch can be recorded at once.
+#[derive(Debug)]
+pub(super) struct Program {
+    launches: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
+}
+
+/// What makes a pipeline; launches that agree share one.
+fn pipeline_key(dispatch: &Dispatch) -> String {
+    format!(
+        "{}.{} {:?}",
+        dispatch.shader, dispatch.entry_point, dispatch.constants
+    )
+}
+
+impl Program {
+    /// Compiles the plan's pipelines, in parallel, and binds its tensors.
+    pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, options: GpuOptions) -> Result<Self> {
+        let modules: HashMap<&str, wgpu::ShaderModule> = shader::all()
+            .iter()
+            .map(|shader| (shader.name, module(gpu, shader, options)))
+            .collect();
+        let unique: BTreeMap<String, &Dispatch> = plan
+            .dispatches
+            .iter()
+            .map(|dispatch| (pipeline_key(dispatch), dispatch))
+            .collect();
+        let pipelines: HashMap<String, wgpu::ComputePipeline> = unique
+            .into_par_iter()
+            .map(|(key, dispatch)| (key, pipeline(gpu, &modules[dispatch.shader.as_str()], dispatch)))
+            .collect();
+        let launches = plan.dispatches.iter().map(|dispatch| {
+            let pipeline = &pipelines[&pipeline_key(dispatch)];
+            let entries: Vec<_> = dispatch
+                .bindings
+                .iter()
+                .map(|bound| {
+                    let tensor = &plan.tensors[bound.tensor];
+                    let resource = wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                        buffer: buffers.get(&buffer_name(&tensor.place)),
+                        offset: offset(&tensor.place),
+                        size: wgpu::BufferSize::new(tensor.bytes.next_multiple_of(4)),
+                    });
+                    wgpu::BindGroupEntry {
+                        binding: bound.index,
+                        resource,
+                    }
+                })
+                .collect();
+            let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: Some(&dispatch.label),
+                layout: &pipeline.get_bind_group_layout(0),
+                entries: &entries,
+            });
+            (pipeline.clone(), bind_group, dispatch.workgroups)
+        });
+        let launches = launches.collect();
+        gpu.check()?;
+        Ok(Self { launches })
+    }
+
+    /// Records `times` runs of the plan into one pass and submits it.
+    pub(super) fn submit(&self, gpu: &Gpu, times: usize) -> wgpu::SubmissionIndex {
+        let mut encoder = gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for _ in 0..times {
+                for (pipeline, bind_group, [x, y, z]) in &self.launches {
+                    pass.set_pipeline(pipeline);
+                    pass.set_bind_group(0, bind_group, &[]);
+                    pass.dispatch_workgroups(*x, *y, *z);
+                }
+            }
+        }
+        gpu.queue.submit([encoder.finish()])
+    }
+}
+
+fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::ShaderModule {
+    let descriptor = wgpu::ShaderModuleDescriptor {
+        label: Some(shader.name),
+        source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+    };
+    if options.checked {
+        return gpu.device.create_shader_module(descriptor);
+    }
+    #[allow(
+        unsafe_code,
+        reason = "the one way to leave out checks that the tests have shown to be superfluous"
+    )]
+    // SAFETY: these are our own shaders, never a user's. Every index is guarded against the tensor's size and every loop
+    // ends; the tests run them with the checks on and with guard words behind every buffer.
+    unsafe {
+        gpu.device
+            .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+    }
+}
+
+fn pipeline(gpu: &Gpu, module: &wgpu::ShaderModule, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+    let constants: Vec<_> = dispatch
+        .constants
+        .iter()
+        .map(|(name, value)| (name.as_str(), *value))
+        .collect();
+    gpu.device
+        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(&dispatch.label),
+            layout: None,
+            module,
+            entry_point: Some(&dispatch.entry_point),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                constants: &constants,
+                // Every kernel writes workgroup memory before it reads it.
+                zero_initialize_workgroup_memory: false,
+            },
+            cache: None,
+        })
+}

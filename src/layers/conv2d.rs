@@ -1,0 +1,263 @@
+//! 2-D convolution. Formula and kernels: `shaders/conv2d.wgsl`.
+
+use serde::{Deserialize, Serialize};
+
+use super::window::{Conv, input_index, output_size};
+use super::*;
+use crate::tensor::{Array, Sum};
+
+pub(super) const KIND: LayerKind = LayerKind::new::<Conv2d>("conv2d", "Conv2d", "conv");
+
+/// `{ type = "conv2d", out_channels = 8, kernel = 3, stride = 1, padding = 0, groups = 1, bias = true }`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Conv2d {
+    out_channels: usize,
+    kernel: usize,
+    #[serde(default = "one")]
+    stride: usize,
+    #[serde(default)]
+    padding: usize,
+    #[serde(default = "one")]
+    groups: usize,
+    #[serde(default = "yes")]
+    bias: bool,
+}
+
+impl Conv2d {
+    /// A linear layer: a convolution of a 1x1 map with a 1x1 kernel.
+    pub(super) fn linear(out_features: usize, bias: bool) -> Self {
+        Self {
+            out_channels: out_features,
+            kernel: 1,
+            stride: 1,
+            padding: 0,
+            groups: 1,
+            bias,
+        }
+    }
+
+    fn sizes(&self, input: Shape) -> Conv {
+        let output = self.output_shape(input).expect("a checked layer");
+        let Self {
+            kernel,
+            stride,
+            padding,
+            groups,
+            ..
+        } = *self;
+        Conv {
+            input,
+            output,
+            kernel,
+            stride,
+            padding,
+            groups,
+        }
+    }
+}
+
+/// Calls `term(output, weight, input)` with the flat indices of every product of the convolution of `n` images.
+fn for_each_product(n: usize, conv: &Conv, mut term: impl FnMut(usize, usize, usize)) {
+    let (input, output) = (conv.input, conv.output);
+    let group_in = input.channels / conv.groups;
+    let group_out = output.channels / conv.groups;
+    for n in 0..n {
+        for o in 0..output.channels {
+            for y in 0..output.height {
+                for x in 0..output.width {
+                    let at_output = ((n * output.channels + o) * output.height + y) * output.width + x;
+                    for c in 0..group_in {
+                        let channel = o / group_out * group_in + c;
+                        for i in 0..conv.kernel {
+                            for j in 0..conv.kernel {
+                                let row = input_index(y, i, conv.stride, conv.padding, input.height);
+                                let column = input_index(x, j, conv.stride, conv.padding, input.width);
+                                if let (Some(row), Some(column)) = (row, column) {
+                                    let at_weight = ((o * group_in + c) * conv.kernel + i) * conv.kernel + j;
+                                    let at_input = ((n * input.channels + channel) * input.height + row)
+                                        * input.width
+                                        + column;
+                                    term(at_output, at_weight, at_input);
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn finish(shape: &[usize], sums: Vec<Sum>) -> Array {
+    let mut array = Array::zeros(shape);
+    for (index, sum) in sums.into_iter().enumerate() {
+        array.set(index, sum);
+    }
+    array
+}
+
+/// Rows of the output that one invocation of `weight_parts` sums: about 128 parts keep a GPU busy, fewer make less to add.
+fn part_rows(quads: usize, height: usize) -> usize {
+    (quads * height).div_ceil(128).min(height)
+}
+
+impl Layer for Conv2d {
+    fn keys(&self) -> toml::Table {
+        keys_of(self)
+    }
+
+    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+        let Self {
+            out_channels,
+            kernel,
+            stride,
+            padding,
+            groups,
+            ..
+        } = *self;
+        if out_channels == 0 || kernel == 0 || stride == 0 || groups == 0 {
+            return Err("out_channels, kernel, stride and groups must be at least 1".into());
+        }
+        if padding >= kernel {
+            return Err(format!("padding {padding} must be smaller than kernel {kernel}"));
+        }
+        if input.channels % groups != 0 || out_channels % groups != 0 {
+            return Err(format!(
+                "groups = {groups} must divide the {} input channels and the {out_channels} output channels",
+                input.channels
+            ));
+        }
+        let size = |size| {
+            output_size(size, kernel, stride, padding)
+                .ok_or_else(|| format!("kernel {kernel} does not fit input {input} with padding {padding}"))
+        };
+        Ok(Shape::new(out_channels, size(input.height)?, size(input.width)?))
+    }
+
+    fn params(&self, input: Shape) -> Vec<Param> {
+        let group_in = input.channels / self.groups;
+        let fan_in = group_in * self.kernel * self.kernel;
+        let weight = Param {
+            name: "weight",
+            shape: vec![self.out_channels, group_in, self.kernel, self.kernel],
+            init: Init::Weight { fan_in },
+            trained: true,
+            decays: true,
+        };
+        let bias = Param {
+            name: "bias",
+            shape: vec![self.out_channels],
+            init: Init::Bias { fan_in },
+            trained: true,
+            decays: false,
+        };
+        if self.bias {
+            vec![weight, bias]
+        } else {
+            vec![weight]
+        }
+    }
+
+    fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+        let (input, weight) = (&arrays["input"], &arrays["weight"]);
+        let [n, c, h, w] = input.nchw();
+        let conv = self.sizes(Shape::new(c, h, w));
+        let output = conv.output;
+        let mut sums = vec![Sum::default(); n * output.len()];
+        if let Some(bias) = arrays.get("bias") {
+            for (index, sum) in sums.iter_mut().enumerate() {
+                sum.add(bias.data[index / (output.height * output.width) % output.channels]);
+            }
+        }
+        for_each_product(n, &conv, |at_output, at_weight, at_input| {
+            sums[at_output].add(weight.data[at_weight] * input.data[at_input]);
+        });
+        let shape = [n, output.channels, output.height, output.width];
+        Arrays::from([("output", finish(&shape, sums))])
+    }
+
+    fn backward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+        let (input, weight, grad_output) = (&arrays["input"], &arrays["weight"], &arrays["grad_output"]);
+        let [n, c, h, w] = input.nchw();
+        let conv = self.sizes(Shape::new(c, h, w));
+        let mut grad_input = vec![Sum::default(); input.data.len()];
+        let mut grad_weight = vec![Sum::default(); weight.data.len()];
+        for_each_product(n, &conv, |at_output, at_weight, at_input| {
+            let upstream = grad_output.data[at_output];
+            grad_input[at_input].add(weight.data[at_weight] * upstream);
+            grad_weight[at_weight].add(input.data[at_input] * upstream);
+        });
+        let mut made = Arrays::from([
+            ("grad_input", finish(&input.shape, grad_input)),
+            ("grad_weight", finish(&weight.shape, grad_weight)),
+        ]);
+        if self.bias {
+            let mut grad_bias = vec![Sum::default(); self.out_channels];
+            let map = conv.output.height * conv.output.width;
+            for (index, &upstream) in grad_output.data.iter().enumerate() {
+                grad_bias[index / map % self.out_channels].add(upstream);
+            }
+            made.insert("grad_bias", finish(&[self.out_channels], grad_bias));
+        }
+        made
+    }
+
+    fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
+        let conv = self.sizes(context.input);
+        let (input, output) = (conv.input, conv.output);
+        let part_rows = part_rows(context.quads, output.height);
+        let constants = || {
+            [
+                ("QUADS", context.quads),
+                ("IN_CHANNELS", input.channels),
+                ("IN_HEIGHT", input.height),
+                ("IN_WIDTH", input.width),
+                ("OUT_CHANNELS", output.channels),
+                ("OUT_HEIGHT", output.height),
+                ("OUT_WIDTH", output.width),
+                ("KERNEL", conv.kernel),
+                ("STRIDE", conv.stride),
+                ("PADDING", conv.padding),
+                ("GROUPS", conv.groups),
+                ("HAS_BIAS", usize::from(self.bias)),
+                ("PART_ROWS", part_rows),
+            ]
+            .map(|(name, value)| (name, value as f64))
+        };
+        let launch = |entry_point, invocations| Launch::new("conv2d", entry_point, invocations, constants());
+        // Tiles of four columns and four channels, as the constants in the shader have it.
+        let tiles = |shape: Shape| {
+            let channel_tiles = (shape.channels / conv.groups).div_ceil(4) * conv.groups;
+            shape.width.div_ceil(4) * shape.height * context.quads * channel_tiles
+        };
+        if pass != Pass::Backward {
+            return vec![launch("forward", tiles(output))];
+        }
+        let parts = context.quads * output.height.div_ceil(part_rows);
+        let columns = input.channels / conv.groups * conv.kernel * conv.kernel;
+        let grad_tiles = columns.div_ceil(9) * (output.channels / conv.groups).div_ceil(8) * conv.groups;
+        let mut launches = vec![
+            launch("weight_parts", parts * grad_tiles),
+            launch("sum_weight_parts", output.channels * columns),
+        ];
+        if self.bias {
+            launches.push(launch("sum_bias_parts", output.channels));
+        }
+        launches.push(launch("backward_input", tiles(input)));
+        launches
+    }
+
+    fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
+        let weights: usize = self.params(context.input)[0].shape.iter().product();
+        let row_parts = context
+            .output
+            .height
+            .div_ceil(part_rows(context.quads, context.output.height));
+        vec![("parts", context.quads * row_parts * (weights + self.out_channels))]
+    }
+
+    fn tuned(&self, input: Shape) -> Tuned {
+        Tuned::Conv2d(self.sizes(input))
+    }
+}

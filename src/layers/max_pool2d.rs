@@ -1,0 +1,117 @@
+//! Maximum over windows. Kernels: `shaders/max_pool2d.wgsl`.
+
+use serde::{Deserialize, Serialize};
+
+use super::window::Pool;
+use super::*;
+use crate::tensor::{Array, Sum};
+
+pub(super) const KIND: LayerKind = LayerKind::new::<MaxPool2d>("max_pool2d", "MaxPool2d", "max_pool");
+
+/// `{ type = "max_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. Padding never wins.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MaxPool2d {
+    kernel: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    stride: Option<usize>,
+    #[serde(default)]
+    padding: usize,
+}
+
+impl MaxPool2d {
+    fn pool(&self, input: Shape) -> Result<Pool, String> {
+        Pool::new(
+            input,
+            self.kernel,
+            self.stride.unwrap_or(self.kernel),
+            self.padding,
+        )
+    }
+
+    fn sizes(&self, array: &Array) -> (usize, Pool) {
+        let [n, c, h, w] = array.nchw();
+        (n * c, self.pool(Shape::new(c, h, w)).expect("a checked layer"))
+    }
+}
+
+/// For each output (flat index), the flat index of the input that wins: the first maximum in row-major order.
+fn for_each_winner(maps: usize, pool: &Pool, input: &[f64], mut found: impl FnMut(usize, usize)) {
+    let (map_in, map_out) = (
+        pool.input.height * pool.input.width,
+        pool.output.height * pool.output.width,
+    );
+    for map in 0..maps {
+        for at in 0..map_out {
+            let mut winner = None;
+            for tap in pool.taps(at / pool.output.width, at % pool.output.width) {
+                let candidate = map * map_in + tap;
+                if winner.is_none_or(|winner: usize| input[candidate] > input[winner]) {
+                    winner = Some(candidate);
+                }
+            }
+            found(map * map_out + at, winner.expect("every window holds an input"));
+        }
+    }
+}
+
+impl Layer for MaxPool2d {
+    fn keys(&self) -> toml::Table {
+        keys_of(self)
+    }
+
+    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+        Ok(self.pool(input)?.output)
+    }
+
+    fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+        let input = &arrays["input"];
+        let (maps, pool) = self.sizes(input);
+        let Shape {
+            channels,
+            height,
+            width,
+        } = pool.output;
+        let mut output = Array::zeros(&[input.shape[0], channels, height, width]);
+        for_each_winner(maps, &pool, &input.data, |at, winner| {
+            output.data[at] = input.data[winner]
+        });
+        Arrays::from([("output", output)])
+    }
+
+    fn backward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+        let (input, grad_output) = (&arrays["input"], &arrays["grad_output"]);
+        let (maps, pool) = self.sizes(input);
+        let mut sums = vec![Sum::default(); input.data.len()];
+        for_each_winner(maps, &pool, &input.data, |at, winner| {
+            sums[winner].add(grad_output.data[at])
+        });
+        let mut grad_input = Array::zeros(&input.shape);
+        for (index, sum) in sums.into_iter().enumerate() {
+            grad_input.set(index, sum);
+        }
+        Arrays::from([("grad_input", grad_input)])
+    }
+
+    fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
+        let pool = self.pool(context.input).expect("a checked layer");
+        let (entry_point, shape) = match pass {
+            Pass::Backward => ("backward_input", pool.input),
+            _ => ("forward", pool.output),
+        };
+        let constants = pool
+            .constants()
+            .into_iter()
+            .chain([("QUADS", context.quads as f64)]);
+        vec![Launch::new(
+            "max_pool2d",
+            entry_point,
+            context.quads * shape.len(),
+            constants,
+        )]
+    }
+
+    fn tuned(&self, input: Shape) -> Tuned {
+        Tuned::MaxPool2d(self.pool(input).expect("a checked layer"))
+    }
+}

@@ -1,0 +1,267 @@
+//! The layers. Each is two files: `src/layers/<kind>.rs` and `shaders/<kind>.wgsl`, plus one `mod` line and one line in
+//! [`LAYERS`]. CONTRIBUTING.md walks through adding one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::DeserializeOwned;
+
+use crate::config::shortest_floats as keys_of;
+use crate::tensor::{Arrays, Shape};
+
+mod avg_pool2d;
+mod batch_norm2d;
+mod conv2d;
+mod dropout;
+mod flatten;
+mod global_avg_pool2d;
+mod leaky_relu;
+mod linear;
+mod max_pool2d;
+mod relu;
+pub mod window;
+
+/// Every layer that a model file can name.
+pub const LAYERS: &[LayerKind] = &[
+    avg_pool2d::KIND,
+    batch_norm2d::KIND,
+    conv2d::KIND,
+    dropout::KIND,
+    flatten::KIND,
+    global_avg_pool2d::KIND,
+    leaky_relu::KIND,
+    linear::KIND,
+    max_pool2d::KIND,
+    relu::KIND,
+];
+
+/// One entry of the registry: how a kind of layer is named and made.
+#[derive(Clone, Copy)]
+pub struct LayerKind {
+    /// `type = "..."` in a model file; also the stem of the layer's files.
+    pub name: &'static str,
+    /// How PyTorch calls it: the layer table prints this.
+    pub title: &'static str,
+    /// Stem of automatic names: `conv` gives `conv1`, `conv2`, ...
+    pub stem: &'static str,
+    parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
+}
+
+impl LayerKind {
+    const fn new<L: Layer + DeserializeOwned + 'static>(
+        name: &'static str,
+        title: &'static str,
+        stem: &'static str,
+    ) -> Self {
+        Self {
+            name,
+            title,
+            stem,
+            parse: parse::<L>,
+        }
+    }
+
+    /// Makes the layer from its keys in the model file (without `type` and `name`).
+    pub fn parse(&self, keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+        (self.parse)(keys)
+    }
+
+    /// The registry entry called `name`.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        LAYERS.iter().find(|kind| kind.name == name)
+    }
+}
+
+impl fmt::Debug for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+    let layer: L = keys
+        .try_into()
+        .map_err(|error: toml::de::Error| error.message().to_owned())?;
+    Ok(Box::new(layer))
+}
+
+/// A parameter or running statistic of a layer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Param {
+    /// Name within the layer, as PyTorch has it: `weight`.
+    pub name: &'static str,
+    /// Extent of each axis.
+    pub shape: Vec<usize>,
+    /// Where its first values come from.
+    pub init: Init,
+    /// False for running statistics, which no optimizer touches.
+    pub trained: bool,
+    /// True where weight decay applies: weights of convolution and linear layers.
+    pub decays: bool,
+}
+
+/// Initial values.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// All elements equal.
+    Constant(f32),
+    /// A weight whose outputs sum this many inputs; the training settings choose the distribution.
+    Weight {
+        /// Inputs per output.
+        fan_in: usize,
+    },
+    /// A bias of a layer whose outputs sum this many inputs.
+    Bias {
+        /// Inputs per output.
+        fan_in: usize,
+    },
+}
+
+/// Which of the three ways through a layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pass {
+    /// Forward with batch statistics and dropout.
+    Train,
+    /// Forward with running statistics and without dropout.
+    Eval,
+    /// From the gradient of the output to the gradients of input and parameters.
+    Backward,
+}
+
+/// What the reference implementation of a layer needs to know besides its arrays.
+#[derive(Debug, Clone, Copy)]
+pub struct Context {
+    /// True for [`Pass::Train`].
+    pub training: bool,
+    /// Seed of the run.
+    pub seed: u32,
+    /// Steps taken before this one.
+    pub step: u32,
+    /// Index of the layer in the model.
+    pub layer: u32,
+    /// Position in the batch of the first image of the arrays.
+    pub first_image: usize,
+}
+
+/// A kernel launch as a layer describes it. The planner joins the shader's variables to tensors by name.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Launch {
+    /// Shader file, without `.wgsl`.
+    pub shader: &'static str,
+    /// Entry point.
+    pub entry_point: &'static str,
+    /// Override constants.
+    pub constants: BTreeMap<&'static str, f64>,
+    /// Invocations wanted for one replica. The planner divides by the workgroup size; the replica is z.
+    pub invocations: usize,
+}
+
+impl Launch {
+    /// A launch of `entry_point` of `shader` over `invocations`.
+    pub fn new(
+        shader: &'static str,
+        entry_point: &'static str,
+        invocations: usize,
+        constants: impl IntoIterator<Item = (&'static str, f64)>,
+    ) -> Self {
+        Self {
+            shader,
+            entry_point,
+            constants: constants.into_iter().collect(),
+            invocations,
+        }
+    }
+}
+
+/// What a layer needs to know to describe its launches.
+#[derive(Debug, Clone, Copy)]
+pub struct PlanContext {
+    /// Shape of the layer's input.
+    pub input: Shape,
+    /// Shape of the layer's output.
+    pub output: Shape,
+    /// Images of a batch, divided by four and rounded up: activations are `vec4`s of four images.
+    pub quads: usize,
+    /// Index of the layer in the model.
+    pub layer: u32,
+}
+
+/// Which tuned kernel of the CPU engine computes a layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tuned {
+    /// None: the engine falls back on the reference implementation, image by image.
+    None,
+    /// A two-dimensional convolution.
+    Conv2d(window::Conv),
+    /// max(x, 0) + slope · min(x, 0).
+    LeakyRelu {
+        /// Slope of the negative side.
+        slope: f32,
+    },
+    /// Batch normalisation.
+    BatchNorm2d {
+        /// Added to the variance.
+        eps: f32,
+        /// Weight of the newest batch in the running statistics.
+        momentum: f32,
+    },
+    /// Maximum over windows.
+    MaxPool2d(window::Pool),
+    /// Mean over windows.
+    AvgPool2d(window::Pool),
+    /// Dropout.
+    Dropout {
+        /// Probability of a zero.
+        rate: f32,
+    },
+    /// The same values under another shape.
+    Reshape,
+}
+
+/// A layer of a network: shape rule, parameters, reference implementation, GPU launches, in this order.
+///
+/// The reference implementation works in `f64` on [N, C, H, W] arrays and is the meaning of the layer; both engines are
+/// compared with it. Arrays go by the names that the shader's variables have: `input`, `output`, `grad_output`,
+/// `grad_input`, the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass.
+pub trait Layer: fmt::Debug + Send + Sync {
+    /// The layer's keys as in a model file, defaults included.
+    fn keys(&self) -> toml::Table;
+
+    /// What comes out of one image, or why nothing can.
+    fn output_shape(&self, input: Shape) -> Result<Shape, String>;
+
+    /// Parameters and running statistics.
+    fn params(&self, _input: Shape) -> Vec<Param> {
+        Vec::new()
+    }
+
+    /// Reads `input`, parameters and running statistics; makes `output`, new running statistics, and saved arrays.
+    fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays;
+
+    /// Reads what forward read and made, and `grad_output`; makes `grad_input` and the gradients of the parameters.
+    fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays;
+
+    /// Launches of one pass. In the backward pass, the entry point `backward_input` makes `grad_input` and nothing else; the
+    /// planner leaves it out where no layer below is trained. An empty list for a layer without kernels, whose output is its input under another shape.
+    fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch>;
+
+    /// Tensors that the forward launches save or need for themselves: name and `f32` values per replica.
+    fn saved(&self, _context: &PlanContext) -> Vec<(&'static str, usize)> {
+        Vec::new()
+    }
+
+    /// The CPU engine's tuned kernel for this layer.
+    fn tuned(&self, _input: Shape) -> Tuned {
+        Tuned::None
+    }
+}
+
+/// Serde default for options that are on unless switched off.
+fn yes() -> bool {
+    true
+}
+
+/// Serde default for counts that start at one.
+fn one() -> usize {
+    1
+}

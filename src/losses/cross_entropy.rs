@@ -1,0 +1,112 @@
+//! Log-softmax and negative log-likelihood in one, with label smoothing (Szegedy et al. 2016). Kernels:
+//! `shaders/cross_entropy.wgsl`.
+
+use crate::layers::Launch;
+use crate::tensor::{Array, Arrays, FLUSH, gamma};
+
+/// Loss of a batch: reads `logits` [N, C] (trailing axes of one are fine); makes `loss` [N], one value an image, and
+/// `grad_logits`, the gradient of the mean over the batch.
+///
+/// With q = (1 − s) · onehot + s/C: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
+pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
+    let n = logits.shape[0];
+    let classes = logits.data.len() / n;
+    let smoothing = f64::from(smoothing);
+    let mut loss = Array::zeros(&[n]);
+    let mut grad_logits = Array::zeros(&logits.shape);
+    for (image, &target) in targets.iter().enumerate().take(n) {
+        let row = &logits.data[image * classes..][..classes];
+        let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let exps: Vec<f64> = row.iter().map(|z| (z - max).exp()).collect();
+        let total: f64 = exps.iter().sum();
+        let log_total = total.ln();
+        // WGSL allows exp(x) 3 + 2|x| units in the last place, log 3 units or 2⁻²¹, and x = z − max is itself rounded.
+        let exp_error = |z: f64| gamma(8 + 6 * (z - max).abs().ceil() as usize);
+        let total_error: f64 =
+            row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);
+        let log_error = total_error + gamma(6) * log_total.abs() + 1.0 / 2_097_152.0;
+        for (class, &z) in row.iter().enumerate() {
+            let q = smoothing / classes as f64
+                + if class == usize::from(target) {
+                    1.0 - smoothing
+                } else {
+                    0.0
+                };
+            loss.data[image] += q * (log_total - (z - max));
+            loss.bound[image] += q * (log_error + gamma(classes + 6) * (log_total.abs() + (z - max).abs()));
+            let p = exps[class] / total;
+            let at = image * classes + class;
+            grad_logits.data[at] = (p - q) / n as f64;
+            let p_error = p * (exp_error(z) + total_error + gamma(6));
+            grad_logits.bound[at] = (p_error + gamma(6) * (p + q)) / n as f64 + FLUSH;
+        }
+    }
+    Arrays::from([("loss", loss), ("grad_logits", grad_logits)])
+}
+
+/// The launches: `forward` (loss, hits and, in training, the gradient), then `metrics` (their sums).
+pub fn launches(
+    quads: usize,
+    classes: usize,
+    batch_size: usize,
+    smoothing: f32,
+    training: bool,
+) -> Vec<Launch> {
+    let constants = || {
+        [
+            ("QUADS", quads as f64),
+            ("CLASSES", classes as f64),
+            ("BATCH_SIZE", batch_size as f64),
+            ("SMOOTHING", f64::from(smoothing)),
+        ]
+    };
+    let forward = if training { "forward" } else { "forward_eval" };
+    vec![
+        Launch::new("cross_entropy", forward, quads, constants()),
+        Launch::new("cross_entropy", "metrics", 64, constants()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_classes_by_hand() {
+        // logits (0, ln 3): p = (1/4, 3/4). Target 0: loss = ln 4, gradient (p − q)/1 = (−3/4, 3/4).
+        let logits = Array::exact(&[1, 2], vec![0.0, 3f64.ln()]);
+        let made = cross_entropy(&logits, &[0], 0.0);
+        assert!((made["loss"].data[0] - 4f64.ln()).abs() < 1e-12);
+        assert!((made["grad_logits"].data[0] + 0.75).abs() < 1e-12);
+        assert!((made["grad_logits"].data[1] - 0.75).abs() < 1e-12);
+    }
+
+    #[test]
+    fn gradient_is_the_slope_of_the_mean_loss() {
+        let logits: Vec<f64> = (0..15).map(|i| f64::from(i * 7 % 11) * 0.3 - 1.0).collect();
+        let targets = [4, 0, 2];
+        let mean = |logits: Vec<f64>| -> f64 {
+            cross_entropy(&Array::exact(&[3, 5], logits), &targets, 0.1)["loss"]
+                .data
+                .iter()
+                .sum::<f64>()
+                / 3.0
+        };
+        let grad = &cross_entropy(&Array::exact(&[3, 5], logits.clone()), &targets, 0.1)["grad_logits"];
+        for i in 0..15 {
+            let shifted = |by: f64| {
+                let mut logits = logits.clone();
+                logits[i] += by;
+                mean(logits)
+            };
+            let slope = (shifted(1e-5) - shifted(-1e-5)) / 2e-5;
+            assert!((slope - grad.data[i]).abs() < 1e-9, "{slope} {}", grad.data[i]);
+        }
+    }
+
+    #[test]
+    fn huge_logits_stay_finite() {
+        let made = cross_entropy(&Array::exact(&[1, 3], vec![1e4, -1e4, 0.0]), &[1], 0.0);
+        assert_eq!(made["loss"].data[0], 2e4);
+    }
+}

@@ -1,0 +1,3 @@
+//! Losses. One so far: what a classifier needs.
+
+pub mod cross_entropy;

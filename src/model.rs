@@ -1,0 +1,325 @@
+//! A checked network: named layers with resolved shapes and parameters. Its `Display` is the layer table.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use crate::config::{ModelConfig, TrainConfig, WeightInit};
+use crate::error::{Error, Result};
+use crate::layers::{Init, LAYERS, Layer, LayerKind, Param};
+use crate::rng::{self, Stream};
+use crate::tensor::{Shape, Tensor};
+
+/// A network whose shapes fit together.
+#[derive(Debug)]
+pub struct Model {
+    /// Name of the model.
+    pub name: String,
+    /// Shape of one input image.
+    pub input: Shape,
+    /// Names of the classes, if the model file has them.
+    pub classes: Option<Vec<String>>,
+    /// The layers, first to last; at least one.
+    pub layers: Vec<NamedLayer>,
+    /// How the model file wants it trained.
+    pub train: TrainConfig,
+}
+
+/// One layer in its place.
+#[derive(Debug)]
+pub struct NamedLayer {
+    /// Name: `conv1`.
+    pub name: String,
+    /// Registry entry.
+    pub kind: &'static LayerKind,
+    /// The layer itself.
+    pub layer: Box<dyn Layer>,
+    /// Shape of its input.
+    pub input: Shape,
+    /// Shape of its output.
+    pub output: Shape,
+    /// Its parameters and running statistics.
+    pub params: Vec<Param>,
+}
+
+/// A parameter or running statistic of the whole model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelParam {
+    /// Name as in a PyTorch `state_dict`: `conv1.weight`.
+    pub name: String,
+    /// Index of its layer.
+    pub layer: usize,
+    /// The layer's own description.
+    pub param: Param,
+}
+
+/// No network of the supported kind needs more than this, and every buffer size then fits in 32 bits.
+const MAX_PARAMETERS: usize = 50_000_000;
+const MAX_ACTIVATION: usize = 16_000_000;
+
+impl Model {
+    /// Resolves shapes and names, or says which layer does not fit and why.
+    pub fn new(config: ModelConfig) -> Result<Self> {
+        let fail = |line: Option<usize>, message: String| Error::Config {
+            path: config.path.clone(),
+            line,
+            message,
+        };
+        if config.input.is_empty() || config.input.len() > MAX_ACTIVATION {
+            return Err(fail(
+                None,
+                format!("input = {}: every extent must be at least 1", config.input),
+            ));
+        }
+        let mut layers: Vec<NamedLayer> = Vec::new();
+        let mut counts = BTreeMap::new();
+        let mut input = config.input;
+        let mut parameters = 0usize;
+        for entry in &config.layers {
+            let Some(kind) = LayerKind::find(&entry.kind) else {
+                let known: Vec<_> = LAYERS.iter().map(|kind| kind.name).collect();
+                let message = format!(
+                    "unknown layer type {:?}; there are {}",
+                    entry.kind,
+                    known.join(", ")
+                );
+                return Err(fail(Some(entry.line), message));
+            };
+            let count: &mut usize = counts.entry(kind.stem).or_default();
+            *count += 1;
+            let name = entry
+                .name
+                .clone()
+                .unwrap_or_else(|| format!("{}{count}", kind.stem));
+            let fail = |message: String| fail(Some(entry.line), format!("layer `{name}`: {message}"));
+            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+                return Err(fail("a name is made of letters, digits and '_'".into()));
+            }
+            if layers.iter().any(|layer| layer.name == name) || name == "loss" || name == "input" {
+                return Err(fail("this name is taken".into()));
+            }
+            let layer = kind.parse(entry.keys.clone()).map_err(fail)?;
+            let output = layer.output_shape(input).map_err(fail)?;
+            if output.len() > MAX_ACTIVATION {
+                return Err(fail(format!("the output {output} is too large")));
+            }
+            let params = layer.params(input);
+            let sizes = params.iter().map(|param| param.shape.iter().product::<usize>());
+            parameters = sizes.fold(parameters, usize::saturating_add);
+            if parameters > MAX_PARAMETERS {
+                return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
+            }
+            layers.push(NamedLayer {
+                name,
+                kind,
+                layer,
+                input,
+                output,
+                params,
+            });
+            input = output;
+        }
+        let Some(last) = layers.last() else {
+            return Err(fail(
+                None,
+                "layers is empty: a net needs at least one layer".into(),
+            ));
+        };
+        if last.output.height * last.output.width != 1 {
+            let line = config.layers.last().map(|layer| layer.line);
+            let message = format!(
+                "the net ends with {}; it must end with one value per class: add a global_avg_pool2d, or a flatten and a linear layer",
+                last.output
+            );
+            return Err(fail(line, message));
+        }
+        let classes = last.output.channels;
+        if !(2..=256).contains(&classes) {
+            return Err(fail(
+                None,
+                format!("the net ends with {classes} values; there can be 2 to 256 classes"),
+            ));
+        }
+        if let Some(names) = config.classes.as_ref().filter(|names| names.len() != classes) {
+            let message = format!(
+                "classes has {} names, but the net ends with {classes} values",
+                names.len()
+            );
+            return Err(fail(None, message));
+        }
+        Ok(Self {
+            name: config.name,
+            input: config.input,
+            classes: config.classes,
+            layers,
+            train: config.train,
+        })
+    }
+
+    /// Reads and checks a model description; `path` is only for messages.
+    pub fn parse(text: &str, path: &str) -> Result<Self> {
+        Self::new(ModelConfig::parse(text, path)?)
+    }
+
+    /// Number of classes.
+    pub fn class_count(&self) -> usize {
+        self.layers.last().expect("a checked model").output.channels
+    }
+
+    /// Every parameter and running statistic, in layer order.
+    pub fn params(&self) -> Vec<ModelParam> {
+        let mut all = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            for param in &layer.params {
+                let name = format!("{}.{}", layer.name, param.name);
+                all.push(ModelParam {
+                    name,
+                    layer: index,
+                    param: param.clone(),
+                });
+            }
+        }
+        all
+    }
+
+    /// Number of trained parameters; running statistics do not count.
+    pub fn parameter_count(&self) -> usize {
+        self.layers.iter().map(NamedLayer::parameter_count).sum()
+    }
+
+    /// First parameters for a seed, in the order of [`Model::params`].
+    pub fn init(&self, seed: u32) -> Vec<Tensor> {
+        let key = rng::key(seed, Stream::Init);
+        let tensor = |(index, ModelParam { name, param, .. }): (usize, ModelParam)| {
+            let len = param.shape.iter().product();
+            let uniform = |fan_in: usize| {
+                let limit = 1.0 / (fan_in as f64).sqrt();
+                let value =
+                    |i| (f64::from(rng::signed(rng::words(key, 0, index as u32, i)[0])) * limit) as f32;
+                (0..len as u32).map(value).collect()
+            };
+            let data = match (param.init, self.train.init) {
+                (Init::Constant(value), _) => vec![value; len],
+                (Init::Weight { fan_in } | Init::Bias { fan_in }, WeightInit::Pytorch) => uniform(fan_in),
+                (Init::Bias { .. }, WeightInit::Kaiming) => vec![0.0; len],
+                (Init::Weight { fan_in }, WeightInit::Kaiming) => {
+                    let deviation = (2.0 / fan_in as f64).sqrt();
+                    let value = |i| (normal(rng::words(key, 0, index as u32, i)) * deviation) as f32;
+                    (0..len as u32).map(value).collect()
+                }
+            };
+            Tensor {
+                name,
+                shape: param.shape,
+                data,
+            }
+        };
+        self.params().into_iter().enumerate().map(tensor).collect()
+    }
+
+    /// The model as a model file, defaults spelled out: what trained weights carry with them.
+    pub fn to_toml(&self) -> String {
+        use std::fmt::Write;
+        let mut text = format!("name = {:?}\ninput = {}\n", self.name, self.input);
+        if let Some(classes) = &self.classes {
+            let names: Vec<_> = classes
+                .iter()
+                .map(|name| toml::Value::from(name.as_str()).to_string())
+                .collect();
+            let _ = writeln!(text, "classes = [{}]", names.join(", "));
+        }
+        text.push_str("layers = [\n");
+        for layer in &self.layers {
+            let mut keys = vec![
+                ("type".to_owned(), layer.kind.name.into()),
+                ("name".to_owned(), layer.name.as_str().into()),
+            ];
+            keys.extend(layer.layer.keys());
+            let keys: Vec<_> = keys
+                .iter()
+                .map(|(key, value): &(String, toml::Value)| format!("{key} = {value}"))
+                .collect();
+            let _ = writeln!(text, "  {{ {} }},", keys.join(", "));
+        }
+        let train = crate::config::shortest_floats(&self.train);
+        let _ = write!(
+            text,
+            "]\n\n{}",
+            toml::Table::from_iter([("train".to_owned(), train.into())])
+        );
+        text
+    }
+}
+
+/// A standard normal number from two of four random words (Box and Muller 1958).
+fn normal(words: [u32; 4]) -> f64 {
+    let radius = (-2.0 * (1.0 - f64::from(rng::unit(words[0]))).ln()).sqrt();
+    radius * (2.0 * std::f64::consts::PI * f64::from(rng::unit(words[1]))).cos()
+}
+
+impl NamedLayer {
+    /// Number of trained parameters.
+    pub fn parameter_count(&self) -> usize {
+        let trained = self.params.iter().filter(|param| param.trained);
+        trained.map(|param| param.shape.iter().product::<usize>()).sum()
+    }
+}
+
+/// The layer table, counted as torchsummary does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice.
+impl fmt::Display for Model {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let megabytes = |values: usize| values as f64 * 4.0 / (1 << 20) as f64;
+        let (thin, thick) = ("-".repeat(64), "=".repeat(64));
+        writeln!(
+            f,
+            "{thin}\n{:>20}  {:>25} {:>15}\n{thick}",
+            "Layer (type)", "Output Shape", "Param #"
+        )?;
+        for (index, layer) in self.layers.iter().enumerate() {
+            let Shape {
+                channels,
+                height,
+                width,
+            } = layer.output;
+            let title = format!("{}-{}", layer.kind.title, index + 1);
+            let shape = format!("[-1, {channels}, {height}, {width}]");
+            writeln!(
+                f,
+                "{title:>20}  {shape:>25} {:>15}",
+                thousands(layer.parameter_count())
+            )?;
+        }
+        let params = self.parameter_count();
+        let passes = 2 * self.layers.iter().map(|layer| layer.output.len()).sum::<usize>();
+        let sizes = [self.input.len(), passes, params].map(megabytes);
+        writeln!(f, "{thick}\nTotal params: {}", thousands(params))?;
+        writeln!(
+            f,
+            "Trainable params: {}\nNon-trainable params: 0\n{thin}",
+            thousands(params)
+        )?;
+        writeln!(
+            f,
+            "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}",
+            sizes[0], sizes[1]
+        )?;
+        writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
+        write!(
+            f,
+            "Estimated Total Size (MB): {:.2}\n{thin}",
+            sizes.iter().sum::<f64>()
+        )
+    }
+}
+
+/// 1168 → "1,168".
+fn thousands(value: usize) -> String {
+    let digits = value.to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

@@ -1,0 +1,66 @@
+//! Adam (Kingma and Ba 2015) and AdamW (Loshchilov and Hutter 2019), as PyTorch writes them. Kernel: `shaders/adam.wgsl`.
+//!
+//! m = β₁·m + (1 − β₁)·g;  s = β₂·s + (1 − β₂)·g²;  p = p − rate · (m / (1 − β₁ᵗ)) / (√(s / (1 − β₂ᵗ)) + eps)
+//! Adam adds decay·p to the gradient; AdamW multiplies p by 1 − rate·decay first.
+
+use super::{Arrays, Bounded, Launch, Step, exact, put};
+use crate::tensor::gamma;
+
+pub(super) fn update([beta1, beta2, eps]: [f32; 3], decoupled: bool, arrays: &Arrays, step: Step) -> Arrays {
+    let [beta1, beta2, eps] = [beta1, beta2, eps].map(f64::from);
+    let [mut params, mut first, mut second] =
+        ["params", "first_moment", "second_moment"].map(|name| arrays[name].clone());
+    let time = f64::from(step.step) + 1.0;
+    let [correction1, correction2] = [1.0 - beta1.powf(time), 1.0 - beta2.powf(time)];
+    // 1 − βᵗ from an f32 power: WGSL allows the exponent t·log β an error of its own size in units of the last place.
+    let correction_error = |beta: f64, correction: f64| {
+        let exponent = (time * beta.max(1e-30).log2()).abs();
+        (gamma(8 + 8 * exponent.min(200.0).ceil() as usize) * beta.powf(time) + gamma(4) * correction)
+            / correction
+    };
+    let corrections = correction_error(beta1, correction1) + correction_error(beta2, correction2);
+    for i in 0..params.data.len() {
+        let (p, decay) = (exact(params.data[i]), arrays["weight_decay"].data[i]);
+        let grad = exact(arrays["grads"].data[i]);
+        let (p, grad) = if decoupled {
+            (Bounded::sum(&[(1.0, p), (-step.learning_rate * decay, p)]), grad)
+        } else {
+            (p, Bounded::sum(&[(1.0, grad), (decay, p)]))
+        };
+        let m = Bounded::sum(&[(beta1, exact(first.data[i])), (1.0 - beta1, grad)]);
+        let squared = Bounded {
+            value: grad.value * grad.value,
+            bound: 2.0 * grad.value.abs() * grad.bound + grad.bound * grad.bound,
+        };
+        let s = Bounded::sum(&[(beta2, exact(second.data[i])), (1.0 - beta2, squared)]);
+        let root = (s.value / correction2).sqrt() + eps;
+        let smallest = ((s.value - s.bound).max(0.0) / correction2).sqrt() + eps;
+        let change = step.learning_rate * (m.value / correction1) / root;
+        // To first order in the numerator's, and exactly in the denominator's error.
+        let largest = step.learning_rate * ((m.value.abs() + m.bound) / correction1) / smallest;
+        let change = Bounded {
+            value: change,
+            bound: largest - change.abs() + (corrections + gamma(16)) * largest,
+        };
+        let moved = Bounded::sum(&[(1.0, p), (-1.0, change)]);
+        put(&mut first, i, m);
+        put(&mut second, i, s);
+        put(&mut params, i, moved);
+    }
+    Arrays::from([
+        ("params", params),
+        ("first_moment", first),
+        ("second_moment", second),
+    ])
+}
+
+pub(super) fn launch([beta1, beta2, eps]: [f32; 3], decoupled: bool, elements: usize) -> Launch {
+    let constants = [
+        ("ELEMENTS", elements as f64),
+        ("BETA1", f64::from(beta1)),
+        ("BETA2", f64::from(beta2)),
+        ("EPS", f64::from(eps)),
+        ("DECOUPLED", f64::from(u8::from(decoupled))),
+    ];
+    Launch::new("adam", "update", elements, constants)
+}

@@ -1,0 +1,99 @@
+//! Update rules. The reference works in `f64` on flat vectors; the shaders update all parameters in one launch.
+
+use crate::config::Optimizer;
+use crate::layers::Launch;
+use crate::tensor::{Array, Arrays, gamma};
+
+mod adam;
+pub mod average;
+mod sgd;
+
+/// What a step of an optimizer is given besides arrays.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// Steps taken before this one.
+    pub step: u32,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+}
+
+impl Optimizer {
+    /// Names of the vectors that the rule keeps from step to step; all start at zero.
+    pub fn memory(&self) -> &'static [&'static str] {
+        match self {
+            Self::Sgd { .. } => &["velocity"],
+            Self::Adam { .. } | Self::Adamw { .. } => &["first_moment", "second_moment"],
+        }
+    }
+
+    /// Weight decay, for the parameters that decay.
+    pub fn weight_decay(&self) -> f32 {
+        match *self {
+            Self::Sgd { weight_decay, .. }
+            | Self::Adam { weight_decay, .. }
+            | Self::Adamw { weight_decay, .. } => weight_decay,
+        }
+    }
+
+    /// Reference: reads `params`, `grads`, `weight_decay` (one value each element) and the memory; makes the new `params`
+    /// and memory.
+    pub fn update(&self, arrays: &Arrays, step: Step) -> Arrays {
+        match *self {
+            Self::Sgd {
+                momentum, nesterov, ..
+            } => sgd::update(f64::from(momentum), nesterov, arrays, step),
+            Self::Adam {
+                beta1, beta2, eps, ..
+            } => adam::update([beta1, beta2, eps], false, arrays, step),
+            Self::Adamw {
+                beta1, beta2, eps, ..
+            } => adam::update([beta1, beta2, eps], true, arrays, step),
+        }
+    }
+
+    /// The launch that updates `elements` parameters.
+    pub fn launch(&self, elements: usize) -> Launch {
+        match *self {
+            Self::Sgd {
+                momentum, nesterov, ..
+            } => sgd::launch(momentum, nesterov, elements),
+            Self::Adam {
+                beta1, beta2, eps, ..
+            } => adam::launch([beta1, beta2, eps], false, elements),
+            Self::Adamw {
+                beta1, beta2, eps, ..
+            } => adam::launch([beta1, beta2, eps], true, elements),
+        }
+    }
+}
+
+/// A value and the bound on its `f32` error, combined to first order.
+#[derive(Debug, Clone, Copy)]
+struct Bounded {
+    value: f64,
+    bound: f64,
+}
+
+impl Bounded {
+    /// Σ factor·value, each factor rounded once and the sum in any order.
+    fn sum(terms: &[(f64, Self)]) -> Self {
+        let value = terms.iter().map(|(factor, term)| factor * term.value).sum();
+        let magnitude: f64 = terms
+            .iter()
+            .map(|(factor, term)| (factor * term.value).abs())
+            .sum();
+        let carried: f64 = terms.iter().map(|(factor, term)| factor.abs() * term.bound).sum();
+        Self {
+            value,
+            bound: carried + gamma(terms.len() + 3) * magnitude,
+        }
+    }
+}
+
+fn exact(value: f64) -> Bounded {
+    Bounded { value, bound: 0.0 }
+}
+
+fn put(array: &mut Array, index: usize, result: Bounded) {
+    (array.data[index], array.bound[index]) = (result.value, result.bound + crate::tensor::FLUSH);
+}

@@ -1,0 +1,68 @@
+//! Where each parameter lies in the flat buffers of all parameters.
+
+use crate::model::{Model, ModelParam};
+
+/// All trained parameters in one vector (and gradients and optimizer memory alike), all running statistics in another.
+///
+/// A parameter's values for all replicas lie together, [replica, ...], and start at a multiple of 64 values: WebGPU wants
+/// bindings aligned to 256 bytes. One launch can so update everything, and each kernel still binds just what it needs.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ParamLayout {
+    entries: Vec<Entry>,
+    trained_len: usize,
+    running_len: usize,
+}
+
+/// One parameter's place.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The parameter.
+    pub param: ModelParam,
+    /// First value, counted in values from the start of its vector.
+    pub offset: usize,
+    /// Values of all replicas.
+    pub len: usize,
+}
+
+const ALIGNMENT: usize = 64;
+
+impl ParamLayout {
+    /// Lays out the parameters of `replicas` nets.
+    pub fn new(model: &Model, replicas: usize) -> Self {
+        let mut layout = Self {
+            entries: Vec::new(),
+            trained_len: 0,
+            running_len: 0,
+        };
+        for param in model.params() {
+            let len = replicas * param.param.shape.iter().product::<usize>();
+            let end = if param.param.trained {
+                &mut layout.trained_len
+            } else {
+                &mut layout.running_len
+            };
+            layout.entries.push(Entry {
+                param,
+                offset: *end,
+                len,
+            });
+            *end += len.next_multiple_of(ALIGNMENT);
+        }
+        layout
+    }
+
+    /// The parameters, in the order of [`Model::params`].
+    pub fn entries(&self) -> &[Entry] {
+        &self.entries
+    }
+
+    /// Values in the vector of trained parameters, padding included.
+    pub fn trained_len(&self) -> usize {
+        self.trained_len
+    }
+
+    /// Values in the vector of running statistics, padding included.
+    pub fn running_len(&self) -> usize {
+        self.running_len
+    }
+}

@@ -1,0 +1,91 @@
+//! Learning rates: one value for each step of a run.
+
+use crate::config::LearningRate;
+
+impl LearningRate {
+    /// The rate of every step.
+    pub fn rates(&self, steps: usize, steps_per_epoch: usize) -> Vec<f32> {
+        (0..steps)
+            .map(|step| self.rate(step, steps, steps_per_epoch) as f32)
+            .collect()
+    }
+
+    fn rate(&self, step: usize, steps: usize, steps_per_epoch: usize) -> f64 {
+        let half_cosine = |from: f64, to: f64, share: f64| {
+            to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
+        };
+        match *self {
+            Self::Constant { rate } => f64::from(rate),
+            Self::Step {
+                rate,
+                every_epochs,
+                factor,
+            } => {
+                let changes = step / (steps_per_epoch * every_epochs).max(1);
+                f64::from(rate) * f64::from(factor).powi(changes as i32)
+            }
+            Self::Cosine { peak, end } => {
+                let peak = f64::from(peak);
+                half_cosine(peak, peak * f64::from(end), step as f64 / steps as f64)
+            }
+            Self::OneCycle {
+                peak,
+                warmup,
+                start,
+                end,
+            } => {
+                let [peak, start, end] = [peak, start * peak, end * peak].map(f64::from);
+                let rising = f64::from(warmup) * steps as f64;
+                let step = step as f64;
+                if step < rising {
+                    start + (peak - start) * step / rising
+                } else {
+                    half_cosine(peak, end, (step - rising) / (steps as f64 - rising).max(1.0))
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cycle_rises_then_falls() {
+        let cycle = LearningRate::OneCycle {
+            peak: 0.4,
+            warmup: 0.2,
+            start: 0.04,
+            end: 1e-4,
+        };
+        let rates = cycle.rates(100, 10);
+        assert!((rates[0] - 0.016).abs() < 1e-7, "{}", rates[0]);
+        assert!((rates[20] - 0.4).abs() < 1e-7, "{}", rates[20]);
+        assert!(rates[..20].windows(2).all(|w| w[0] < w[1]));
+        assert!(rates[20..].windows(2).all(|w| w[0] > w[1]));
+        assert!(rates[99] < 0.001, "{}", rates[99]);
+    }
+
+    #[test]
+    fn step_changes_at_epoch_borders() {
+        let rates = LearningRate::Step {
+            rate: 1.0,
+            every_epochs: 2,
+            factor: 0.1,
+        }
+        .rates(6, 1);
+        for (got, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
+            assert!((got - want).abs() < 1e-7, "{rates:?}");
+        }
+    }
+
+    #[test]
+    fn cosine_starts_at_the_peak_and_is_halfway_in_the_middle() {
+        let rates = LearningRate::Cosine { peak: 0.2, end: 0.0 }.rates(10, 1);
+        assert!(
+            (rates[0] - 0.2).abs() < 1e-7 && (rates[5] - 0.1).abs() < 1e-7,
+            "{rates:?}"
+        );
+    }
+}

@@ -1,0 +1,137 @@
+//! The WGSL files, and what naga knows of them: the only file that names naga.
+
+use std::sync::OnceLock;
+
+use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+
+macro_rules! sources {
+    ($($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!("../shaders/", $name, ".wgsl")))),*]
+    };
+}
+
+/// Every shader: file name without `.wgsl`, and text. All are complete, valid WGSL as they stand.
+pub const SOURCES: &[(&str, &str)] = sources![
+    "adam",
+    "average",
+    "avg_pool2d",
+    "batch",
+    "batch_norm2d",
+    "conv2d",
+    "cross_entropy",
+    "dropout",
+    "leaky_relu",
+    "max_pool2d",
+    "sgd",
+];
+
+/// A parsed and validated shader.
+#[derive(Debug)]
+pub struct Shader {
+    /// File name without `.wgsl`.
+    pub name: &'static str,
+    /// WGSL text.
+    pub source: &'static str,
+    module: naga::Module,
+    info: ModuleInfo,
+}
+
+/// A storage buffer that an entry point uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Binding {
+    /// The WGSL variable, which is also the tensor's name.
+    pub variable: String,
+    /// `@binding` number; the group is always 0.
+    pub index: u32,
+    /// True if declared `read_write`.
+    pub writable: bool,
+    /// True if the entry point reads it.
+    pub read: bool,
+    /// True if the entry point writes it.
+    pub written: bool,
+}
+
+/// All shaders, parsed once.
+pub fn all() -> &'static [Shader] {
+    static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
+    SHADERS.get_or_init(|| {
+        SOURCES
+            .iter()
+            .map(|&(name, source)| Shader::parse(name, source))
+            .collect()
+    })
+}
+
+/// The shader called `name`.
+pub fn find(name: &str) -> &'static Shader {
+    all()
+        .iter()
+        .find(|shader| shader.name == name)
+        .unwrap_or_else(|| panic!("there is no shader {name}.wgsl"))
+}
+
+impl Shader {
+    fn parse(name: &'static str, source: &'static str) -> Self {
+        // The shaders are compiled in, so a broken one is a broken program.
+        let module = naga::front::wgsl::parse_str(source)
+            .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(source, name)));
+        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+            .validate(&module)
+            .unwrap_or_else(|error| panic!("{name}.wgsl: {}", error.emit_to_string(source)));
+        Self {
+            name,
+            source,
+            module,
+            info,
+        }
+    }
+
+    /// Names of all entry points.
+    pub fn entry_points(&self) -> impl Iterator<Item = &str> {
+        self.module.entry_points.iter().map(|entry| entry.name.as_str())
+    }
+
+    fn entry_index(&self, entry_point: &str) -> usize {
+        self.module
+            .entry_points
+            .iter()
+            .position(|entry| entry.name == entry_point)
+            .unwrap_or_else(|| panic!("{}.wgsl has no entry point {entry_point}", self.name))
+    }
+
+    /// Invocations of a workgroup along x, y, z.
+    pub fn workgroup_size(&self, entry_point: &str) -> [u32; 3] {
+        self.module.entry_points[self.entry_index(entry_point)].workgroup_size
+    }
+
+    /// The storage buffers that an entry point uses, itself or through functions, by binding number.
+    pub fn bindings(&self, entry_point: &str) -> Vec<Binding> {
+        let uses = self.info.get_entry_point(self.entry_index(entry_point));
+        let mut bindings = Vec::new();
+        for (handle, variable) in self.module.global_variables.iter() {
+            let (Some(binding), naga::AddressSpace::Storage { access }) = (&variable.binding, variable.space)
+            else {
+                continue;
+            };
+            if !uses[handle].is_empty() {
+                bindings.push(Binding {
+                    variable: variable.name.clone().unwrap_or_default(),
+                    index: binding.binding,
+                    writable: access.contains(naga::StorageAccess::STORE),
+                    read: uses[handle].contains(GlobalUse::READ),
+                    written: uses[handle].contains(GlobalUse::WRITE),
+                });
+            }
+        }
+        bindings.sort_by_key(|binding| binding.index);
+        bindings
+    }
+
+    /// Names of the override constants, and whether each must be given a value.
+    pub fn overrides(&self) -> impl Iterator<Item = (&str, bool)> {
+        self.module
+            .overrides
+            .iter()
+            .filter_map(|(_, constant)| Some((constant.name.as_deref()?, constant.init.is_none())))
+    }
+}

@@ -1,0 +1,169 @@
+//! Shapes, and the two kinds of host arrays: `f32` tensors with a name (what is trained, saved and exchanged) and `f64`
+//! arrays with an error bound (what the reference implementation computes).
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// Shape of one image's activation: channels, height, width.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(from = "[usize; 3]", into = "[usize; 3]")]
+pub struct Shape {
+    /// Feature maps.
+    pub channels: usize,
+    /// Rows.
+    pub height: usize,
+    /// Columns.
+    pub width: usize,
+}
+
+impl Shape {
+    /// `channels` x `height` x `width`.
+    pub fn new(channels: usize, height: usize, width: usize) -> Self {
+        Self {
+            channels,
+            height,
+            width,
+        }
+    }
+
+    /// Values of one image.
+    pub fn len(&self) -> usize {
+        self.channels * self.height * self.width
+    }
+
+    /// True if there is no value at all (never the case in a checked model).
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<[usize; 3]> for Shape {
+    fn from([channels, height, width]: [usize; 3]) -> Self {
+        Self {
+            channels,
+            height,
+            width,
+        }
+    }
+}
+
+impl From<Shape> for [usize; 3] {
+    fn from(shape: Shape) -> Self {
+        [shape.channels, shape.height, shape.width]
+    }
+}
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "[{}, {}, {}]", self.channels, self.height, self.width)
+    }
+}
+
+/// A named `f32` tensor, row-major: a parameter, a running statistic, logits.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    /// Name as in a PyTorch `state_dict`: `conv1.weight`.
+    pub name: String,
+    /// Extent of each axis.
+    pub shape: Vec<usize>,
+    /// The values.
+    pub data: Vec<f32>,
+}
+
+/// Unit roundoff of `f32`: half the distance from 1 to the next value.
+pub const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
+
+/// Higham's γ_n = n·u / (1 − n·u): the relative error bound of n roundings in `f32`, in any order
+/// (Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
+pub fn gamma(roundings: usize) -> f64 {
+    let nu = roundings as f64 * UNIT_ROUNDOFF;
+    nu / (1.0 - nu)
+}
+
+/// Smallest positive normal `f32`. Devices may flush anything below to zero, so every bound allows it.
+pub const FLUSH: f64 = f32::MIN_POSITIVE as f64;
+
+/// An `f64` array of the reference implementation, with the largest error that a correct `f32` implementation can make.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Array {
+    /// Extent of each axis.
+    pub shape: Vec<usize>,
+    /// The values, row-major.
+    pub data: Vec<f64>,
+    /// For each value, the bound on |f32 result − value| if the `f32` implementation is given the same inputs, sums in
+    /// any order and may or may not fuse multiply and add. Zero for given inputs and for exact operations.
+    pub bound: Vec<f64>,
+}
+
+impl Array {
+    /// Zeros.
+    pub fn zeros(shape: &[usize]) -> Self {
+        let len = shape.iter().product();
+        Self {
+            shape: shape.to_vec(),
+            data: vec![0.0; len],
+            bound: vec![0.0; len],
+        }
+    }
+
+    /// Given values, taken as exact.
+    pub fn exact(shape: &[usize], data: Vec<f64>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), data.len(), "{shape:?}");
+        Self {
+            shape: shape.to_vec(),
+            bound: vec![0.0; data.len()],
+            data,
+        }
+    }
+
+    /// Given `f32` values, taken as exact.
+    pub fn from_f32(shape: &[usize], data: &[f32]) -> Self {
+        Self::exact(shape, data.iter().map(|&v| f64::from(v)).collect())
+    }
+
+    /// The values rounded to `f32`.
+    pub fn to_f32(&self) -> Vec<f32> {
+        self.data.iter().map(|&v| v as f32).collect()
+    }
+
+    /// Extents of a four-dimensional array [N, C, H, W].
+    pub fn nchw(&self) -> [usize; 4] {
+        self.shape.as_slice().try_into().expect("a [N, C, H, W] array")
+    }
+
+    /// Sets one element to the value and bound of a sum.
+    pub fn set(&mut self, index: usize, sum: Sum) {
+        self.data[index] = sum.value;
+        self.bound[index] = sum.bound();
+    }
+}
+
+/// A sum of products that keeps Σ|a·b| beside the value: |f32 result − value| ≤ γ(terms + 2) · Σ|a·b|.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sum {
+    /// The value in `f64`.
+    pub value: f64,
+    /// Sum of the absolute terms.
+    pub magnitude: f64,
+    /// Number of terms.
+    pub terms: usize,
+}
+
+impl Sum {
+    /// Adds one term.
+    pub fn add(&mut self, term: f64) {
+        self.value += term;
+        self.magnitude += term.abs();
+        self.terms += 1;
+    }
+
+    /// The error bound. Two roundings more than terms: one for the product, one for a final scaling.
+    pub fn bound(&self) -> f64 {
+        gamma(self.terms + 2) * self.magnitude + self.terms as f64 * FLUSH
+    }
+}
+
+/// Arrays by name: what a layer reads and what it makes.
+pub type Arrays = BTreeMap<&'static str, Array>;
