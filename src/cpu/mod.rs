@@ -1,2 +1,215 @@
-//! The CPU engine.
-pub mod kernels;
+//! The CPU engine: blocks of 16 images through the layers, blocks in parallel, every sum in a fixed order.
+//!
+//! A step runs in phases. Batch normalisation needs sums over the whole batch, so a phase takes each block from one batch
+//! normalisation to the next (and back) without waiting for others; between phases the blocks' sums are added in block
+//! order. The results are the same bits for any number of threads.
+
+use rayon::prelude::*;
+
+use crate::batch::BatchSettings;
+use crate::dataset::Images;
+use crate::engine::{Engine, Metrics, Setup, Vector};
+use crate::error::{Error, Result};
+use crate::rng::{self, Stream};
+use crate::tensor::Tensor;
+
+mod block;
+mod fallback;
+mod gather;
+mod kernels;
+mod loss;
+mod net;
+mod program;
+
+use block::Block;
+use kernels::LANES;
+use net::Net;
+use program::Program;
+
+/// Nets on the processor.
+#[derive(Debug)]
+pub struct CpuEngine<'a> {
+    pool: rayon::ThreadPool,
+    program: Program,
+    nets: Vec<Net>,
+    blocks: Vec<Block>,
+    training: Option<(BatchSettings, &'a Images)>,
+    test: (BatchSettings, &'a Images),
+    learning_rates: Vec<f32>,
+    step: u32,
+}
+
+/// The best instruction set of this processor, for the user to read.
+pub fn instruction_set() -> String {
+    format!("{:?}", pulp::Arch::new()).split('(').next().unwrap_or_default().to_owned()
+}
+
+/// Threads that the engine uses if not told otherwise.
+pub fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+impl<'a> CpuEngine<'a> {
+    /// Makes an engine with so many threads, or one for each processor. Weights start as zeros: write them next.
+    pub fn new(setup: &Setup<'a>, threads: Option<usize>) -> Result<Self> {
+        let threads = threads.unwrap_or_else(default_threads).max(1);
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
+        let program = Program::new(setup.model, setup.train.label_smoothing);
+        let batches = setup.train_batches();
+        let eval = setup.eval_batches();
+        let for_training = batches.as_ref().map_or(0, |batches| batches.batch_size.div_ceil(LANES));
+        let for_eval = eval.batch_size.div_ceil(LANES).min(threads);
+        let block = |index| Block::new(&program, index * LANES, batches.is_some());
+        Ok(Self {
+            blocks: (0..for_training.max(for_eval)).map(block).collect(),
+            nets: setup.seeds.iter().map(|&seed| Net::new(setup.model, setup.train, seed)).collect(),
+            training: batches.zip(setup.training),
+            test: (eval, setup.test),
+            learning_rates: setup.learning_rates(),
+            step: 0,
+            pool,
+            program,
+        })
+    }
+
+    /// Number of threads.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs all test images through a net; `each` sees every block with its number of images.
+    fn evaluate_blocks(
+        &mut self,
+        replica: usize,
+        averaged: bool,
+        mut each: impl FnMut(&Program, &Block, usize),
+    ) {
+        let Self { pool, program, nets, blocks, test: (batches, images), .. } = self;
+        let net = &nets[replica];
+        let gather = gather::Gather::new(batches, images);
+        let count = images.count;
+        let starts: Vec<usize> = (0..count).step_by(LANES).collect();
+        for starts in starts.chunks(blocks.len()) {
+            pool.install(|| {
+                blocks.par_iter_mut().zip(starts).for_each(|(block, &start)| {
+                    gather.fill_in_order(start, block);
+                    block.evaluate(program, net, averaged);
+                });
+            });
+            for (block, &start) in blocks.iter().zip(starts) {
+                each(program, block, LANES.min(count - start));
+            }
+        }
+    }
+}
+
+/// One training step of one net.
+fn train_step(
+    program: &Program,
+    net: &mut Net,
+    blocks: &mut [Block],
+    gather: &gather::Gather<'_>,
+    step: u32,
+    learning_rate: f32,
+) -> Metrics {
+    let images = gather.batches().images_of(step);
+    let active = &mut blocks[..images.div_ceil(LANES)];
+    let phases = program.phases();
+    for (number, phase) in phases.iter().enumerate() {
+        let shared = &*net;
+        let last = number + 1 == phases.len();
+        active.par_iter_mut().with_max_len(1).for_each(|block| {
+            if number == 0 {
+                gather.fill(shared.seed(), step, images, block);
+            }
+            block.forward(program, shared, phase.clone(), step);
+            if last {
+                block.loss(program, images);
+                block.backward(program, shared, phase.clone(), step);
+            }
+        });
+        if !last {
+            net.finish_statistics(program, number, active);
+        }
+    }
+    for number in (0..phases.len() - 1).rev() {
+        net.finish_grad_sums(program, number, active);
+        let shared = &*net;
+        active.par_iter_mut().with_max_len(1).for_each(|block| {
+            block.backward_normalised(program, shared, number, phases[number].clone(), step);
+        });
+    }
+    net.update(program, active, step, learning_rate);
+    let mut metrics = Metrics { images, ..Default::default() };
+    for block in active.iter() {
+        metrics.loss_sum += f64::from(block.loss_sum);
+        metrics.correct += block.correct;
+    }
+    metrics
+}
+
+impl Engine for CpuEngine<'_> {
+    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
+        let Self { pool, program, nets, blocks, training, learning_rates, step: first, .. } = self;
+        let Some((batches, images)) = training else {
+            panic!("an engine without training images cannot train");
+        };
+        let gather = gather::Gather::new(batches, images);
+        let mut total = vec![Metrics::default(); nets.len()];
+        pool.install(|| {
+            for step in *first..*first + steps as u32 {
+                for (net, total) in nets.iter_mut().zip(&mut total) {
+                    total.add(train_step(program, net, blocks, &gather, step, learning_rates[step as usize]));
+                }
+            }
+        });
+        *first += steps as u32;
+        Ok(total)
+    }
+
+    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
+        let mut totals = vec![Metrics::default(); self.nets.len()];
+        for (replica, total) in totals.iter_mut().enumerate() {
+            self.evaluate_blocks(replica, averaged, |_, block, images| {
+                total.add(Metrics { loss_sum: f64::from(block.loss_sum), correct: block.correct, images });
+            });
+        }
+        Ok(totals)
+    }
+
+    fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
+        let mut logits = Vec::new();
+        self.evaluate_blocks(0, averaged, |program, block, images| {
+            let start = logits.len();
+            logits.resize(start + images * program.classes(), 0.0);
+            kernels::unpack(block.logits(program), program.classes(), &mut logits[start..]);
+        });
+        Ok(logits)
+    }
+
+    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>> {
+        Ok(self.nets[replica].read(vector))
+    }
+
+    fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()> {
+        self.nets[replica].write(vector, tensors);
+        Ok(())
+    }
+
+    fn step(&self) -> u32 {
+        self.step
+    }
+
+    fn set_step(&mut self, step: u32) -> Result<()> {
+        self.step = step;
+        Ok(())
+    }
+}
+
+/// Key of the dropout mask of a layer.
+fn dropout_key(seed: u32, layer: u32) -> u32 {
+    rng::key(seed, Stream::Dropout(layer))
+}

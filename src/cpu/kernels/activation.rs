@@ -5,7 +5,7 @@ use pulp::{Arch, Simd};
 
 /// `output = input` where that is positive, else `slope · input`; slope 0 is `ReLU`. Slices of one length, blocks of any
 /// shape.
-pub fn leaky_relu(arch: Arch, slope: f32, input: &[f32], output: &mut [f32]) {
+pub(crate) fn leaky_relu(arch: Arch, slope: f32, input: &[f32], output: &mut [f32]) {
     assert_eq!(input.len(), output.len());
     dispatch!(arch, forward(slope: f32, input: &'a [f32], output: &'a mut [f32]));
 }
@@ -21,7 +21,7 @@ fn forward<S: Simd>(simd: S, slope: f32, input: &[f32], output: &mut [f32]) {
 
 /// `grad_input = grad_output` where `output` is positive, else `slope · grad_output`. Slices of one length, blocks of
 /// any shape.
-pub fn leaky_relu_grad(arch: Arch, slope: f32, output: &[f32], grad_output: &[f32], grad_input: &mut [f32]) {
+pub(crate) fn leaky_relu_grad(arch: Arch, slope: f32, output: &[f32], grad_output: &[f32], grad_input: &mut [f32]) {
     assert!(output.len() == grad_output.len() && output.len() == grad_input.len());
     dispatch!(
         arch,

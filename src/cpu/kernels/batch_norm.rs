@@ -8,7 +8,7 @@ use pulp::{Arch, Simd, bytemuck};
 ///
 /// `input` is `[channels, ..., 16]`, `shift` and `sums` `[channels]`. With a shift near the mean (the running mean, say)
 /// the variance does not cancel. Blocks are free to have their own shifts.
-pub fn batch_norm_sums(arch: Arch, input: &[f32], shift: &[f32], valid: usize, sums: &mut [[f64; 2]]) {
+pub(crate) fn batch_norm_sums(arch: Arch, input: &[f32], shift: &[f32], valid: usize, sums: &mut [[f64; 2]]) {
     check(&[input], shift.len());
     assert!(sums.len() == shift.len() && valid <= LANES);
     dispatch!(
@@ -37,7 +37,7 @@ fn shifted_sums<S: Simd>(simd: S, input: &[f32], shift: &[f32], valid: usize, su
 /// `output = input · scale[c] + offset[c]` for every channel c.
 ///
 /// `input` and `output` are `[channels, ..., 16]`, `scale` and `offset` `[channels]`.
-pub fn batch_norm_apply(arch: Arch, input: &[f32], scale: &[f32], offset: &[f32], output: &mut [f32]) {
+pub(crate) fn batch_norm_apply(arch: Arch, input: &[f32], scale: &[f32], offset: &[f32], output: &mut [f32]) {
     check(&[input, output], scale.len());
     assert_eq!(offset.len(), scale.len());
     dispatch!(
@@ -61,24 +61,24 @@ fn apply<S: Simd>(simd: S, input: &[f32], scale: &[f32], offset: &[f32], output:
 
 /// What the gradient of a batch normalisation needs to know of the batch; slices `[channels]`.
 #[derive(Debug, Clone, Copy)]
-pub struct BatchNormGrad<'a> {
+pub(crate) struct BatchNormGrad<'a> {
     /// Mean of the input over the batch.
-    pub mean: &'a [f32],
+    pub(crate) mean: &'a [f32],
     /// `1 / √(variance + ε)` of the input.
-    pub inv_std: &'a [f32],
+    pub(crate) inv_std: &'a [f32],
     /// Factor in front of the gradient: weight · `inv_std`.
-    pub scale: &'a [f32],
+    pub(crate) scale: &'a [f32],
     /// Mean of `grad_output` over the batch.
-    pub mean_grad: &'a [f32],
+    pub(crate) mean_grad: &'a [f32],
     /// Mean of `grad_output · x̂` over the batch, where `x̂ = (input - mean) · inv_std`.
-    pub mean_grad_xhat: &'a [f32],
+    pub(crate) mean_grad_xhat: &'a [f32],
 }
 
 /// Two sums for each channel of a block: `sums[c] = [Σ grad_output, Σ grad_output · x̂]`, where
 /// `x̂ = (input - mean[c]) · inv_std[c]`, over the pixels and the first `valid` lanes.
 ///
 /// `input` and `grad_output` are `[channels, ..., 16]`, the other slices `[channels]`.
-pub fn batch_norm_grad_sums(
+pub(crate) fn batch_norm_grad_sums(
     arch: Arch,
     input: &[f32],
     grad_output: &[f32],
@@ -126,7 +126,7 @@ fn grad_sums<S: Simd>(
 /// `grad_input = scale · (grad_output - mean_grad - x̂ · mean_grad_xhat)`, and 0 in all but the first `valid` lanes.
 ///
 /// `input`, `grad_output` and `grad_input` are `[channels, ..., 16]`.
-pub fn batch_norm_grad_input(
+pub(crate) fn batch_norm_grad_input(
     arch: Arch,
     batch: BatchNormGrad,
     input: &[f32],

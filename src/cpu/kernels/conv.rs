@@ -6,32 +6,32 @@ use pulp::{Arch, Simd};
 
 /// The shape of a 2-D convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ConvDims {
+pub(crate) struct ConvDims {
     /// Channels of the input.
-    pub in_channels: usize,
+    pub(crate) in_channels: usize,
     /// Rows of the input.
-    pub in_height: usize,
+    pub(crate) in_height: usize,
     /// Columns of the input.
-    pub in_width: usize,
+    pub(crate) in_width: usize,
     /// Channels of the output.
-    pub out_channels: usize,
+    pub(crate) out_channels: usize,
     /// Rows of the output: `(in_height + 2·padding - kernel) / stride + 1`.
-    pub out_height: usize,
+    pub(crate) out_height: usize,
     /// Columns of the output.
-    pub out_width: usize,
+    pub(crate) out_width: usize,
     /// Side of the square kernel.
-    pub kernel: usize,
+    pub(crate) kernel: usize,
     /// Pixels from one window to the next.
-    pub stride: usize,
+    pub(crate) stride: usize,
     /// Zeros on each side of the image.
-    pub padding: usize,
+    pub(crate) padding: usize,
     /// Groups of channels that do not see each other; divides both channel counts.
-    pub groups: usize,
+    pub(crate) groups: usize,
 }
 
 impl ConvDims {
     /// The same shape, with the image drawn out to one row where pixels do not mix.
-    pub(super) fn flattened(mut self) -> Self {
+    pub(crate) fn flattened(mut self) -> Self {
         if self.kernel == 1 && self.stride == 1 && self.padding == 0 {
             (self.in_height, self.in_width) = (1, self.in_height * self.in_width);
             (self.out_height, self.out_width) = (1, self.out_height * self.out_width);
@@ -40,27 +40,27 @@ impl ConvDims {
     }
 
     /// Input channels that a filter sees.
-    pub(super) fn group_in(&self) -> usize {
+    pub(crate) fn group_in(&self) -> usize {
         self.in_channels / self.groups
     }
 
     /// Filters of a group.
-    pub(super) fn group_out(&self) -> usize {
+    pub(crate) fn group_out(&self) -> usize {
         self.out_channels / self.groups
     }
 
     /// Pixels of an input channel.
-    pub(super) fn in_plane(&self) -> usize {
+    pub(crate) fn in_plane(&self) -> usize {
         self.in_height * self.in_width
     }
 
     /// Pixels of an output channel.
-    pub(super) fn out_plane(&self) -> usize {
+    pub(crate) fn out_plane(&self) -> usize {
         self.out_height * self.out_width
     }
 
     /// Panics unless the slices of a call have the right lengths.
-    pub(super) fn check(&self, input: usize, weight: usize, bias: Option<usize>, output: usize) {
+    pub(crate) fn check(&self, input: usize, weight: usize, bias: Option<usize>, output: usize) {
         let filter = self.group_in() * self.kernel * self.kernel;
         assert_eq!(input, self.in_channels * self.in_plane() * LANES);
         assert_eq!(weight, self.out_channels * filter);
@@ -73,7 +73,7 @@ impl ConvDims {
 ///
 /// `input` is `[in_channels, in_height, in_width, 16]`, `weight` `[out_channels, in_channels / groups, kernel, kernel]`,
 /// `bias` `[out_channels]`, `output` `[out_channels, out_height, out_width, 16]`.
-pub fn conv2d_forward(
+pub(crate) fn conv2d_forward(
     arch: Arch,
     dims: &ConvDims,
     input: &[f32],
@@ -138,7 +138,7 @@ fn forward<S: Simd>(
 /// `grad_output` is `[out_channels, out_height, out_width, 16]`, `weight`
 /// `[out_channels, in_channels / groups, kernel, kernel]`; `grad_input`, `[in_channels, in_height, in_width, 16]`, is
 /// overwritten.
-pub fn conv2d_grad_input(
+pub(crate) fn conv2d_grad_input(
     arch: Arch,
     dims: &ConvDims,
     grad_output: &[f32],

@@ -14,7 +14,7 @@ thread_local! {
 /// `input` is `[in_channels, in_height, in_width, 16]`, `grad_output` `[out_channels, out_height, out_width, 16]`;
 /// `grad_weight`, `[out_channels, in_channels / groups, kernel, kernel]`, and `grad_bias`, `[out_channels]`, are
 /// overwritten. Lanes without an image must hold finite inputs and zero gradients.
-pub fn conv2d_grad_weight(
+pub(crate) fn conv2d_grad_weight(
     arch: Arch,
     dims: &ConvDims,
     input: &[f32],

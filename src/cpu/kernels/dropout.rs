@@ -9,7 +9,7 @@ use pulp::{Arch, Simd};
 ///
 /// Element e of image n, counted in the batch, is kept if word n mod 4 of `rng::words(key, step, n / 4, e)` is at least
 /// `rng::drop_threshold(rate)`. `first_image`, a multiple of 16, is the image in lane 0.
-pub fn dropout(
+pub(crate) fn dropout(
     arch: Arch,
     rate: f32,
     key: u32,

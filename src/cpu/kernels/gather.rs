@@ -9,27 +9,27 @@ use pulp::Simd;
 ///
 /// over all c and those taps (i, j) that fall on the input. Strides into weight and output are free.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Gather {
-    pub channels: usize,
-    pub height: usize,
-    pub width: usize,
-    pub out_channels: usize,
+pub(crate) struct Gather {
+    pub(crate) channels: usize,
+    pub(crate) height: usize,
+    pub(crate) width: usize,
+    pub(crate) out_channels: usize,
     /// Output rows and columns to compute.
-    pub rows: usize,
-    pub columns: usize,
-    pub taps: [usize; 2],
-    pub step: usize,
-    pub origin: [isize; 2],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+    pub(crate) taps: [usize; 2],
+    pub(crate) step: usize,
+    pub(crate) origin: [isize; 2],
     /// Pixels from one output channel, row, column to the next, and the first pixel to write.
-    pub out_strides: [usize; 3],
-    pub out_first: usize,
+    pub(crate) out_strides: [usize; 3],
+    pub(crate) out_first: usize,
     /// Numbers from one filter to the next, from one channel to the next, and in one channel of a filter.
-    pub weight_out: usize,
-    pub weight_in: usize,
-    pub weight_taps: usize,
+    pub(crate) weight_out: usize,
+    pub(crate) weight_in: usize,
+    pub(crate) weight_taps: usize,
     /// Numbers from one tap to the next, and the place of tap (0, 0).
-    pub tap_strides: [isize; 2],
-    pub tap_first: usize,
+    pub(crate) tap_strides: [isize; 2],
+    pub(crate) tap_first: usize,
 }
 
 /// Where a tile of output starts.
@@ -43,7 +43,7 @@ struct Place {
 impl Gather {
     /// Overwrites the outputs of one group with the correlation.
     #[inline(always)]
-    pub(super) fn run<S: Simd>(
+    pub(crate) fn run<S: Simd>(
         &self,
         simd: S,
         input: &[S::f32s],

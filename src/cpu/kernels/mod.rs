@@ -15,19 +15,19 @@ mod pool;
 #[cfg(test)]
 mod testing;
 
-pub use activation::{leaky_relu, leaky_relu_grad};
-pub use batch_norm::{
+pub(crate) use activation::{leaky_relu, leaky_relu_grad};
+pub(crate) use batch_norm::{
     BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
 };
-pub use conv::{ConvDims, conv2d_forward, conv2d_grad_input};
-pub use conv_weight::conv2d_grad_weight;
-pub use dropout::dropout;
-pub use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad};
+pub(crate) use conv::{ConvDims, conv2d_forward, conv2d_grad_input};
+pub(crate) use conv_weight::conv2d_grad_weight;
+pub(crate) use dropout::dropout;
+pub(crate) use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad};
 
 use pulp::Simd;
 
 /// Images in a block.
-pub const LANES: usize = 16;
+pub(crate) const LANES: usize = 16;
 
 /// Runs a function generic over the instruction set with the one that `arch` stands for. The function must be
 /// `#[inline(always)]`, with all it calls: code left out of line is compiled for the baseline processor. Small arrays
@@ -75,7 +75,7 @@ fn taps_inside(start: isize, taps: usize, len: usize) -> std::ops::Range<usize> 
 }
 
 /// Turns up to 16 `images`, `[n, features]`, into a `block`, `[features, 16]`. Missing images become zeros.
-pub fn pack(images: &[f32], features: usize, block: &mut [f32]) {
+pub(crate) fn pack(images: &[f32], features: usize, block: &mut [f32]) {
     assert_eq!(block.len(), features * LANES);
     assert!(images.len() <= block.len() && images.len().is_multiple_of(features));
     block.fill(0.0);
@@ -87,7 +87,7 @@ pub fn pack(images: &[f32], features: usize, block: &mut [f32]) {
 }
 
 /// Takes the first images out of a `block`, `[features, 16]`, as many as fill `images`, `[n, features]`.
-pub fn unpack(block: &[f32], features: usize, images: &mut [f32]) {
+pub(crate) fn unpack(block: &[f32], features: usize, images: &mut [f32]) {
     assert_eq!(block.len(), features * LANES);
     assert!(images.len() <= block.len() && images.len().is_multiple_of(features));
     for (n, image) in images.chunks_exact_mut(features).enumerate() {

@@ -5,23 +5,23 @@ use pulp::{Arch, Simd};
 
 /// The shape of a 2-D pooling; pairs are (rows, columns).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PoolDims {
+pub(crate) struct PoolDims {
     /// Channels of input and output.
-    pub channels: usize,
+    pub(crate) channels: usize,
     /// Rows of the input.
-    pub in_height: usize,
+    pub(crate) in_height: usize,
     /// Columns of the input.
-    pub in_width: usize,
+    pub(crate) in_width: usize,
     /// Rows of the output: `(in_height + 2·padding - kernel) / stride + 1`.
-    pub out_height: usize,
+    pub(crate) out_height: usize,
     /// Columns of the output.
-    pub out_width: usize,
+    pub(crate) out_width: usize,
     /// Sides of the window.
-    pub kernel: [usize; 2],
+    pub(crate) kernel: [usize; 2],
     /// Pixels from one window to the next.
-    pub stride: [usize; 2],
+    pub(crate) stride: [usize; 2],
     /// Pixels around the image, at most half the window: -∞ for the maximum, 0 for the average.
-    pub padding: [usize; 2],
+    pub(crate) padding: [usize; 2],
 }
 
 impl PoolDims {
@@ -103,7 +103,7 @@ impl Window {
 
 /// The maximum of every window. `input` is `[channels, in_height, in_width, 16]`, `output`
 /// `[channels, out_height, out_width, 16]`.
-pub fn max_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
+pub(crate) fn max_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
     dims.check(input.len(), output.len());
     dispatch!(arch, max(dims: &'a PoolDims, input: &'a [f32], output: &'a mut [f32]));
 }
@@ -121,7 +121,7 @@ fn max<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
 /// The gradient of max pooling's input: that of a window goes to its first maximum in row-major order. `input` and
 /// `grad_input`, which is overwritten, are `[channels, in_height, in_width, 16]`, `grad_output`
 /// `[channels, out_height, out_width, 16]`.
-pub fn max_pool2d_grad(
+pub(crate) fn max_pool2d_grad(
     arch: Arch,
     dims: &PoolDims,
     input: &[f32],
@@ -168,7 +168,7 @@ fn max_grad<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], grad_output: &[f32
 
 /// The mean of every window, padding included. `input` is `[channels, in_height, in_width, 16]`, `output`
 /// `[channels, out_height, out_width, 16]`.
-pub fn avg_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
+pub(crate) fn avg_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
     dims.check(input.len(), output.len());
     dispatch!(arch, avg(dims: &'a PoolDims, input: &'a [f32], output: &'a mut [f32]));
 }
@@ -186,7 +186,7 @@ fn avg<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
 
 /// The gradient of average pooling's input. `grad_output` is `[channels, out_height, out_width, 16]`; `grad_input`,
 /// `[channels, in_height, in_width, 16]`, is overwritten.
-pub fn avg_pool2d_grad(arch: Arch, dims: &PoolDims, grad_output: &[f32], grad_input: &mut [f32]) {
+pub(crate) fn avg_pool2d_grad(arch: Arch, dims: &PoolDims, grad_output: &[f32], grad_input: &mut [f32]) {
     dims.check(grad_input.len(), grad_output.len());
     dispatch!(
         arch,

@@ -4,7 +4,7 @@ use crate::rng;
 use pulp::Arch;
 
 /// The instruction sets under test: all this machine has, from none to the best.
-pub(super) fn archs() -> Vec<Arch> {
+pub(crate) fn archs() -> Vec<Arch> {
     let mut archs = vec![Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
     archs.extend(pulp::x86::V3::try_new().map(Arch::V3));
@@ -13,7 +13,7 @@ pub(super) fn archs() -> Vec<Arch> {
 }
 
 /// `len` numbers in [-1, 1).
-pub(super) fn random(key: u32, len: usize) -> Vec<f32> {
+pub(crate) fn random(key: u32, len: usize) -> Vec<f32> {
     (0..len as u32)
         .map(|i| rng::signed(rng::words(key, 0, 0, i)[0]))
         .collect()
@@ -21,7 +21,7 @@ pub(super) fn random(key: u32, len: usize) -> Vec<f32> {
 
 /// A sum of products in f64, with what it takes to bound the rounding errors of the same sum in f32.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Exact {
+pub(crate) struct Exact {
     value: f64,
     size: f64,
     terms: u32,
@@ -29,7 +29,7 @@ pub(super) struct Exact {
 
 impl Exact {
     /// Adds the product a·b.
-    pub(super) fn add(&mut self, a: f32, b: f32) {
+    pub(crate) fn add(&mut self, a: f32, b: f32) {
         let product = f64::from(a) * f64::from(b);
         self.value += product;
         self.size += product.abs();
@@ -38,7 +38,7 @@ impl Exact {
 
     /// Checks an f32 sum of the same products, in any order, fused or not.
     #[track_caller]
-    pub(super) fn check(&self, got: f32, what: &dyn std::fmt::Debug) {
+    pub(crate) fn check(&self, got: f32, what: &dyn std::fmt::Debug) {
         let bound = f64::from(self.terms + 2) * 2f64.powi(-24) * self.size;
         let error = (f64::from(got) - self.value).abs();
         assert!(

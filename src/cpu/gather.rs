@@ -1,0 +1,83 @@
+//! Fills blocks with images: chosen, changed and normalised by the arithmetic of `shaders/batch.wgsl`.
+
+use super::block::Block;
+use super::kernels::LANES;
+use crate::batch::{BatchSettings, Sample};
+use crate::dataset::Images;
+use crate::tensor::Shape;
+
+/// Draws batches from a data set.
+pub(super) struct Gather<'a> {
+    batches: &'a BatchSettings,
+    images: &'a Images,
+    /// Normalised value of each byte.
+    levels: [f32; 256],
+}
+
+impl<'a> Gather<'a> {
+    pub(super) fn new(batches: &'a BatchSettings, images: &'a Images) -> Self {
+        let (scale, offset) = batches.pixel_scale();
+        let mut levels = [0.0; 256];
+        for (byte, level) in levels.iter_mut().enumerate() {
+            *level = byte as f32 * scale + offset;
+        }
+        Self { batches, images, levels }
+    }
+
+    pub(super) fn batches(&self) -> &BatchSettings {
+        self.batches
+    }
+
+    /// The block's images of training step `step`, whose batch has so many `images`.
+    pub(super) fn fill(&self, seed: u32, step: u32, images: usize, block: &mut Block) {
+        block.valid = LANES.min(images - block.first_image);
+        for lane in 0..LANES {
+            let sample = self.batches.sample(seed, step, block.first_image + lane);
+            block.targets[lane] = self.images.labels[sample.index as usize];
+            self.place(sample, lane, block.images_mut());
+        }
+    }
+
+    /// The images from `start` on, as they are. Lanes behind the last one repeat it.
+    pub(super) fn fill_in_order(&self, start: usize, block: &mut Block) {
+        block.valid = LANES.min(self.images.count - start);
+        for lane in 0..LANES {
+            let index = (start + lane).min(self.images.count - 1);
+            block.targets[lane] = self.images.labels[index];
+            self.place(Sample { index: index as u32, transform: None }, lane, block.images_mut());
+        }
+    }
+
+    fn place(&self, sample: Sample, lane: usize, block: &mut [f32]) {
+        let Shape { channels, height, width } = self.batches.image;
+        let map = height * width;
+        let pixels = &self.images.pixels[sample.index as usize * channels * map..][..channels * map];
+        let Some(transform) = sample.transform else {
+            for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
+                lanes[lane] = self.levels[usize::from(pixel)];
+            }
+            return;
+        };
+        let (scale, offset) = self.batches.pixel_scale();
+        for (channel, block) in pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES)) {
+            let pixel = |y: i32, x: i32| -> f32 {
+                if (0..height as i32).contains(&y) && (0..width as i32).contains(&x) {
+                    f32::from(channel[y as usize * width + x as usize])
+                } else {
+                    0.0
+                }
+            };
+            let [a, b, c, d, e, f] = transform;
+            for (at, lanes) in block.chunks_exact_mut(LANES).enumerate() {
+                let (x, y) = ((at % width) as f32, (at / width) as f32);
+                let (source_x, source_y) = (a * x + b * y + c, d * x + e * y + f);
+                let (left, top) = (source_x.floor(), source_y.floor());
+                let (fx, fy) = (source_x - left, source_y - top);
+                let (column, row) = (left as i32, top as i32);
+                let upper = pixel(row, column) * (1.0 - fx) + pixel(row, column + 1) * fx;
+                let lower = pixel(row + 1, column) * (1.0 - fx) + pixel(row + 1, column + 1) * fx;
+                lanes[lane] = (upper * (1.0 - fy) + lower * fy) * scale + offset;
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! A model as the CPU engine runs it: which kernel each layer takes, which buffers it connects, and the phases.
+
+use std::ops::Range;
+
+use super::kernels::{ConvDims, LANES, PoolDims};
+use crate::layers::window::{Conv, Pool};
+use crate::layers::{Layer, Tuned};
+use crate::model::Model;
+use crate::tensor::Shape;
+
+/// One layer that computes.
+#[derive(Debug)]
+pub(super) struct Op {
+    pub(super) kernel: Kernel,
+    /// Activation buffer that is read, and the one that is written.
+    pub(super) input: usize,
+    pub(super) output: usize,
+    /// The layer's parameters and running statistics: a range of the model's.
+    pub(super) params: Range<usize>,
+    /// True if something below is trained, so that the gradient of the input is wanted.
+    pub(super) grad_input: bool,
+    /// Index of the layer in the model.
+    pub(super) layer: u32,
+}
+
+#[derive(Debug)]
+pub(super) enum Kernel {
+    Conv2d(ConvDims),
+    LeakyRelu { slope: f32 },
+    BatchNorm2d { number: usize, eps: f32, momentum: f32 },
+    MaxPool2d(PoolDims),
+    AvgPool2d(PoolDims),
+    Dropout { rate: f32 },
+    Fallback { layer: Box<dyn Layer>, input: Shape, output: Shape },
+}
+
+#[derive(Debug)]
+pub(super) struct Program {
+    pub(super) arch: pulp::Arch,
+    pub(super) ops: Vec<Op>,
+    /// Values of one image in each activation buffer.
+    pub(super) buffers: Vec<usize>,
+    /// Start of each trained parameter's gradient in a flat vector, by parameter; running statistics have none.
+    pub(super) grad_ranges: Vec<Option<Range<usize>>>,
+    /// Channels and operation of each batch normalisation.
+    pub(super) batch_norms: Vec<(usize, usize)>,
+    pub(super) smoothing: f32,
+    classes: usize,
+    phases: Vec<Range<usize>>,
+}
+
+impl Program {
+    pub(super) fn new(model: &Model, smoothing: f32) -> Self {
+        let mut ops = Vec::new();
+        let mut buffers = vec![model.input.len()];
+        let mut batch_norms = Vec::new();
+        let mut phases = Vec::new();
+        let (mut input, mut first_param, mut phase_start) = (0, 0, 0);
+        let first_trained = model.layers.iter().position(|layer| layer.parameter_count() > 0);
+        for (index, layer) in model.layers.iter().enumerate() {
+            let kernel = match layer.layer.tuned(layer.input) {
+                // The same values: the next layer reads the same buffer.
+                Tuned::Reshape => continue,
+                Tuned::Conv2d(conv) => Kernel::Conv2d(conv_dims(&conv)),
+                Tuned::LeakyRelu { slope } => Kernel::LeakyRelu { slope },
+                Tuned::BatchNorm2d { eps, momentum } => {
+                    // A batch normalisation begins a phase: the one before it ends with its sums.
+                    phases.push(phase_start..ops.len());
+                    phase_start = ops.len();
+                    batch_norms.push((layer.input.channels, ops.len()));
+                    Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
+                }
+                Tuned::MaxPool2d(pool) => Kernel::MaxPool2d(pool_dims(&pool)),
+                Tuned::AvgPool2d(pool) => Kernel::AvgPool2d(pool_dims(&pool)),
+                Tuned::Dropout { rate } => Kernel::Dropout { rate },
+                Tuned::None => {
+                    let copy = layer.kind.parse(layer.layer.keys()).expect("a checked layer");
+                    Kernel::Fallback { layer: copy, input: layer.input, output: layer.output }
+                }
+            };
+            let params = first_param..first_param + layer.params.len();
+            first_param = params.end;
+            buffers.push(layer.output.len());
+            let grad_input = first_trained.is_some_and(|first| index > first);
+            ops.push(Op { kernel, input, output: buffers.len() - 1, params, grad_input, layer: index as u32 });
+            input = buffers.len() - 1;
+        }
+        phases.push(phase_start..ops.len());
+        let mut end = 0;
+        let grad_ranges = model.params().into_iter().map(|entry| {
+            entry.param.trained.then(|| {
+                let start = end;
+                end += entry.param.shape.iter().product::<usize>();
+                start..end
+            })
+        });
+        Self {
+            arch: pulp::Arch::new(),
+            grad_ranges: grad_ranges.collect(),
+            ops,
+            buffers,
+            batch_norms,
+            smoothing,
+            classes: model.class_count(),
+            phases,
+        }
+    }
+
+    pub(super) fn classes(&self) -> usize {
+        self.classes
+    }
+
+    /// Ranges of operations between batch normalisations; all but the first begin with one.
+    pub(super) fn phases(&self) -> &[Range<usize>] {
+        &self.phases
+    }
+
+    /// Number of trained values.
+    pub(super) fn grad_len(&self) -> usize {
+        self.grad_ranges.iter().flatten().map(|range| range.end).max().unwrap_or(0)
+    }
+
+    /// Values of the largest activation of a block.
+    pub(super) fn largest(&self) -> usize {
+        self.buffers.iter().max().copied().unwrap_or(0) * LANES
+    }
+}
+
+fn conv_dims(conv: &Conv) -> ConvDims {
+    ConvDims {
+        in_channels: conv.input.channels,
+        in_height: conv.input.height,
+        in_width: conv.input.width,
+        out_channels: conv.output.channels,
+        out_height: conv.output.height,
+        out_width: conv.output.width,
+        kernel: conv.kernel,
+        stride: conv.stride,
+        padding: conv.padding,
+        groups: conv.groups,
+    }
+}
+
+fn pool_dims(pool: &Pool) -> PoolDims {
+    PoolDims {
+        channels: pool.input.channels,
+        in_height: pool.input.height,
+        in_width: pool.input.width,
+        out_height: pool.output.height,
+        out_width: pool.output.width,
+        kernel: pool.kernel,
+        stride: pool.stride,
+        padding: [pool.padding; 2],
+    }
+}
