@@ -1,7 +1,8 @@
 // 2-D convolution as deep learning means it (cross-correlation), in groups of channels that do not see each other:
 //   output[n,o,y,x] = bias[o] + Σ c,i,j  weight[o,c,i,j] · input[n, group(o)+c, y·STRIDE+i−PADDING, x·STRIDE+j−PADDING]
 // Activations are [replica, quad, channel, row, column] of vec4s: a vec4 holds the same value of four images.
-// Weights are [replica, o, c, i, j]. One invocation makes PIXELS neighbouring values of CHANNELS maps.
+// Weights are [replica, o, c, i, j]. One invocation makes STRIP neighbouring values of CHANNELS maps: each value that it
+// loads is used for several sums, held in registers.
 
 override QUADS: u32;
 override IN_CHANNELS: u32;
@@ -15,6 +16,8 @@ override STRIDE: u32;
 override PADDING: u32;
 override GROUPS: u32;
 override HAS_BIAS: bool;
+// Neighbouring pixels that one invocation of `forward` makes: 4, or 1 where the inputs of 4 are more than ROW.
+override STRIP: u32;
 // Rows of the output whose share of the weight gradient one invocation of `weight_parts` sums.
 override PART_ROWS: u32;
 
@@ -28,9 +31,10 @@ override PART_ROWS: u32;
 @group(0) @binding(7) var<storage, read_write> grad_weight: array<f32>;
 @group(0) @binding(8) var<storage, read_write> grad_bias: array<f32>;
 
-const PIXELS = 4u;
 const CHANNELS = 4u;
-const TILE = 16u; // PIXELS · CHANNELS
+const TILE = 16u; // CHANNELS · the largest STRIP
+const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
+const BACKWARD_STRIP = 4u;
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
@@ -42,20 +46,31 @@ override COLUMNS: u32 = GROUP_IN * KERNEL * KERNEL;
 override WEIGHTS: u32 = OUT_CHANNELS * COLUMNS;
 override ROW_PARTS: u32 = (OUT_HEIGHT + PART_ROWS - 1u) / PART_ROWS;
 override PARTS: u32 = QUADS * ROW_PARTS;
+// A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
+override SLIDES: bool = STRIDE == 1u && GRAD_COLUMNS % KERNEL == 0u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
+// The input at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it:
+// cheaper than a branch.
+fn padded_input(map: u32, row: u32, column: u32) -> vec4<f32> {
+    let inside = row >= PADDING && row < IN_HEIGHT + PADDING && column >= PADDING && column < IN_WIDTH + PADDING;
+    let clamped_row = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
+    let clamped_column = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
+    return select(vec4(0.0), input[(map * IN_HEIGHT + clamped_row) * IN_WIDTH + clamped_column], inside);
+}
+
 @compute @workgroup_size(64)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let strips = (OUT_WIDTH + PIXELS - 1u) / PIXELS;
+    let strips = (OUT_WIDTH + STRIP - 1u) / STRIP;
     let group_tiles = (GROUP_OUT + CHANNELS - 1u) / CHANNELS;
     let index = linear_index(id, groups);
     if (index >= strips * OUT_HEIGHT * QUADS * group_tiles * GROUPS) {
         return;
     }
-    let x = index % strips * PIXELS;
+    let x = index % strips * STRIP;
     let y = index / strips % OUT_HEIGHT;
     let quad = index / (strips * OUT_HEIGHT) % QUADS;
     let tile = index / (strips * OUT_HEIGHT * QUADS);
@@ -69,36 +84,31 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
         if (HAS_BIAS) {
             start = bias[id.z * OUT_CHANNELS + min(first + t, OUT_CHANNELS - 1u)];
         }
-        for (var p = 0u; p < PIXELS; p++) {
+        for (var p = 0u; p < STRIP; p++) {
             sums[p * CHANNELS + t] = vec4(start);
         }
     }
     for (var c = 0u; c < GROUP_IN; c++) {
-        let map = ((id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + c) * IN_HEIGHT;
+        let map = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + c;
         for (var i = 0u; i < KERNEL; i++) {
-            let row = y * STRIDE + i;
-            if (PADDING > 0u && (row < PADDING || row >= IN_HEIGHT + PADDING)) {
-                continue;
+            var row: array<vec4<f32>, ROW>;
+            for (var q = 0u; q < (STRIP - 1u) * STRIDE + KERNEL; q++) {
+                row[q] = padded_input(map, y * STRIDE + i, x * STRIDE + q);
             }
-            let row_start = (map + row - PADDING) * IN_WIDTH;
-            for (var j = 0u; j < KERNEL; j++) {
-                for (var p = 0u; p < PIXELS; p++) {
-                    let column = (x + p) * STRIDE + j;
-                    // Columns outside are read at a clamped place, so that the load needs no branch.
-                    let inside = column >= PADDING && column < IN_WIDTH + PADDING;
-                    let clamped = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
-                    let value = select(vec4(0.0), input[row_start + clamped], inside);
-                    for (var t = 0u; t < CHANNELS; t++) {
-                        let o = group * GROUP_OUT + min(within + t, GROUP_OUT - 1u);
-                        let tap = ((id.z * OUT_CHANNELS + o) * GROUP_IN + c) * KERNEL * KERNEL + i * KERNEL + j;
-                        sums[p * CHANNELS + t] += value * weight[tap];
+            for (var t = 0u; t < CHANNELS; t++) {
+                let o = group * GROUP_OUT + min(within + t, GROUP_OUT - 1u);
+                let taps = (((id.z * OUT_CHANNELS + o) * GROUP_IN + c) * KERNEL + i) * KERNEL;
+                for (var j = 0u; j < KERNEL; j++) {
+                    let tap = weight[taps + j];
+                    for (var p = 0u; p < STRIP; p++) {
+                        sums[p * CHANNELS + t] += row[p * STRIDE + j] * tap;
                     }
                 }
             }
         }
     }
     for (var t = 0u; t < CHANNELS; t++) {
-        for (var p = 0u; p < PIXELS; p++) {
+        for (var p = 0u; p < STRIP; p++) {
             if (within + t < GROUP_OUT && x + p < OUT_WIDTH) {
                 let map = ((id.z * QUADS + quad) * OUT_CHANNELS + first + t) * OUT_HEIGHT + y;
                 output[map * OUT_WIDTH + x + p] = sums[p * CHANNELS + t];
@@ -111,13 +121,13 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
 // over the o of c's group and the i, j for which both divisions have no remainder and land inside.
 @compute @workgroup_size(64)
 fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let strips = (IN_WIDTH + PIXELS - 1u) / PIXELS;
+    let strips = (IN_WIDTH + BACKWARD_STRIP - 1u) / BACKWARD_STRIP;
     let group_tiles = (GROUP_IN + CHANNELS - 1u) / CHANNELS;
     let index = linear_index(id, groups);
     if (index >= strips * IN_HEIGHT * QUADS * group_tiles * GROUPS) {
         return;
     }
-    let x = index % strips * PIXELS;
+    let x = index % strips * BACKWARD_STRIP;
     let y = index / strips % IN_HEIGHT;
     let quad = index / (strips * IN_HEIGHT) % QUADS;
     let tile = index / (strips * IN_HEIGHT * QUADS);
@@ -131,28 +141,31 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
         let map = ((id.z * QUADS + quad) * OUT_CHANNELS + out_channel) * OUT_HEIGHT;
         for (var i = 0u; i < KERNEL; i++) {
             // Wraps to a huge number where y + PADDING < i, and is then outside.
-            let row = y + PADDING - i;
-            if (row % STRIDE != 0u || row / STRIDE >= OUT_HEIGHT) {
-                continue;
+            let numerator_y = y + PADDING - i;
+            let row_inside = numerator_y % STRIDE == 0u && numerator_y / STRIDE < OUT_HEIGHT;
+            let row_start = (map + min(numerator_y / STRIDE, OUT_HEIGHT - 1u)) * OUT_WIDTH;
+            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j.
+            var row: array<vec4<f32>, ROW>;
+            for (var q = 0u; q < BACKWARD_STRIP + KERNEL - 1u; q++) {
+                let numerator_x = x + q + PADDING + 1u - KERNEL;
+                let inside = row_inside && numerator_x % STRIDE == 0u && numerator_x / STRIDE < OUT_WIDTH;
+                let upstream = grad_output[row_start + min(numerator_x / STRIDE, OUT_WIDTH - 1u)];
+                row[q] = select(vec4(0.0), upstream, inside);
             }
-            let row_start = (map + row / STRIDE) * OUT_WIDTH;
-            for (var j = 0u; j < KERNEL; j++) {
-                for (var p = 0u; p < PIXELS; p++) {
-                    let column = x + p + PADDING - j;
-                    let inside = column % STRIDE == 0u && column / STRIDE < OUT_WIDTH;
-                    let clamped = min(column / STRIDE, OUT_WIDTH - 1u);
-                    let value = select(vec4(0.0), grad_output[row_start + clamped], inside);
-                    for (var t = 0u; t < CHANNELS; t++) {
-                        let c = min(within + t, GROUP_IN - 1u);
-                        let tap = ((id.z * OUT_CHANNELS + out_channel) * GROUP_IN + c) * KERNEL * KERNEL;
-                        sums[p * CHANNELS + t] += value * weight[tap + i * KERNEL + j];
+            for (var t = 0u; t < CHANNELS; t++) {
+                let c = min(within + t, GROUP_IN - 1u);
+                let taps = (((id.z * OUT_CHANNELS + out_channel) * GROUP_IN + c) * KERNEL + i) * KERNEL;
+                for (var j = 0u; j < KERNEL; j++) {
+                    let tap = weight[taps + j];
+                    for (var p = 0u; p < BACKWARD_STRIP; p++) {
+                        sums[p * CHANNELS + t] += row[p + KERNEL - 1u - j] * tap;
                     }
                 }
             }
         }
     }
     for (var t = 0u; t < CHANNELS; t++) {
-        for (var p = 0u; p < PIXELS; p++) {
+        for (var p = 0u; p < BACKWARD_STRIP; p++) {
             if (within + t < GROUP_IN && x + p < IN_WIDTH) {
                 let map = ((id.z * QUADS + quad) * IN_CHANNELS + first + t) * IN_HEIGHT + y;
                 grad_input[map * IN_WIDTH + x + p] = sums[p * CHANNELS + t];
@@ -182,33 +195,44 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     let within = tile % group_tiles * GRAD_CHANNELS;
     let first = group * GROUP_OUT + within;
 
+    // Map, row and column of each column's tap.
+    var tap_map: array<u32, GRAD_COLUMNS>;
+    var tap_row: array<u32, GRAD_COLUMNS>;
+    var tap_column: array<u32, GRAD_COLUMNS>;
+    for (var k = 0u; k < GRAD_COLUMNS; k++) {
+        let column = min(first_column + k, COLUMNS - 1u);
+        tap_map[k] = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + column / (KERNEL * KERNEL);
+        tap_row[k] = column / KERNEL % KERNEL;
+        tap_column[k] = column % KERNEL;
+    }
     var sums: array<f32, GRAD_TILE>;
     var bias_sums: array<f32, GRAD_CHANNELS>;
-    let in_map = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN;
     let out_map = (id.z * QUADS + quad) * OUT_CHANNELS + group * GROUP_OUT;
     for (var y = first_row; y < min(first_row + PART_ROWS, OUT_HEIGHT); y++) {
-        for (var x = 0u; x < OUT_WIDTH; x++) {
-            var upstream: array<vec4<f32>, GRAD_CHANNELS>;
-            for (var t = 0u; t < GRAD_CHANNELS; t++) {
-                let o = min(within + t, GROUP_OUT - 1u);
-                upstream[t] = grad_output[((out_map + o) * OUT_HEIGHT + y) * OUT_WIDTH + x];
-                if (HAS_BIAS) {
-                    bias_sums[t] += dot(upstream[t], vec4(1.0));
+        var values: array<vec4<f32>, GRAD_COLUMNS>;
+        if (SLIDES) {
+            for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                if (k % KERNEL > 0u) {
+                    values[k] = padded_input(tap_map[k], y + tap_row[k], tap_column[k] - 1u);
                 }
             }
+        }
+        for (var x = 0u; x < OUT_WIDTH; x++) {
             for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                let tap = min(first_column + k, COLUMNS - 1u);
-                let c = tap / (KERNEL * KERNEL);
-                let row = y * STRIDE + tap / KERNEL % KERNEL;
-                let column = x * STRIDE + tap % KERNEL;
-                let inside = row >= PADDING && row < IN_HEIGHT + PADDING
-                    && column >= PADDING && column < IN_WIDTH + PADDING;
-                let clamped_row = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
-                let clamped_column = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
-                let at = ((in_map + c) * IN_HEIGHT + clamped_row) * IN_WIDTH + clamped_column;
-                let value = select(vec4(0.0), input[at], inside);
-                for (var t = 0u; t < GRAD_CHANNELS; t++) {
-                    sums[t * GRAD_COLUMNS + k] += dot(upstream[t], value);
+                if (SLIDES && k % KERNEL + 1u < KERNEL) {
+                    values[k] = values[min(k + 1u, GRAD_COLUMNS - 1u)];
+                } else {
+                    values[k] = padded_input(tap_map[k], y * STRIDE + tap_row[k], x * STRIDE + tap_column[k]);
+                }
+            }
+            for (var t = 0u; t < GRAD_CHANNELS; t++) {
+                let o = min(within + t, GROUP_OUT - 1u);
+                let upstream = grad_output[((out_map + o) * OUT_HEIGHT + y) * OUT_WIDTH + x];
+                if (HAS_BIAS) {
+                    bias_sums[t] += dot(upstream, vec4(1.0));
+                }
+                for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                    sums[t * GRAD_COLUMNS + k] += dot(upstream, values[k]);
                 }
             }
         }

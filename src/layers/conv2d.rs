@@ -97,6 +97,10 @@ fn finish(shape: &[usize], sums: Vec<Sum>) -> Array {
     array
 }
 
+/// Values of a row that an invocation holds, as the shader has it; it also limits the kernel.
+const ROW: usize = 16;
+const MAX_KERNEL: usize = ROW - 3;
+
 /// Rows of the output that one invocation of `weight_parts` sums: about 128 parts keep a GPU busy, fewer make less to add.
 fn part_rows(quads: usize, height: usize) -> usize {
     (quads * height).div_ceil(128).min(height)
@@ -118,6 +122,9 @@ impl Layer for Conv2d {
         } = *self;
         if out_channels == 0 || kernel == 0 || stride == 0 || groups == 0 {
             return Err("out_channels, kernel, stride and groups must be at least 1".into());
+        }
+        if kernel > MAX_KERNEL {
+            return Err(format!("kernel {kernel} is too large: it can be 1 to {MAX_KERNEL}"));
         }
         if padding >= kernel {
             return Err(format!("padding {padding} must be smaller than kernel {kernel}"));
@@ -207,6 +214,7 @@ impl Layer for Conv2d {
         let conv = self.sizes(context.input);
         let (input, output) = (conv.input, conv.output);
         let part_rows = part_rows(context.quads, output.height);
+        let strip = if 3 * conv.stride + conv.kernel <= ROW { 4 } else { 1 };
         let constants = || {
             [
                 ("QUADS", context.quads),
@@ -221,18 +229,19 @@ impl Layer for Conv2d {
                 ("PADDING", conv.padding),
                 ("GROUPS", conv.groups),
                 ("HAS_BIAS", usize::from(self.bias)),
+                ("STRIP", strip),
                 ("PART_ROWS", part_rows),
             ]
             .map(|(name, value)| (name, value as f64))
         };
         let launch = |entry_point, invocations| Launch::new("conv2d", entry_point, invocations, constants());
-        // Tiles of four columns and four channels, as the constants in the shader have it.
-        let tiles = |shape: Shape| {
+        // Strips of pixels by tiles of four channels, as the constants in the shader have it.
+        let tiles = |shape: Shape, strip: usize| {
             let channel_tiles = (shape.channels / conv.groups).div_ceil(4) * conv.groups;
-            shape.width.div_ceil(4) * shape.height * context.quads * channel_tiles
+            shape.width.div_ceil(strip) * shape.height * context.quads * channel_tiles
         };
         if pass != Pass::Backward {
-            return vec![launch("forward", tiles(output))];
+            return vec![launch("forward", tiles(output, strip))];
         }
         let parts = context.quads * output.height.div_ceil(part_rows);
         let columns = input.channels / conv.groups * conv.kernel * conv.kernel;
@@ -244,7 +253,7 @@ impl Layer for Conv2d {
         if self.bias {
             launches.push(launch("sum_bias_parts", output.channels));
         }
-        launches.push(launch("backward_input", tiles(input)));
+        launches.push(launch("backward_input", tiles(input, 4)));
         launches
     }
 
