@@ -23,6 +23,19 @@ fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
+// 1 − βᵗ by binary powers, 1 − β²ᵗ = (1 − βᵗ)(1 + βᵗ): nothing cancels. `1 - pow(beta, time)` would lose most digits for β
+// near 1, and WGSL lets pow be far less exact than a product.
+fn correction(beta: f32, time: u32) -> f32 {
+    var result = 0.0;
+    for (var bits = 32u - countLeadingZeros(time); bits > 0u; bits--) {
+        result *= 2.0 - result;
+        if (((time >> (bits - 1u)) & 1u) == 1u) {
+            result = beta * result + (1.0 - beta);
+        }
+    }
+    return result;
+}
+
 @compute @workgroup_size(64)
 fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);
@@ -30,7 +43,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
         return;
     }
     let rate = learning_rates[state[1]];
-    let time = f32(state[1] + 1u);
+    let time = state[1] + 1u;
     let decay = weight_decay[index];
     let param = params[index] * select(1.0, 1.0 - rate * decay, DECOUPLED);
     let grad = grads[index] + select(decay * param, 0.0, DECOUPLED);
@@ -38,6 +51,6 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     let second = BETA2 * second_moment[index] + (1.0 - BETA2) * grad * grad;
     first_moment[index] = first;
     second_moment[index] = second;
-    let step_size = rate / (1.0 - pow(BETA1, time));
-    params[index] = param - step_size * first / (sqrt(second / (1.0 - pow(BETA2, time))) + EPS);
+    let step_size = rate / correction(BETA1, time);
+    params[index] = param - step_size * first / (sqrt(second / correction(BETA2, time)) + EPS);
 }

@@ -83,34 +83,19 @@ impl BatchSettings {
         let from_y = centre_y + self.augment.shift_pixels * random[2];
         let (a, b) = (cosine * shrink, (sine + shear * cosine) * shrink);
         let (d, e) = (-sine * shrink, (cosine - shear * sine) * shrink);
-        [
-            a,
-            b,
-            centre_x - (a * from_x + b * from_y),
-            d,
-            e,
-            centre_y - (d * from_x + e * from_y),
-        ]
+        [a, b, centre_x - (a * from_x + b * from_y), d, e, centre_y - (d * from_x + e * from_y)]
     }
 
     /// Reference for what the network sees of a sample: [1, C, H, W], from the image's bytes [C, H, W].
     pub fn reference(&self, pixels: &[u8], sample: Sample) -> Array {
-        let Shape {
-            channels,
-            height,
-            width,
-        } = self.image;
+        let Shape { channels, height, width } = self.image;
         let (scale, offset) = self.pixel_scale();
         let (scale, offset) = (f64::from(scale), f64::from(offset));
         let mut made = Array::zeros(&[1, channels, height, width]);
         for c in 0..channels {
             let pixel = |y: i64, x: i64| -> f64 {
                 let inside = (0..height as i64).contains(&y) && (0..width as i64).contains(&x);
-                if inside {
-                    f64::from(pixels[(c * height + y as usize) * width + x as usize])
-                } else {
-                    0.0
-                }
+                if inside { f64::from(pixels[(c * height + y as usize) * width + x as usize]) } else { 0.0 }
             };
             for y in 0..height {
                 for x in 0..width {
@@ -156,10 +141,7 @@ impl BatchSettings {
                 ("IMAGE_COUNT", self.image_count as f64),
                 ("STEPS_PER_EPOCH", self.steps_per_epoch() as f64),
                 ("SHUFFLE", f64::from(u8::from(self.shuffle))),
-                (
-                    "HALF_BITS",
-                    f64::from(Permutation::half_bits(self.image_count as u32)),
-                ),
+                ("HALF_BITS", f64::from(Permutation::half_bits(self.image_count as u32))),
                 ("AUGMENT", f64::from(u8::from(!self.augment.is_none()))),
                 ("ROTATE", f64::from(self.augment.rotate_degrees.to_radians())),
                 ("SHIFT", f64::from(self.augment.shift_pixels)),

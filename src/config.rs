@@ -51,16 +51,10 @@ impl ModelConfig {
     /// Reads a model description; `path` is only for messages.
     pub fn parse(text: &str, path: &str) -> Result<Self> {
         let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
-        let fail = |line: Option<usize>, message: String| Error::Config {
-            path: path.to_owned(),
-            line,
-            message,
-        };
+        let fail =
+            |line: Option<usize>, message: String| Error::Config { path: path.to_owned(), line, message };
         let file: File = toml::from_str(text).map_err(|error| {
-            fail(
-                error.span().map(|span| line_of(span.start)),
-                error.message().to_owned(),
-            )
+            fail(error.span().map(|span| line_of(span.start)), error.message().to_owned())
         })?;
         let mut layers = Vec::new();
         for layer in file.layers {
@@ -71,41 +65,22 @@ impl ModelConfig {
                 Some(toml::Value::String(text)) => Ok(Some(text)),
                 Some(other) => Err(fail(Some(line), format!("{key} must be text, not {other}"))),
             };
-            let kind = take("type")?.ok_or_else(|| {
-                fail(
-                    Some(line),
-                    "a layer needs a type, such as type = \"conv2d\"".into(),
-                )
-            })?;
+            let kind = take("type")?
+                .ok_or_else(|| fail(Some(line), "a layer needs a type, such as type = \"conv2d\"".into()))?;
             let name = take("name")?;
-            layers.push(LayerConfig {
-                line,
-                kind,
-                name,
-                keys,
-            });
+            layers.push(LayerConfig { line, kind, name, keys });
         }
         let train = match file.train {
             None => TrainConfig::default(),
             Some(train) => {
                 let line = line_of(train.span().start);
-                train
-                    .get_ref()
-                    .check()
-                    .map_err(|message| fail(Some(line), format!("[train]: {message}")))?;
+                train.get_ref().check().map_err(|message| fail(Some(line), format!("[train]: {message}")))?;
                 train.into_inner()
             }
         };
-        if file.name.is_empty()
-            || !file
-                .name
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         {
-            let message = format!(
-                "name = {:?}: use letters, digits, '-', '_' and '.' only",
-                file.name
-            );
+            let message = format!("name = {:?}: use letters, digits, '-', '_' and '.' only", file.name);
             return Err(fail(None, message));
         }
         Ok(Self {
@@ -148,12 +123,7 @@ impl Default for TrainConfig {
             epochs: 19,
             batch_size: 128,
             optimizer: Optimizer::default(),
-            learning_rate: LearningRate::OneCycle {
-                peak: 0.2,
-                warmup: 0.2,
-                start: 0.04,
-                end: 1e-4,
-            },
+            learning_rate: LearningRate::OneCycle { peak: 0.2, warmup: 0.2, start: 0.04, end: 1e-4 },
             init: WeightInit::Pytorch,
             label_smoothing: 0.0,
             average_decay: 0.0,
@@ -176,10 +146,7 @@ impl TrainConfig {
             return Err(format!("epochs = {} must be from 1 to 100000", self.epochs));
         }
         if !(1..=65_536).contains(&self.batch_size) {
-            return Err(format!(
-                "batch_size = {} must be from 1 to 65536",
-                self.batch_size
-            ));
+            return Err(format!("batch_size = {} must be from 1 to 65536", self.batch_size));
         }
         within("label_smoothing", self.label_smoothing, 0.0, 0.9)?;
         within("average_decay", self.average_decay, 0.0, 0.99999)?;
@@ -188,29 +155,15 @@ impl TrainConfig {
         within("augment.scale", self.augment.scale, 0.0, 0.9)?;
         within("augment.shear", self.augment.shear, 0.0, 1.0)?;
         match self.optimizer {
-            Optimizer::Sgd {
-                momentum,
-                nesterov,
-                weight_decay,
-            } => {
+            Optimizer::Sgd { momentum, nesterov, weight_decay } => {
                 within("momentum", momentum, 0.0, 0.99999)?;
                 within("weight_decay", weight_decay, 0.0, 1.0)?;
                 if nesterov && momentum == 0.0 {
                     return Err("nesterov needs a momentum above 0".into());
                 }
             }
-            Optimizer::Adam {
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            }
-            | Optimizer::Adamw {
-                beta1,
-                beta2,
-                eps,
-                weight_decay,
-            } => {
+            Optimizer::Adam { beta1, beta2, eps, weight_decay }
+            | Optimizer::Adamw { beta1, beta2, eps, weight_decay } => {
                 within("beta1", beta1, 0.0, 0.99999)?;
                 within("beta2", beta2, 0.0, 0.99999)?;
                 within("eps", eps, 1e-12, 1.0)?;
@@ -219,11 +172,7 @@ impl TrainConfig {
         }
         match self.learning_rate {
             LearningRate::Constant { rate } => within("learning_rate.rate", rate, 1e-9, 100.0),
-            LearningRate::Step {
-                rate,
-                every_epochs,
-                factor,
-            } => {
+            LearningRate::Step { rate, every_epochs, factor } => {
                 within("learning_rate.rate", rate, 1e-9, 100.0)?;
                 within("learning_rate.every_epochs", every_epochs as f32, 1.0, 100_000.0)?;
                 within("learning_rate.factor", factor, 1e-6, 1.0)
@@ -232,12 +181,7 @@ impl TrainConfig {
                 within("learning_rate.peak", peak, 1e-9, 100.0)?;
                 within("learning_rate.end", end, 0.0, 1.0)
             }
-            LearningRate::OneCycle {
-                peak,
-                warmup,
-                start,
-                end,
-            } => {
+            LearningRate::OneCycle { peak, warmup, start, end } => {
                 within("learning_rate.peak", peak, 1e-9, 100.0)?;
                 within("learning_rate.warmup", warmup, 0.0, 1.0)?;
                 within("learning_rate.start", start, 0.0, 1.0)?;
@@ -313,11 +257,7 @@ fn adamw_decay() -> f32 {
 
 impl Default for Optimizer {
     fn default() -> Self {
-        Self::Sgd {
-            momentum: 0.9,
-            nesterov: true,
-            weight_decay: 0.0,
-        }
+        Self::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 }
     }
 }
 

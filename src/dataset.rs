@@ -83,20 +83,10 @@ impl Images {
         let ([count, height, width], pixels) = idx::read(&images)?;
         let ([label_count], values) = idx::read(&labels)?;
         if label_count != count {
-            let message = format!(
-                "{label_count} labels, but {} holds {count} images",
-                images.display()
-            );
+            let message = format!("{label_count} labels, but {} holds {count} images", images.display());
             return Err(Error::data(labels, message));
         }
-        Ok(Self {
-            count,
-            channels: 1,
-            height,
-            width,
-            pixels,
-            labels: values,
-        })
+        Ok(Self { count, channels: 1, height, width, pixels, labels: values })
     }
 
     /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.
@@ -123,12 +113,7 @@ impl Images {
                 pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
                 labels.push(self.labels[i]);
             }
-            Self {
-                count,
-                pixels,
-                labels,
-                ..*self
-            }
+            Self { count, pixels, labels, ..*self }
         };
         Ok((part(false, self.count - held_out), part(true, held_out)))
     }
@@ -142,10 +127,7 @@ impl Images {
         let n = self.pixels.len().max(1) as f64;
         let moment = |power: i32| -> f64 {
             let terms = counts.iter().enumerate();
-            terms
-                .map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64)
-                .sum::<f64>()
-                / n
+            terms.map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64).sum::<f64>() / n
         };
         let mean = moment(1);
         let std = (moment(2) - mean * mean).max(0.0).sqrt();
@@ -185,12 +167,7 @@ mod tests {
     /// A data set of three training and two test images of 2x3 pixels.
     fn files() -> [Vec<u8>; 4] {
         let pixels: Vec<u8> = (0..18).collect();
-        [
-            idx(&[3, 2, 3], &pixels),
-            idx(&[3], &[2, 0, 1]),
-            idx(&[2, 2, 3], &pixels[..12]),
-            idx(&[2], &[1, 2]),
-        ]
+        [idx(&[3, 2, 3], &pixels), idx(&[3], &[2, 0, 1]), idx(&[2, 2, 3], &pixels[..12]), idx(&[2], &[1, 2])]
     }
 
     fn folder(names: [&str; 4], files: &[Vec<u8>; 4]) -> tempfile::TempDir {

@@ -62,9 +62,7 @@ impl Setup<'_> {
 
     /// The learning rate of every step of the run.
     pub fn learning_rates(&self) -> Vec<f32> {
-        let steps = self
-            .train_batches()
-            .map_or(0, |batches| batches.steps_per_epoch());
+        let steps = self.train_batches().map_or(0, |batches| batches.steps_per_epoch());
         self.train.learning_rate.rates(steps * self.train.epochs, steps)
     }
 }

@@ -56,18 +56,12 @@ pub enum Error {
 impl Error {
     /// A [`Error::Data`] about `path`.
     pub fn data(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Self::Data {
-            path: path.as_ref().to_owned(),
-            message: message.into(),
-        }
+        Self::Data { path: path.as_ref().to_owned(), message: message.into() }
     }
 
     /// A [`Error::Checkpoint`] about `path`.
     pub fn checkpoint(path: impl AsRef<Path>, message: impl Into<String>) -> Self {
-        Self::Checkpoint {
-            path: path.as_ref().to_owned(),
-            message: message.into(),
-        }
+        Self::Checkpoint { path: path.as_ref().to_owned(), message: message.into() }
     }
 
     /// An [`Error::Io`]: for `map_err` after a file operation.

@@ -59,16 +59,10 @@ const MAX_ACTIVATION: usize = 16_000_000;
 impl Model {
     /// Resolves shapes and names, or says which layer does not fit and why.
     pub fn new(config: ModelConfig) -> Result<Self> {
-        let fail = |line: Option<usize>, message: String| Error::Config {
-            path: config.path.clone(),
-            line,
-            message,
-        };
+        let fail =
+            |line: Option<usize>, message: String| Error::Config { path: config.path.clone(), line, message };
         if config.input.is_empty() || config.input.len() > MAX_ACTIVATION {
-            return Err(fail(
-                None,
-                format!("input = {}: every extent must be at least 1", config.input),
-            ));
+            return Err(fail(None, format!("input = {}: every extent must be at least 1", config.input)));
         }
         let mut layers: Vec<NamedLayer> = Vec::new();
         let mut counts = BTreeMap::new();
@@ -77,19 +71,12 @@ impl Model {
         for entry in &config.layers {
             let Some(kind) = LayerKind::find(&entry.kind) else {
                 let known: Vec<_> = LAYERS.iter().map(|kind| kind.name).collect();
-                let message = format!(
-                    "unknown layer type {:?}; there are {}",
-                    entry.kind,
-                    known.join(", ")
-                );
+                let message = format!("unknown layer type {:?}; there are {}", entry.kind, known.join(", "));
                 return Err(fail(Some(entry.line), message));
             };
             let count: &mut usize = counts.entry(kind.stem).or_default();
             *count += 1;
-            let name = entry
-                .name
-                .clone()
-                .unwrap_or_else(|| format!("{}{count}", kind.stem));
+            let name = entry.name.clone().unwrap_or_else(|| format!("{}{count}", kind.stem));
             let fail = |message: String| fail(Some(entry.line), format!("layer `{name}`: {message}"));
             if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
                 return Err(fail("a name is made of letters, digits and '_'".into()));
@@ -108,21 +95,11 @@ impl Model {
             if parameters > MAX_PARAMETERS {
                 return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
             }
-            layers.push(NamedLayer {
-                name,
-                kind,
-                layer,
-                input,
-                output,
-                params,
-            });
+            layers.push(NamedLayer { name, kind, layer, input, output, params });
             input = output;
         }
         let Some(last) = layers.last() else {
-            return Err(fail(
-                None,
-                "layers is empty: a net needs at least one layer".into(),
-            ));
+            return Err(fail(None, "layers is empty: a net needs at least one layer".into()));
         };
         if last.output.height * last.output.width != 1 {
             let line = config.layers.last().map(|layer| layer.line);
@@ -140,10 +117,8 @@ impl Model {
             ));
         }
         if let Some(names) = config.classes.as_ref().filter(|names| names.len() != classes) {
-            let message = format!(
-                "classes has {} names, but the net ends with {classes} values",
-                names.len()
-            );
+            let message =
+                format!("classes has {} names, but the net ends with {classes} values", names.len());
             return Err(fail(None, message));
         }
         Ok(Self {
@@ -171,11 +146,7 @@ impl Model {
         for (index, layer) in self.layers.iter().enumerate() {
             for param in &layer.params {
                 let name = format!("{}.{}", layer.name, param.name);
-                all.push(ModelParam {
-                    name,
-                    layer: index,
-                    param: param.clone(),
-                });
+                all.push(ModelParam { name, layer: index, param: param.clone() });
             }
         }
         all
@@ -207,11 +178,7 @@ impl Model {
                     (0..len as u32).map(value).collect()
                 }
             };
-            Tensor {
-                name,
-                shape: param.shape,
-                data,
-            }
+            Tensor { name, shape: param.shape, data }
         };
         self.params().into_iter().enumerate().map(tensor).collect()
     }
@@ -221,10 +188,8 @@ impl Model {
         use std::fmt::Write;
         let mut text = format!("name = {:?}\ninput = {}\n", self.name, self.input);
         if let Some(classes) = &self.classes {
-            let names: Vec<_> = classes
-                .iter()
-                .map(|name| toml::Value::from(name.as_str()).to_string())
-                .collect();
+            let names: Vec<_> =
+                classes.iter().map(|name| toml::Value::from(name.as_str()).to_string()).collect();
             let _ = writeln!(text, "classes = [{}]", names.join(", "));
         }
         text.push_str("layers = [\n");
@@ -234,18 +199,12 @@ impl Model {
                 ("name".to_owned(), layer.name.as_str().into()),
             ];
             keys.extend(layer.layer.keys());
-            let keys: Vec<_> = keys
-                .iter()
-                .map(|(key, value): &(String, toml::Value)| format!("{key} = {value}"))
-                .collect();
+            let keys: Vec<_> =
+                keys.iter().map(|(key, value): &(String, toml::Value)| format!("{key} = {value}")).collect();
             let _ = writeln!(text, "  {{ {} }},", keys.join(", "));
         }
         let train = crate::config::shortest_floats(&self.train);
-        let _ = write!(
-            text,
-            "]\n\n{}",
-            toml::Table::from_iter([("train".to_owned(), train.into())])
-        );
+        let _ = write!(text, "]\n\n{}", toml::Table::from_iter([("train".to_owned(), train.into())]));
         text
     }
 }
@@ -264,50 +223,28 @@ impl NamedLayer {
     }
 }
 
-/// The layer table, counted as torchsummary does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice.
+/// The layer table, counted as torchsummary does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
+/// what PyTorch does by a plain function has no row and is named below.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |values: usize| values as f64 * 4.0 / (1 << 20) as f64;
         let (thin, thick) = ("-".repeat(64), "=".repeat(64));
-        writeln!(
-            f,
-            "{thin}\n{:>20}  {:>25} {:>15}\n{thick}",
-            "Layer (type)", "Output Shape", "Param #"
-        )?;
-        for (index, layer) in self.layers.iter().enumerate() {
-            let Shape {
-                channels,
-                height,
-                width,
-            } = layer.output;
+        writeln!(f, "{thin}\n{:>20}  {:>25} {:>15}\n{thick}", "Layer (type)", "Output Shape", "Param #")?;
+        let (functions, rows): (Vec<_>, Vec<_>) = self.layers.iter().partition(|layer| layer.kind.functional);
+        for (index, layer) in rows.iter().enumerate() {
+            let Shape { channels, height, width } = layer.output;
             let title = format!("{}-{}", layer.kind.title, index + 1);
             let shape = format!("[-1, {channels}, {height}, {width}]");
-            writeln!(
-                f,
-                "{title:>20}  {shape:>25} {:>15}",
-                thousands(layer.parameter_count())
-            )?;
+            writeln!(f, "{title:>20}  {shape:>25} {:>15}", thousands(layer.parameter_count()))?;
         }
         let params = self.parameter_count();
-        let passes = 2 * self.layers.iter().map(|layer| layer.output.len()).sum::<usize>();
+        let passes = 2 * rows.iter().map(|layer| layer.output.len()).sum::<usize>();
         let sizes = [self.input.len(), passes, params].map(megabytes);
         writeln!(f, "{thick}\nTotal params: {}", thousands(params))?;
-        writeln!(
-            f,
-            "Trainable params: {}\nNon-trainable params: 0\n{thin}",
-            thousands(params)
-        )?;
-        writeln!(
-            f,
-            "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}",
-            sizes[0], sizes[1]
-        )?;
+        writeln!(f, "Trainable params: {}\nNon-trainable params: 0\n{thin}", thousands(params))?;
+        writeln!(f, "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}", sizes[0], sizes[1])?;
         writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
-        write!(
-            f,
-            "Estimated Total Size (MB): {:.2}\n{thin}",
-            sizes.iter().sum::<f64>()
-        )
+        write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())
     }
 }
 

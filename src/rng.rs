@@ -90,12 +90,7 @@ pub struct Permutation {
 impl Permutation {
     /// The permutation of `0..len` that `key` gives for `epoch`. `len` is at most 2^30.
     pub fn new(len: u32, key: u32, epoch: u32) -> Self {
-        Self {
-            len,
-            half_bits: Self::half_bits(len),
-            key,
-            epoch,
-        }
+        Self { len, half_bits: Self::half_bits(len), key, epoch }
     }
 
     /// Half the width of the Feistel block: the smallest h with 4^h ≥ `len`.
@@ -146,10 +141,7 @@ mod tests {
             };
             let mut sorted = order(0);
             sorted.sort_unstable();
-            assert!(
-                sorted.iter().enumerate().all(|(i, &v)| i as u32 == v),
-                "len {len}"
-            );
+            assert!(sorted.iter().enumerate().all(|(i, &v)| i as u32 == v), "len {len}");
             if len >= 1000 {
                 let same = order(0).iter().zip(order(1)).filter(|(a, b)| **a == *b).count();
                 assert!(same < 20, "epochs share {same} of {len} positions");

@@ -5,9 +5,7 @@ use crate::config::LearningRate;
 impl LearningRate {
     /// The rate of every step.
     pub fn rates(&self, steps: usize, steps_per_epoch: usize) -> Vec<f32> {
-        (0..steps)
-            .map(|step| self.rate(step, steps, steps_per_epoch) as f32)
-            .collect()
+        (0..steps).map(|step| self.rate(step, steps, steps_per_epoch) as f32).collect()
     }
 
     fn rate(&self, step: usize, steps: usize, steps_per_epoch: usize) -> f64 {
@@ -16,11 +14,7 @@ impl LearningRate {
         };
         match *self {
             Self::Constant { rate } => f64::from(rate),
-            Self::Step {
-                rate,
-                every_epochs,
-                factor,
-            } => {
+            Self::Step { rate, every_epochs, factor } => {
                 let changes = step / (steps_per_epoch * every_epochs).max(1);
                 f64::from(rate) * f64::from(factor).powi(changes as i32)
             }
@@ -28,12 +22,7 @@ impl LearningRate {
                 let peak = f64::from(peak);
                 half_cosine(peak, peak * f64::from(end), step as f64 / steps as f64)
             }
-            Self::OneCycle {
-                peak,
-                warmup,
-                start,
-                end,
-            } => {
+            Self::OneCycle { peak, warmup, start, end } => {
                 let [peak, start, end] = [peak, start * peak, end * peak].map(f64::from);
                 let rising = f64::from(warmup) * steps as f64;
                 let step = step as f64;
@@ -53,12 +42,7 @@ mod tests {
 
     #[test]
     fn one_cycle_rises_then_falls() {
-        let cycle = LearningRate::OneCycle {
-            peak: 0.4,
-            warmup: 0.2,
-            start: 0.04,
-            end: 1e-4,
-        };
+        let cycle = LearningRate::OneCycle { peak: 0.4, warmup: 0.2, start: 0.04, end: 1e-4 };
         let rates = cycle.rates(100, 10);
         assert!((rates[0] - 0.016).abs() < 1e-7, "{}", rates[0]);
         assert!((rates[20] - 0.4).abs() < 1e-7, "{}", rates[20]);
@@ -69,12 +53,7 @@ mod tests {
 
     #[test]
     fn step_changes_at_epoch_borders() {
-        let rates = LearningRate::Step {
-            rate: 1.0,
-            every_epochs: 2,
-            factor: 0.1,
-        }
-        .rates(6, 1);
+        let rates = LearningRate::Step { rate: 1.0, every_epochs: 2, factor: 0.1 }.rates(6, 1);
         for (got, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
             assert!((got - want).abs() < 1e-7, "{rates:?}");
         }
@@ -83,9 +62,6 @@ mod tests {
     #[test]
     fn cosine_starts_at_the_peak_and_is_halfway_in_the_middle() {
         let rates = LearningRate::Cosine { peak: 0.2, end: 0.0 }.rates(10, 1);
-        assert!(
-            (rates[0] - 0.2).abs() < 1e-7 && (rates[5] - 0.1).abs() < 1e-7,
-            "{rates:?}"
-        );
+        assert!((rates[0] - 0.2).abs() < 1e-7 && (rates[5] - 0.1).abs() < 1e-7, "{rates:?}");
     }
 }

@@ -54,12 +54,7 @@ pub struct Binding {
 /// All shaders, parsed once.
 pub fn all() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
-    SHADERS.get_or_init(|| {
-        SOURCES
-            .iter()
-            .map(|&(name, source)| Shader::parse(name, source))
-            .collect()
-    })
+    SHADERS.get_or_init(|| SOURCES.iter().map(|&(name, source)| Shader::parse(name, source)).collect())
 }
 
 /// The shader called `name`.
@@ -78,12 +73,7 @@ impl Shader {
         let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
             .validate(&module)
             .unwrap_or_else(|error| panic!("{name}.wgsl: {}", error.emit_to_string(source)));
-        Self {
-            name,
-            source,
-            module,
-            info,
-        }
+        Self { name, source, module, info }
     }
 
     /// Names of all entry points.

@@ -21,11 +21,7 @@ pub struct Shape {
 impl Shape {
     /// `channels` x `height` x `width`.
     pub fn new(channels: usize, height: usize, width: usize) -> Self {
-        Self {
-            channels,
-            height,
-            width,
-        }
+        Self { channels, height, width }
     }
 
     /// Values of one image.
@@ -41,11 +37,7 @@ impl Shape {
 
 impl From<[usize; 3]> for Shape {
     fn from([channels, height, width]: [usize; 3]) -> Self {
-        Self {
-            channels,
-            height,
-            width,
-        }
+        Self { channels, height, width }
     }
 }
 
@@ -101,21 +93,13 @@ impl Array {
     /// Zeros.
     pub fn zeros(shape: &[usize]) -> Self {
         let len = shape.iter().product();
-        Self {
-            shape: shape.to_vec(),
-            data: vec![0.0; len],
-            bound: vec![0.0; len],
-        }
+        Self { shape: shape.to_vec(), data: vec![0.0; len], bound: vec![0.0; len] }
     }
 
     /// Given values, taken as exact.
     pub fn exact(shape: &[usize], data: Vec<f64>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "{shape:?}");
-        Self {
-            shape: shape.to_vec(),
-            bound: vec![0.0; data.len()],
-            data,
-        }
+        Self { shape: shape.to_vec(), bound: vec![0.0; data.len()], data }
     }
 
     /// Given `f32` values, taken as exact.

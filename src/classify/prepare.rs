@@ -92,10 +92,7 @@ fn background(picture: &RgbaImage) -> [u8; 3] {
     let (right, bottom) = (picture.width() - 1, picture.height() - 1);
     let rows = (0..=right).flat_map(|x| [(x, 0), (x, bottom)]);
     let columns = (0..=bottom).flat_map(|y| [(0, y), (right, y)]);
-    let border: Vec<_> = rows
-        .chain(columns)
-        .map(|(x, y)| picture.get_pixel(x, y).0)
-        .collect();
+    let border: Vec<_> = rows.chain(columns).map(|(x, y)| picture.get_pixel(x, y).0).collect();
     let opaque = border.iter().filter(|p| p[3] >= 128);
     if opaque.clone().count() * 2 > border.len() {
         return [0, 1, 2].map(|channel| {
@@ -114,8 +111,7 @@ fn background(picture: &RgbaImage) -> [u8; 3] {
 
 /// A prepared image for a terminal: half-block characters, so that a line of text shows two rows of pixels.
 pub fn ascii(pixels: &[u8], height: usize, width: usize) -> String {
-    let ink =
-        |y: usize, x: usize| y < height && pixels.get(y * width + x).is_some_and(|&v| v >= 96);
+    let ink = |y: usize, x: usize| y < height && pixels.get(y * width + x).is_some_and(|&v| v >= 96);
     let mut text = String::new();
     for y in (0..height).step_by(2) {
         text.extend((0..width).map(|x| match (ink(y, x), ink(y + 1, x)) {
@@ -139,10 +135,7 @@ mod tests {
     fn seven(zoom: f32, at: (f32, f32)) -> impl Fn(u32, u32) -> f32 {
         let lines = [((4., 6.), (46., 4.)), ((46., 4.), (20., 76.))];
         move |x, y| {
-            let (px, py) = (
-                (x as f32 + 0.5 - at.0) / zoom,
-                (y as f32 + 0.5 - at.1) / zoom,
-            );
+            let (px, py) = ((x as f32 + 0.5 - at.0) / zoom, (y as f32 + 0.5 - at.1) / zoom);
             let distance = lines.map(|((ax, ay), (bx, by)): ((f32, f32), (f32, f32))| {
                 let (dx, dy) = (bx - ax, by - ay);
                 let t = ((px - ax) * dx + (py - ay) * dy) / (dx * dx + dy * dy);
@@ -161,11 +154,7 @@ mod tests {
     }
 
     fn difference(a: &[u8], b: &[u8]) -> f32 {
-        let sum: u32 = a
-            .iter()
-            .zip(b)
-            .map(|(&a, &b)| u32::from(a.abs_diff(b)))
-            .sum();
+        let sum: u32 = a.iter().zip(b).map(|(&a, &b)| u32::from(a.abs_diff(b))).sum();
         sum as f32 / a.len() as f32
     }
 
@@ -194,8 +183,7 @@ mod tests {
     #[test]
     fn the_same_drawing_in_any_form_gives_the_same_image() {
         let ink = seven(1.0, (30.0, 20.0));
-        let mix =
-            |from: u8, to: u8, t: f32| (f32::from(from) * (1.0 - t) + f32::from(to) * t) as u8;
+        let mix = |from: u8, to: u8, t: f32| (f32::from(from) * (1.0 - t) + f32::from(to) * t) as u8;
         let gray = |from, to| GrayImage::from_fn(110, 120, |x, y| Luma([mix(from, to, ink(x, y))]));
         let base = prepared(gray(255, 0));
         assert_like_mnist(&base, "base");
@@ -225,11 +213,7 @@ mod tests {
             check(name, 0.5, ImageBuffer::from_fn(110, 120, pixel).into());
         }
         let rgba = |x, y| Rgba([90, 0, 0, (ink(x, y) * 255.0) as u8]);
-        check(
-            "red on transparent",
-            0.5,
-            RgbaImage::from_fn(110, 120, rgba).into(),
-        );
+        check("red on transparent", 0.5, RgbaImage::from_fn(110, 120, rgba).into());
         let deep = |x, y| Luma([60_000 - (ink(x, y) * 50_000.0) as u16]);
         check("16 bit", 0.5, ImageBuffer::from_fn(110, 120, deep).into());
         let noise = |x: u32, y: u32| (crate::rng::pcg4d([x, y, 0, 0])[0] >> 28) as u8;
@@ -250,18 +234,11 @@ mod tests {
     #[test]
     fn the_drawn_digits_look_like_mnist() {
         let dir = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("data/digits");
-        let files = fs::read_dir(dir)
-            .unwrap()
-            .map(|entry| entry.unwrap().path());
-        let pictures: Vec<_> = files
-            .filter(|p| p.extension() == Some("png".as_ref()))
-            .collect();
+        let files = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+        let pictures: Vec<_> = files.filter(|p| p.extension() == Some("png".as_ref())).collect();
         assert!(pictures.len() >= 20);
         for path in pictures {
-            assert_like_mnist(
-                &prepare(&path, 28, 28).unwrap(),
-                &path.display().to_string(),
-            );
+            assert_like_mnist(&prepare(&path, 28, 28).unwrap(), &path.display().to_string());
         }
     }
 
@@ -282,9 +259,7 @@ mod tests {
     fn what_cannot_be_used_is_said() {
         let png = |picture: DynamicImage| {
             let mut bytes = std::io::Cursor::new(Vec::new());
-            picture
-                .write_to(&mut bytes, image::ImageFormat::Png)
-                .unwrap();
+            picture.write_to(&mut bytes, image::ImageFormat::Png).unwrap();
             bytes.into_inner()
         };
         let gray = |w, h, v| png(GrayImage::from_pixel(w, h, Luma([v])).into());

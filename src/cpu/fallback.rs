@@ -58,5 +58,8 @@ pub(super) fn backward<'a>(
 /// The gradient of the parameter called `name`.
 pub(super) fn grad_of(made: &Arrays, name: &str) -> Vec<f32> {
     let wanted = format!("grad_{name}");
-    made.iter().find(|(key, _)| **key == wanted).map(|(_, array)| array.to_f32()).expect("a gradient each parameter")
+    made.iter()
+        .find(|(key, _)| **key == wanted)
+        .map(|(_, array)| array.to_f32())
+        .expect("a gradient each parameter")
 }

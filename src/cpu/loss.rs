@@ -16,8 +16,9 @@ pub(super) fn measure(
     let mut softmax = [(0.0, 1.0); LANES];
     for (lane, &target) in targets.iter().enumerate() {
         let row = || logits.iter().skip(lane).step_by(LANES).copied();
-        let (best, max) =
-            row().enumerate().fold((0, f32::NEG_INFINITY), |best, (class, z)| if z > best.1 { (class, z) } else { best });
+        let (best, max) = row()
+            .enumerate()
+            .fold((0, f32::NEG_INFINITY), |best, (class, z)| if z > best.1 { (class, z) } else { best });
         let total: f32 = row().map(|z| (z - max).exp()).sum();
         let log_total = total.ln();
         let share = |class| if class == usize::from(target) { 1.0 - smoothing + spread } else { spread };

@@ -69,9 +69,16 @@ impl Net {
         self.named_weights(op, false)
     }
 
-    pub(super) fn named_weights(&self, op: &Op, averaged: bool) -> impl Iterator<Item = (&'static str, &[f32])> {
+    pub(super) fn named_weights(
+        &self,
+        op: &Op,
+        averaged: bool,
+    ) -> impl Iterator<Item = (&'static str, &[f32])> {
         let values = &self.weights(averaged)[op.params.clone()];
-        self.about[op.params.clone()].iter().map(|entry| entry.param.name).zip(values.iter().map(Vec::as_slice))
+        self.about[op.params.clone()]
+            .iter()
+            .map(|entry| entry.param.name)
+            .zip(values.iter().map(Vec::as_slice))
     }
 
     /// Turns the blocks' sums into mean and deviation of batch normalisation `number` and updates the running ones.
@@ -145,7 +152,8 @@ impl Net {
         }
         for (number, &(_, op)) in program.batch_norms.iter().enumerate() {
             let mut ranges = program.grad_ranges[program.ops[op].params.clone()].iter().flatten();
-            let [weight, bias] = [(); 2].map(|()| ranges.next().expect("weight and bias are trained").clone());
+            let [weight, bias] =
+                [(); 2].map(|()| ranges.next().expect("weight and bias are trained").clone());
             for (c, [sum, sum_normalised]) in self.batch_norms[number].grad.iter().enumerate() {
                 first.grads[weight.start + c] = *sum_normalised as f32;
                 first.grads[bias.start + c] = *sum as f32;

@@ -82,7 +82,14 @@ impl Program {
             first_param = params.end;
             buffers.push(layer.output.len());
             let grad_input = first_trained.is_some_and(|first| index > first);
-            ops.push(Op { kernel, input, output: buffers.len() - 1, params, grad_input, layer: index as u32 });
+            ops.push(Op {
+                kernel,
+                input,
+                output: buffers.len() - 1,
+                params,
+                grad_input,
+                layer: index as u32,
+            });
             input = buffers.len() - 1;
         }
         phases.push(phase_start..ops.len());

@@ -48,10 +48,7 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
                 parts.join("|")
             ),
         )),
-        _ => Err(Error::data(
-            dir,
-            format!("{} fit; keep one data set in a folder", names.join(" and ")),
-        )),
+        _ => Err(Error::data(dir, format!("{} fit; keep one data set in a folder", names.join(" and ")))),
     }
 }
 
@@ -67,11 +64,8 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
         .and_then(|_| file.rewind())
         .map_err(Error::io("read", path))?;
     let file = BufReader::with_capacity(1 << 16, file);
-    let mut reader: Box<dyn Read> = if start == [0x1f, 0x8b] {
-        Box::new(MultiGzDecoder::new(file))
-    } else {
-        Box::new(file)
-    };
+    let mut reader: Box<dyn Read> =
+        if start == [0x1f, 0x8b] { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
 
     let mut header = Vec::new();
     fill(&mut reader, path, 4, &mut header)?;
@@ -80,9 +74,7 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
     fill(&mut reader, path, 4 * N, &mut header)?;
     if header.len() < header_size {
         let found = header.len();
-        return Err(bad(format!(
-            "ends early: the header needs {header_size} bytes, found {found}"
-        )));
+        return Err(bad(format!("ends early: the header needs {header_size} bytes, found {found}")));
     }
     let mut dims = [0usize; N];
     for (dim, bytes) in dims.iter_mut().zip(header[4..].chunks_exact(4)) {
@@ -95,16 +87,12 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
     let total = header_size + size;
     if body.len() < size {
         let found = header_size + body.len();
-        return Err(bad(format!(
-            "ends early: the header promises {total} bytes, found {found}"
-        )));
+        return Err(bad(format!("ends early: the header promises {total} bytes, found {found}")));
     }
     // Reading past the end also makes the decoder compare the checksum of a gzip file.
     match reader.read(&mut [0]) {
         Ok(0) => Ok((dims, body)),
-        Ok(_) => Err(bad(format!(
-            "longer than the {total} bytes that its header promises"
-        ))),
+        Ok(_) => Err(bad(format!("longer than the {total} bytes that its header promises"))),
         Err(e) => Err(bad(format!("damaged at the end: {e}"))),
     }
 }
@@ -158,9 +146,7 @@ fn body_size(dims: &[usize]) -> Result<usize, String> {
     // At most 2^24 x 2^12 x 2^12: no overflow.
     let size: u64 = dims.iter().map(|&dim| dim as u64).product();
     if size > MAX_BYTES {
-        return Err(format!(
-            "{promise}: that is {size} bytes, at most {MAX_BYTES} fit"
-        ));
+        return Err(format!("{promise}: that is {size} bytes, at most {MAX_BYTES} fit"));
     }
     Ok(size as usize)
 }

@@ -38,12 +38,7 @@ impl AdapterReport {
             wgpu::DeviceType::Other => "other",
         };
         let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
-        Self {
-            name: info.name.clone(),
-            backend: info.backend.to_string(),
-            kind,
-            driver,
-        }
+        Self { name: info.name.clone(), backend: info.backend.to_string(), kind, driver }
     }
 
     /// True for an adapter that computes on the processor: llvmpipe, SwiftShader, WARP.
@@ -70,13 +65,7 @@ impl Adapters {
             .into_iter()
             .map(|adapter| (AdapterReport::new(&adapter.get_info()), adapter))
             .collect();
-        let order = [
-            "discrete GPU",
-            "integrated GPU",
-            "virtual GPU",
-            "other",
-            "software",
-        ];
+        let order = ["discrete GPU", "integrated GPU", "virtual GPU", "other", "software"];
         found.sort_by_key(|(report, _)| order.iter().position(|&kind| kind == report.kind));
         Self { found }
     }
@@ -104,12 +93,8 @@ impl Adapters {
     pub fn named(&self, text: &str) -> Result<usize> {
         let wanted = text.to_lowercase();
         let matches = |report: &AdapterReport| format!("{report}").to_lowercase().contains(&wanted);
-        let all: Vec<usize> = self
-            .reports()
-            .enumerate()
-            .filter(|(_, report)| matches(report))
-            .map(|(i, _)| i)
-            .collect();
+        let all: Vec<usize> =
+            self.reports().enumerate().filter(|(_, report)| matches(report)).map(|(i, _)| i).collect();
         match all[..] {
             [one] => Ok(one),
             [] => Err(Error::Usage(format!(
@@ -132,19 +117,13 @@ impl Adapters {
     /// Opens adapter `index` with WebGPU's default limits.
     pub fn open(&self, index: usize) -> Result<Gpu> {
         let (report, adapter) = &self.found[index];
-        let descriptor = wgpu::DeviceDescriptor {
-            label: Some("shadernet"),
-            ..Default::default()
-        };
+        let descriptor = wgpu::DeviceDescriptor { label: Some("shadernet"), ..Default::default() };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
             Error::Device(format!("{report} cannot be opened: {error}\ntry `--device cpu`"))
         })?;
         let failure = Arc::new(Mutex::new(None));
         let keep = |failure: &Arc<Mutex<Option<String>>>, text: String| {
-            failure
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .get_or_insert(text);
+            failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
         };
         let lost = Arc::clone(&failure);
         device.set_device_lost_callback(move |reason, text| {
@@ -154,15 +133,8 @@ impl Adapters {
             }
         });
         let uncaptured = Arc::clone(&failure);
-        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| {
-            keep(&uncaptured, error.to_string())
-        }));
-        Ok(Gpu {
-            device,
-            queue,
-            report: report.clone(),
-            failure,
-        })
+        device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(&uncaptured, error.to_string())));
+        Ok(Gpu { device, queue, report: report.clone(), failure })
     }
 }
 
@@ -181,12 +153,7 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
 
 impl Gpu {
     pub(super) fn check(&self) -> Result<()> {
-        match self
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .as_ref()
-        {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             None => Ok(()),
             Some(text) => Err(self.error(text)),
         }
@@ -201,15 +168,10 @@ impl Gpu {
 
     /// Waits until a submission has been carried out.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
-        let wait = wgpu::PollType::Wait {
-            submission_index: Some(submission),
-            timeout: Some(PATIENCE),
-        };
+        let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(PATIENCE) };
         let polled = self.device.poll(wait);
         self.check()?;
-        polled
-            .map(|_| ())
-            .map_err(|error| self.error(&format!("no answer from the device: {error}")))
+        polled.map(|_| ()).map_err(|error| self.error(&format!("no answer from the device: {error}")))
     }
 
     /// Copies part of a buffer to the host. `offset` and `bytes` are multiples of 4.
@@ -225,9 +187,8 @@ impl Gpu {
         let submission = self.queue.submit([encoder.finish()]);
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
         self.wait(submission)?;
-        let mapped = staging
-            .get_mapped_range(..)
-            .map_err(|error| self.error(&format!("readback failed: {error}")))?;
+        let mapped =
+            staging.get_mapped_range(..).map_err(|error| self.error(&format!("readback failed: {error}")))?;
         Ok(mapped
             .chunks_exact(4)
             .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))

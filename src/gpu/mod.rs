@@ -41,17 +41,13 @@ const SUBMIT_SECONDS: f64 = 0.05;
 impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
     pub fn new(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> Result<Self> {
-        let plan_options = PlanOptions {
-            replicas: setup.seeds.len(),
-            reuse,
-        };
+        let plan_options = PlanOptions { replicas: setup.seeds.len(), reuse };
         let eval_batches = setup.eval_batches();
         let evaluate =
             |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
-        let training = batches
-            .as_ref()
-            .map(|batches| Plan::training(setup.model, batches, setup.train, plan_options));
+        let training =
+            batches.as_ref().map(|batches| Plan::training(setup.model, batches, setup.train, plan_options));
         let evaluation = evaluate(false);
         let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
@@ -87,12 +83,7 @@ impl GpuEngine {
             engine.upload("learning_rates", bytemuck::cast_slice(&setup.learning_rates()));
             let decay = setup.train.optimizer.weight_decay();
             let mut decays = vec![0.0f32; engine.layout.trained_len()];
-            for entry in engine
-                .layout
-                .entries()
-                .iter()
-                .filter(|entry| entry.param.param.decays)
-            {
+            for entry in engine.layout.entries().iter().filter(|entry| entry.param.param.decays) {
                 decays[entry.offset..][..entry.len].fill(decay);
             }
             engine.upload("weight_decay", bytemuck::cast_slice(&decays));
@@ -139,7 +130,8 @@ impl GpuEngine {
         for index in 0..program.len() {
             let start = Instant::now();
             self.gpu.wait(program.submit_range(&self.gpu, repeats, index..index + 1))?;
-            times.push((plan.dispatches[index].label.clone(), start.elapsed().as_secs_f64() / repeats as f64));
+            times
+                .push((plan.dispatches[index].label.clone(), start.elapsed().as_secs_f64() / repeats as f64));
         }
         Ok(times)
     }
@@ -202,10 +194,7 @@ impl GpuEngine {
     }
 
     fn evaluation(&self, averaged: bool) -> &(Plan, Program) {
-        self.averaged
-            .as_ref()
-            .filter(|_| averaged)
-            .unwrap_or(&self.evaluation)
+        self.averaged.as_ref().filter(|_| averaged).unwrap_or(&self.evaluation)
     }
 
     fn vector_buffers(vector: Vector) -> (&'static str, Option<&'static str>) {
@@ -220,23 +209,10 @@ impl GpuEngine {
 /// Name of the tensor that holds the logits: the output of the last layer that computes.
 fn final_output(setup: &Setup<'_>) -> String {
     let batches = setup.eval_batches();
-    let plan = Plan::evaluation(
-        setup.model,
-        &batches,
-        false,
-        "test",
-        PlanOptions {
-            replicas: 1,
-            reuse: false,
-        },
-    );
-    let loss = plan
-        .dispatches
-        .iter()
-        .find(|dispatch| dispatch.label == "loss.forward_eval");
-    let logits = loss
-        .and_then(|loss| loss.bindings.first())
-        .expect("the plan ends with the loss");
+    let plan =
+        Plan::evaluation(setup.model, &batches, false, "test", PlanOptions { replicas: 1, reuse: false });
+    let loss = plan.dispatches.iter().find(|dispatch| dispatch.label == "loss.forward_eval");
+    let logits = loss.and_then(|loss| loss.bindings.first()).expect("the plan ends with the loss");
     plan.tensors[logits.tensor].name.clone()
 }
 
@@ -252,9 +228,8 @@ impl Engine for GpuEngine {
         while left > 0 {
             let now = left.min(METRICS_RING);
             self.run(program, now)?;
-            for (sum, part) in total
-                .iter_mut()
-                .zip(self.metrics(self.step, now, |step| batches.images_of(step))?)
+            for (sum, part) in
+                total.iter_mut().zip(self.metrics(self.step, now, |step| batches.images_of(step))?)
             {
                 sum.add(part);
             }
@@ -274,14 +249,9 @@ impl Engine for GpuEngine {
         for first in (0..steps).step_by(METRICS_RING) {
             let count = (steps - first).min(METRICS_RING);
             self.run(program, count)?;
-            let images_of = |step: u32| {
-                self.eval_batch
-                    .min(self.test_count - step as usize * self.eval_batch)
-            };
-            for (sum, part) in total
-                .iter_mut()
-                .zip(self.metrics(first as u32, count, images_of)?)
-            {
+            let images_of =
+                |step: u32| self.eval_batch.min(self.test_count - step as usize * self.eval_batch);
+            for (sum, part) in total.iter_mut().zip(self.metrics(first as u32, count, images_of)?) {
                 sum.add(part);
             }
         }
@@ -290,10 +260,7 @@ impl Engine for GpuEngine {
 
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
         let (plan, program) = self.evaluation(averaged);
-        let (buffer, offset, bytes) = self
-            .buffers
-            .place(plan, &self.output)
-            .expect("the plan has an output");
+        let (buffer, offset, bytes) = self.buffers.place(plan, &self.output).expect("the plan has an output");
         let bytes = bytes / self.replicas as u64;
         let mut logits = Vec::with_capacity(self.test_count * self.classes);
         self.write_step(0);
@@ -314,11 +281,7 @@ impl Engine for GpuEngine {
         let (trained, running) = Self::vector_buffers(vector);
         let mut tensors = Vec::new();
         for entry in self.layout.entries() {
-            let buffer = if entry.param.param.trained {
-                Some(trained)
-            } else {
-                running
-            };
+            let buffer = if entry.param.param.trained { Some(trained) } else { running };
             let Some(buffer) = buffer else { continue };
             let len = entry.len / self.replicas;
             let offset = 4 * (entry.offset + replica * len) as u64;
@@ -337,11 +300,7 @@ impl Engine for GpuEngine {
         let (trained, running) = Self::vector_buffers(vector);
         let mut tensors = tensors.iter();
         for entry in self.layout.entries() {
-            let buffer = if entry.param.param.trained {
-                Some(trained)
-            } else {
-                running
-            };
+            let buffer = if entry.param.param.trained { Some(trained) } else { running };
             let Some(buffer) = buffer else { continue };
             let tensor = tensors.next().expect("one tensor for each parameter");
             let len = entry.len / self.replicas;

@@ -15,6 +15,13 @@ use crate::shader;
 pub struct GpuOptions {
     /// Keep wgpu's bounds and loop checks in the shaders. Tests do; they prove that the checks are not needed.
     pub checked: bool,
+    /// A shader's name and the text to compile in its place: negative controls of the tests break shaders with it.
+    pub replace: Option<(&'static str, &'static str)>,
+}
+
+impl GpuOptions {
+    /// The compiled-in shaders, without checks.
+    pub const DEFAULT: Self = Self { checked: false, replace: None };
 }
 
 /// Words behind every buffer that no kernel may touch.
@@ -48,9 +55,7 @@ impl Buffers {
         let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in plans.iter().flat_map(|plan| &plan.tensors) {
             let size = sizes.entry(buffer_name(&tensor.place)).or_default();
-            *size = (*size)
-                .max(offset(&tensor.place) + tensor.bytes)
-                .next_multiple_of(16);
+            *size = (*size).max(offset(&tensor.place) + tensor.bytes).next_multiple_of(16);
         }
         let limits = gpu.device.limits();
         let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
@@ -76,17 +81,10 @@ impl Buffers {
             })
             .collect();
         if let Some(error) = pollster::block_on(memory.pop()) {
-            return Err(Error::Device(format!(
-                "{}: {error}: use a smaller batch size",
-                gpu.report
-            )));
+            return Err(Error::Device(format!("{}: {error}: use a smaller batch size", gpu.report)));
         }
         for (buffer, size) in by_name.values() {
-            gpu.queue.write_buffer(
-                buffer,
-                *size,
-                bytemuck::cast_slice(&[GUARD; GUARD_WORDS as usize]),
-            );
+            gpu.queue.write_buffer(buffer, *size, bytemuck::cast_slice(&[GUARD; GUARD_WORDS as usize]));
         }
         Ok(Self { by_name })
     }
@@ -102,19 +100,14 @@ impl Buffers {
     /// Buffer, offset and size of a tensor.
     pub(super) fn place(&self, plan: &Plan, tensor: &str) -> Option<(&wgpu::Buffer, u64, u64)> {
         let tensor = plan.tensor(tensor)?;
-        Some((
-            self.get(&buffer_name(&tensor.place)),
-            offset(&tensor.place),
-            tensor.bytes,
-        ))
+        Some((self.get(&buffer_name(&tensor.place)), offset(&tensor.place), tensor.bytes))
     }
 
     /// Fills all pooled memory with `word`.
     pub(super) fn poison(&self, gpu: &Gpu, word: u32) {
         for (name, (buffer, size)) in &self.by_name {
             if name.starts_with("slot ") {
-                gpu.queue
-                    .write_buffer(buffer, 0, bytemuck::cast_slice(&vec![word; *size as usize / 4]));
+                gpu.queue.write_buffer(buffer, 0, bytemuck::cast_slice(&vec![word; *size as usize / 4]));
             }
         }
     }
@@ -123,11 +116,7 @@ impl Buffers {
     pub(super) fn broken_guards(&self, gpu: &Gpu) -> Result<Vec<String>> {
         let mut broken = Vec::new();
         for (name, (buffer, size)) in &self.by_name {
-            if gpu
-                .read(buffer, *size, 4 * GUARD_WORDS)?
-                .iter()
-                .any(|&word| word != GUARD)
-            {
+            if gpu.read(buffer, *size, 4 * GUARD_WORDS)?.iter().any(|&word| word != GUARD) {
                 broken.push(name.clone());
             }
         }
@@ -143,24 +132,16 @@ pub(super) struct Program {
 
 /// What makes a pipeline; launches that agree share one.
 fn pipeline_key(dispatch: &Dispatch) -> String {
-    format!(
-        "{}.{} {:?}",
-        dispatch.shader, dispatch.entry_point, dispatch.constants
-    )
+    format!("{}.{} {:?}", dispatch.shader, dispatch.entry_point, dispatch.constants)
 }
 
 impl Program {
     /// Compiles the plan's pipelines, in parallel, and binds its tensors.
     pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, options: GpuOptions) -> Result<Self> {
-        let modules: HashMap<&str, wgpu::ShaderModule> = shader::all()
-            .iter()
-            .map(|shader| (shader.name, module(gpu, shader, options)))
-            .collect();
-        let unique: BTreeMap<String, &Dispatch> = plan
-            .dispatches
-            .iter()
-            .map(|dispatch| (pipeline_key(dispatch), dispatch))
-            .collect();
+        let modules: HashMap<&str, wgpu::ShaderModule> =
+            shader::all().iter().map(|shader| (shader.name, module(gpu, shader, options))).collect();
+        let unique: BTreeMap<String, &Dispatch> =
+            plan.dispatches.iter().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
         let pipelines: HashMap<String, wgpu::ComputePipeline> = unique
             .into_par_iter()
             .map(|(key, dispatch)| (key, pipeline(gpu, &modules[dispatch.shader.as_str()], dispatch)))
@@ -177,10 +158,7 @@ impl Program {
                         offset: offset(&tensor.place),
                         size: wgpu::BufferSize::new(tensor.bytes.next_multiple_of(4)),
                     });
-                    wgpu::BindGroupEntry {
-                        binding: bound.index,
-                        resource,
-                    }
+                    wgpu::BindGroupEntry { binding: bound.index, resource }
                 })
                 .collect();
             let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -223,9 +201,13 @@ impl Program {
 }
 
 fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::ShaderModule {
+    let source = match options.replace {
+        Some((name, text)) if name == shader.name => text,
+        _ => shader.source,
+    };
     let descriptor = wgpu::ShaderModuleDescriptor {
         label: Some(shader.name),
-        source: wgpu::ShaderSource::Wgsl(shader.source.into()),
+        source: wgpu::ShaderSource::Wgsl(source.into()),
     };
     if options.checked {
         return gpu.device.create_shader_module(descriptor);
@@ -237,28 +219,22 @@ fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::Shad
     // SAFETY: these are our own shaders, never a user's. Every index is guarded against the tensor's size and every loop
     // ends; the tests run them with the checks on and with guard words behind every buffer.
     unsafe {
-        gpu.device
-            .create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     }
 }
 
 fn pipeline(gpu: &Gpu, module: &wgpu::ShaderModule, dispatch: &Dispatch) -> wgpu::ComputePipeline {
-    let constants: Vec<_> = dispatch
-        .constants
-        .iter()
-        .map(|(name, value)| (name.as_str(), *value))
-        .collect();
-    gpu.device
-        .create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(&dispatch.label),
-            layout: None,
-            module,
-            entry_point: Some(&dispatch.entry_point),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                constants: &constants,
-                // Every kernel writes workgroup memory before it reads it.
-                zero_initialize_workgroup_memory: false,
-            },
-            cache: None,
-        })
+    let constants: Vec<_> = dispatch.constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(&dispatch.label),
+        layout: None,
+        module,
+        entry_point: Some(&dispatch.entry_point),
+        compilation_options: wgpu::PipelineCompilationOptions {
+            constants: &constants,
+            // Every kernel writes workgroup memory before it reads it.
+            zero_initialize_workgroup_memory: false,
+        },
+        cache: None,
+    })
 }

@@ -22,21 +22,13 @@ struct AvgPool2d {
 
 impl AvgPool2d {
     fn pool(&self, input: Shape) -> Result<Pool, String> {
-        Pool::new(
-            input,
-            self.kernel,
-            self.stride.unwrap_or(self.kernel),
-            self.padding,
-        )
+        Pool::new(input, self.kernel, self.stride.unwrap_or(self.kernel), self.padding)
     }
 }
 
 /// Calls `term(output, input)` with the flat indices of every value under every window.
 fn for_each_term(maps: usize, pool: &Pool, mut term: impl FnMut(usize, usize)) {
-    let (map_in, map_out) = (
-        pool.input.height * pool.input.width,
-        pool.output.height * pool.output.width,
-    );
+    let (map_in, map_out) = (pool.input.height * pool.input.width, pool.output.height * pool.output.width);
     for map in 0..maps {
         for at in 0..map_out {
             for tap in pool.taps(at / pool.output.width, at % pool.output.width) {
@@ -64,9 +56,7 @@ pub(super) fn backward(pool: &Pool, arrays: &Arrays) -> Arrays {
     let [n, c, ..] = input.nchw();
     let share = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f64;
     let mut sums = vec![Sum::default(); input.data.len()];
-    for_each_term(n * c, pool, |at, from| {
-        sums[from].add(share * grad_output.data[at])
-    });
+    for_each_term(n * c, pool, |at, from| sums[from].add(share * grad_output.data[at]));
     let mut grad_input = Array::zeros(&input.shape);
     for (index, sum) in sums.into_iter().enumerate() {
         grad_input.set(index, sum);
@@ -79,16 +69,8 @@ pub(super) fn launches(pool: &Pool, pass: Pass, context: &PlanContext) -> Vec<La
         Pass::Backward => ("backward_input", pool.input),
         _ => ("forward", pool.output),
     };
-    let constants = pool
-        .constants()
-        .into_iter()
-        .chain([("QUADS", context.quads as f64)]);
-    vec![Launch::new(
-        "avg_pool2d",
-        entry_point,
-        context.quads * shape.len(),
-        constants,
-    )]
+    let constants = pool.constants().into_iter().chain([("QUADS", context.quads as f64)]);
+    vec![Launch::new("avg_pool2d", entry_point, context.quads * shape.len(), constants)]
 }
 
 fn input_shape(arrays: &Arrays) -> Shape {

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::tensor::{Array, Sum, gamma};
+use crate::tensor::{Array, FLUSH, Sum, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<BatchNorm2d>("batch_norm2d", "BatchNorm2d", "batch_norm");
 
@@ -54,10 +54,7 @@ fn inv_std(var: Bounded, eps: f64) -> Bounded {
     let value = 1.0 / (var.value + eps).sqrt();
     let largest = 1.0 / ((var.value - var.bound).max(0.0) + eps).sqrt();
     // Eight roundings: sum, square root and division, each of which WGSL allows two units in the last place.
-    Bounded {
-        value,
-        bound: largest - value + gamma(8) * largest,
-    }
+    Bounded { value, bound: largest - value + gamma(8) * largest }
 }
 
 impl BatchNorm2d {
@@ -73,24 +70,10 @@ impl BatchNorm2d {
         let count = sum.terms;
         let m = count as f64;
         let mean = sum.value / m;
-        let var = channel(input, c)
-            .map(|(_, x)| (x - mean) * (x - mean))
-            .sum::<f64>()
-            / m;
-        let mean = Bounded {
-            value: mean,
-            bound: gamma(count + 4) * (sum.magnitude / m + 2.0 * first.abs()),
-        };
-        let var = Bounded {
-            value: var,
-            bound: 3.0 * gamma(count + 6) * around_first / m,
-        };
-        Statistics {
-            mean,
-            var,
-            inv_std: inv_std(var, f64::from(self.eps)),
-            count,
-        }
+        let var = channel(input, c).map(|(_, x)| (x - mean) * (x - mean)).sum::<f64>() / m;
+        let mean = Bounded { value: mean, bound: gamma(count + 4) * (sum.magnitude / m + 2.0 * first.abs()) };
+        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around_first / m };
+        Statistics { mean, var, inv_std: inv_std(var, f64::from(self.eps)), count }
     }
 }
 
@@ -103,7 +86,7 @@ fn normalise(arrays: &Arrays, c: usize, mean: Bounded, inv_std: Bounded, output:
         let from_statistics =
             inv_std.value * mean.bound + centred.abs() * inv_std.bound + mean.bound * inv_std.bound;
         let magnitude = (x.abs() + mean.value.abs()) * inv_std.value * weight.abs() + bias.abs();
-        output.bound[index] = weight.abs() * from_statistics + gamma(6) * magnitude;
+        output.bound[index] = weight.abs() * from_statistics + gamma(6) * magnitude + FLUSH;
     }
 }
 
@@ -154,12 +137,7 @@ impl Layer for BatchNorm2d {
         let names = ["mean", "inv_std", "running_mean", "running_var"];
         let mut made = Arrays::from(names.map(|name| (name, Array::zeros(&[channels]))));
         for c in 0..channels {
-            let Statistics {
-                mean,
-                var,
-                inv_std,
-                count,
-            } = self.statistics(input, c);
+            let Statistics { mean, var, inv_std, count } = self.statistics(input, c);
             normalise(arrays, c, mean, inv_std, &mut output);
             let mut put = |name, Bounded { value, bound }| {
                 let array: &mut Array = made.get_mut(name).expect("listed above");
@@ -171,17 +149,11 @@ impl Layer for BatchNorm2d {
             let running = |old: f64, new: Bounded, factor: f64| {
                 let (keep, take) = ((1.0 - momentum) * old, momentum * new.value * factor);
                 let bound = momentum * new.bound * factor + gamma(5) * (keep.abs() + take.abs());
-                Bounded {
-                    value: keep + take,
-                    bound,
-                }
+                Bounded { value: keep + take, bound }
             };
             let unbiased = count as f64 / (count as f64 - 1.0).max(1.0);
             put("running_mean", running(arrays["running_mean"].data[c], mean, 1.0));
-            put(
-                "running_var",
-                running(arrays["running_var"].data[c], var, unbiased),
-            );
+            put("running_var", running(arrays["running_var"].data[c], var, unbiased));
         }
         made.insert("output", output);
         made
@@ -213,33 +185,21 @@ impl Layer for BatchNorm2d {
             let m = sum.terms as f64;
             for (index, x) in channel(input, c) {
                 let x_hat = normalised(x);
-                let terms = [
-                    grad_output.data[index],
-                    sum.value / m,
-                    x_hat.value * sum_normalised.value / m,
-                ];
+                let terms = [grad_output.data[index], sum.value / m, x_hat.value * sum_normalised.value / m];
                 grad_input.data[index] = weight * inv_std * (terms[0] - terms[1] - terms[2]);
                 let carried = (grad_bias.bound[c]
                     + x_hat.value.abs() * grad_weight.bound[c]
                     + x_hat.bound * (sum_normalised.value.abs() + grad_weight.bound[c]))
                     / m;
                 let magnitude: f64 = terms.iter().map(|term| term.abs()).sum();
-                grad_input.bound[index] = weight.abs() * inv_std * (carried + gamma(8) * magnitude);
+                grad_input.bound[index] = weight.abs() * inv_std * (carried + gamma(8) * magnitude) + FLUSH;
             }
         }
-        Arrays::from([
-            ("grad_input", grad_input),
-            ("grad_weight", grad_weight),
-            ("grad_bias", grad_bias),
-        ])
+        Arrays::from([("grad_input", grad_input), ("grad_weight", grad_weight), ("grad_bias", grad_bias)])
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        let Shape {
-            channels,
-            height,
-            width,
-        } = context.input;
+        let Shape { channels, height, width } = context.input;
         let rows = context.quads * channels * height;
         let elements = rows * width;
         // One workgroup of 64 finishes a channel.
@@ -257,11 +217,9 @@ impl Layer for BatchNorm2d {
         let launch =
             |entry_point, invocations| Launch::new("batch_norm2d", entry_point, invocations, constants());
         match pass {
-            Pass::Train => vec![
-                launch("row_sums", rows),
-                launch("statistics", finish),
-                launch("forward", elements),
-            ],
+            Pass::Train => {
+                vec![launch("row_sums", rows), launch("statistics", finish), launch("forward", elements)]
+            }
             Pass::Eval => vec![launch("forward_eval", elements)],
             Pass::Backward => vec![
                 launch("grad_row_sums", rows),
@@ -274,21 +232,11 @@ impl Layer for BatchNorm2d {
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
         let Shape { channels, height, .. } = context.input;
         let rows = context.quads * channels * height;
-        let per_channel = [
-            ("mean", channels),
-            ("inv_std", channels),
-            ("grad_means", 2 * channels),
-        ];
-        per_channel
-            .into_iter()
-            .chain([("sums", 2 * rows), ("grad_sums", 2 * rows)])
-            .collect()
+        let per_channel = [("mean", channels), ("inv_std", channels), ("grad_means", 2 * channels)];
+        per_channel.into_iter().chain([("sums", 2 * rows), ("grad_sums", 2 * rows)]).collect()
     }
 
     fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::BatchNorm2d {
-            eps: self.eps,
-            momentum: self.momentum,
-        }
+        Tuned::BatchNorm2d { eps: self.eps, momentum: self.momentum }
     }
 }

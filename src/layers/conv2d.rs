@@ -27,33 +27,13 @@ pub(super) struct Conv2d {
 impl Conv2d {
     /// A linear layer: a convolution of a 1x1 map with a 1x1 kernel.
     pub(super) fn linear(out_features: usize, bias: bool) -> Self {
-        Self {
-            out_channels: out_features,
-            kernel: 1,
-            stride: 1,
-            padding: 0,
-            groups: 1,
-            bias,
-        }
+        Self { out_channels: out_features, kernel: 1, stride: 1, padding: 0, groups: 1, bias }
     }
 
     fn sizes(&self, input: Shape) -> Conv {
         let output = self.output_shape(input).expect("a checked layer");
-        let Self {
-            kernel,
-            stride,
-            padding,
-            groups,
-            ..
-        } = *self;
-        Conv {
-            input,
-            output,
-            kernel,
-            stride,
-            padding,
-            groups,
-        }
+        let Self { kernel, stride, padding, groups, .. } = *self;
+        Conv { input, output, kernel, stride, padding, groups }
     }
 }
 
@@ -112,14 +92,7 @@ impl Layer for Conv2d {
     }
 
     fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        let Self {
-            out_channels,
-            kernel,
-            stride,
-            padding,
-            groups,
-            ..
-        } = *self;
+        let Self { out_channels, kernel, stride, padding, groups, .. } = *self;
         if out_channels == 0 || kernel == 0 || stride == 0 || groups == 0 {
             return Err("out_channels, kernel, stride and groups must be at least 1".into());
         }
@@ -159,11 +132,7 @@ impl Layer for Conv2d {
             trained: true,
             decays: false,
         };
-        if self.bias {
-            vec![weight, bias]
-        } else {
-            vec![weight]
-        }
+        if self.bias { vec![weight, bias] } else { vec![weight] }
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -259,10 +228,7 @@ impl Layer for Conv2d {
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
         let weights: usize = self.params(context.input)[0].shape.iter().product();
-        let row_parts = context
-            .output
-            .height
-            .div_ceil(part_rows(context.quads, context.output.height));
+        let row_parts = context.output.height.div_ceil(part_rows(context.quads, context.output.height));
         vec![("parts", context.quads * row_parts * (weights + self.out_channels))]
     }
 

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::rng::{self, Stream};
-use crate::tensor::{Array, gamma};
+use crate::tensor::{Array, FLUSH, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Dropout>("dropout", "Dropout", "dropout");
 
@@ -30,12 +30,8 @@ impl Dropout {
         for (index, value) in result.data.iter_mut().enumerate() {
             let (image, element) = (context.first_image + index / (c * h * w), index % (c * h * w));
             let words = rng::words(key, context.step, image as u32 / 4, element as u32);
-            *value = if words[image % 4] >= threshold {
-                *value * scale
-            } else {
-                0.0
-            };
-            result.bound[index] = gamma(1) * value.abs();
+            *value = if words[image % 4] >= threshold { *value * scale } else { 0.0 };
+            result.bound[index] = gamma(1) * value.abs() + FLUSH;
         }
         result
     }

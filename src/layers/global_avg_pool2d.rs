@@ -6,7 +6,7 @@ use super::window::Pool;
 use super::*;
 
 pub(super) const KIND: LayerKind =
-    LayerKind::new::<GlobalAvgPool2d>("global_avg_pool2d", "GlobalAvgPool2d", "global_avg_pool");
+    LayerKind::new::<GlobalAvgPool2d>("global_avg_pool2d", "GlobalAvgPool2d", "global_avg_pool").functional();
 
 /// `{ type = "global_avg_pool2d" }`: [C, H, W] → [C, 1, 1].
 #[derive(Debug, Clone, Serialize, Deserialize)]

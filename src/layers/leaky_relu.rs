@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
-use crate::tensor::{Array, gamma};
+use crate::tensor::{Array, FLUSH, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<LeakyRelu>("leaky_relu", "LeakyReLU", "leaky_relu");
 
@@ -22,28 +22,15 @@ fn default_slope() -> f32 {
 impl LeakyRelu {
     /// The slope by which an input of this sign is multiplied; PyTorch counts 0 as negative.
     fn slope(&self, value: f64) -> f64 {
-        if value > 0.0 {
-            1.0
-        } else {
-            f64::from(self.negative_slope)
-        }
+        if value > 0.0 { 1.0 } else { f64::from(self.negative_slope) }
     }
 
     fn scaled(&self, by_sign_of: &Array, values: &Array) -> Array {
         let mut result = values.clone();
-        for ((value, bound), sign) in result
-            .data
-            .iter_mut()
-            .zip(&mut result.bound)
-            .zip(&by_sign_of.data)
-        {
+        for ((value, bound), sign) in result.data.iter_mut().zip(&mut result.bound).zip(&by_sign_of.data) {
             let slope = self.slope(*sign);
             *value *= slope;
-            *bound = if slope == 0.0 || slope == 1.0 {
-                0.0
-            } else {
-                gamma(1) * value.abs()
-            };
+            *bound = if slope == 0.0 || slope == 1.0 { 0.0 } else { gamma(1) * value.abs() + FLUSH };
         }
         result
     }
@@ -56,10 +43,7 @@ impl Layer for LeakyRelu {
 
     fn output_shape(&self, input: Shape) -> Result<Shape, String> {
         if !(0.0..1.0).contains(&self.negative_slope) {
-            return Err(format!(
-                "negative_slope = {} must be at least 0 and below 1",
-                self.negative_slope
-            ));
+            return Err(format!("negative_slope = {} must be at least 0 and below 1", self.negative_slope));
         }
         Ok(input)
     }
@@ -71,29 +55,17 @@ impl Layer for LeakyRelu {
 
     fn backward(&self, arrays: &Arrays, _: &Context) -> Arrays {
         // The output has the input's sign, so the input need not be kept.
-        Arrays::from([(
-            "grad_input",
-            self.scaled(&arrays["output"], &arrays["grad_output"]),
-        )])
+        Arrays::from([("grad_input", self.scaled(&arrays["output"], &arrays["grad_output"]))])
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        let entry_point = if pass == Pass::Backward {
-            "backward_input"
-        } else {
-            "forward"
-        };
+        let entry_point = if pass == Pass::Backward { "backward_input" } else { "forward" };
         let elements = context.quads * context.output.len();
-        let constants = [
-            ("ELEMENTS", elements as f64),
-            ("NEGATIVE_SLOPE", f64::from(self.negative_slope)),
-        ];
+        let constants = [("ELEMENTS", elements as f64), ("NEGATIVE_SLOPE", f64::from(self.negative_slope))];
         vec![Launch::new("leaky_relu", entry_point, elements, constants)]
     }
 
     fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::LeakyRelu {
-            slope: self.negative_slope,
-        }
+        Tuned::LeakyRelu { slope: self.negative_slope }
     }
 }

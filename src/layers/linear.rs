@@ -38,9 +38,7 @@ impl Layer for Linear {
 
     fn output_shape(&self, input: Shape) -> Result<Shape, String> {
         if input.height * input.width != 1 {
-            return Err(format!(
-                "the input {input} has more than one pixel: put a flatten layer before it"
-            ));
+            return Err(format!("the input {input} has more than one pixel: put a flatten layer before it"));
         }
         if self.out_features == 0 {
             return Err("out_features must be at least 1".into());
@@ -59,13 +57,8 @@ impl Layer for Linear {
     }
 
     fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays {
-        let mut made = self
-            .convolution()
-            .backward(&Self::as_convolution(arrays), context);
-        made.get_mut("grad_weight")
-            .expect("made by the convolution")
-            .shape
-            .truncate(2);
+        let mut made = self.convolution().backward(&Self::as_convolution(arrays), context);
+        made.get_mut("grad_weight").expect("made by the convolution").shape.truncate(2);
         made
     }
 

@@ -21,12 +21,7 @@ struct MaxPool2d {
 
 impl MaxPool2d {
     fn pool(&self, input: Shape) -> Result<Pool, String> {
-        Pool::new(
-            input,
-            self.kernel,
-            self.stride.unwrap_or(self.kernel),
-            self.padding,
-        )
+        Pool::new(input, self.kernel, self.stride.unwrap_or(self.kernel), self.padding)
     }
 
     fn sizes(&self, array: &Array) -> (usize, Pool) {
@@ -37,10 +32,7 @@ impl MaxPool2d {
 
 /// For each output (flat index), the flat index of the input that wins: the first maximum in row-major order.
 fn for_each_winner(maps: usize, pool: &Pool, input: &[f64], mut found: impl FnMut(usize, usize)) {
-    let (map_in, map_out) = (
-        pool.input.height * pool.input.width,
-        pool.output.height * pool.output.width,
-    );
+    let (map_in, map_out) = (pool.input.height * pool.input.width, pool.output.height * pool.output.width);
     for map in 0..maps {
         for at in 0..map_out {
             let mut winner = None;
@@ -67,15 +59,9 @@ impl Layer for MaxPool2d {
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
         let input = &arrays["input"];
         let (maps, pool) = self.sizes(input);
-        let Shape {
-            channels,
-            height,
-            width,
-        } = pool.output;
+        let Shape { channels, height, width } = pool.output;
         let mut output = Array::zeros(&[input.shape[0], channels, height, width]);
-        for_each_winner(maps, &pool, &input.data, |at, winner| {
-            output.data[at] = input.data[winner]
-        });
+        for_each_winner(maps, &pool, &input.data, |at, winner| output.data[at] = input.data[winner]);
         Arrays::from([("output", output)])
     }
 
@@ -83,9 +69,7 @@ impl Layer for MaxPool2d {
         let (input, grad_output) = (&arrays["input"], &arrays["grad_output"]);
         let (maps, pool) = self.sizes(input);
         let mut sums = vec![Sum::default(); input.data.len()];
-        for_each_winner(maps, &pool, &input.data, |at, winner| {
-            sums[winner].add(grad_output.data[at])
-        });
+        for_each_winner(maps, &pool, &input.data, |at, winner| sums[winner].add(grad_output.data[at]));
         let mut grad_input = Array::zeros(&input.shape);
         for (index, sum) in sums.into_iter().enumerate() {
             grad_input.set(index, sum);
@@ -99,16 +83,8 @@ impl Layer for MaxPool2d {
             Pass::Backward => ("backward_input", pool.input),
             _ => ("forward", pool.output),
         };
-        let constants = pool
-            .constants()
-            .into_iter()
-            .chain([("QUADS", context.quads as f64)]);
-        vec![Launch::new(
-            "max_pool2d",
-            entry_point,
-            context.quads * shape.len(),
-            constants,
-        )]
+        let constants = pool.constants().into_iter().chain([("QUADS", context.quads as f64)]);
+        vec![Launch::new("max_pool2d", entry_point, context.quads * shape.len(), constants)]
     }
 
     fn tuned(&self, input: Shape) -> Tuned {

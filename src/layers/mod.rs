@@ -44,6 +44,8 @@ pub struct LayerKind {
     pub title: &'static str,
     /// Stem of automatic names: `conv` gives `conv1`, `conv2`, ...
     pub stem: &'static str,
+    /// True for what PyTorch nets do by a plain function: torchsummary, and so the layer table, has no row for it.
+    pub functional: bool,
     parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
 }
 
@@ -53,12 +55,11 @@ impl LayerKind {
         title: &'static str,
         stem: &'static str,
     ) -> Self {
-        Self {
-            name,
-            title,
-            stem,
-            parse: parse::<L>,
-        }
+        Self { name, title, stem, functional: false, parse: parse::<L> }
+    }
+
+    const fn functional(self) -> Self {
+        Self { functional: true, ..self }
     }
 
     /// Makes the layer from its keys in the model file (without `type` and `name`).
@@ -79,9 +80,7 @@ impl fmt::Debug for LayerKind {
 }
 
 fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
-    let layer: L = keys
-        .try_into()
-        .map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let layer: L = keys.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
     Ok(Box::new(layer))
 }
 
@@ -164,12 +163,7 @@ impl Launch {
         invocations: usize,
         constants: impl IntoIterator<Item = (&'static str, f64)>,
     ) -> Self {
-        Self {
-            shader,
-            entry_point,
-            constants: constants.into_iter().collect(),
-            invocations,
-        }
+        Self { shader, entry_point, constants: constants.into_iter().collect(), invocations }
     }
 }
 

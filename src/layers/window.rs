@@ -11,9 +11,7 @@ pub fn output_size(size: usize, kernel: usize, stride: usize, padding: usize) ->
 /// The input coordinate under tap `tap` of output `out`, if it is not in the padding.
 #[inline]
 pub fn input_index(out: usize, tap: usize, stride: usize, padding: usize, size: usize) -> Option<usize> {
-    (out * stride + tap)
-        .checked_sub(padding)
-        .filter(|&index| index < size)
+    (out * stride + tap).checked_sub(padding).filter(|&index| index < size)
 }
 
 /// Sizes of a convolution with its shapes resolved.
@@ -62,25 +60,13 @@ impl Pool {
                 .ok_or_else(|| format!("kernel {kernel} does not fit input {input} with padding {padding}"))
         };
         let output = Shape::new(input.channels, size(input.height)?, size(input.width)?);
-        Ok(Self {
-            input,
-            output,
-            kernel: [kernel; 2],
-            stride: [stride; 2],
-            padding,
-        })
+        Ok(Self { input, output, kernel: [kernel; 2], stride: [stride; 2], padding })
     }
 
     /// The pooling of each whole feature map to one value.
     pub fn global(input: Shape) -> Self {
         let kernel = [input.height, input.width];
-        Self {
-            input,
-            output: Shape::new(input.channels, 1, 1),
-            kernel,
-            stride: [1, 1],
-            padding: 0,
-        }
+        Self { input, output: Shape::new(input.channels, 1, 1), kernel, stride: [1, 1], padding: 0 }
     }
 
     /// Input positions (index within the feature map) under the window of output (y, x), in row-major order.

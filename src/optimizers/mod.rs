@@ -39,30 +39,18 @@ impl Optimizer {
     /// and memory.
     pub fn update(&self, arrays: &Arrays, step: Step) -> Arrays {
         match *self {
-            Self::Sgd {
-                momentum, nesterov, ..
-            } => sgd::update(f64::from(momentum), nesterov, arrays, step),
-            Self::Adam {
-                beta1, beta2, eps, ..
-            } => adam::update([beta1, beta2, eps], false, arrays, step),
-            Self::Adamw {
-                beta1, beta2, eps, ..
-            } => adam::update([beta1, beta2, eps], true, arrays, step),
+            Self::Sgd { momentum, nesterov, .. } => sgd::update(f64::from(momentum), nesterov, arrays, step),
+            Self::Adam { beta1, beta2, eps, .. } => adam::update([beta1, beta2, eps], false, arrays, step),
+            Self::Adamw { beta1, beta2, eps, .. } => adam::update([beta1, beta2, eps], true, arrays, step),
         }
     }
 
     /// The launch that updates `elements` parameters.
     pub fn launch(&self, elements: usize) -> Launch {
         match *self {
-            Self::Sgd {
-                momentum, nesterov, ..
-            } => sgd::launch(momentum, nesterov, elements),
-            Self::Adam {
-                beta1, beta2, eps, ..
-            } => adam::launch([beta1, beta2, eps], false, elements),
-            Self::Adamw {
-                beta1, beta2, eps, ..
-            } => adam::launch([beta1, beta2, eps], true, elements),
+            Self::Sgd { momentum, nesterov, .. } => sgd::launch(momentum, nesterov, elements),
+            Self::Adam { beta1, beta2, eps, .. } => adam::launch([beta1, beta2, eps], false, elements),
+            Self::Adamw { beta1, beta2, eps, .. } => adam::launch([beta1, beta2, eps], true, elements),
         }
     }
 }
@@ -78,15 +66,9 @@ impl Bounded {
     /// Σ factor·value, each factor rounded once and the sum in any order.
     fn sum(terms: &[(f64, Self)]) -> Self {
         let value = terms.iter().map(|(factor, term)| factor * term.value).sum();
-        let magnitude: f64 = terms
-            .iter()
-            .map(|(factor, term)| (factor * term.value).abs())
-            .sum();
+        let magnitude: f64 = terms.iter().map(|(factor, term)| (factor * term.value).abs()).sum();
         let carried: f64 = terms.iter().map(|(factor, term)| factor.abs() * term.bound).sum();
-        Self {
-            value,
-            bound: carried + gamma(terms.len() + 3) * magnitude,
-        }
+        Self { value, bound: carried + gamma(terms.len() + 3) * magnitude }
     }
 }
 

@@ -29,23 +29,11 @@ const ALIGNMENT: usize = 64;
 impl ParamLayout {
     /// Lays out the parameters of `replicas` nets.
     pub fn new(model: &Model, replicas: usize) -> Self {
-        let mut layout = Self {
-            entries: Vec::new(),
-            trained_len: 0,
-            running_len: 0,
-        };
+        let mut layout = Self { entries: Vec::new(), trained_len: 0, running_len: 0 };
         for param in model.params() {
             let len = replicas * param.param.shape.iter().product::<usize>();
-            let end = if param.param.trained {
-                &mut layout.trained_len
-            } else {
-                &mut layout.running_len
-            };
-            layout.entries.push(Entry {
-                param,
-                offset: *end,
-                len,
-            });
+            let end = if param.param.trained { &mut layout.trained_len } else { &mut layout.running_len };
+            layout.entries.push(Entry { param, offset: *end, len });
             *end += len.next_multiple_of(ALIGNMENT);
         }
         layout

@@ -26,9 +26,8 @@ pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse:
                 .copied()
                 .filter(|&slot| slots[slot] >= tensor.bytes)
                 .min_by_key(|&slot| slots[slot]);
-            let slot = fits
-                .or_else(|| free.iter().copied().max_by_key(|&slot| slots[slot]))
-                .unwrap_or_else(|| {
+            let slot =
+                fits.or_else(|| free.iter().copied().max_by_key(|&slot| slots[slot])).unwrap_or_else(|| {
                     slots.push(0);
                     slots.len() - 1
                 });
@@ -37,10 +36,7 @@ pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse:
             tensor.place = Place::Slot(slot);
         }
         if reuse {
-            let ended = tensors
-                .iter()
-                .zip(&lives)
-                .filter(|(_, life)| life.1 == time && life.0 != usize::MAX);
+            let ended = tensors.iter().zip(&lives).filter(|(_, life)| life.1 == time && life.0 != usize::MAX);
             free.extend(ended.filter_map(|(tensor, _)| match tensor.place {
                 Place::Slot(slot) => Some(slot),
                 Place::Kept { .. } => None,
@@ -76,13 +72,7 @@ mod tests {
                     bindings: (0..3)
                         .map(|k| {
                             let tensor = word(100 + 3 * time + k) as usize % 12;
-                            Bound {
-                                index: k,
-                                tensor,
-                                writable: true,
-                                read: true,
-                                written: true,
-                            }
+                            Bound { index: k, tensor, writable: true, read: true, written: true }
                         })
                         .collect(),
                     workgroups: [1; 3],
@@ -92,18 +82,13 @@ mod tests {
             let uses = |tensor: usize| {
                 let times = dispatches.iter().enumerate();
                 let times = times.filter(|(_, d)| d.bindings.iter().any(|bound| bound.tensor == tensor));
-                times
-                    .map(|(time, _)| time)
-                    .fold((usize::MAX, 0), |(first, _), time| (first.min(time), time))
+                times.map(|(time, _)| time).fold((usize::MAX, 0), |(first, _), time| (first.min(time), time))
             };
             for a in 0..12 {
                 for b in 0..a {
                     let ((a0, a1), (b0, b1)) = (uses(a), uses(b));
                     let together = a0 != usize::MAX && b0 != usize::MAX && a0 <= b1 && b0 <= a1;
-                    assert!(
-                        !together || tensors[a].place != tensors[b].place,
-                        "seed {seed}: {a} and {b}"
-                    );
+                    assert!(!together || tensors[a].place != tensors[b].place, "seed {seed}: {a} and {b}");
                 }
                 if let Place::Slot(slot) = tensors[a].place
                     && slot != usize::MAX

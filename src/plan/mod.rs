@@ -72,7 +72,7 @@ pub struct Dispatch {
     pub constants: BTreeMap<String, f64>,
     /// Tensors by binding number.
     pub bindings: Vec<Bound>,
-    /// Workgroups along x, y, z; z is the replica.
+    /// Workgroups along x, y, z; z is the replica, or 1 where a launch updates all replicas.
     pub workgroups: [u32; 3],
 }
 
@@ -112,13 +112,9 @@ impl Plan {
         let quads = batch.batch_size.div_ceil(4);
         planner.batch(batch, "train");
         planner.forward(Pass::Train);
-        for launch in cross_entropy::launches(
-            quads,
-            model.class_count(),
-            batch.batch_size,
-            train.label_smoothing,
-            true,
-        ) {
+        for launch in
+            cross_entropy::launches(quads, model.class_count(), batch.batch_size, train.label_smoothing, true)
+        {
             planner.launch("loss", &launch);
         }
         planner.backward();
@@ -131,7 +127,7 @@ impl Plan {
             planner.keep(memory, layout.trained_len());
         }
         planner.keep("weight_decay", layout.trained_len());
-        planner.launch("optimizer", &optimizer.launch(layout.trained_len()));
+        planner.launch_once("optimizer", &optimizer.launch(layout.trained_len()));
         if train.average_decay > 0.0 {
             for (average, values, len) in [
                 ("average_params", "params", layout.trained_len()),
@@ -142,7 +138,7 @@ impl Plan {
                     planner.keep(values, len);
                     planner.alias("average.average", average);
                     planner.alias("average.values", values);
-                    planner.launch("average", &average::launch(train.average_decay, len));
+                    planner.launch_once("average", &average::launch(train.average_decay, len));
                 }
             }
         }
@@ -157,11 +153,8 @@ impl Plan {
         part: &str,
         options: PlanOptions,
     ) -> Self {
-        let (params, running) = if averaged {
-            ("average_params", "average_running")
-        } else {
-            ("params", "running")
-        };
+        let (params, running) =
+            if averaged { ("average_params", "average_running") } else { ("params", "running") };
         let mut planner = Planner::new(model, batch, options, params, running);
         planner.batch(batch, part);
         planner.forward(Pass::Eval);
@@ -179,10 +172,7 @@ impl Plan {
 
     /// Bytes of pooled memory, and what it would be if no tensor shared its place.
     pub fn pooled_bytes(&self) -> (u64, u64) {
-        let alone = self
-            .tensors
-            .iter()
-            .filter(|tensor| matches!(tensor.place, Place::Slot(_)));
+        let alone = self.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Slot(_)));
         (self.slots.iter().sum(), alone.map(|tensor| tensor.bytes).sum())
     }
 }
@@ -227,10 +217,8 @@ impl<'a> Planner<'a> {
         let mut input = "input".to_owned();
         for (index, layer) in model.layers.iter().enumerate() {
             let context = planner.context(index);
-            let (output, grad_input) = (
-                format!("{}.output", layer.name),
-                format!("{}.grad_input", layer.name),
-            );
+            let (output, grad_input) =
+                (format!("{}.output", layer.name), format!("{}.grad_input", layer.name));
             planner.alias(&format!("{}.input", layer.name), &input);
             if layer.layer.launches(Pass::Train, &context).is_empty() {
                 // A change of shape alone.
@@ -258,17 +246,11 @@ impl<'a> Planner<'a> {
         }
         let layout = ParamLayout::new(model, options.replicas);
         for entry in layout.entries() {
-            let buffer = if entry.param.param.trained {
-                params
-            } else {
-                running
-            };
+            let buffer = if entry.param.param.trained { params } else { running };
             planner.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
             if entry.param.param.trained {
-                let grad = format!(
-                    "{}.grad_{}",
-                    model.layers[entry.param.layer].name, entry.param.param.name
-                );
+                let grad =
+                    format!("{}.grad_{}", model.layers[entry.param.layer].name, entry.param.param.name);
                 planner.keep_view(&grad, "grads", entry.offset, entry.len);
             }
         }
@@ -278,11 +260,7 @@ impl<'a> Planner<'a> {
     fn add(&mut self, name: &str, floats: usize, place: Place) {
         if !self.by_name.contains_key(name) {
             self.by_name.insert(name.to_owned(), self.tensors.len());
-            self.tensors.push(TensorPlan {
-                name: name.to_owned(),
-                bytes: 4 * floats as u64,
-                place,
-            });
+            self.tensors.push(TensorPlan { name: name.to_owned(), bytes: 4 * floats as u64, place });
         }
     }
 
@@ -295,14 +273,7 @@ impl<'a> Planner<'a> {
     }
 
     fn keep_view(&mut self, name: &str, buffer: &str, offset: usize, floats: usize) {
-        self.add(
-            name,
-            floats,
-            Place::Kept {
-                buffer: buffer.to_owned(),
-                offset: 4 * offset as u64,
-            },
-        );
+        self.add(name, floats, Place::Kept { buffer: buffer.to_owned(), offset: 4 * offset as u64 });
     }
 
     fn alias(&mut self, name: &str, existing: &str) {
@@ -312,12 +283,7 @@ impl<'a> Planner<'a> {
 
     fn context(&self, index: usize) -> PlanContext {
         let layer = &self.model.layers[index];
-        PlanContext {
-            input: layer.input,
-            output: layer.output,
-            quads: self.quads,
-            layer: index as u32,
-        }
+        PlanContext { input: layer.input, output: layer.output, quads: self.quads, layer: index as u32 }
     }
 
     fn batch(&mut self, batch: &BatchSettings, part: &str) {
@@ -340,11 +306,7 @@ impl<'a> Planner<'a> {
 
     fn backward(&mut self) {
         // The gradient of an input is wanted only if something below is trained.
-        let first_trained = self
-            .model
-            .layers
-            .iter()
-            .position(|layer| layer.parameter_count() > 0);
+        let first_trained = self.model.layers.iter().position(|layer| layer.parameter_count() > 0);
         for (index, layer) in self.model.layers.iter().enumerate().rev() {
             let trained_below = first_trained.is_some_and(|first| index > first);
             for launch in layer.layer.launches(Pass::Backward, &self.context(index)) {
@@ -355,48 +317,40 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// Joins a launch's variables to tensors: `owner.variable` if there is one, else the tensor called `variable`.
+    /// A launch for each replica.
     fn launch(&mut self, owner: &str, launch: &Launch) {
+        self.launch_times(owner, launch, self.options.replicas);
+    }
+
+    /// A launch whose elements are those of all replicas.
+    fn launch_once(&mut self, owner: &str, launch: &Launch) {
+        self.launch_times(owner, launch, 1);
+    }
+
+    /// Joins a launch's variables to tensors: `owner.variable` if there is one, else the tensor called `variable`.
+    fn launch_times(&mut self, owner: &str, launch: &Launch, replicas: usize) {
         let shader = shader::find(launch.shader);
         let bindings = shader.bindings(launch.entry_point).into_iter().map(|binding| {
             let own = format!("{owner}.{}", binding.variable);
             let weight = format!("{owner}.weight");
             // A convolution without bias binds its weight a second time; the shader does not read it.
             let last = if binding.variable == "bias" { &weight } else { &own };
-            let tensor = [&own, &binding.variable, last]
-                .into_iter()
-                .find_map(|name| self.by_name.get(name))
-                .copied();
+            let tensor =
+                [&own, &binding.variable, last].into_iter().find_map(|name| self.by_name.get(name)).copied();
             let tensor = tensor.unwrap_or_else(|| panic!("no tensor for {own} of {}.wgsl", launch.shader));
-            let shader::Binding {
-                index,
-                writable,
-                read,
-                written,
-                ..
-            } = binding;
-            Bound {
-                index,
-                tensor,
-                writable,
-                read,
-                written,
-            }
+            let shader::Binding { index, writable, read, written, .. } = binding;
+            Bound { index, tensor, writable, read, written }
         });
         let bindings = bindings.collect();
         let [size, ..] = shader.workgroup_size(launch.entry_point);
         let groups = launch.invocations.div_ceil(size as usize).max(1);
         let across = groups.min(MAX_WORKGROUPS);
-        let workgroups = [across, groups.div_ceil(across), self.options.replicas].map(|count| count as u32);
+        let workgroups = [across, groups.div_ceil(across), replicas].map(|count| count as u32);
         self.dispatches.push(Dispatch {
             label: format!("{owner}.{}", launch.entry_point),
             shader: launch.shader.to_owned(),
             entry_point: launch.entry_point.to_owned(),
-            constants: launch
-                .constants
-                .iter()
-                .map(|(name, value)| ((*name).to_owned(), *value))
-                .collect(),
+            constants: launch.constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
             bindings,
             workgroups,
         });
@@ -404,12 +358,7 @@ impl<'a> Planner<'a> {
 
     /// Drops tensors that nothing uses and gives the others their places.
     fn finish(self, batch_size: usize) -> Plan {
-        let Self {
-            mut tensors,
-            mut dispatches,
-            options,
-            ..
-        } = self;
+        let Self { mut tensors, mut dispatches, options, .. } = self;
         let mut used = vec![false; tensors.len()];
         for bound in dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
             used[bound.tensor] = true;
@@ -428,13 +377,7 @@ impl<'a> Planner<'a> {
         let mut keep = used.iter();
         tensors.retain(|_| *keep.next().expect("one flag each tensor"));
         let slots = memory::assign(&mut tensors, &dispatches, options.reuse);
-        Plan {
-            batch_size,
-            replicas: options.replicas,
-            tensors,
-            slots,
-            dispatches,
-        }
+        Plan { batch_size, replicas: options.replicas, tensors, slots, dispatches }
     }
 }
 
@@ -468,11 +411,8 @@ impl fmt::Display for Plan {
                     bound.index, tensor.name, tensor.bytes
                 )?;
             }
-            let constants: Vec<_> = dispatch
-                .constants
-                .iter()
-                .map(|(name, value)| format!("{name}={value}"))
-                .collect();
+            let constants: Vec<_> =
+                dispatch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
             writeln!(f, "  {}", constants.join(" "))?;
         }
         Ok(())

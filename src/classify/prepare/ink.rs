@@ -34,9 +34,8 @@ impl Ink {
     /// Makes faint differences 0 and typical ink 255.
     pub(super) fn stretch(&mut self) {
         let peak = peak(&self.values.iter().map(|&v| f32::from(v)));
-        let stretched: Vec<u8> = (0..=255u8)
-            .map(|v| (255.0 * (f32::from(v) / peak - NOISE) / (1.0 - NOISE)) as u8)
-            .collect();
+        let stretched: Vec<u8> =
+            (0..=255u8).map(|v| (255.0 * (f32::from(v) / peak - NOISE) / (1.0 - NOISE)) as u8).collect();
         for value in &mut self.values {
             *value = stretched[usize::from(*value)];
         }

@@ -21,7 +21,13 @@ fn forward<S: Simd>(simd: S, slope: f32, input: &[f32], output: &mut [f32]) {
 
 /// `grad_input = grad_output` where `output` is positive, else `slope · grad_output`. Slices of one length, blocks of
 /// any shape.
-pub(crate) fn leaky_relu_grad(arch: Arch, slope: f32, output: &[f32], grad_output: &[f32], grad_input: &mut [f32]) {
+pub(crate) fn leaky_relu_grad(
+    arch: Arch,
+    slope: f32,
+    output: &[f32],
+    grad_output: &[f32],
+    grad_input: &mut [f32],
+) {
     assert!(output.len() == grad_output.len() && output.len() == grad_input.len());
     dispatch!(
         arch,

@@ -283,16 +283,9 @@ mod tests {
                 batch_norm_grad_input(arch, batch, &x, &dy, valid, &mut dx);
                 for i in 0..x.len() {
                     let c = i / (pixels * LANES);
-                    let [x, dy, m, r, a, g, gx] = [
-                        x[i],
-                        dy[i],
-                        mean[c],
-                        inv_std[c],
-                        scale[c],
-                        mean_grad[c],
-                        mean_grad_xhat[c],
-                    ]
-                    .map(f64::from);
+                    let [x, dy, m, r, a, g, gx] =
+                        [x[i], dy[i], mean[c], inv_std[c], scale[c], mean_grad[c], mean_grad_xhat[c]]
+                            .map(f64::from);
                     close(y[i].into(), x * a + m, (x * a).abs() + m.abs());
                     let want = a * (dy - g - (x - m) * r * gx);
                     let size = a.abs() * (dy.abs() + g.abs() + ((x - m) * r * gx).abs());

@@ -162,12 +162,7 @@ pub(crate) fn conv2d_grad_input(
 /// pair of remainders the gradient is a correlation of stride 1 with these taps, turned round.
 #[inline(always)]
 fn backward<S: Simd>(simd: S, dims: ConvDims, grad_output: &[f32], weight: &[f32], grad_input: &mut [f32]) {
-    let ConvDims {
-        kernel,
-        stride,
-        in_width,
-        ..
-    } = dims;
+    let ConvDims { kernel, stride, in_width, .. } = dims;
     let area = kernel * kernel;
     let filter = dims.group_in() * area;
     for phase in 0..stride * stride {
@@ -215,12 +210,7 @@ struct Phase {
 
 impl Phase {
     fn new(dims: &ConvDims, len: usize, phase: usize) -> Self {
-        let ConvDims {
-            kernel,
-            stride,
-            padding,
-            ..
-        } = *dims;
+        let ConvDims { kernel, stride, padding, .. } = *dims;
         let first = (phase + stride - padding % stride) % stride;
         let taps = kernel.saturating_sub(phase).div_ceil(stride);
         Self {
@@ -240,15 +230,8 @@ mod tests {
     use crate::cpu::kernels::testing::{Exact, archs, random};
 
     /// Channels in, channels out, groups: every tile size and its remainders, plain, grouped, depthwise.
-    const CHANNELS: [[usize; 3]; 7] = [
-        [1, 8, 1],
-        [3, 5, 1],
-        [5, 3, 1],
-        [8, 16, 1],
-        [6, 4, 2],
-        [5, 5, 5],
-        [2, 6, 2],
-    ];
+    const CHANNELS: [[usize; 3]; 7] =
+        [[1, 8, 1], [3, 5, 1], [5, 3, 1], [8, 16, 1], [6, 4, 2], [5, 5, 5], [2, 6, 2]];
 
     fn shapes() -> impl Iterator<Item = ConvDims> {
         let windows = [1, 2, 3, 5].into_iter().flat_map(|kernel| {
@@ -280,17 +263,9 @@ mod tests {
         let out_len = d.out_channels * d.out_plane();
         let filter = d.group_in() * d.kernel * d.kernel;
         for out in 0..out_len {
-            let (o, y, x) = (
-                out / d.out_plane(),
-                out % d.out_plane() / d.out_width,
-                out % d.out_width,
-            );
+            let (o, y, x) = (out / d.out_plane(), out % d.out_plane() / d.out_width, out % d.out_width);
             for tap in 0..filter {
-                let (c, i, j) = (
-                    tap / d.kernel / d.kernel,
-                    tap / d.kernel % d.kernel,
-                    tap % d.kernel,
-                );
+                let (c, i, j) = (tap / d.kernel / d.kernel, tap / d.kernel % d.kernel, tap % d.kernel);
                 let c = o / d.group_out() * d.group_in() + c;
                 let row = (y * d.stride + i).wrapping_sub(d.padding);
                 let column = (x * d.stride + j).wrapping_sub(d.padding);

@@ -22,12 +22,7 @@ pub(crate) fn conv2d_grad_weight(
     grad_weight: &mut [f32],
     grad_bias: Option<&mut [f32]>,
 ) {
-    dims.check(
-        input.len(),
-        grad_weight.len(),
-        grad_bias.as_ref().map(|bias| bias.len()),
-        grad_output.len(),
-    );
+    dims.check(input.len(), grad_weight.len(), grad_bias.as_ref().map(|bias| bias.len()), grad_output.len());
     if dims.padding == 0 {
         return run(arch, dims.flattened(), input, grad_output, grad_weight, grad_bias);
     }
@@ -39,12 +34,7 @@ pub(crate) fn conv2d_grad_weight(
 
 /// Copies `input` into the middle of the zeros of `padded`. Returns the shape without padding.
 fn pad(dims: &ConvDims, input: &[f32], padded: &mut Vec<f32>) -> ConvDims {
-    let &ConvDims {
-        in_height,
-        in_width,
-        padding,
-        ..
-    } = dims;
+    let &ConvDims { in_height, in_width, padding, .. } = dims;
     let (height, width) = (in_height + 2 * padding, in_width + 2 * padding);
     padded.clear();
     padded.resize(dims.in_channels * height * width * LANES, 0.0);
@@ -52,12 +42,7 @@ fn pad(dims: &ConvDims, input: &[f32], padded: &mut Vec<f32>) -> ConvDims {
         let y = row / in_height * height + padding + row % in_height;
         padded[(y * width + padding) * LANES..][..pixels.len()].copy_from_slice(pixels);
     }
-    ConvDims {
-        in_height: height,
-        in_width: width,
-        padding: 0,
-        ..*dims
-    }
+    ConvDims { in_height: height, in_width: width, padding: 0, ..*dims }
 }
 
 fn run(
@@ -187,14 +172,7 @@ impl<V: Copy> Group<'_, V> {
         channel: usize,
         tap: usize,
     ) -> [[V; T]; O] {
-        let ConvDims {
-            kernel,
-            in_height,
-            in_width,
-            out_height,
-            out_width,
-            ..
-        } = self.dims;
+        let ConvDims { kernel, in_height, in_width, out_height, out_width, .. } = self.dims;
         let parts = parts::<S>();
         // Counts the taps up, as divisions for each would take longer than a small image.
         let (mut c, mut i, mut j) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
@@ -210,11 +188,7 @@ impl<V: Copy> Group<'_, V> {
             }
         }
         let grad_len = out_width * parts;
-        let input_len = if stride == 1 {
-            grad_len
-        } else {
-            ((out_width - 1) * stride + 1) * parts
-        };
+        let input_len = if stride == 1 { grad_len } else { ((out_width - 1) * stride + 1) * parts };
         let zero = simd.splat_f32s(0.0);
         let mut sums = [[zero; T]; O];
         for y in 0..out_height {
@@ -226,11 +200,7 @@ impl<V: Copy> Group<'_, V> {
                 inputs[t] = &self.input[starts[t] + y * stride * in_width * parts..][..input_len];
             }
             for x in 0..grad_len {
-                let at = if stride == 1 {
-                    x
-                } else {
-                    x / parts * stride * parts + x % parts
-                };
+                let at = if stride == 1 { x } else { x / parts * stride * parts + x % parts };
                 let mut grad = [zero; O];
                 for o in 0..O {
                     grad[o] = grads[o][x];

@@ -133,10 +133,7 @@ impl Gather {
     }
 
     #[inline(always)]
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "split from its only caller for the constant step"
-    )]
+    #[expect(clippy::too_many_arguments, reason = "split from its only caller for the constant step")]
     fn sums<S: Simd, const O: usize, const P: usize>(
         &self,
         simd: S,

@@ -85,12 +85,7 @@ impl Window {
         if (self.rows, self.columns) == (2, 2) {
             // By far the most common window, unrolled.
             let next = self.first + self.row_step;
-            let taps = [
-                self.first,
-                self.first + self.column_step,
-                next,
-                next + self.column_step,
-            ];
+            let taps = [self.first, self.first + self.column_step, next, next + self.column_step];
             return taps.into_iter().for_each(visit);
         }
         for i in 0..self.rows {
@@ -157,11 +152,7 @@ fn max_grad<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], grad_output: &[f32
             let hit = simd.equal_f32s(input[tap], best);
             let taken = simd.select_f32s(hit, left, zero);
             left = simd.select_f32s(hit, zero, left);
-            output[tap] = if overlaps {
-                simd.add_f32s(output[tap], taken)
-            } else {
-                taken
-            };
+            output[tap] = if overlaps { simd.add_f32s(output[tap], taken) } else { taken };
         });
     });
 }
@@ -203,11 +194,7 @@ fn avg_grad<S: Simd>(simd: S, dims: &PoolDims, grad_output: &[f32], grad_input: 
     dims.windows::<S>(|out, window| {
         let share = simd.div_f32s(grad[out], area);
         window.taps(|tap| {
-            output[tap] = if overlaps {
-                simd.add_f32s(output[tap], share)
-            } else {
-                share
-            };
+            output[tap] = if overlaps { simd.add_f32s(output[tap], share) } else { share };
         });
     });
 }
@@ -234,16 +221,7 @@ mod tests {
             let (channels, in_height, in_width) = (3, 7, 9);
             let out_height = (in_height + 2 * padding[0] - kernel[0]) / stride[0] + 1;
             let out_width = (in_width + 2 * padding[1] - kernel[1]) / stride[1] + 1;
-            PoolDims {
-                channels,
-                in_height,
-                in_width,
-                out_height,
-                out_width,
-                kernel,
-                stride,
-                padding,
-            }
+            PoolDims { channels, in_height, in_width, out_height, out_width, kernel, stride, padding }
         })
     }
 
@@ -252,11 +230,7 @@ mod tests {
         let plane = dims.out_height * dims.out_width;
         for out in 0..dims.channels * plane * LANES {
             let (pixel, lane) = (out / LANES, out % LANES);
-            let (c, y, x) = (
-                pixel / plane,
-                pixel % plane / dims.out_width,
-                pixel % dims.out_width,
-            );
+            let (c, y, x) = (pixel / plane, pixel % plane / dims.out_width, pixel % dims.out_width);
             let mut taps = Vec::new();
             for i in 0..dims.kernel[0] {
                 for j in 0..dims.kernel[1] {
@@ -276,10 +250,7 @@ mod tests {
         let input = random(1, dims.channels * dims.in_height * dims.in_width * LANES);
         // Few different values, so that windows have several maxima.
         let input = input.iter().map(|x| (x * 3.0).round()).collect();
-        (
-            input,
-            random(2, dims.channels * dims.out_height * dims.out_width * LANES),
-        )
+        (input, random(2, dims.channels * dims.out_height * dims.out_width * LANES))
     }
 
     #[test]
@@ -292,10 +263,7 @@ mod tests {
                 max_pool2d_grad(arch, &dims, &x, &dy, &mut dx);
                 let mut want = vec![Exact::default(); x.len()];
                 for_windows(&dims, |out, taps| {
-                    let best = taps
-                        .iter()
-                        .copied()
-                        .reduce(|a, b| if x[b] > x[a] { b } else { a });
+                    let best = taps.iter().copied().reduce(|a, b| if x[b] > x[a] { b } else { a });
                     let best = best.expect("a window touches the image");
                     assert_eq!(y[out], x[best], "{dims:?}");
                     want[best].add(dy[out], 1.0);

@@ -14,9 +14,7 @@ pub(crate) fn archs() -> Vec<Arch> {
 
 /// `len` numbers in [-1, 1).
 pub(crate) fn random(key: u32, len: usize) -> Vec<f32> {
-    (0..len as u32)
-        .map(|i| rng::signed(rng::words(key, 0, 0, i)[0]))
-        .collect()
+    (0..len as u32).map(|i| rng::signed(rng::words(key, 0, 0, i)[0])).collect()
 }
 
 /// A sum of products in f64, with what it takes to bound the rounding errors of the same sum in f32.
@@ -41,9 +39,6 @@ impl Exact {
     pub(crate) fn check(&self, got: f32, what: &dyn std::fmt::Debug) {
         let bound = f64::from(self.terms + 2) * 2f64.powi(-24) * self.size;
         let error = (f64::from(got) - self.value).abs();
-        assert!(
-            error <= bound,
-            "{what:?}: {got} for {self:?}, error {error:e} > {bound:e}"
-        );
+        assert!(error <= bound, "{what:?}: {got} for {self:?}, error {error:e} > {bound:e}");
     }
 }
