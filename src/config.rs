@@ -319,9 +319,9 @@ fn cycle_end() -> f32 {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightInit {
-    /// As PyTorch's layers do it: weights and biases uniform in ±1/√fan_in.
+    /// As PyTorch's layers do it: weights and biases uniform in ±1/√`fan_in`.
     Pytorch,
-    /// Kaiming He's: weights normal with deviation √(2/fan_in), biases 0 (He et al. 2015).
+    /// Kaiming He's: weights normal with deviation √(2/`fan_in`), biases 0 (He et al. 2015).
     Kaiming,
 }
 

@@ -1,4 +1,19 @@
-//! shadernet trains small convolutional image classifiers on any GPU with WGSL compute shaders.
+//! shadernet trains small convolutional image classifiers on any GPU with WGSL compute shaders, and on the processor.
+//!
+//! From what the user wrote to a trained network, each stage knows only what it must:
+//!
+//! | stage | module | knows |
+//! |---|---|---|
+//! | [`config::ModelConfig`] | [`config`] | the keys of a model file |
+//! | [`model::Model`] | [`model`], [`layers`] | shapes and parameters; prints the layer table |
+//! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`] | the tensors and kernel launches of a step, as data |
+//! | [`engine::Engine`] | [`gpu`], [`cpu`] | a device |
+//! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
+//! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`] | trained weights and what is done with them |
+//!
+//! [`mod@reference`] is a training step in plain `f64` Rust: the meaning of everything else, with which both engines are
+//! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
+
 pub mod batch;
 pub mod checkpoint;
 pub mod classify;

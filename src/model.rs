@@ -223,7 +223,7 @@ impl NamedLayer {
     }
 }
 
-/// The layer table, counted as torchsummary does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
+/// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
 /// what PyTorch does by a plain function has no row and is named below.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -244,7 +244,11 @@ impl fmt::Display for Model {
         writeln!(f, "Trainable params: {}\nNon-trainable params: 0\n{thin}", thousands(params))?;
         writeln!(f, "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}", sizes[0], sizes[1])?;
         writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
-        write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())
+        write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())?;
+        for layer in functions {
+            write!(f, "\n+ {}, a plain function: {} -> {}", layer.kind.title, layer.input, layer.output)?;
+        }
+        Ok(())
     }
 }
 

@@ -67,7 +67,7 @@ pub struct Tensor {
 /// Unit roundoff of `f32`: half the distance from 1 to the next value.
 pub const UNIT_ROUNDOFF: f64 = 1.0 / 16_777_216.0;
 
-/// Higham's γ_n = n·u / (1 − n·u): the relative error bound of n roundings in `f32`, in any order
+/// Higham's `γ_n = n·u / (1 − n·u)`: the relative error bound of n roundings in `f32`, in any order
 /// (Accuracy and Stability of Numerical Algorithms, 2nd ed., section 3.1).
 pub fn gamma(roundings: usize) -> f64 {
     let nu = roundings as f64 * UNIT_ROUNDOFF;

@@ -253,7 +253,7 @@ impl Block {
                 }
             }
             Kernel::LeakyRelu { slope } => {
-                kernels::leaky_relu_grad(arch, *slope, output, grad_output, grad_input)
+                kernels::leaky_relu_grad(arch, *slope, output, grad_output, grad_input);
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d_grad(arch, dims, input, grad_output, grad_input),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d_grad(arch, dims, grad_output, grad_input),

@@ -77,7 +77,7 @@ impl BatchNorm2d {
     }
 }
 
-/// (input − mean) · inv_std · weight + bias for channel `c`.
+/// `(input − mean) · inv_std · weight + bias` for channel `c`.
 fn normalise(arrays: &Arrays, c: usize, mean: Bounded, inv_std: Bounded, output: &mut Array) {
     let (weight, bias) = (arrays["weight"].data[c], arrays["bias"].data[c]);
     for (index, x) in channel(&arrays["input"], c) {

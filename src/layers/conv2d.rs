@@ -102,7 +102,7 @@ impl Layer for Conv2d {
         if padding >= kernel {
             return Err(format!("padding {padding} must be smaller than kernel {kernel}"));
         }
-        if input.channels % groups != 0 || out_channels % groups != 0 {
+        if !input.channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
             return Err(format!(
                 "groups = {groups} must divide the {} input channels and the {out_channels} output channels",
                 input.channels

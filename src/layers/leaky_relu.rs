@@ -7,7 +7,7 @@ use crate::tensor::{Array, FLUSH, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<LeakyRelu>("leaky_relu", "LeakyReLU", "leaky_relu");
 
-/// `{ type = "leaky_relu", negative_slope = 0.01 }`: output = max(input, 0) + negative_slope · min(input, 0).
+/// `{ type = "leaky_relu", negative_slope = 0.01 }`: `output = max(input, 0) + negative_slope · min(input, 0)`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct LeakyRelu {

@@ -8,7 +8,7 @@ use super::*;
 pub(super) const KIND: LayerKind = LayerKind::new::<Linear>("linear", "Linear", "linear");
 
 /// `{ type = "linear", out_features = 10, bias = true }`: output = weight · input + bias, for an input of one pixel
-/// (put a `flatten` before it). Weight is [out_features, in_features].
+/// (put a `flatten` before it). Weight is `[out_features, in_features]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Linear {

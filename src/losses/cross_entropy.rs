@@ -4,7 +4,7 @@
 use crate::layers::Launch;
 use crate::tensor::{Array, Arrays, FLUSH, gamma};
 
-/// Loss of a batch: reads `logits` [N, C] (trailing axes of one are fine); makes `loss` [N], one value an image, and
+/// Loss of a batch: reads `logits` `[N, C]` (trailing axes of one are fine); makes `loss` `[N]`, one value an image, and
 /// `grad_logits`, the gradient of the mean over the batch.
 ///
 /// With q = (1 − s) · onehot + s/C: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
