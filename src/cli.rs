@@ -1,0 +1,145 @@
+//! The command line: what the user types, and what the user sees.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use shadernet::checkpoint::Checkpoint;
+use shadernet::device::Device;
+use shadernet::error::{Error, Result};
+use shadernet::gpu::Adapters;
+use shadernet::model::Model;
+
+mod classify;
+mod eval;
+mod output;
+mod train;
+
+use output::Output;
+
+/// Train small convolutional image classifiers on any GPU, or on none.
+///
+/// Without a command, trains the network of 9,954 parameters in data/models/seed.toml on MNIST.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train a network
+    Train(Box<train::TrainArgs>),
+    /// Judge a trained network on the test images of a data set
+    Eval(eval::EvalArgs),
+    /// Say which digits are in PNG pictures
+    Classify(classify::ClassifyArgs),
+    /// Print the layer table of a network
+    Summary {
+        /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
+        model: Option<PathBuf>,
+    },
+    /// List what can compute here, and say what `--device auto` takes
+    Devices,
+}
+
+/// Where to compute.
+#[derive(Args)]
+struct DeviceArgs<const CPU_FIRST: bool> {
+    /// auto, cpu, gpu, or a part of an adapter's name; auto takes the first real GPU, else the CPU
+    #[arg(long, default_value = if CPU_FIRST { "cpu" } else { "auto" })]
+    device: String,
+    /// Threads of the CPU engine [default: one for each processor]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+impl<const CPU_FIRST: bool> DeviceArgs<CPU_FIRST> {
+    fn choose(&self) -> Result<Device> {
+        Device::choose(&self.device, self.threads.map(usize::from))
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// The network of the seed document.
+const SEED: &str = include_str!("../data/models/seed.toml");
+/// No description of a network comes near this.
+const MAX_MODEL_FILE: u64 = 1 << 20;
+
+/// Carries out the command line.
+pub(crate) fn run() -> ExitCode {
+    let mut output = Output::stdout();
+    let command = Cli::parse().command.unwrap_or_else(train_by_default);
+    let done = match command {
+        Command::Train(args) => train::run(&args, &mut output),
+        Command::Eval(args) => eval::run(&args, &mut output),
+        Command::Classify(args) => classify::run(&args, &mut output),
+        Command::Summary { model } => summary(model.as_deref(), &mut output),
+        Command::Devices => devices(&mut output),
+    };
+    match done.and_then(|code| output.finish().map(|()| code)) {
+        Ok(code) => code,
+        Err(error) => {
+            output::error(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+/// `shadernet` alone is `shadernet train`.
+fn train_by_default() -> Command {
+    #[derive(Parser)]
+    struct Defaults {
+        #[command(flatten)]
+        args: train::TrainArgs,
+    }
+    Command::Train(Box::new(Defaults::parse_from(["shadernet"]).args))
+}
+
+/// Reads a model description; `None` is the built-in one.
+fn read_model(path: Option<&Path>) -> Result<Model> {
+    let Some(path) = path else {
+        return Model::parse(SEED, "data/models/seed.toml");
+    };
+    let name = path.display().to_string();
+    let bad = |message: &str| Error::Config { path: name.clone(), line: None, message: message.into() };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_MODEL_FILE + 1), &mut bytes)
+        .map_err(Error::io("read", path))?;
+    if bytes.len() as u64 > MAX_MODEL_FILE {
+        return Err(bad("this file is too large for a model description; a .toml file fits"));
+    }
+    let text =
+        String::from_utf8(bytes).map_err(|_| bad("this is no text; a model description (.toml) fits"))?;
+    Model::parse(&text, &name)
+}
+
+fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
+    let trained = path.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    let model = match trained {
+        Some(path) => Checkpoint::load(path)?.model,
+        None => read_model(path)?,
+    };
+    output.line(format_args!("{model}"));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn devices(output: &mut Output) -> Result<ExitCode> {
+    output.line(format_args!("{}", Device::cpu(None)));
+    let adapters = Adapters::find();
+    for report in adapters.reports() {
+        output.line(format_args!("{report}"));
+    }
+    if adapters.reports().next().is_none() {
+        output.line(format_args!("{}", adapters.listing()));
+    }
+    output.line(format_args!("\n--device auto takes the {}", Device::choose("auto", None)?));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! `shadernet classify`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use serde_json::{Value, json};
+use shadernet::checkpoint::Checkpoint;
+use shadernet::classify::prepare::{ascii, prepare};
+use shadernet::classify::{Answer, classify};
+use shadernet::error::Result;
+
+use super::{DeviceArgs, Output, output};
+
+#[derive(Args)]
+pub(crate) struct ClassifyArgs {
+    /// PNG pictures of one digit each: any size and colours
+    #[arg(value_name = "IMAGE", required = true)]
+    images: Vec<PathBuf>,
+    /// Trained model (.safetensors) [default: the built-in seed network]
+    #[arg(long, value_name = "FILE")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs<true>,
+    /// Print the answers as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Classifies every picture that can be read; fails in the end if some could not.
+pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
+    let checkpoint = match &args.model {
+        Some(path) => Checkpoint::load(path)?,
+        None => Checkpoint::seed()?,
+    };
+    let device = args.device.choose()?;
+    let input = checkpoint.model.input;
+    let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
+    for path in &args.images {
+        match prepare(path, input.height, input.width) {
+            Ok(image) => {
+                files.push(path.display().to_string());
+                images.push(image);
+            }
+            Err(error) => {
+                output::error(&error);
+                code = ExitCode::FAILURE;
+            }
+        }
+    }
+    let answers = classify(&checkpoint, &images, &device)?;
+    if args.json {
+        let answers: Vec<_> = files
+            .iter()
+            .zip(&answers)
+            .map(|(file, answer)| as_json(file, answer, &checkpoint.classes))
+            .collect();
+        out.line(format_args!("{}", Value::from(answers)));
+        return Ok(code);
+    }
+    for ((file, image), answer) in files.iter().zip(&images).zip(&answers) {
+        print(file, &ascii(image, input.height, input.width), answer, &checkpoint.classes, out);
+    }
+    Ok(code)
+}
+
+fn as_json(file: &str, answer: &Answer, classes: &[String]) -> Value {
+    let name = &classes[answer.class];
+    let digit = name.parse::<i64>().map_or_else(|_| json!(name), Value::from);
+    let round = |value: f32| (f64::from(value) * 1e6).round() / 1e6;
+    let probabilities: Vec<f64> = answer.probabilities.iter().copied().map(round).collect();
+    let probability = probabilities[answer.class];
+    json!({ "file": file, "digit": digit, "probability": probability, "probabilities": probabilities })
+}
+
+/// Cells of the bar of a certain answer.
+const BAR: f32 = 30.0;
+
+fn print(file: &str, picture: &str, answer: &Answer, classes: &[String], out: &mut Output) {
+    let best = answer.probabilities[answer.class];
+    out.line(format_args!("{picture}{file}: {} ({:.1} %)", classes[answer.class], 100.0 * best));
+    let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+    for (name, probability) in classes.iter().zip(&answer.probabilities) {
+        let bar = "█".repeat((probability * BAR).round() as usize);
+        let line = format!("  {name:>width$} {:>5.1} % {bar}", 100.0 * probability);
+        out.line(format_args!("{}", line.trim_end()));
+    }
+    out.line(format_args!(""));
+}

@@ -1,0 +1,171 @@
+//! `shadernet train`: from arguments to a run.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use shadernet::checkpoint::read_weights;
+use shadernet::config::Augment;
+use shadernet::error::{Error, Result};
+use shadernet::model::Model;
+use shadernet::train::{Run, RunState, Settings, TrainingData};
+
+use super::{DeviceArgs, Output, Switch};
+
+mod report;
+
+use report::Report;
+
+/// What belongs to the recipe of a run is optional here: a run that goes on has it already.
+#[derive(Args)]
+pub(crate) struct TrainArgs {
+    /// Model description (.toml) [default: the built-in seed network]
+    model: Option<PathBuf>,
+    /// Folder with IDX files, gzipped or not [default: data/mnist]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs<false>,
+    /// Seed of all random numbers [default: 0]
+    #[arg(long, value_name = "S")]
+    seed: Option<u32>,
+    /// Train so many nets side by side, with the seeds S, S+1, ... [default: 1]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
+    replicas: Option<u32>,
+    /// Times through the training set [default: the model's]
+    #[arg(long, value_name = "N")]
+    epochs: Option<usize>,
+    /// Images of one step [default: the model's]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Stop after so many steps in all; `--resume` goes on from there
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    max_steps: Option<u32>,
+    /// Start from these weights: a trained model, or a PyTorch `state_dict` saved as safetensors
+    #[arg(long, value_name = "FILE.safetensors")]
+    init: Option<PathBuf>,
+    /// Change training images at random [default: on, as the model says]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    augment: Option<Switch>,
+    /// Draw training images in random order [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    shuffle: Option<Switch>,
+    /// Folder for the results [default: runs/<model>-<n>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Go on with the run in this folder, as if it had not been stopped
+    #[arg(
+        long,
+        value_name = "DIR",
+        conflicts_with_all = [
+            "model", "seed", "replicas", "epochs", "batch_size", "init", "augment", "shuffle", "out", "hold_out"
+        ]
+    )]
+    resume: Option<PathBuf>,
+    /// Do not touch the test set; judge on so many random images held out of the training set: for tuning
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    hold_out: Option<u32>,
+    /// On a GPU, give every tensor its own memory
+    #[arg(long)]
+    no_reuse: bool,
+    /// Print only the result
+    #[arg(long)]
+    quiet: bool,
+    /// Print only summary.json, to standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Trains.
+pub(crate) fn run(args: &TrainArgs, output: &mut Output) -> Result<ExitCode> {
+    let report = if args.quiet {
+        Report::quiet()
+    } else if args.json {
+        Report::new(Output::stderr())
+    } else {
+        Report::new(Output::stdout())
+    };
+    match &args.resume {
+        Some(folder) => resume(args, folder, report, output)?,
+        None => start(args, report, output)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A new run.
+fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()> {
+    let model = model(args)?;
+    let settings = settings(args)?;
+    if let Some(out) = &args.out {
+        Run::check_out(out)?;
+    }
+    let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
+    let data = TrainingData::load(&settings.data, settings.hold_out)?;
+    data.check(&model)?;
+    let device = args.device.choose()?;
+    report.start(&device, &model, &settings, &data);
+    let mut run =
+        Run::start(&model, &settings, &data, &device, !args.no_reuse, init.as_deref(), args.out.as_deref())?;
+    finish(args, &mut run, &model, report, output)
+}
+
+/// A run that goes on.
+fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<()> {
+    let state = RunState::load(folder)?;
+    let dir = args.data.as_deref().unwrap_or(&state.settings.data);
+    let data = TrainingData::load(dir, state.settings.hold_out)?;
+    data.check(&state.model)?;
+    let device = args.device.choose()?;
+    report.start(&device, &state.model, &state.settings, &data);
+    let mut run = Run::resume(&state, &data, &device, !args.no_reuse, folder)?;
+    finish(args, &mut run, &state.model, report, output)
+}
+
+fn finish(
+    args: &TrainArgs,
+    run: &mut Run<'_>,
+    model: &Model,
+    mut report: Report,
+    output: &mut Output,
+) -> Result<()> {
+    report.ready(run);
+    run.train(args.max_steps, &mut report)?;
+    let summary = run.finish()?;
+    report.finish(&summary, model)?;
+    if args.json {
+        let text = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
+        output.line(format_args!("{text}"));
+    } else if args.quiet {
+        output.line(format_args!("{}", report::result(&summary)));
+    }
+    Ok(())
+}
+
+/// The model with the recipe that the arguments make of its own.
+fn model(args: &TrainArgs) -> Result<Model> {
+    let mut model = super::read_model(args.model.as_deref())?;
+    let train = &mut model.train;
+    train.epochs = args.epochs.unwrap_or(train.epochs);
+    train.batch_size = args.batch_size.unwrap_or(train.batch_size);
+    if args.augment == Some(Switch::Off) {
+        train.augment = Augment::default();
+    }
+    train.check().map_err(Error::Usage)?;
+    Ok(model)
+}
+
+fn settings(args: &TrainArgs) -> Result<Settings> {
+    let (seed, replicas) = (args.seed.unwrap_or(0), args.replicas.unwrap_or(1));
+    let Some(last) = seed.checked_add(replicas - 1) else {
+        let message = format!("--seed {seed} --replicas {replicas}: seeds end at {}", u32::MAX);
+        return Err(Error::Usage(message));
+    };
+    let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
+    Ok(Settings {
+        seeds: (seed..=last).collect(),
+        shuffle: args.shuffle != Some(Switch::Off),
+        // So that the run can go on from another working directory.
+        data: std::path::absolute(data).unwrap_or_else(|_| data.to_owned()),
+        hold_out: args.hold_out.unwrap_or(0) as usize,
+    })
+}

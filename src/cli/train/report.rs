@@ -1,0 +1,259 @@
+//! What the user sees of a training.
+
+use indicatif::{ProgressBar, ProgressStyle};
+use shadernet::config::{LearningRate, Optimizer, TrainConfig};
+use shadernet::device::Device;
+use shadernet::engine::Metrics;
+use shadernet::error::Result;
+use shadernet::model::Model;
+use shadernet::train::{Row, Run, Settings, Spread, Summary, TrainingData, Watch};
+
+use crate::cli::Output;
+
+/// Prints a run as it goes.
+pub(super) struct Report {
+    output: Output,
+    bar: Option<ProgressBar>,
+    quiet: bool,
+    epochs: usize,
+    test: &'static str,
+}
+
+impl Report {
+    /// Lines to `output`, and a progress bar if standard error is a terminal.
+    pub(super) fn new(output: Output) -> Self {
+        Self { output, bar: None, quiet: false, epochs: 0, test: "test" }
+    }
+
+    /// Nothing at all.
+    pub(super) fn quiet() -> Self {
+        Self { quiet: true, ..Self::new(Output::nothing()) }
+    }
+
+    /// What is trained, on what, and where.
+    pub(super) fn start(&mut self, device: &Device, model: &Model, settings: &Settings, data: &TrainingData) {
+        self.epochs = model.train.epochs;
+        let out = &mut self.output;
+        out.line(format_args!("device: {device}\n\n{model}\n"));
+        let (train, test) = (data.train.count, data.test.count);
+        let test = if settings.hold_out > 0 {
+            self.test = "held-out";
+            format!("{test} held out of the training set to judge on (the test set is not touched)")
+        } else {
+            format!("{test} test images")
+        };
+        out.line(format_args!(
+            "data:   {}: {train} training images, {test}, {} classes, pixels normalised by mean {} and deviation {}",
+            settings.data.display(),
+            data.classes.len(),
+            data.mean,
+            data.std
+        ));
+        let seeds: Vec<_> = settings.seeds.iter().map(u32::to_string).collect();
+        let shuffle = if settings.shuffle { "" } else { ", not shuffled" };
+        out.line(format_args!("recipe: {}{shuffle}, seed {}", recipe(&model.train), seeds.join(", ")));
+    }
+
+    /// Where the results go, and what was done before.
+    pub(super) fn ready(&mut self, run: &Run<'_>) {
+        if let Some((planned, alone)) = run.memory() {
+            let megabytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            self.output.line(format_args!(
+                "memory: {:.1} MB of working memory; {:.1} MB if no tensors shared it",
+                megabytes(planned),
+                megabytes(alone)
+            ));
+        }
+        self.output.line(format_args!("folder: {}\n", run.folder().display()));
+        let nets = run.rows().iter().filter(|row| row.epoch == 1).count().max(1);
+        for rows in run.rows().chunks(nets) {
+            self.epoch_line(rows);
+        }
+        if run.step() > 0 {
+            self.output.line(format_args!("going on after step {}", run.step()));
+        }
+    }
+
+    /// The result, the targets and the files.
+    pub(super) fn finish(&mut self, summary: &Summary, model: &Model) -> Result<()> {
+        let out = &mut self.output;
+        out.line(format_args!("\n{}\n", result(summary)));
+        if !summary.replicas.is_empty() {
+            out.line(format_args!(
+                "{:>10} {:>16} {:>12} {:>16} {:>11}",
+                "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
+            ));
+            for net in &summary.replicas {
+                out.line(format_args!(
+                    "{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}",
+                    net.seed,
+                    net.final_test_accuracy,
+                    net.final_test_loss,
+                    net.best_test_accuracy,
+                    net.best_epoch
+                ));
+            }
+            out.line(format_args!(""));
+        }
+        for line in targets(summary, model) {
+            out.line(format_args!("{line}"));
+        }
+        let folder = summary.folder.display();
+        let (seconds, each) = (summary.seconds, summary.seconds_per_epoch);
+        out.line(format_args!("\n{seconds:.1} s, {each:.2} s an epoch. In {folder}:"));
+        let models =
+            if summary.replicas.is_empty() { "model.safetensors" } else { "model-seed<S>.safetensors" };
+        out.line(format_args!(
+            "  {models}, metrics.csv, summary.json, checkpoint.safetensors (for --resume)"
+        ));
+        out.finish()
+    }
+
+    fn epoch_line(&mut self, rows: &[Row]) {
+        let Some(first) = rows.first() else { return };
+        let mean = |value: fn(&Row) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
+        let width = self.epochs.to_string().len();
+        let test_accuracy = if rows.len() > 1 {
+            let spread = Spread::of(rows.iter().map(|row| row.test_accuracy));
+            spread_text(&spread)
+        } else {
+            format!("{:.2} %", first.test_accuracy)
+        };
+        self.output.line(format_args!(
+            "epoch {:>width$}/{}  train loss {:.4} accuracy {:.2} %  {} loss {:.4} accuracy {test_accuracy}  lr {}  {:.1} s",
+            first.epoch,
+            self.epochs,
+            mean(|row| row.train_loss),
+            mean(|row| row.train_accuracy),
+            self.test,
+            mean(|row| row.test_loss),
+            rate(first.learning_rate),
+            first.seconds
+        ));
+    }
+}
+
+impl Watch for Report {
+    fn steps(&mut self, epoch: usize, done: usize, of: usize, sums: &[Metrics]) {
+        if self.quiet {
+            return;
+        }
+        let bar = self.bar.get_or_insert_with(|| {
+            let template = "{prefix} {bar:30} {pos}/{len}  {msg}  {eta} left";
+            // It hides itself where standard error is no terminal.
+            let bar = ProgressBar::new(of as u64).with_prefix(format!("epoch {epoch}/{}", self.epochs));
+            ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
+        });
+        let mut all = Metrics::default();
+        sums.iter().for_each(|&sum| all.add(sum));
+        bar.set_message(format!("loss {:.4}  accuracy {:.2} %", all.loss(), all.accuracy()));
+        bar.set_position(done as u64);
+    }
+
+    fn epoch(&mut self, rows: &[Row]) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        self.epoch_line(rows);
+    }
+}
+
+/// Four significant digits.
+fn rate(rate: f32) -> String {
+    if rate >= 0.001 { format!("{rate:.4}") } else { format!("{rate:.1e}") }
+}
+
+fn spread_text(spread: &Spread) -> String {
+    format!("{:.2} ± {:.2} % ({:.2} to {:.2})", spread.mean, spread.deviation, spread.min, spread.max)
+}
+
+/// The last line of all.
+pub(super) fn result(summary: &Summary) -> String {
+    let set = if summary.hold_out > 0 { "Held-out set" } else { "Test set" };
+    let Summary { final_test_loss: loss, final_test_accuracy: accuracy, test_images, .. } = summary;
+    match &summary.spread {
+        Some(spread) => {
+            let nets = summary.replicas.len();
+            format!("{set}, mean of {nets} seeds: average loss {loss:.4}, accuracy {}", spread_text(spread))
+        }
+        None => {
+            let correct = summary.final_test_correct;
+            format!("{set}: average loss {loss:.4}, accuracy {correct}/{test_images} ({accuracy:.2}%)")
+        }
+    }
+}
+
+/// The targets of the course assignment that the seed network comes from.
+fn targets(summary: &Summary, model: &Model) -> Vec<String> {
+    let layers = |kind: &str| model.layers.iter().filter(|layer| layer.kind.name == kind).count();
+    let of = |count: usize| match count {
+        0 => "none".to_owned(),
+        1 => "1 layer".to_owned(),
+        _ => format!("{count} layers"),
+    };
+    let (parameters, epochs) = (summary.parameters, summary.epochs);
+    // Every net has to reach it, not their mean.
+    let accuracy = summary.spread.map_or(summary.final_test_accuracy, |spread| spread.min);
+    let (linear, batch_norm, dropout) = (layers("linear"), layers("batch_norm2d"), layers("dropout"));
+    let rows = [
+        (
+            "test accuracy after the last epoch ≥ 99.40 %",
+            format!("{accuracy:.2} %"),
+            accuracy >= 99.4 && summary.hold_out == 0,
+        ),
+        ("fewer than 20,000 parameters", parameters.to_string(), parameters < 20_000),
+        ("fewer than 20 epochs", epochs.to_string(), epochs < 20),
+        ("no fully connected layer", of(linear), linear == 0),
+        ("batch normalisation is used", of(batch_norm), batch_norm > 0),
+        ("dropout is there", of(dropout), dropout > 0),
+    ];
+    let line = |(target, reached, ok): &(&str, String, bool)| {
+        format!("{target:<46} {reached:>12}  {}", if *ok { "ok" } else { "not reached" })
+    };
+    let head = format!("{:<46} {:>12}", "target of the assignment (MNIST)", "reached");
+    std::iter::once(head).chain(rows.iter().map(line)).collect()
+}
+
+/// The recipe on one line.
+fn recipe(train: &TrainConfig) -> String {
+    let optimizer = match train.optimizer {
+        Optimizer::Sgd { momentum, nesterov, weight_decay } => {
+            let nesterov = if nesterov { " Nesterov" } else { "" };
+            format!("SGD{nesterov} momentum {momentum}, weight decay {weight_decay}")
+        }
+        Optimizer::Adam { weight_decay, .. } => format!("Adam, weight decay {weight_decay}"),
+        Optimizer::Adamw { weight_decay, .. } => format!("AdamW, weight decay {weight_decay}"),
+    };
+    let schedule = match train.learning_rate {
+        LearningRate::Constant { rate } => format!("constant rate {rate}"),
+        LearningRate::Step { rate, every_epochs, factor } => {
+            format!("rate {rate}, times {factor} every {every_epochs} epochs")
+        }
+        LearningRate::Cosine { peak, .. } => format!("cosine from rate {peak}"),
+        LearningRate::OneCycle { peak, .. } => format!("one cycle to rate {peak}"),
+    };
+    let mut text =
+        format!("{} epochs, batches of {}, {optimizer}, {schedule}", train.epochs, train.batch_size);
+    if train.average_decay > 0.0 {
+        text += &format!(", average of weights {}", train.average_decay);
+    }
+    if train.label_smoothing > 0.0 {
+        text += &format!(", label smoothing {}", train.label_smoothing);
+    }
+    let augment = train.augment;
+    if augment.is_none() {
+        text += ", images as they are";
+    } else {
+        text += ", images changed at random by";
+        let changes = [
+            (augment.rotate_degrees, format!(" ±{}°", augment.rotate_degrees)),
+            (augment.shift_pixels, format!(" ±{} pixels", augment.shift_pixels)),
+            (augment.scale, format!(" ±{} % in size", 100.0 * augment.scale)),
+            (augment.shear, format!(" ±{} shear", augment.shear)),
+        ];
+        let changes: Vec<_> =
+            changes.into_iter().filter(|(most, _)| *most > 0.0).map(|(_, text)| text).collect();
+        text += &changes.join(",");
+    }
+    text
+}

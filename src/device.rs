@@ -1,0 +1,146 @@
+//! Choosing a device and making an engine on it.
+
+use std::fmt;
+
+use crate::cpu::{self, CpuEngine};
+use crate::engine::{Engine, Setup};
+use crate::error::{Error, Result};
+use crate::gpu::{Adapters, GpuEngine};
+
+/// A device and why it was chosen. `Display` says both.
+#[derive(Debug)]
+pub struct Device {
+    place: Place,
+    why: String,
+}
+
+#[derive(Debug)]
+enum Place {
+    Cpu { threads: Option<usize> },
+    Gpu { adapters: Adapters, index: usize },
+}
+
+/// An engine, ready for its weights.
+pub struct Opened<'a> {
+    /// The engine.
+    pub engine: Box<dyn Engine + 'a>,
+    /// On a GPU: bytes of shared working memory in training, and what it would be if no tensors shared their place.
+    pub memory: Option<(u64, u64)>,
+}
+
+impl fmt::Debug for Opened<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Opened").field("memory", &self.memory).finish_non_exhaustive()
+    }
+}
+
+impl Device {
+    /// The CPU engine, on so many threads or one for each processor.
+    pub fn cpu(threads: Option<usize>) -> Self {
+        Self { place: Place::Cpu { threads }, why: String::new() }
+    }
+
+    /// What `--device` says: `auto`, `cpu`, `gpu`, or a part of an adapter's name. `threads` is for the CPU engine.
+    ///
+    /// `auto` takes the first real GPU, else the CPU engine, which beats every software adapter.
+    ///
+    /// # Errors
+    /// `gpu` where there is none; a name that no adapter or more than one has.
+    pub fn choose(wanted: &str, threads: Option<usize>) -> Result<Self> {
+        let wanted = wanted.trim();
+        if wanted.eq_ignore_ascii_case("cpu") {
+            // Without a look at the adapters, which takes longer than classifying an image.
+            return Ok(Self { why: "as asked".into(), ..Self::cpu(threads) });
+        }
+        let automatic = wanted.eq_ignore_ascii_case("auto");
+        if threads.is_some() && !automatic {
+            return Err(Error::Usage(format!(
+                "--threads is for the CPU engine; it does not go with --device {wanted}"
+            )));
+        }
+        let gpu =
+            |adapters, index, why: &str| Self { place: Place::Gpu { adapters, index }, why: why.into() };
+        let adapters = Adapters::find();
+        if automatic {
+            let why = without_gpu(&adapters);
+            return Ok(match adapters.real_gpu() {
+                Some(index) => gpu(adapters, index, "the first real GPU"),
+                None => Self { why, ..Self::cpu(threads) },
+            });
+        }
+        if wanted.eq_ignore_ascii_case("gpu") {
+            let index = adapters.real_gpu().ok_or_else(|| {
+                Error::Usage(format!(
+                    "--device gpu: there is no GPU; {}\n`--device cpu` needs none, software adapters are used when named",
+                    adapters.listing()
+                ))
+            })?;
+            return Ok(gpu(adapters, index, "as asked, the first real GPU"));
+        }
+        if wanted.is_empty() {
+            return Err(Error::Usage(
+                "--device is empty: give auto, cpu, gpu or a part of an adapter's name".into(),
+            ));
+        }
+        let index = adapters.named(wanted)?;
+        Ok(gpu(adapters, index, "as asked"))
+    }
+
+    /// Name of the device, without the reason.
+    pub fn name(&self) -> String {
+        match &self.place {
+            Place::Cpu { threads } => {
+                let threads = threads.unwrap_or_else(cpu::default_threads);
+                let plural = if threads == 1 { "" } else { "s" };
+                format!("CPU engine, {threads} thread{plural}, {}", instruction_set())
+            }
+            Place::Gpu { adapters, index } => adapters.report(*index).to_string(),
+        }
+    }
+
+    /// Makes an engine. `reuse` lets tensors on a GPU share memory when their lifetimes allow it.
+    ///
+    /// # Errors
+    /// A device that cannot be opened or has too little memory.
+    pub fn open<'a>(&self, setup: &Setup<'a>, reuse: bool) -> Result<Opened<'a>> {
+        match &self.place {
+            Place::Cpu { threads } => {
+                Ok(Opened { engine: Box::new(CpuEngine::new(setup, *threads)?), memory: None })
+            }
+            Place::Gpu { adapters, index } => {
+                let engine = GpuEngine::new(adapters.open(*index)?, setup, reuse, Default::default())?;
+                let memory = engine.training_plan().map(|plan| plan.pooled_bytes());
+                Ok(Opened { engine: Box::new(engine), memory })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name())?;
+        if self.why.is_empty() { Ok(()) } else { write!(f, " ({})", self.why) }
+    }
+}
+
+/// Why `auto` takes the CPU engine.
+fn without_gpu(adapters: &Adapters) -> String {
+    let mut names: Vec<_> = adapters.reports().map(|report| report.name.as_str()).collect();
+    names.dedup();
+    match names[..] {
+        [] => "no GPU was found".into(),
+        [one] => format!("no GPU was found; {one} is software and is used only when named"),
+        _ => format!("no GPU was found; {} are software and are used only when named", names.join(" and ")),
+    }
+}
+
+/// The processor's vector instructions that the CPU engine uses.
+fn instruction_set() -> String {
+    let name = cpu::instruction_set();
+    match name.as_str() {
+        "V4" => "AVX-512".into(),
+        "V3" => "AVX2".into(),
+        "Neon" => "NEON".into(),
+        _ => name,
+    }
+}

@@ -1,0 +1,83 @@
+//! Judging a trained network.
+
+use std::path::Path;
+
+use crate::checkpoint::Checkpoint;
+use crate::config::TrainConfig;
+use crate::dataset::{Images, Part};
+use crate::device::Device;
+use crate::engine::{Engine, Metrics, Setup, Vector};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tensor::Shape;
+
+/// Loads the test part of the data set in `dir`, if it fits `model`: images of its size, and no label beyond its classes.
+pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<Images> {
+    let images = Images::load(dir, Part::Test)?;
+    check_images(&images, dir, &checkpoint.model)?;
+    let last = images.labels.iter().copied().max().map_or(0, usize::from);
+    let classes = checkpoint.model.class_count();
+    if last >= classes {
+        let message = format!(
+            "the labels go up to {last}; the model {} knows {classes} classes, 0 to {}",
+            checkpoint.model.name,
+            classes - 1
+        );
+        return Err(Error::data(dir, message));
+    }
+    Ok(images)
+}
+
+/// Sums of the losses and right answers over labelled images.
+pub fn evaluate(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Metrics> {
+    with_engine(checkpoint, images, device, |engine| Ok(engine.evaluate(false)?[0]))
+}
+
+/// Logits of images, `[images, classes]`; their labels do not matter.
+pub fn logits(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Vec<f32>> {
+    with_engine(checkpoint, images, device, |engine| engine.logits(false))
+}
+
+/// Both, with one engine.
+pub fn evaluate_with_logits(
+    checkpoint: &Checkpoint,
+    images: &Images,
+    device: &Device,
+) -> Result<(Metrics, Vec<f32>)> {
+    with_engine(checkpoint, images, device, |engine| Ok((engine.evaluate(false)?[0], engine.logits(false)?)))
+}
+
+fn with_engine<T>(
+    checkpoint: &Checkpoint,
+    images: &Images,
+    device: &Device,
+    work: impl FnOnce(&mut dyn Engine) -> Result<T>,
+) -> Result<T> {
+    let setup = Setup {
+        model: &checkpoint.model,
+        // The loss of a test is the plain one, whatever it was in training.
+        train: &TrainConfig::default(),
+        seeds: &[0],
+        shuffle: false,
+        mean: checkpoint.mean,
+        std: checkpoint.std,
+        training: None,
+        test: images,
+    };
+    let mut engine = device.open(&setup, true)?.engine;
+    engine.write(Vector::Weights, 0, &checkpoint.weights)?;
+    work(&mut *engine)
+}
+
+/// Fails if `model` takes other images than those of the data set in `dir`.
+pub(crate) fn check_images(images: &Images, dir: &Path, model: &Model) -> Result<()> {
+    let found = Shape::new(images.channels, images.height, images.width);
+    if found == model.input {
+        return Ok(());
+    }
+    let message = format!(
+        "the images are {found} (channels, height, width); the model {} takes {}",
+        model.name, model.input
+    );
+    Err(Error::data(dir, message))
+}

@@ -1,0 +1,91 @@
+//! Files that are there whole or not at all.
+
+use std::io::{Read, Write};
+use std::path::Path;
+
+use crate::error::{Error, Result};
+
+/// Writes a file under a temporary name beside its place, waits for the disk and renames it: whoever looks, whenever
+/// the power fails, sees the old file or the new one.
+///
+/// # Errors
+/// What the system refuses; the old file is then untouched.
+pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let write = || -> std::io::Result<()> {
+        let mut file = temporary_in(folder)?;
+        file.write_all(bytes)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        // A rename lasts once its folder is on the disk; only Unix lets us ask for that.
+        #[cfg(unix)]
+        std::fs::File::open(folder)?.sync_all()?;
+        Ok(())
+    };
+    write().map_err(Error::io("write", path))
+}
+
+/// Fails if no file can be made in `folder`: better now than after an hour of training.
+pub(crate) fn check_writable(folder: &Path) -> Result<()> {
+    temporary_in(folder).map(drop).map_err(Error::io("write into", folder))
+}
+
+fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix(".shadernet-");
+    // Temporary files are private; results are for everyone whom the user's umask admits.
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+/// Reads a whole file, but no more than `limit` bytes; `None` if it is larger.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let file = std::fs::File::open(path)?;
+        // A folder opens on some systems, but does not read.
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().map_err(Error::io("read", path))?;
+    Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_whole_and_nothing_else_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_atomically(&path, b"first").unwrap();
+        write_atomically(&path, b"second").unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), b"second");
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt;
+            let plain = dir.path().join("plain");
+            std::fs::write(&plain, "").unwrap();
+            let mode = |path| std::fs::metadata(path).unwrap().permissions().mode();
+            assert_eq!(mode(&path), mode(&plain));
+        }
+        let message = write_atomically(&path.join("below"), b"").unwrap_err().to_string();
+        assert!(message.starts_with("cannot write "), "{message}");
+    }
+
+    #[test]
+    fn large_files_are_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        write_atomically(&path, &[7; 10]).unwrap();
+        assert_eq!(read_at_most(&path, 10).unwrap(), Some(vec![7; 10]));
+        assert_eq!(read_at_most(&path, 9).unwrap(), None);
+        assert!(read_at_most(dir.path(), 9).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! The whole network in `f64` by the layers' reference implementations: the meaning of a training step, slow and plain.
+//! Tests and `doctor` compare both engines with it. Tensors go by the names they have in a plan.
+
+use std::collections::BTreeMap;
+
+use crate::config::{Optimizer, TrainConfig};
+use crate::engine::Vector;
+use crate::layers::Context;
+use crate::losses::cross_entropy::cross_entropy;
+use crate::model::{Model, ModelParam, NamedLayer};
+use crate::optimizers::{Step, average};
+use crate::tensor::{Array, Arrays, Tensor};
+
+/// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`, ...
+///
+/// An array's `bound` is that of its own layer, given the layer's inputs; errors of earlier layers are not in it.
+pub type Named = BTreeMap<String, Array>;
+
+/// What a step depends on besides weights, images and targets.
+#[derive(Debug, Clone, Copy)]
+pub struct At {
+    /// Seed of the run.
+    pub seed: u32,
+    /// Steps taken before this one.
+    pub step: u32,
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+}
+
+/// A network in `f64`: weights, running statistics, the optimizer's memory and moving averages.
+#[derive(Debug, Clone)]
+pub struct Reference<'a> {
+    model: &'a Model,
+    train: TrainConfig,
+    decays_all: bool,
+    params: Vec<ModelParam>,
+    weights: Vec<Array>,
+    average: Vec<Array>,
+    /// One vector for each memory and parameter, empty for running statistics.
+    memory: BTreeMap<&'static str, Vec<Array>>,
+}
+
+impl<'a> Reference<'a> {
+    /// A network that starts from `weights`, which are in the order of [`Model::params`].
+    pub fn new(model: &'a Model, train: &TrainConfig, weights: &[Tensor]) -> Self {
+        let params = model.params();
+        assert_eq!(params.len(), weights.len(), "one tensor for each parameter");
+        let exact =
+            |(param, tensor): (&ModelParam, &Tensor)| Array::from_f32(&param.param.shape, &tensor.data);
+        let weights: Vec<_> = params.iter().zip(weights).map(exact).collect();
+        let zeros: Vec<_> = weights.iter().map(|array| Array::zeros(&array.shape)).collect();
+        let memory = train.optimizer.memory().iter();
+        Self {
+            model,
+            train: train.clone(),
+            decays_all: false,
+            params,
+            average: weights.clone(),
+            weights,
+            memory: memory.map(|&name| (name, zeros.clone())).collect(),
+        }
+    }
+
+    /// Lets weight decay act on every parameter, as a PyTorch optimizer without parameter groups does.
+    pub fn decaying_all(mut self) -> Self {
+        self.decays_all = true;
+        self
+    }
+
+    /// Parameters and running statistics, in the order of [`Model::params`].
+    pub fn weights(&self) -> &[Array] {
+        &self.weights
+    }
+
+    /// Parameters and running statistics, to change them.
+    pub fn weights_mut(&mut self) -> &mut [Array] {
+        &mut self.weights
+    }
+
+    /// Takes over a vector that an engine holds; `tensors` are as [`Engine::read`](crate::engine::Engine::read) gives them.
+    pub fn write(&mut self, vector: Vector, tensors: &[Tensor]) {
+        let (arrays, trained_only) = match vector {
+            Vector::Weights => (&mut self.weights, false),
+            Vector::Average => (&mut self.average, false),
+            Vector::Memory(name) => (self.memory.get_mut(name).expect("a memory of the optimizer"), true),
+        };
+        let wanted = self.params.iter().zip(arrays).filter(|(param, _)| param.param.trained || !trained_only);
+        for ((param, array), tensor) in wanted.zip(tensors) {
+            *array = Array::from_f32(&param.param.shape, &tensor.data);
+        }
+    }
+
+    /// Moving averages of the same; they follow only if `average_decay` is above 0.
+    pub fn average(&self) -> &[Array] {
+        &self.average
+    }
+
+    /// A memory of the optimizer, one array for each parameter; zeros for running statistics.
+    pub fn memory(&self, name: &str) -> &[Array] {
+        &self.memory[name]
+    }
+
+    /// Logits of `input` [N, C, H, W] by running statistics and without dropout.
+    pub fn logits(&self, input: Array) -> Array {
+        let at = At { seed: 0, step: 0, learning_rate: 0.0 };
+        self.forward(input, at, false).1
+    }
+
+    /// Forward, loss and backward, without changing anything: every array that a training step makes.
+    pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
+        let (mut layers, logits) = self.forward(input.clone(), at, true);
+        let loss = cross_entropy(&logits, targets, self.train.label_smoothing);
+        let mut upstream = loss["grad_logits"].clone();
+        upstream.shape.clone_from(&logits.shape);
+        for (index, arrays) in layers.iter_mut().enumerate().rev() {
+            arrays.insert("grad_output", upstream);
+            let made = self.model.layers[index].layer.backward(arrays, &Self::context(at, index, true));
+            upstream = made["grad_input"].clone();
+            arrays.extend(made);
+        }
+        let mut named = Named::from([("input".into(), input)]);
+        for (layer, arrays) in self.model.layers.iter().zip(layers) {
+            for (name, array) in arrays {
+                named.insert(format!("{}.{name}", layer.name), array);
+            }
+        }
+        for (name, array) in loss {
+            let name = if name == "loss" { name.into() } else { format!("loss.{name}") };
+            named.insert(name, array);
+        }
+        named
+    }
+
+    /// One training step. Running statistics in the result are the new ones, parameters those before the update.
+    pub fn step(&mut self, input: Array, targets: &[u8], at: At) -> Named {
+        let named = self.gradients(input, targets, at);
+        for index in 0..self.params.len() {
+            let ModelParam { name, layer, param } = &self.params[index];
+            if param.trained {
+                let grad = format!("{}.grad_{}", self.model.layers[*layer].name, param.name);
+                let decays = param.decays || self.decays_all;
+                self.update(index, &named[&grad], decays, at);
+            } else {
+                self.weights[index] = exact(&named[name]);
+            }
+        }
+        if self.train.average_decay > 0.0 {
+            for (old, new) in self.average.iter_mut().zip(&self.weights) {
+                *old = exact(&average::update(old, new, self.train.average_decay, at.step));
+            }
+        }
+        named
+    }
+
+    fn update(&mut self, index: usize, grad: &Array, decays: bool, at: At) {
+        let optimizer: &Optimizer = &self.train.optimizer;
+        let decay = if decays { f64::from(optimizer.weight_decay()) } else { 0.0 };
+        let weight = &self.weights[index];
+        let mut arrays = Arrays::from([
+            ("params", weight.clone()),
+            ("grads", grad.clone()),
+            ("weight_decay", Array::exact(&weight.shape, vec![decay; weight.data.len()])),
+        ]);
+        for (&name, memory) in &self.memory {
+            arrays.insert(name, memory[index].clone());
+        }
+        let step = Step { step: at.step, learning_rate: at.learning_rate };
+        let made = optimizer.update(&arrays, step);
+        self.weights[index] = exact(&made["params"]);
+        for (name, memory) in &mut self.memory {
+            memory[index] = exact(&made[name]);
+        }
+    }
+
+    fn context(at: At, layer: usize, training: bool) -> Context {
+        Context { training, seed: at.seed, step: at.step, layer: layer as u32, first_image: 0 }
+    }
+
+    /// What each layer read and made, and the output of the last.
+    fn forward(&self, mut input: Array, at: At, training: bool) -> (Vec<Arrays>, Array) {
+        let mut layers = Vec::new();
+        for (index, NamedLayer { layer, .. }) in self.model.layers.iter().enumerate() {
+            let mut arrays = Arrays::from([("input", input)]);
+            for (param, weight) in self.params.iter().zip(&self.weights) {
+                if param.layer == index {
+                    arrays.insert(param.param.name, weight.clone());
+                }
+            }
+            let made = layer.forward(&arrays, &Self::context(at, index, training));
+            input = exact(&made["output"]);
+            arrays.extend(made);
+            layers.push(arrays);
+        }
+        (layers, input)
+    }
+}
+
+/// The same values, taken as given.
+fn exact(array: &Array) -> Array {
+    Array::exact(&array.shape, array.data.clone())
+}

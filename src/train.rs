@@ -1,0 +1,409 @@
+//! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{Checkpoint, Trained};
+use crate::device::{Device, Opened};
+use crate::engine::{Metrics, Setup, Vector};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::tensor::Tensor;
+
+mod folder;
+mod images;
+mod state;
+mod summary;
+
+use folder::RunFolder;
+pub use images::TrainingData;
+pub use state::RunState;
+use state::{Partial, Progress};
+use summary::round;
+pub use summary::{ReplicaSummary, Spread, Summary};
+
+/// What a run is started with, besides the model and its recipe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Settings {
+    /// One net for each seed.
+    pub seeds: Vec<u32>,
+    /// Draw training images in random order.
+    pub shuffle: bool,
+    /// Folder of the data set.
+    pub data: PathBuf,
+    /// Training images to hold out as a stand-in for the test set; 0: none.
+    pub hold_out: usize,
+}
+
+/// Figures of one net after one epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// Seed of the net.
+    pub seed: u32,
+    /// Epoch, counted from 1.
+    pub epoch: usize,
+    /// Steps taken since the start of the run.
+    pub step: u32,
+    /// Learning rate of the last of them.
+    pub learning_rate: f32,
+    /// Mean loss over the epoch's training steps.
+    pub train_loss: f64,
+    /// Right answers during the epoch's training steps, in percent.
+    pub train_accuracy: f64,
+    /// Mean loss on the test images after the epoch.
+    pub test_loss: f64,
+    /// Right answers there, in percent.
+    pub test_accuracy: f64,
+    /// Number of right answers there.
+    pub test_correct: usize,
+    /// Seconds of the epoch.
+    pub seconds: f64,
+    /// Seconds of its training steps alone.
+    pub train_seconds: f64,
+}
+
+/// Someone who wants to see how a run goes.
+pub trait Watch {
+    /// Called after every few steps: steps taken in this epoch, steps of an epoch, sums of each net over the epoch so far.
+    fn steps(&mut self, _epoch: usize, _done: usize, _of: usize, _sums: &[Metrics]) {}
+
+    /// Called after every epoch with a row for each net.
+    fn epoch(&mut self, _rows: &[Row]) {}
+}
+
+/// No one.
+impl Watch for () {}
+
+/// A run in progress.
+pub struct Run<'a> {
+    model: &'a Model,
+    settings: &'a Settings,
+    data: &'a TrainingData,
+    device: String,
+    opened: Opened<'a>,
+    folder: RunFolder,
+    learning_rates: Vec<f32>,
+    steps_per_epoch: u32,
+    progress: Progress,
+}
+
+impl std::fmt::Debug for Run<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Run")
+            .field("folder", &self.folder)
+            .field("progress", &self.progress)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Engines keep a learning rate for each step of the run, in one GPU buffer of at most 128 MiB.
+const MAX_STEPS: usize = 30_000_000;
+/// How often a watcher hears of a run.
+const REPORT_SECONDS: f64 = 0.2;
+
+/// An engine for a run, with the learning rate of every step and the steps of an epoch.
+fn open<'a>(
+    model: &'a Model,
+    settings: &'a Settings,
+    data: &'a TrainingData,
+    device: &Device,
+    reuse: bool,
+) -> Result<(Opened<'a>, Vec<f32>, u32)> {
+    data.check(model)?;
+    // The files of the run carry the model as text: better to hear now than in the end that it does not come back.
+    Model::parse(&model.to_toml(), &model.name)?;
+    let setup = Setup {
+        model,
+        train: &model.train,
+        seeds: &settings.seeds,
+        shuffle: settings.shuffle,
+        mean: data.mean,
+        std: data.std,
+        training: Some(&data.train),
+        test: &data.test,
+    };
+    let steps_per_epoch = setup.train_batches().map_or(1, |batches| batches.steps_per_epoch());
+    let (epochs, steps) = (model.train.epochs, model.train.epochs.saturating_mul(steps_per_epoch));
+    if steps > MAX_STEPS {
+        let message =
+            format!("{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {MAX_STEPS} fit");
+        return Err(Error::Usage(message));
+    }
+    let opened = device.open(&setup, reuse)?;
+    Ok((opened, setup.learning_rates(), steps_per_epoch as u32))
+}
+
+/// The weights are no longer numbers.
+fn diverged(model: &Model, seed: u32, what: &str) -> Error {
+    Error::Config {
+        path: model.name.clone(),
+        line: None,
+        message: format!(
+            "training diverged (seed {seed}): {what} is no longer finite; lower learning_rate in [train]"
+        ),
+    }
+}
+
+impl<'a> Run<'a> {
+    /// Starts a run in `out`, or in `runs/<model>-<n>`. `init` are first weights for all nets, instead of random ones.
+    /// The folder is made last, so a run that cannot start leaves nothing behind.
+    pub fn start(
+        model: &'a Model,
+        settings: &'a Settings,
+        data: &'a TrainingData,
+        device: &Device,
+        reuse: bool,
+        init: Option<&[Tensor]>,
+        out: Option<&Path>,
+    ) -> Result<Self> {
+        if let Some(out) = out {
+            Self::check_out(out)?;
+        }
+        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, reuse)?;
+        let engine = &mut opened.engine;
+        for (replica, &seed) in settings.seeds.iter().enumerate() {
+            let random;
+            let weights = match init {
+                Some(weights) => weights,
+                None => {
+                    random = model.init(seed);
+                    &random
+                }
+            };
+            engine.write(Vector::Weights, replica, weights)?;
+            if model.train.average_decay > 0.0 {
+                engine.write(Vector::Average, replica, weights)?;
+            }
+        }
+        let progress = Progress {
+            step: 0,
+            rows: Vec::new(),
+            partial: vec![Partial::default(); settings.seeds.len()],
+            partial_seconds: 0.0,
+            data_sha256: data.sha256(),
+        };
+        let folder = RunFolder::create(out, &model.name)?;
+        let device = device.name();
+        Ok(Self { model, settings, data, device, opened, folder, learning_rates, steps_per_epoch, progress })
+    }
+
+    /// Goes on with a saved run in its folder.
+    ///
+    /// # Errors
+    /// Other data than the run began with.
+    pub fn resume(
+        state: &'a RunState,
+        data: &'a TrainingData,
+        device: &Device,
+        reuse: bool,
+        folder: &Path,
+    ) -> Result<Self> {
+        let (model, settings) = (&state.model, &state.settings);
+        if data.sha256() != state.progress.data_sha256 {
+            return Err(Error::data(
+                &data.dir,
+                "these are not the images that the run in this folder began with",
+            ));
+        }
+        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, reuse)?;
+        if state.progress.step as usize > learning_rates.len() {
+            return Err(Error::checkpoint(folder, "damaged metadata: more steps taken than the run has"));
+        }
+        state.restore(&mut *opened.engine)?;
+        let mut progress = state.progress.clone();
+        // A row of an epoch that was stopped midway is made again when the epoch is over.
+        progress.rows.retain(|row| row.step % steps_per_epoch == 0);
+        let folder = RunFolder::existing(folder)?;
+        let device = device.name();
+        Ok(Self { model, settings, data, device, opened, folder, learning_rates, steps_per_epoch, progress })
+    }
+
+    /// Fails if `out` cannot be the folder of a new run: to be asked before any work.
+    pub fn check_out(out: &Path) -> Result<()> {
+        folder::check_free(out)
+    }
+
+    /// On a GPU: bytes of shared working memory, and what it would be if no tensors shared their place.
+    pub fn memory(&self) -> Option<(u64, u64)> {
+        self.opened.memory
+    }
+
+    /// Steps of an epoch.
+    pub fn steps_per_epoch(&self) -> u32 {
+        self.steps_per_epoch
+    }
+
+    /// Steps taken since the start of the run.
+    pub fn step(&self) -> u32 {
+        self.progress.step
+    }
+
+    /// Folder of the run.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The rows so far: one for each epoch and net.
+    pub fn rows(&self) -> &[Row] {
+        &self.progress.rows
+    }
+
+    /// True if tests and the saved model use the moving averages.
+    fn averaged(&self) -> bool {
+        self.model.train.average_decay > 0.0
+    }
+
+    /// Trains until `max_steps` steps were taken in all, or to the end. Saves the state after every epoch.
+    ///
+    /// # Errors
+    /// What the device or the disk refuses, and weights that are no longer finite.
+    pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<()> {
+        let last = self.learning_rates.len() as u32;
+        let end = max_steps.unwrap_or(last).min(last);
+        while self.progress.step < end {
+            let epoch_end = (self.progress.step / self.steps_per_epoch + 1) * self.steps_per_epoch;
+            self.train_until(epoch_end.min(end), watch)?;
+            self.finish_epoch(watch)?;
+        }
+        let has_row = |row: &Row| row.step == self.progress.step;
+        if self.progress.step > 0 && !self.progress.rows.last().is_some_and(has_row) {
+            // Stopped midway before, and again asked to stop there.
+            self.finish_epoch(watch)?;
+        }
+        Ok(())
+    }
+
+    /// Trains to the step `stop` of the current epoch.
+    fn train_until(&mut self, stop: u32, watch: &mut dyn Watch) -> Result<()> {
+        let mut steps = 4;
+        while self.progress.step < stop {
+            let steps_now = steps.min(stop - self.progress.step);
+            let start = Instant::now();
+            let sums = self.opened.engine.train(steps_now as usize)?;
+            let seconds = start.elapsed().as_secs_f64();
+            let progress = &mut self.progress;
+            for (partial, sum) in progress.partial.iter_mut().zip(sums) {
+                let mut total = Metrics::from(*partial);
+                total.add(sum);
+                *partial = total.into();
+            }
+            progress.step += steps_now;
+            progress.partial_seconds += seconds;
+            let wanted = REPORT_SECONDS / (seconds / f64::from(steps_now)).max(1e-6);
+            steps = (wanted as u32).clamp(1, 100_000);
+            let sums: Vec<Metrics> = progress.partial.iter().map(|&partial| partial.into()).collect();
+            let epoch = (progress.step - 1) / self.steps_per_epoch;
+            let done = progress.step - epoch * self.steps_per_epoch;
+            watch.steps(epoch as usize + 1, done as usize, self.steps_per_epoch as usize, &sums);
+        }
+        Ok(())
+    }
+
+    /// Evaluates, and writes the state and the metrics.
+    fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<()> {
+        let start = Instant::now();
+        let tests = self.opened.engine.evaluate(self.averaged())?;
+        let progress = &mut self.progress;
+        let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
+        let first = progress.rows.len();
+        for ((&seed, &partial), test) in self.settings.seeds.iter().zip(&progress.partial).zip(tests) {
+            let train = Metrics::from(partial);
+            if !(train.loss().is_finite() && test.loss().is_finite()) {
+                return Err(diverged(self.model, seed, "the loss"));
+            }
+            progress.rows.push(Row {
+                seed,
+                epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
+                step: progress.step,
+                learning_rate: self.learning_rates[progress.step as usize - 1],
+                train_loss: round(train.loss()),
+                train_accuracy: round(train.accuracy()),
+                test_loss: round(test.loss()),
+                test_accuracy: round(test.accuracy()),
+                test_correct: test.correct,
+                seconds: round(seconds),
+                train_seconds: round(progress.partial_seconds),
+            });
+        }
+        if progress.step.is_multiple_of(self.steps_per_epoch) {
+            progress.partial.fill(Partial::default());
+            progress.partial_seconds = 0.0;
+        }
+        let state = state::save(&mut *self.opened.engine, self.model, self.settings, progress)?;
+        self.folder.write(state::FILE, &state)?;
+        self.folder.write("metrics.csv", self.csv().as_bytes())?;
+        watch.epoch(&self.progress.rows[first..]);
+        Ok(())
+    }
+
+    fn csv(&self) -> String {
+        let several = self.settings.seeds.len() > 1;
+        let mut text = String::from(if several { "seed," } else { "" });
+        text += "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n";
+        for row in &self.progress.rows {
+            if several {
+                text += &format!("{},", row.seed);
+            }
+            let Row {
+                epoch, step, learning_rate, train_loss, train_accuracy, test_loss, test_accuracy, ..
+            } = row;
+            text += &format!("{epoch},{step},{learning_rate},{train_loss},{train_accuracy},{test_loss},");
+            text += &format!("{test_accuracy},{:.3}\n", row.seconds);
+        }
+        text
+    }
+
+    /// Writes the models and the summary.
+    ///
+    /// # Panics
+    /// Before the first step.
+    pub fn finish(&mut self) -> Result<Summary> {
+        let several = self.settings.seeds.len() > 1;
+        let vector = if self.averaged() { Vector::Average } else { Vector::Weights };
+        let mut replicas = Vec::new();
+        for (replica, &seed) in self.settings.seeds.iter().enumerate() {
+            let rows = || self.progress.rows.iter().filter(|row| row.seed == seed);
+            let last = rows().next_back().expect("a step was taken");
+            let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
+            let file =
+                if several { format!("model-seed{seed}.safetensors") } else { "model.safetensors".into() };
+            let trained = Trained {
+                epochs: last.epoch,
+                steps: last.step,
+                batch_size: self.model.train.batch_size,
+                seed,
+                device: self.device.clone(),
+                images: self.data.train.count,
+                shadernet: env!("CARGO_PKG_VERSION").into(),
+            };
+            let checkpoint = Checkpoint {
+                // A model cannot be cloned, but it can be written down and read again.
+                model: Model::parse(&self.model.to_toml(), &self.model.name)?,
+                weights: self.opened.engine.read(vector, replica)?,
+                mean: self.data.mean,
+                std: self.data.std,
+                classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),
+                trained,
+                test_accuracy: last.test_accuracy,
+                test_loss: last.test_loss,
+            };
+            checkpoint.save(&self.folder.path().join(&file))?;
+            replicas.push(ReplicaSummary {
+                seed,
+                file,
+                final_test_accuracy: last.test_accuracy,
+                final_test_loss: last.test_loss,
+                best_test_accuracy: best,
+                best_epoch,
+                weights_sha256: checkpoint.weights_sha256(),
+            });
+        }
+        let summary = self.summary(replicas);
+        let mut json = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
+        json.push('\n');
+        self.folder.write("summary.json", json.as_bytes())?;
+        Ok(summary)
+    }
+}

@@ -1,0 +1,201 @@
+//! What a run reached: `summary.json`.
+
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::{Row, Run};
+
+/// The results of a run. With several replicas, figures are means over them.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Summary {
+    /// Name of the model.
+    pub model: String,
+    /// Number of its trained parameters.
+    pub parameters: usize,
+    /// Epochs of the recipe.
+    pub epochs: usize,
+    /// Steps taken.
+    pub steps: u32,
+    /// True if all epochs were trained; `--max-steps` stops earlier.
+    pub complete: bool,
+    /// Images of one step.
+    pub batch_size: usize,
+    /// Seed of the random numbers, of a run with one net.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u32>,
+    /// Seeds of the nets, of a run with several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seeds: Option<Vec<u32>>,
+    /// Where it was trained.
+    pub device: String,
+    /// Folder of the data set.
+    pub data: String,
+    /// Training images that were held out and take the place of the test set; 0: the test set is the test set.
+    pub hold_out: usize,
+    /// Training images.
+    pub train_images: usize,
+    /// Test images, or held-out images.
+    pub test_images: usize,
+    /// Right answers on the test images after the last epoch, in percent.
+    pub final_test_accuracy: f64,
+    /// Mean loss there.
+    pub final_test_loss: f64,
+    /// The best epoch's accuracy, in percent.
+    pub best_test_accuracy: f64,
+    /// The first epoch that had it.
+    pub best_epoch: usize,
+    /// Right answers during the last epoch of training, in percent.
+    pub train_accuracy: f64,
+    /// Mean loss during the last epoch of training.
+    pub train_loss: f64,
+    /// Seconds for all epochs with their evaluations.
+    pub seconds: f64,
+    /// Mean seconds of an epoch with its evaluation.
+    pub seconds_per_epoch: f64,
+    /// Mean seconds of an epoch's training steps alone.
+    pub train_seconds_per_epoch: f64,
+    /// Spread of the final test accuracies of several nets.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub spread: Option<Spread>,
+    /// SHA-256 of the weights, of a run with one net.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub weights_sha256: Option<String>,
+    /// Each net of a run with several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub replicas: Vec<ReplicaSummary>,
+    /// Version of shadernet.
+    pub shadernet: String,
+    /// Folder of the run.
+    #[serde(skip)]
+    pub folder: PathBuf,
+    /// Number of test images that were answered right in the end; a mean for several nets.
+    #[serde(skip)]
+    pub final_test_correct: f64,
+}
+
+/// One net of a run with several.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct ReplicaSummary {
+    /// Its seed.
+    pub seed: u32,
+    /// Its file in the run's folder.
+    pub file: String,
+    /// Right answers on the test images after the last epoch, in percent.
+    pub final_test_accuracy: f64,
+    /// Mean loss there.
+    pub final_test_loss: f64,
+    /// Its best epoch's accuracy, in percent.
+    pub best_test_accuracy: f64,
+    /// The first epoch that had it.
+    pub best_epoch: usize,
+    /// SHA-256 of its weights.
+    pub weights_sha256: String,
+}
+
+/// Mean, deviation and range of a few numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// Mean.
+    pub mean: f64,
+    /// Sample standard deviation; 0 for one number.
+    pub deviation: f64,
+    /// Smallest.
+    pub min: f64,
+    /// Largest.
+    pub max: f64,
+}
+
+impl Spread {
+    /// Of at least one number.
+    pub fn of(values: impl IntoIterator<Item = f64>) -> Self {
+        let values: Vec<f64> = values.into_iter().collect();
+        let n = values.len().max(1) as f64;
+        let mean = values.iter().sum::<f64>() / n;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        Self {
+            mean: round(mean),
+            deviation: round((squares / (n - 1.0).max(1.0)).sqrt()),
+            min: values.iter().copied().fold(f64::INFINITY, f64::min),
+            max: values.iter().copied().fold(f64::NEG_INFINITY, f64::max),
+        }
+    }
+}
+
+impl Run<'_> {
+    pub(super) fn summary(&self, replicas: Vec<ReplicaSummary>) -> Summary {
+        let nets = replicas.len();
+        let rows = &self.progress.rows;
+        let epochs = rows.len() / nets;
+        let mean = |rows: &[Row], value: fn(&Row) -> f64| rows.iter().map(value).sum::<f64>() / nets as f64;
+        let last = &rows[rows.len() - nets..];
+        let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));
+        let (best_test_accuracy, best_epoch) = best(means);
+        let seconds: f64 = rows.chunks(nets).map(|rows| rows[0].seconds).sum();
+        let train_seconds: f64 = rows.chunks(nets).map(|rows| rows[0].train_seconds).sum();
+        // The last epoch may have been cut short, its evaluation not.
+        let epochs_trained = f64::from(self.progress.step) / f64::from(self.steps_per_epoch);
+        let train_seconds_per_epoch = train_seconds / epochs_trained;
+        let seconds_per_epoch = train_seconds_per_epoch + (seconds - train_seconds) / epochs as f64;
+        let several = nets > 1;
+        let one = |value: &str| (!several).then(|| value.to_owned());
+        Summary {
+            model: self.model.name.clone(),
+            parameters: self.model.parameter_count(),
+            epochs: self.model.train.epochs,
+            steps: self.progress.step,
+            complete: self.progress.step as usize == self.learning_rates.len(),
+            batch_size: self.model.train.batch_size,
+            seed: (!several).then_some(self.settings.seeds[0]),
+            seeds: several.then(|| self.settings.seeds.clone()),
+            device: self.device.clone(),
+            data: self.settings.data.display().to_string(),
+            hold_out: self.settings.hold_out,
+            train_images: self.data.train.count,
+            test_images: self.data.test.count,
+            final_test_accuracy: round(mean(last, |row| row.test_accuracy)),
+            final_test_loss: round(mean(last, |row| row.test_loss)),
+            best_test_accuracy: round(best_test_accuracy),
+            best_epoch,
+            train_accuracy: round(mean(last, |row| row.train_accuracy)),
+            train_loss: round(mean(last, |row| row.train_loss)),
+            seconds: round(seconds),
+            seconds_per_epoch: round(seconds_per_epoch),
+            train_seconds_per_epoch: round(train_seconds_per_epoch),
+            spread: several.then(|| Spread::of(last.iter().map(|row| row.test_accuracy))),
+            weights_sha256: one(&replicas[0].weights_sha256),
+            replicas: if several { replicas } else { Vec::new() },
+            shadernet: env!("CARGO_PKG_VERSION").into(),
+            folder: self.folder.path().to_owned(),
+            final_test_correct: mean(last, |row| row.test_correct as f64),
+        }
+    }
+}
+
+/// The largest accuracy and the first epoch that had it.
+pub(super) fn best(epochs: impl Iterator<Item = (usize, f64)>) -> (f64, usize) {
+    epochs.fold(
+        (f64::NEG_INFINITY, 0),
+        |best, (epoch, accuracy)| {
+            if accuracy > best.0 { (accuracy, epoch) } else { best }
+        },
+    )
+}
+
+/// To six decimals: more is noise, and short decimals come back from JSON and CSV as the same number.
+pub(super) fn round(value: f64) -> f64 {
+    (value * 1e6).round() / 1e6
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_of_known_numbers() {
+        let spread = Spread::of([1.0, 2.0, 6.0]);
+        assert_eq!((spread.mean, spread.min, spread.max), (3.0, 1.0, 6.0));
+        assert_eq!(spread.deviation, round(7f64.sqrt()));
+        assert_eq!(Spread::of([5.0]).deviation, 0.0);
+    }
+}

@@ -1,0 +1,91 @@
+//! What several tests share: a source of random cases, an adapter, and the comparison of the GPU with the reference.
+#![allow(dead_code, reason = "each test file uses its own part of this")]
+
+use shadernet::dataset::Images;
+use shadernet::gpu::{Adapters, Gpu};
+use shadernet::rng;
+use shadernet::tensor::Array;
+
+pub(crate) mod compare;
+pub(crate) mod nets;
+pub(crate) mod step;
+
+/// The adapter that tests run on: the one with `SHADERNET_TEST_ADAPTER` in its name, else the first.
+///
+/// `None`, with a message, where there is none; with `SHADERNET_REQUIRE_GPU=1` that is a failure instead.
+pub(crate) fn gpu() -> Option<Gpu> {
+    let adapters = Adapters::find();
+    let index = match std::env::var("SHADERNET_TEST_ADAPTER") {
+        Ok(name) => Some(adapters.named(&name).unwrap()),
+        Err(_) => adapters.reports().next().map(|_| 0),
+    };
+    let Some(index) = index else {
+        assert!(
+            !std::env::var("SHADERNET_REQUIRE_GPU").is_ok_and(|value| value == "1"),
+            "SHADERNET_REQUIRE_GPU=1, but {}",
+            adapters.listing()
+        );
+        println!("skipped: no adapter");
+        return None;
+    };
+    Some(adapters.open(index).unwrap())
+}
+
+/// Pseudo-random numbers, the same in every run.
+pub(crate) struct Draw {
+    key: u32,
+    count: u32,
+}
+
+impl Draw {
+    pub(crate) fn new(seed: u32) -> Self {
+        Self { key: rng::pcg4d([seed, 0x7e57, 0, 0])[0], count: 0 }
+    }
+
+    pub(crate) fn word(&mut self) -> u32 {
+        self.count += 1;
+        rng::words(self.key, 0, 0, self.count)[0]
+    }
+
+    /// An integer of 0..n.
+    pub(crate) fn below(&mut self, n: usize) -> usize {
+        (self.word() >> 8) as usize % n
+    }
+
+    pub(crate) fn pick<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+
+    /// Roughly normal, with deviation 1, and an `f32` number.
+    pub(crate) fn normal(&mut self) -> f32 {
+        let sum: f32 = (0..4).map(|_| rng::signed(self.word())).sum();
+        sum * 0.75f32.sqrt()
+    }
+
+    pub(crate) fn normals(&mut self, len: usize) -> Vec<f32> {
+        (0..len).map(|_| self.normal()).collect()
+    }
+
+    pub(crate) fn array(&mut self, shape: &[usize]) -> Array {
+        Array::from_f32(shape, &self.normals(shape.iter().product()))
+    }
+
+    /// Images with a background of zeros, as scans have it, so that windows hold ties.
+    pub(crate) fn images(
+        &mut self,
+        count: usize,
+        [channels, height, width]: [usize; 3],
+        classes: usize,
+    ) -> Images {
+        let mut pixel = || self.word().to_be_bytes()[0].saturating_sub(90);
+        let pixels = (0..count * channels * height * width).map(|_| pixel()).collect();
+        Images {
+            count,
+            channels,
+            height,
+            width,
+            pixels,
+            labels: (0..count).map(|_| self.below(classes) as u8).collect(),
+        }
+    }
+}

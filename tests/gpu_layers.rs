@@ -1,0 +1,249 @@
+//! The GPU against the reference: every element of every tensor that any kernel writes, within its proved bound.
+
+mod common;
+
+use common::compare::Table;
+use common::nets::{random_model, random_weights};
+use common::step::check_step;
+use common::{Draw, gpu};
+use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::dataset::Images;
+use shadernet::engine::{Engine, Metrics, Setup, Vector};
+use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
+use shadernet::model::Model;
+use shadernet::reference::Reference;
+use shadernet::tensor::Array;
+
+const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
+
+fn optimizer(number: u32) -> Optimizer {
+    let sgd = |momentum, nesterov, weight_decay| Optimizer::Sgd { momentum, nesterov, weight_decay };
+    let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.03);
+    match number % 5 {
+        0 => sgd(0.9, true, 0.01),
+        1 => sgd(0.8, false, 0.02),
+        2 => sgd(0.0, false, 0.0),
+        3 => Optimizer::Adam { beta1, beta2, eps, weight_decay },
+        _ => Optimizer::Adamw { beta1, beta2, eps, weight_decay },
+    }
+}
+
+/// Settings of case `number`: every option in turn, none in step with another.
+fn training(number: u32) -> TrainConfig {
+    let augment = Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 };
+    TrainConfig {
+        epochs: 200,
+        batch_size: [7, 4, 13, 9, 6, 1][number as usize % 6],
+        optimizer: optimizer(number),
+        learning_rate: LearningRate::Constant { rate: 0.03 },
+        label_smoothing: if number % 2 == 0 { 0.1 } else { 0.0 },
+        average_decay: if number % 3 == 0 { 0.99 } else { 0.0 },
+        augment: if number % 4 == 3 { Augment::default() } else { augment },
+        ..TrainConfig::default()
+    }
+}
+
+fn setup<'a>(model: &'a Model, train: &'a TrainConfig, seeds: &'a [u32], images: &'a Images) -> Setup<'a> {
+    Setup { model, train, seeds, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
+}
+
+/// An engine with random weights and random memory of the optimizer.
+fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuEngine {
+    let mut engine = GpuEngine::new(gpu, setup, reuse, options).unwrap();
+    for (replica, &seed) in setup.seeds.iter().enumerate() {
+        let weights = random_weights(setup.model, seed);
+        engine.write(Vector::Weights, replica, &weights).unwrap();
+        let average = random_weights(setup.model, seed + 1);
+        engine.write(Vector::Average, replica, &average).unwrap();
+        for name in setup.train.optimizer.memory() {
+            let vector = Vector::Memory(name);
+            let mut memory = engine.read(vector, replica).unwrap();
+            let mut draw = Draw::new(seed + 77);
+            for value in memory.iter_mut().flat_map(|tensor| &mut tensor.data) {
+                let random = 0.01 * draw.normal();
+                *value = if *name == "second_moment" { random * random } else { random };
+            }
+            engine.write(vector, replica, &memory).unwrap();
+        }
+    }
+    engine
+}
+
+#[test]
+fn every_element_of_every_tensor_is_within_its_bound() {
+    let mut table = Table::default();
+    for number in 0..60 {
+        let Some(gpu) = gpu() else { return };
+        let model = random_model(number, 13);
+        let train = training(number);
+        let seeds: &[u32] = if number % 3 == 1 { &[5, 900, 31] } else { &[8] };
+        // The third step of each epoch is short.
+        let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
+        let images = Draw::new(number).images(count, model.input.into(), model.class_count());
+        let setup = Setup { shuffle: number % 7 != 6, ..setup(&model, &train, seeds, &images) };
+        let mut engine = engine(gpu, &setup, false, CHECKED);
+        for step in [if number % 2 == 0 { 0 } else { 301 }, 5] {
+            engine.set_step(step).unwrap();
+            let name = format!("net {number}, step {step}");
+            if let Err(message) = check_step(&mut engine, &setup, &name, &mut table) {
+                panic!("{message}\n{}", model.to_toml());
+            }
+        }
+    }
+    println!("{table}");
+    for kind in [
+        "avg_pool2d.grad_input",
+        "batch_norm2d.grad_bias",
+        "conv2d.grad_bias",
+        "dropout.grad_input",
+        "global_avg_pool2d.grad_input",
+        "leaky_relu.grad_input",
+        "linear.grad_weight",
+        "max_pool2d.grad_input",
+        "relu.grad_input",
+        "sgd.velocity",
+        "adam.second_moment",
+        "average.average",
+        "batch.transforms",
+    ] {
+        assert!(table.has(kind), "{kind} was never compared");
+    }
+}
+
+/// A net with everything that has random words, sums or shared memory.
+const EVERYTHING: &str = r#"
+    name = "everything"
+    input = [1, 12, 11]
+    layers = [
+        { type = "conv2d", out_channels = 6, kernel = 3 },
+        { type = "relu" },
+        { type = "batch_norm2d" },
+        { type = "max_pool2d", kernel = 2 },
+        { type = "dropout", rate = 0.2 },
+        { type = "conv2d", out_channels = 6, kernel = 3, groups = 2, padding = 1 },
+        { type = "leaky_relu" },
+        { type = "batch_norm2d" },
+        { type = "flatten" },
+        { type = "linear", out_features = 5 },
+    ]"#;
+
+/// Three steps of [`EVERYTHING`]; each replica's bits and metrics.
+fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>, Metrics)>> {
+    let model = Model::parse(EVERYTHING, "everything").unwrap();
+    let train = training(6);
+    let images = Draw::new(3).images(17, model.input.into(), model.class_count());
+    let setup = setup(&model, &train, seeds, &images);
+    let mut engine = engine(gpu()?, &setup, reuse, options);
+    engine.poison(0x7fc0_0001);
+    let metrics = engine.train(3).unwrap();
+    assert_eq!(engine.broken_guards().unwrap(), Vec::<String>::new());
+    let mut replica_bits = |replica| {
+        let mut bits = Vec::new();
+        for vector in [Vector::Weights, Vector::Average, Vector::Memory("velocity")] {
+            let tensors = engine.read(vector, replica).unwrap();
+            bits.extend(tensors.iter().flat_map(|tensor| tensor.data.iter().map(|value| value.to_bits())));
+        }
+        assert!(bits.iter().all(|&word| f32::from_bits(word).is_finite()));
+        bits
+    };
+    let bits: Vec<_> = (0..seeds.len()).map(&mut replica_bits).collect();
+    Some(bits.into_iter().zip(metrics).collect())
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bits_however_it_is_run() {
+    let Some(first) = bits(&[4], true, CHECKED) else { return };
+    let again = |seeds: &[u32], reuse, options| bits(seeds, reuse, options).unwrap();
+    let same = |a: &(Vec<u32>, Metrics), b: &(Vec<u32>, Metrics), what: &str| {
+        let different = a.0.iter().zip(&b.0).filter(|(a, b)| a != b).count();
+        assert!(different == 0 && a.1 == b.1, "{what}: {different} values of {} differ", a.0.len());
+    };
+    same(&first[0], &again(&[4], true, CHECKED)[0], "a second run");
+    same(&first[0], &again(&[4], false, CHECKED)[0], "without sharing of memory");
+    same(&first[0], &again(&[4], true, GpuOptions::DEFAULT)[0], "without checks in the shaders");
+    let three = again(&[9, 4, 60_000], true, CHECKED);
+    same(&first[0], &three[1], "as one of three replicas");
+    same(&again(&[60_000], true, CHECKED)[0], &three[2], "the last of three replicas");
+    assert_ne!(first[0].0[0], three[0].0[0], "another seed");
+}
+
+#[test]
+fn evaluation_agrees_with_the_reference() {
+    for number in [1, 3, 10, 11, 12, 15, 18] {
+        let Some(gpu) = gpu() else { return };
+        let model = random_model(number, 13);
+        let train = TrainConfig { average_decay: 0.9, ..training(number) };
+        // Two batches of 256, the second short and no multiple of four.
+        let images = Draw::new(number).images(331, model.input.into(), model.class_count());
+        let setup = setup(&model, &train, &[2, 3], &images);
+        let mut engine = engine(gpu, &setup, true, CHECKED);
+        let batches = setup.eval_batches();
+        let size = model.input.len();
+        let input = images.pixels.chunks(size).enumerate().flat_map(|(index, pixels)| {
+            let sample = batches.sample(0, 0, 0);
+            assert!(sample.transform.is_none(), "image {index}");
+            batches.reference(pixels, sample).data
+        });
+        let shape = [331, model.input.channels, model.input.height, model.input.width];
+        let input = Array::exact(&shape, input.collect());
+        for averaged in [false, true] {
+            let weights = random_weights(&model, 2 + u32::from(averaged));
+            let want = Reference::new(&model, &train, &weights).logits(input.clone());
+            let got = engine.logits(averaged).unwrap();
+            let largest = want.data.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+            for (got, want) in got.iter().zip(&want.data) {
+                // Errors of all layers add up: a few hundred roundings of the largest value.
+                assert!((f64::from(*got) - want).abs() < 3e-5 * largest, "net {number}: {got} {want}");
+            }
+            let metrics = engine.evaluate(averaged).unwrap();
+            let classes = model.class_count();
+            let losses = shadernet::losses::cross_entropy::cross_entropy(&want, &images.labels, 0.0);
+            let loss: f64 = losses["loss"].data.iter().sum();
+            assert!((metrics[0].loss_sum - loss).abs() < 1e-4 * loss, "{metrics:?} {loss}");
+            let hits = got.chunks(classes).zip(&images.labels).filter(|(row, label)| {
+                (0..classes).rev().max_by(|&a, &b| row[a].total_cmp(&row[b])) == Some(usize::from(**label))
+            });
+            assert_eq!((metrics[0].correct, metrics[0].images), (hits.count(), 331));
+        }
+    }
+}
+
+/// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be met once.
+#[test]
+fn launches_beyond_the_limit_of_workgroups_are_folded() {
+    let Some(gpu) = gpu() else { return };
+    let text = r#"
+        name = "wide"
+        input = [1, 2100, 2000]
+        layers = [
+            { type = "leaky_relu", negative_slope = 0.3 },
+            { type = "max_pool2d", kernel = 50 },
+            { type = "conv2d", out_channels = 2, kernel = 1 },
+            { type = "global_avg_pool2d" },
+        ]"#;
+    let model = Model::parse(text, "wide").unwrap();
+    let train = TrainConfig { batch_size: 4, ..TrainConfig::default() };
+    let images = Draw::new(1).images(4, model.input.into(), 2);
+    let setup = setup(&model, &train, &[1], &images);
+    let mut engine = engine(gpu, &setup, false, CHECKED);
+    engine.poison(0x7fc0_0001);
+    engine.train(1).unwrap();
+    let plan = engine.training_plan().unwrap();
+    let folded = plan.dispatches.iter().filter(|dispatch| dispatch.workgroups[1] > 1);
+    assert_eq!(folded.count(), 2, "gather and leaky_relu");
+    let floats = |name: &str| -> Vec<f32> {
+        let words = engine.read_tensor(name).unwrap().unwrap();
+        words.into_iter().map(f32::from_bits).collect()
+    };
+    let (input, output) = (floats("input"), floats("leaky_relu1.output"));
+    let scale = setup.train_batches().unwrap().pixel_scale();
+    let image_of: Vec<usize> =
+        (0..4).map(|n| setup.train_batches().unwrap().sample(1, 0, n).index as usize).collect();
+    let size = model.input.len();
+    for (at, (&value, &result)) in input.iter().zip(&output).enumerate() {
+        let pixel = f32::from(images.pixels[image_of[at % 4] * size + at / 4]);
+        assert!((value - (pixel * scale.0 + scale.1)).abs() < 1e-6, "input {at}: {value}");
+        let want = if value > 0.0 { value } else { 0.3 * value };
+        assert!((result - want).abs() <= 1e-7 * want.abs(), "output {at}: {result} {want}");
+    }
+}
