@@ -38,14 +38,16 @@ impl LearningRate {
 
 #[cfg(test)]
 mod tests {
+    use approx::assert_abs_diff_eq;
+
     use super::*;
 
     #[test]
     fn one_cycle_rises_then_falls() {
         let cycle = LearningRate::OneCycle { peak: 0.4, warmup: 0.2, start: 0.04, end: 1e-4 };
         let rates = cycle.rates(100, 10);
-        assert!((rates[0] - 0.016).abs() < 1e-7, "{}", rates[0]);
-        assert!((rates[20] - 0.4).abs() < 1e-7, "{}", rates[20]);
+        assert_abs_diff_eq!(rates[0], 0.016, epsilon = 1e-7);
+        assert_abs_diff_eq!(rates[20], 0.4, epsilon = 1e-7);
         assert!(rates[..20].windows(2).all(|w| w[0] < w[1]));
         assert!(rates[20..].windows(2).all(|w| w[0] > w[1]));
         assert!(rates[99] < 0.001, "{}", rates[99]);
@@ -55,13 +57,14 @@ mod tests {
     fn step_changes_at_epoch_borders() {
         let rates = LearningRate::Step { rate: 1.0, every_epochs: 2, factor: 0.1 }.rates(6, 1);
         for (got, want) in rates.iter().zip([1.0, 1.0, 0.1, 0.1, 0.01, 0.01]) {
-            assert!((got - want).abs() < 1e-7, "{rates:?}");
+            assert_abs_diff_eq!(*got, want, epsilon = 1e-7);
         }
     }
 
     #[test]
     fn cosine_starts_at_the_peak_and_is_halfway_in_the_middle() {
         let rates = LearningRate::Cosine { peak: 0.2, end: 0.0 }.rates(10, 1);
-        assert!((rates[0] - 0.2).abs() < 1e-7 && (rates[5] - 0.1).abs() < 1e-7, "{rates:?}");
+        assert_abs_diff_eq!(rates[0], 0.2, epsilon = 1e-7);
+        assert_abs_diff_eq!(rates[5], 0.1, epsilon = 1e-7);
     }
 }

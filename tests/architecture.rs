@@ -1,0 +1,121 @@
+//! The floors of CONTRIBUTING.md: a file imports only from lower ones, and siblings of floor 4 never from each other.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Modules by floor, from the ground up.
+const FLOORS: &[&[&str]] = &[
+    &["error", "tensor", "rng", "config", "files"],
+    &["layers", "losses", "optimizers", "schedule", "shader"],
+    &["model"],
+    &["batch", "dataset", "checkpoint", "plan", "engine", "reference"],
+    &["gpu", "cpu"],
+    &["device", "eval", "train", "classify"],
+];
+
+fn floor(module: &str) -> usize {
+    FLOORS.iter().position(|modules| modules.contains(&module)).unwrap_or_else(|| {
+        panic!("src/{module}: give it a floor in tests/architecture.rs and CONTRIBUTING.md")
+    })
+}
+
+fn rust_files(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            rust_files(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+/// Every library file with the module that it belongs to and its text.
+fn sources() -> Vec<(String, PathBuf, String)> {
+    let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    rust_files(&src, &mut files);
+    let mut sources = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&src).unwrap();
+        let first = relative.iter().next().unwrap().to_str().unwrap();
+        let module = first.trim_end_matches(".rs").to_owned();
+        if !["lib", "main", "cli"].contains(&module.as_str()) {
+            let text = fs::read_to_string(&file).unwrap();
+            sources.push((module, relative.to_owned(), text));
+        }
+    }
+    sources
+}
+
+/// Modules named as `crate::module`, also within `use crate::{...}`.
+fn imports(text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (at, _) in text.match_indices("crate::") {
+        // The word must stand alone: not `my_crate::`.
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
+            continue;
+        }
+        let rest = &text[at + "crate::".len()..];
+        let name = |text: &str| -> String {
+            text.trim_start()
+                .chars()
+                .take_while(|c| c.is_ascii_lowercase() || *c == '_' || c.is_ascii_digit())
+                .collect()
+        };
+        match rest.strip_prefix('{') {
+            Some(list) => found.extend(list[..list.find('}').unwrap()].split(',').map(name)),
+            None => found.push(name(rest)),
+        }
+    }
+    found.retain(|name| !name.is_empty());
+    found
+}
+
+/// Every import that goes up or sideways across floor 4.
+fn violations(module: &str, file: &Path, text: &str) -> Vec<String> {
+    let own = floor(module);
+    let wrong = |target: &String| {
+        let other = floor(target);
+        target != module && (other > own || (own == 4 && other == 4))
+    };
+    imports(text)
+        .into_iter()
+        .filter(wrong)
+        .map(|target| format!("{} imports {target}", file.display()))
+        .collect()
+}
+
+#[test]
+fn files_import_only_from_lower_floors() {
+    let sources = sources();
+    assert!(sources.len() > 40, "only {} files were found", sources.len());
+    let wrong: Vec<_> =
+        sources.iter().flat_map(|(module, file, text)| violations(module, file, text)).collect();
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn a_wrong_import_would_be_found() {
+    let file = Path::new("x.rs");
+    assert_eq!(violations("layers", file, "use crate::{error::Error, plan::Plan};").len(), 1);
+    assert_eq!(violations("cpu", file, "let gpu = crate::gpu::Adapters::find();").len(), 1);
+    assert_eq!(violations("plan", file, "use crate::model::Model;").len(), 0);
+}
+
+#[test]
+fn wgpu_and_naga_stay_in_their_places() {
+    for (module, file, text) in sources() {
+        let names =
+            |name: &str| text.lines().any(|line| !line.trim_start().starts_with("//") && line.contains(name));
+        assert!(module == "gpu" || !names("wgpu::"), "{} names wgpu", file.display());
+        assert!(module == "shader" || !names("naga::"), "{} names naga", file.display());
+    }
+}
+
+#[test]
+fn files_can_be_read_in_one_sitting() {
+    for (_, file, text) in sources() {
+        assert!(text.lines().count() <= 500, "{} has more than 500 lines", file.display());
+    }
+}

@@ -1,0 +1,188 @@
+//! What can be said of the shaders without any device: none is dead, all stay inside WebGPU's default limits, all
+//! translate to the languages of Vulkan, Metal and DX12 with the constants of real plans.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+use shadernet::batch::BatchSettings;
+use shadernet::model::Model;
+use shadernet::plan::{Dispatch, Plan, PlanOptions};
+use shadernet::shader;
+
+/// Models that together use every layer, loss and optimizer.
+const MODELS: &[&str] = &[
+    include_str!("../data/models/seed.toml"),
+    r#"
+    name = "all"
+    input = [3, 17, 15]
+    layers = [
+      { type = "conv2d", out_channels = 6, kernel = 3, stride = 2, padding = 1, groups = 3, bias = false },
+      { type = "leaky_relu" },
+      { type = "batch_norm2d" },
+      { type = "avg_pool2d", kernel = 2 },
+      { type = "dropout", rate = 0.5 },
+      { type = "conv2d", out_channels = 6, kernel = 3, padding = 1, groups = 6 },
+      { type = "max_pool2d", kernel = 3, stride = 1, padding = 1 },
+      { type = "flatten" },
+      { type = "linear", out_features = 4 },
+    ]
+    [train]
+    optimizer = { type = "adamw" }
+    label_smoothing = 0.1
+    average_decay = 0.9
+    "#,
+];
+
+fn plans() -> Vec<Plan> {
+    let mut plans = Vec::new();
+    for text in MODELS {
+        let model = Model::parse(text, "test").unwrap();
+        for (batch_size, replicas) in [(7, 1), (128, 3)] {
+            let batch = BatchSettings {
+                batch_size,
+                image_count: 1000,
+                image: model.input,
+                shuffle: true,
+                augment: model.train.augment,
+                mean: 0.5,
+                std: 0.25,
+            };
+            let options = PlanOptions { replicas, reuse: true };
+            plans.push(Plan::training(&model, &batch, &model.train, options));
+            plans.push(Plan::evaluation(&model, &batch, false, "test", options));
+        }
+    }
+    plans
+}
+
+fn dispatches(plans: &[Plan]) -> impl Iterator<Item = &Dispatch> {
+    plans.iter().flat_map(|plan| &plan.dispatches)
+}
+
+#[test]
+fn every_file_and_every_entry_point_is_used() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("shaders");
+    let files: BTreeSet<String> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect();
+    let known: BTreeSet<String> = shader::SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    assert_eq!(files, known);
+
+    let plans = plans();
+    let used: BTreeSet<(&str, &str)> = dispatches(&plans)
+        .map(|dispatch| (dispatch.shader.as_str(), dispatch.entry_point.as_str()))
+        .collect();
+    for shader in shader::all() {
+        for entry_point in shader.entry_points() {
+            assert!(used.contains(&(shader.name, entry_point)), "{}.{entry_point} is dead", shader.name);
+        }
+    }
+}
+
+#[test]
+fn webgpu_default_limits_hold() {
+    for shader in shader::all() {
+        for entry_point in shader.entry_points() {
+            let name = format!("{}.{entry_point}", shader.name);
+            assert!(shader.bindings(entry_point).len() <= 8, "{name}: more than 8 storage buffers");
+            let [x, y, z] = shader.workgroup_size(entry_point);
+            assert!(x * y * z <= 256 && x <= 256 && y <= 256 && z <= 64, "{name}: {x}x{y}x{z} invocations");
+        }
+        let module = naga::front::wgsl::parse_str(shader.source).unwrap();
+        let mut layouter = naga::proc::Layouter::default();
+        layouter.update(module.to_ctx()).unwrap();
+        let workgroup =
+            module.global_variables.iter().filter(|(_, v)| v.space == naga::AddressSpace::WorkGroup);
+        let bytes: u32 = workgroup.map(|(_, variable)| layouter[variable.ty].size).sum();
+        assert!(bytes <= 16_384, "{}: {bytes} bytes of workgroup memory", shader.name);
+        let bindings: Vec<_> =
+            module.global_variables.iter().filter_map(|(_, variable)| variable.binding).collect();
+        let unique: BTreeSet<_> = bindings.iter().map(|binding| (binding.group, binding.binding)).collect();
+        assert_eq!(unique.len(), bindings.len(), "{}: a binding number is used twice", shader.name);
+    }
+    for dispatch in dispatches(&plans()) {
+        assert!(dispatch.workgroups.iter().all(|&count| (1..=65_535).contains(&count)), "{}", dispatch.label);
+    }
+}
+
+/// Text of each function that is no entry point, by name.
+fn functions(source: &str) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    for (at, _) in source.match_indices("\nfn ") {
+        let text = &source[at + 1..];
+        let end = text.find("\n}\n").unwrap() + 2;
+        let is_entry_point =
+            source[..at].ends_with(')') && source[..at].lines().next_back().unwrap().starts_with('@');
+        if !is_entry_point {
+            let name = text[3..].split('(').next().unwrap();
+            found.insert(name.to_owned(), text[..end].to_owned());
+        }
+    }
+    found
+}
+
+/// Shaders are complete files, so small functions stand in several; they must not drift apart.
+#[test]
+fn functions_of_one_name_are_one_function() {
+    let mut texts: BTreeMap<String, (&str, String)> = BTreeMap::new();
+    for (file, source) in shader::SOURCES {
+        for (name, text) in functions(source) {
+            let (first, known) = texts.entry(name.clone()).or_insert_with(|| (file, text.clone()));
+            assert_eq!(*known, text, "{name} in {file}.wgsl differs from {first}.wgsl");
+        }
+    }
+    assert!(texts.contains_key("linear_index") && texts.contains_key("pcg4d"));
+}
+
+/// The module of a dispatch with its constants in place, as every backend gets it.
+fn specialised(dispatch: &Dispatch) -> (naga::Module, naga::valid::ModuleInfo) {
+    let source = shader::find(&dispatch.shader).source;
+    let module = naga::front::wgsl::parse_str(source).unwrap();
+    let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
+    let info = validator.validate(&module).unwrap();
+    let constants = dispatch.constants.clone().into_iter().collect();
+    let entry_point = Some((naga::ShaderStage::Compute, dispatch.entry_point.as_str()));
+    let (module, info) =
+        naga::back::pipeline_constants::process_overrides(&module, &info, entry_point, &constants)
+            .unwrap_or_else(|error| panic!("{}: {error}", dispatch.label));
+    (module.into_owned(), info.into_owned())
+}
+
+#[test]
+fn every_pipeline_translates_to_spirv_msl_and_hlsl() {
+    let mut done = BTreeSet::new();
+    for dispatch in dispatches(&plans()) {
+        if !done.insert((
+            dispatch.shader.clone(),
+            dispatch.entry_point.clone(),
+            format!("{:?}", dispatch.constants),
+        )) {
+            continue;
+        }
+        let label = &dispatch.label;
+        let (module, info) = specialised(dispatch);
+        naga::back::spv::write_vec(&module, &info, &Default::default(), None)
+            .unwrap_or_else(|error| panic!("{label}: SPIR-V: {error}"));
+        let msl = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
+        naga::back::msl::write_string(&module, &info, &msl, &Default::default())
+            .unwrap_or_else(|error| panic!("{label}: MSL: {error}"));
+        let mut text = String::new();
+        let hlsl = naga::back::hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+        let pipeline = naga::back::hlsl::PipelineOptions::default();
+        naga::back::hlsl::Writer::new(&mut text, &hlsl, &pipeline)
+            .write(&module, &info, None)
+            .unwrap_or_else(|error| panic!("{label}: HLSL: {error}"));
+    }
+    assert!(done.len() > 60, "only {} pipelines", done.len());
+}
+
+#[test]
+fn a_forgotten_or_misspelt_constant_is_loud() {
+    let plans = plans();
+    let mut dispatch = dispatches(&plans).find(|dispatch| dispatch.label == "relu1.forward").unwrap().clone();
+    dispatch.constants.remove("ELEMENTS");
+    let wrong = std::panic::catch_unwind(|| specialised(&dispatch));
+    assert!(wrong.is_err(), "a pipeline without ELEMENTS was accepted");
+}
