@@ -1,4 +1,5 @@
 //! The GPU against the reference: every element of every tensor that any kernel writes, within its proved bound.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 
@@ -72,7 +73,7 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
 #[test]
 fn every_element_of_every_tensor_is_within_its_bound() {
     let mut table = Table::default();
-    for number in 0..60 {
+    for number in 0..44 {
         let Some(gpu) = gpu() else { return };
         let model = random_model(number, 13);
         let train = training(number);

@@ -28,8 +28,8 @@ impl Table {
         for (index, &value) in got.iter().enumerate() {
             let error = (f64::from(value) - want.data[index]).abs();
             let bound = want.bound[index];
-            // Not `error > bound`: a NaN must fail.
-            if !(error <= bound) {
+            // A NaN must fail, too.
+            if error > bound || error.is_nan() {
                 return Err(format!(
                     "{place} at {:?}: got {value:e}, want {:e}, off by {error:e} with a bound of {bound:e}",
                     coordinates(index, &want.shape),

@@ -16,6 +16,9 @@ const BODY: &[&str] = &[
     r#"{ type = "conv2d", out_channels = 4, kernel = 5, padding = 2 }"#,
     r#"{ type = "conv2d", out_channels = 3, kernel = 2, stride = 3 }"#,
     r#"{ type = "conv2d", out_channels = 11, kernel = 2, padding = 1 }"#,
+    r#"{ type = "conv2d", out_channels = 3, kernel = 4, padding = 1, bias = false }"#,
+    r#"{ type = "conv2d", out_channels = 5, kernel = 7, padding = 6, stride = 2 }"#,
+    r#"{ type = "conv2d", out_channels = 2, kernel = 5, padding = 4, stride = 4 }"#,
     r#"{ type = "relu" }"#,
     r#"{ type = "leaky_relu", negative_slope = 0.2 }"#,
     r#"{ type = "batch_norm2d" }"#,
@@ -67,7 +70,7 @@ pub(crate) fn random_model(number: u32, side: usize) -> Model {
 /// Adds the layer if it fits.
 fn add(line: &str, shape: &mut Shape, lines: &mut Vec<String>) {
     let channels = shape.channels;
-    let half = if channels % 2 == 0 && channels <= 6 { 2 } else { 1 };
+    let half = if channels.is_multiple_of(2) && channels <= 6 { 2 } else { 1 };
     let line = line
         .replace("CHANNELS", &channels.to_string())
         .replace("GROUPS", &(2 * channels).to_string())

@@ -235,7 +235,7 @@ impl StepCheck<'_> {
             correct: hits.iter().sum::<f32>() as usize,
             images: self.valid,
         };
-        if metrics != total || !((metrics.loss_sum - sum).abs() <= gamma(self.valid) * sum.abs()) {
+        if metrics != total || (metrics.loss_sum - sum).abs() > gamma(self.valid) * sum.abs() {
             return Err(format!("{place}: metrics {metrics:?}, not {total:?} with sum {sum}"));
         }
         Ok(())
