@@ -37,8 +37,8 @@ fn training(number: u32) -> TrainConfig {
         batch_size: [7, 4, 13, 9, 6, 1][number as usize % 6],
         optimizer: optimizer(number),
         learning_rate: LearningRate::Constant { rate: 0.03 },
-        label_smoothing: if number % 2 == 0 { 0.1 } else { 0.0 },
-        average_decay: if number % 3 == 0 { 0.99 } else { 0.0 },
+        label_smoothing: if number.is_multiple_of(2) { 0.1 } else { 0.0 },
+        average_decay: if number.is_multiple_of(3) { 0.99 } else { 0.0 },
         augment: if number % 4 == 3 { Augment::default() } else { augment },
         ..TrainConfig::default()
     }
@@ -83,7 +83,7 @@ fn every_element_of_every_tensor_is_within_its_bound() {
         let images = Draw::new(number).images(count, model.input.into(), model.class_count());
         let setup = Setup { shuffle: number % 7 != 6, ..setup(&model, &train, seeds, &images) };
         let mut engine = engine(gpu, &setup, false, CHECKED);
-        for step in [if number % 2 == 0 { 0 } else { 301 }, 5] {
+        for step in [if number.is_multiple_of(2) { 0 } else { 301 }, 5] {
             engine.set_step(step).unwrap();
             let name = format!("net {number}, step {step}");
             if let Err(message) = check_step(&mut engine, &setup, &name, &mut table) {

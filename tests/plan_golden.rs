@@ -1,5 +1,6 @@
 //! The plan of a training step of the seed network, as text. A change of it should be seen, and wanted:
 //! `SHADERNET_BLESS=1 cargo test --release --test plan_golden` writes it anew.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
 use std::path::Path;

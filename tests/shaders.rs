@@ -1,5 +1,6 @@
 //! What can be said of the shaders without any device: none is dead, all stay inside WebGPU's default limits, all
 //! translate to the languages of Vulkan, Metal and DX12 with the constants of real plans.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
