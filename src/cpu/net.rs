@@ -246,8 +246,9 @@ fn apply(
         ) => {
             let decoupled = matches!(optimizer, Optimizer::Adamw { .. });
             let time = step as i32 + 1;
-            let step_size = learning_rate / (1.0 - beta1.powi(time));
-            let correction = 1.0 - beta2.powi(time);
+            // In f64: 1 − βᵗ cancels most digits of an f32 in the first steps.
+            let correction = |beta: f32| (1.0 - f64::from(beta).powi(time)) as f32;
+            let (step_size, correction) = (learning_rate / correction(beta1), correction(beta2));
             for i in elements() {
                 let param = if decoupled { params[i] * (1.0 - learning_rate * decay) } else { params[i] };
                 let grad = if decoupled { grads[i] } else { grads[i] + decay * param };
