@@ -31,6 +31,11 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
             && !name.starts_with('.')
     };
     let mut names = Vec::new();
+    if !dir.exists() {
+        let message = "there is no such folder; MNIST comes with shadernet's repository in data/mnist, \
+                       --data names another folder with IDX files";
+        return Err(Error::data(dir, message));
+    }
     for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
         let name = entry.map_err(Error::io("read", dir))?.file_name();
         names.extend(name.into_string().ok().filter(|name| fits(name)));
