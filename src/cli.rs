@@ -11,6 +11,7 @@ use shadernet::gpu::Adapters;
 use shadernet::model::Model;
 
 mod classify;
+mod doctor;
 mod eval;
 mod output;
 mod train;
@@ -42,6 +43,8 @@ enum Command {
     },
     /// List what can compute here, and say what `--device auto` takes
     Devices,
+    /// Check every kernel of a model's training on this machine's GPU against the reference
+    Doctor(doctor::DoctorArgs),
 }
 
 /// Where to compute.
@@ -82,6 +85,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Classify(args) => classify::run(&args, &mut output),
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
+        Command::Doctor(args) => doctor::run(&args, &mut output),
     };
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,
@@ -121,12 +125,16 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
     Model::parse(&text, &name)
 }
 
+/// The network of a model description or of a trained model; `None` is the built-in one.
+fn load_model(path: Option<&Path>) -> Result<Model> {
+    match path.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
+        Some(path) => Ok(Checkpoint::load(path)?.model),
+        None => read_model(path),
+    }
+}
+
 fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
-    let trained = path.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
-    let model = match trained {
-        Some(path) => Checkpoint::load(path)?.model,
-        None => read_model(path)?,
-    };
+    let model = load_model(path)?;
     output.line(format_args!("{model}"));
     Ok(ExitCode::SUCCESS)
 }

@@ -21,6 +21,7 @@ pub mod config;
 pub mod cpu;
 pub mod dataset;
 pub mod device;
+pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod eval;

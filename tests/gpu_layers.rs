@@ -3,12 +3,11 @@
 
 mod common;
 
-use common::compare::Table;
 use common::nets::{random_model, random_weights};
-use common::step::check_step;
 use common::{Draw, gpu};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::dataset::Images;
+use shadernet::doctor::{Table, check_step};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::model::Model;

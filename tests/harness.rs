@@ -3,11 +3,10 @@
 
 mod common;
 
-use common::compare::Table;
 use common::nets::random_weights;
-use common::step::check_step;
 use common::{Draw, gpu};
 use shadernet::config::{Augment, Optimizer, TrainConfig};
+use shadernet::doctor::{Table, check_step};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;

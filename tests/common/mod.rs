@@ -6,9 +6,7 @@ use shadernet::gpu::{Adapters, Gpu};
 use shadernet::rng;
 use shadernet::tensor::Array;
 
-pub(crate) mod compare;
 pub(crate) mod nets;
-pub(crate) mod step;
 
 /// The adapter that tests run on: the one with `SHADERNET_TEST_ADAPTER` in its name, else the first.
 ///

@@ -3,23 +3,29 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
-use shadernet::tensor::Array;
+use serde::Serialize;
+
+use crate::tensor::Array;
 
 /// Largest error as a share of the bound, for each kind of tensor.
-#[derive(Debug, Default)]
-pub(crate) struct Table {
+#[derive(Debug, Default, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Table {
     kinds: BTreeMap<String, Row>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Serialize)]
 struct Row {
     elements: usize,
-    largest: f64,
+    largest_error_of_bound: f64,
 }
 
 impl Table {
-    /// Fails on the first element of `got` that is farther from `want` than its bound. `place` says whose tensor it is.
-    pub(crate) fn check(&mut self, kind: &str, place: &str, got: &[f32], want: &Array) -> Result<(), String> {
+    /// Compares a tensor of a kind such as `conv2d.output`.
+    ///
+    /// # Errors
+    /// Names the first element of `got` that is farther from `want` than its bound; `place` says whose tensor it is.
+    pub fn check(&mut self, kind: &str, place: &str, got: &[f32], want: &Array) -> Result<(), String> {
         if got.len() != want.data.len() {
             return Err(format!("{place}: {} values, not {}", got.len(), want.data.len()));
         }
@@ -37,28 +43,28 @@ impl Table {
                 ));
             }
             if error > 0.0 {
-                row.largest = row.largest.max(error / bound);
+                row.largest_error_of_bound = row.largest_error_of_bound.max(error / bound);
             }
         }
         Ok(())
     }
 
     /// Largest error as a share of the bound, over everything.
-    pub(crate) fn largest(&self) -> f64 {
-        self.kinds.values().map(|row| row.largest).fold(0.0, f64::max)
+    pub fn largest(&self) -> f64 {
+        self.kinds.values().map(|row| row.largest_error_of_bound).fold(0.0, f64::max)
     }
 
     /// True if a tensor of this kind was compared.
-    pub(crate) fn has(&self, kind: &str) -> bool {
+    pub fn has(&self, kind: &str) -> bool {
         self.kinds.contains_key(kind)
     }
 }
 
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{:<32} {:>10}  largest error / bound", "tensor", "elements")?;
+        write!(f, "{:<32} {:>10}  largest error / bound", "tensor", "elements")?;
         for (kind, row) in &self.kinds {
-            writeln!(f, "{kind:<32} {:>10}  {:.3}", row.elements, row.largest)?;
+            write!(f, "\n{kind:<32} {:>10}  {:.3}", row.elements, row.largest_error_of_bound)?;
         }
         Ok(())
     }

@@ -3,23 +3,28 @@
 
 use std::collections::BTreeMap;
 
-use shadernet::engine::{Engine, Metrics, Setup, Vector};
-use shadernet::gpu::GpuEngine;
-use shadernet::layers::Context;
-use shadernet::losses::cross_entropy::cross_entropy;
-use shadernet::model::NamedLayer;
-use shadernet::optimizers::{self, average};
-use shadernet::plan::Plan;
-use shadernet::shader;
-use shadernet::tensor::{Array, Arrays, Tensor, gamma};
+use crate::engine::{Engine, Metrics, Setup, Vector};
+use crate::error::Error;
+use crate::gpu::GpuEngine;
+use crate::layers::Context;
+use crate::losses::cross_entropy::cross_entropy;
+use crate::model::NamedLayer;
+use crate::optimizers::{self, average};
+use crate::plan::Plan;
+use crate::shader;
+use crate::tensor::{Array, Arrays, Tensor, gamma};
 
 use super::compare::Table;
 
 /// A NaN, so that whatever reads what nobody wrote shows.
 const POISON: u32 = 0x7fc0_0bad;
 
-/// Takes one step and compares. The engine must have been made without sharing of memory.
-pub(crate) fn check_step(
+/// Takes one training step and compares every tensor that it wrote with the reference, which is given the device's own
+/// inputs of each kernel. The engine must have been made without sharing of memory, for a `setup` with training images.
+///
+/// # Errors
+/// Names the first element outside its bound, a write behind a buffer, or what the device refused. `name` comes first.
+pub fn check_step(
     engine: &mut GpuEngine,
     setup: &Setup<'_>,
     name: &str,
@@ -27,37 +32,45 @@ pub(crate) fn check_step(
 ) -> Result<(), String> {
     let step = engine.step();
     let memories = setup.train.optimizer.memory();
-    let read = |engine: &mut GpuEngine| -> Vec<State> {
-        let mut vector = |vector, replica| engine.read(vector, replica).unwrap();
-        let state = |replica| State {
-            weights: vector(Vector::Weights, replica),
-            average: if setup.train.average_decay > 0.0 {
-                vector(Vector::Average, replica)
-            } else {
-                Vec::new()
-            },
-            memory: memories.iter().map(|name| vector(Vector::Memory(name), replica)).collect(),
+    let text = |error: Error| error.to_string();
+    let read = |engine: &mut GpuEngine| -> Result<Vec<State>, String> {
+        let mut vector = |vector, replica| engine.read(vector, replica).map_err(text);
+        let mut state = |replica| -> Result<State, String> {
+            Ok(State {
+                weights: vector(Vector::Weights, replica)?,
+                average: if setup.train.average_decay > 0.0 {
+                    vector(Vector::Average, replica)?
+                } else {
+                    Vec::new()
+                },
+                memory: memories
+                    .iter()
+                    .map(|name| vector(Vector::Memory(name), replica))
+                    .collect::<Result<_, _>>()?,
+            })
         };
-        (0..setup.seeds.len()).map(state).collect()
+        (0..setup.seeds.len()).map(&mut state).collect()
     };
-    let before = read(engine);
+    let before = read(engine)?;
     engine.poison(POISON);
-    let metrics = engine.train(1).map_err(|error| error.to_string())?;
-    let broken = engine.broken_guards().unwrap();
+    let metrics = engine.train(1).map_err(text)?;
+    let broken = engine.broken_guards().map_err(text)?;
     if !broken.is_empty() {
         return Err(format!("{name}: something was written behind {broken:?}"));
     }
-    let after = read(engine);
-    let plan = engine.training_plan().unwrap().clone();
-    let tensors = plan.tensors.iter();
-    let tensors =
-        tensors.map(|tensor| (tensor.name.clone(), engine.read_tensor(&tensor.name).unwrap().unwrap()));
+    let after = read(engine)?;
+    let plan = engine.training_plan().expect("an engine that trains").clone();
+    let mut tensors = BTreeMap::new();
+    for tensor in &plan.tensors {
+        let words = engine.read_tensor(&tensor.name).map_err(text)?;
+        tensors.insert(tensor.name.clone(), words.expect("a tensor of the plan"));
+    }
     let check = StepCheck {
         setup,
         plan: &plan,
-        tensors: tensors.collect(),
+        tensors,
         step,
-        valid: setup.train_batches().unwrap().images_of(step),
+        valid: setup.train_batches().expect("an engine that trains").images_of(step),
         quads: plan.batch_size.div_ceil(4),
     };
     if check.tensors["state"][..3] != [step + 1, step, check.valid as u32] {
@@ -242,8 +255,8 @@ impl StepCheck<'_> {
     }
 
     fn batch(&self, replica: usize, place: &str, table: &mut Table) -> Result<(), String> {
-        let batches = self.setup.train_batches().unwrap();
-        let training = self.setup.training.unwrap();
+        let batches = self.setup.train_batches().expect("an engine that trains");
+        let training = self.setup.training.expect("an engine that trains");
         let [indices, targets] = ["indices", "targets"].map(|name| self.part(name, replica));
         let size = self.setup.model.input.len();
         let (input, behind) = self.images("input", replica);
