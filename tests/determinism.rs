@@ -1,5 +1,5 @@
 //! The same seed gives the same bits on the CPU engine, whatever the number of threads and however the steps are cut up.
-//! (tests/gpu_layers.rs holds the same promise for the GPU.)
+//! (`tests/gpu_layers.rs` holds the same promise for the GPU.)
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::path::Path;
