@@ -1,0 +1,398 @@
+//! The reference against ONNX's backend test suite: numbers that neither shadernet nor its authors made. See
+//! `tests/data/onnx/README.md`. The suite's `f32` outputs must lie within the bounds of the reference.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::collections::BTreeMap;
+
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+use serde_json::Value;
+use shadernet::config::Optimizer;
+use shadernet::doctor::Table;
+use shadernet::layers::{Context, LayerKind};
+use shadernet::losses::cross_entropy::cross_entropy;
+use shadernet::optimizers::Step;
+use shadernet::tensor::{Array, Arrays, Shape, gamma};
+
+/// Cases of each operator in the file.
+const CASES: &str = "Adam 2, AveragePool 6, BatchNormalization 9, Conv 11, ConvTranspose 4, Dropout 8, Flatten 4, \
+    Gemm 11, GlobalAveragePool 2, LeakyRelu 5, LogSoftmax 9, MatMul 1, MaxPool 10, MaxUnpool 1, Momentum 3, Relu 3, \
+    Softmax 9, SoftmaxCrossEntropyLoss 8";
+
+/// One node with its arrays, as ONNX has them.
+#[derive(Debug, Clone, Deserialize)]
+struct Case {
+    #[serde(skip)]
+    name: String,
+    op: String,
+    attributes: BTreeMap<String, Value>,
+    inputs: Vec<String>,
+    outputs: Vec<String>,
+    #[serde(skip)]
+    values: BTreeMap<String, Array>,
+}
+
+fn cases() -> Vec<Case> {
+    let bytes = std::fs::read("tests/data/onnx/cases.safetensors").unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let (_, metadata) = SafeTensors::read_metadata(&bytes).unwrap();
+    let cases = &metadata.metadata().as_ref().unwrap()["cases"];
+    let cases: BTreeMap<String, Case> = serde_json::from_str(cases).unwrap();
+    let complete = |(name, mut case): (String, Case)| {
+        for tensor in case.inputs.iter().chain(&case.outputs) {
+            case.values.insert(tensor.clone(), read(&file, &format!("{name}.{tensor}")));
+        }
+        Case { name, ..case }
+    };
+    cases.into_iter().map(complete).collect()
+}
+
+fn read(file: &SafeTensors<'_>, name: &str) -> Array {
+    let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
+    let bytes = tensor.data();
+    let data = match tensor.dtype() {
+        Dtype::F32 => bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()).into()).collect(),
+        Dtype::I64 => bytes.chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap()) as f64).collect(),
+        other => panic!("{name} is {other:?}"),
+    };
+    Array::exact(tensor.shape(), data)
+}
+
+/// As [N, C, H, W]: further axes are one, those behind the fourth join the third.
+fn image(array: &Array) -> Array {
+    let mut shape = array.shape.clone();
+    if shape.len() > 4 {
+        shape = vec![shape[0], shape[1], shape[2..].iter().product()];
+    }
+    shape.resize(4, 1);
+    Array::exact(&shape, array.data.clone())
+}
+
+fn transposed(array: &Array) -> Array {
+    let [rows, columns] = array.shape[..] else { panic!("{:?} is no matrix", array.shape) };
+    let data = (0..rows * columns).map(|at| array.data[at % rows * columns + at / rows]);
+    Array::exact(&[columns, rows], data.collect())
+}
+
+fn scaled(array: &Array, factor: f64) -> Array {
+    Array::exact(&array.shape, array.data.iter().map(|value| factor * value).collect())
+}
+
+/// The rows along an axis as [rows, classes], and the index that each value had.
+fn rows(array: &Array, axis: i64) -> (Array, Vec<usize>) {
+    let axis = axis.rem_euclid(array.shape.len() as i64) as usize;
+    let (classes, inner) = (array.shape[axis], array.shape[axis + 1..].iter().product::<usize>());
+    let rows = array.data.len() / classes;
+    let of_row =
+        |row: usize| (0..classes).map(move |class| (row / inner * classes + class) * inner + row % inner);
+    let from: Vec<usize> = (0..rows).flat_map(of_row).collect();
+    (Array::exact(&[rows, classes], from.iter().map(|&at| array.data[at]).collect()), from)
+}
+
+/// Logarithms of the probabilities: minus the loss for each class as the target.
+fn log_softmax(logits: &Array) -> Array {
+    let mut result = Array::zeros(&logits.shape);
+    let [rows, classes] = logits.shape[..] else { panic!("{:?} is no matrix", logits.shape) };
+    for class in 0..classes {
+        let loss = &cross_entropy(logits, &vec![class as u8; rows], 0.0)["loss"];
+        for row in 0..rows {
+            let at = row * classes + class;
+            (result.data[at], result.bound[at]) = (-loss.data[row], loss.bound[row]);
+        }
+    }
+    result
+}
+
+/// Forward, and backward if there is a `grad_output`. `arrays` must be all that the layer reads.
+fn apply(kind: &str, keys: &str, mut arrays: Arrays, training: bool) -> Arrays {
+    let layer = LayerKind::find(kind).unwrap().parse(keys.parse().unwrap()).unwrap();
+    let [n, c, h, w] = arrays["input"].nchw();
+    let input = Shape::new(c, h, w);
+    for param in layer.params(input) {
+        assert_eq!(arrays[param.name].shape, param.shape, "{}", param.name);
+    }
+    let Shape { channels, height, width } = layer.output_shape(input).unwrap();
+    let output = vec![n, channels, height, width];
+    let context = Context { training, seed: 0, step: 0, layer: 0, first_image: 0 };
+    let mut made = layer.forward(&arrays, &context);
+    assert_eq!(made["output"].shape, output);
+    if let Some(grad_output) = arrays.get("grad_output") {
+        assert_eq!(grad_output.shape, output);
+        arrays.extend(made.clone());
+        made.extend(layer.backward(&arrays, &context));
+    }
+    made
+}
+
+impl Case {
+    fn input(&self, index: usize) -> &Array {
+        &self.values[&self.inputs[index]]
+    }
+
+    fn output(&self, index: usize) -> &Array {
+        &self.values[&self.outputs[index]]
+    }
+
+    fn float(&self, attribute: &str, default: f64) -> f64 {
+        self.attributes.get(attribute).map_or(default, |value| value.as_f64().unwrap())
+    }
+
+    fn int(&self, attribute: &str, default: i64) -> i64 {
+        self.attributes.get(attribute).map_or(default, |value| value.as_i64().unwrap())
+    }
+
+    fn first(&self, attribute: &str) -> i64 {
+        self.attributes[attribute][0].as_i64().unwrap()
+    }
+
+    /// Compares an output of ONNX with `want`.
+    fn check(&self, output: usize, want: &Array, table: &mut Table) -> Result<(), String> {
+        let got = &self.output(output).data;
+        let place = format!("{}, {}", self.name, self.outputs[output]);
+        table.check(&self.op, &place, &got.iter().map(|&v| v as f32).collect::<Vec<_>>(), want)
+    }
+
+    fn run(&self, table: &mut Table) -> Result<(), String> {
+        let window = || format!("stride = {}\npadding = {}", self.first("strides"), self.first("pads"));
+        let plain = |kind, keys: &str| {
+            let arrays = Arrays::from([("input", image(self.input(0)))]);
+            apply(kind, keys, arrays, false).remove("output").unwrap()
+        };
+        match self.op.as_str() {
+            "Relu" => self.check(0, &plain("relu", ""), table),
+            "LeakyRelu" => {
+                let keys = format!("negative_slope = {:?}", self.float("alpha", 0.01));
+                self.check(0, &plain("leaky_relu", &keys), table)
+            }
+            "Flatten" => self.check(0, &plain("flatten", ""), table),
+            "GlobalAveragePool" => self.check(0, &plain("global_avg_pool2d", ""), table),
+            "AveragePool" => {
+                let keys = format!("kernel = {}\n{}", self.first("kernel_shape"), window());
+                self.check(0, &plain("avg_pool2d", &keys), table)
+            }
+            "MaxPool" | "MaxUnpool" => self.max_pool(&window(), table),
+            "Conv" | "ConvTranspose" => self.convolution(&window(), table),
+            "Gemm" | "MatMul" => self.linear(table),
+            "BatchNormalization" => self.batch_norm(table),
+            "Dropout" => self.dropout(table),
+            "Softmax" | "LogSoftmax" => self.softmax(table),
+            "SoftmaxCrossEntropyLoss" => self.loss(table),
+            "Momentum" | "Adam" => self.optimizer(table),
+            other => panic!("{other}"),
+        }
+    }
+
+    /// Forward; and where ONNX tells the winners, their share of the gradient: distinct numbers must arrive at them.
+    fn max_pool(&self, window: &str, table: &mut Table) -> Result<(), String> {
+        let keys = format!("kernel = {}\n{window}", self.first("kernel_shape"));
+        if self.op == "MaxUnpool" {
+            // An input whose maxima are where ONNX puts the values.
+            let mut input = Array::zeros(&self.output(0).shape);
+            self.input(1).data.iter().for_each(|&winner| input.data[winner as usize] = 1.0);
+            let arrays = Arrays::from([("input", input), ("grad_output", self.input(0).clone())]);
+            return self.check(0, &apply("max_pool2d", &keys, arrays, true)["grad_input"], table);
+        }
+        let mut grad_output = self.output(0).clone();
+        grad_output.data.iter_mut().enumerate().for_each(|(index, value)| *value = index as f64 + 1.0);
+        let arrays = Arrays::from([("input", self.input(0).clone()), ("grad_output", grad_output.clone())]);
+        let made = apply("max_pool2d", &keys, arrays, true);
+        self.check(0, &made["output"], table)?;
+        if self.outputs.len() < 2 {
+            return Ok(());
+        }
+        let [n, c, height, width] = self.input(0).nchw();
+        assert_eq!(n * c, 1, "indices of one map");
+        let mut routed = vec![0.0; height * width];
+        for (&winner, value) in self.output(1).data.iter().zip(&grad_output.data) {
+            let winner = winner as usize;
+            let by_columns = self.int("storage_order", 0) == 1;
+            routed[if by_columns { winner % height * width + winner / height } else { winner }] += value;
+        }
+        if routed == made["grad_input"].data { Ok(()) } else { Err(format!("{}: winners", self.name)) }
+    }
+
+    /// A transposed convolution is the gradient of the convolution that has its output as input.
+    fn convolution(&self, window: &str, table: &mut Table) -> Result<(), String> {
+        let weight = self.input(1).clone();
+        let (out, kernel, groups, bias) =
+            (weight.shape[0], weight.shape[2], self.int("group", 1), self.inputs.len() > 2);
+        let keys =
+            format!("out_channels = {out}\nkernel = {kernel}\ngroups = {groups}\nbias = {bias}\n{window}");
+        let mut arrays = Arrays::from([("weight", weight)]);
+        let result = if self.op == "Conv" {
+            arrays.insert("input", self.input(0).clone());
+            "output"
+        } else {
+            arrays.insert("input", Array::zeros(&self.output(0).shape));
+            arrays.insert("grad_output", self.input(0).clone());
+            "grad_input"
+        };
+        if bias {
+            arrays.insert("bias", self.input(2).clone());
+        }
+        self.check(0, &apply("conv2d", &keys, arrays, true)[result], table)
+    }
+
+    /// y = alpha · a · b + beta · c, with a · b = input · weightᵀ.
+    fn linear(&self, table: &mut Table) -> Result<(), String> {
+        let [transposed_a, transposed_b] = ["transA", "transB"].map(|name| self.int(name, 0) == 1);
+        let a = if transposed_a { transposed(self.input(0)) } else { self.input(0).clone() };
+        let weight = if transposed_b { self.input(1).clone() } else { transposed(self.input(1)) };
+        let (out, bias) = (weight.shape[0], self.inputs.len() > 2);
+        let mut arrays =
+            Arrays::from([("input", image(&a)), ("weight", scaled(&weight, self.float("alpha", 1.0)))]);
+        if bias {
+            let values = self.input(2).data.iter().cycle().take(out).copied().collect();
+            arrays.insert("bias", scaled(&Array::exact(&[out], values), self.float("beta", 1.0)));
+        }
+        let made = apply("linear", &format!("out_features = {out}\nbias = {bias}"), arrays, true);
+        self.check(0, &made["output"], table)
+    }
+
+    /// ONNX's momentum is the weight of the old statistics, and its running variance takes up the biased one.
+    fn batch_norm(&self, table: &mut Table) -> Result<(), String> {
+        let training = self.int("training_mode", 0) == 1;
+        let keep = self.float("momentum", 0.9);
+        let keys = format!("eps = {:?}\nmomentum = {:?}", self.float("epsilon", 1e-5), 1.0 - keep);
+        let input = image(self.input(0));
+        let count = (input.data.len() / input.shape[1]) as f64;
+        let names = ["weight", "bias", "running_mean", "running_var"];
+        let mut arrays = Arrays::from([("input", input)]);
+        arrays.extend(names.iter().enumerate().map(|(index, &name)| (name, self.input(index + 1).clone())));
+        let mut made = apply("batch_norm2d", &keys, arrays, training);
+        self.check(0, &made["output"], table)?;
+        if !training {
+            return Ok(());
+        }
+        let var = made.get_mut("running_var").unwrap();
+        for (new, old) in var.data.iter_mut().zip(&self.input(4).data) {
+            *new = keep * old + (*new - keep * old) * (count - 1.0) / count;
+        }
+        self.check(1, &made["running_mean"], table)?;
+        self.check(2, &made["running_var"], table)
+    }
+
+    /// In inference mode, or in training with a ratio of zero, which keeps everything.
+    fn dropout(&self, table: &mut Table) -> Result<(), String> {
+        let training = self.inputs.len() > 2 && self.input(2).data[0] == 1.0;
+        let rate = if self.inputs.len() > 1 { self.input(1).data[0] } else { self.float("ratio", 0.5) };
+        let arrays = Arrays::from([("input", image(self.input(0)))]);
+        let made = apply("dropout", &format!("rate = {rate:?}"), arrays, training);
+        self.check(0, &made["output"], table)?;
+        let all = Array::exact(&self.input(0).shape, vec![1.0; self.input(0).data.len()]);
+        if self.outputs.len() > 1 { self.check(1, &all, table) } else { Ok(()) }
+    }
+
+    /// Logarithms of probabilities from the loss, probabilities from its gradient (p − onehot) / N.
+    fn softmax(&self, table: &mut Table) -> Result<(), String> {
+        let (logits, from) = rows(self.input(0), self.int("axis", -1));
+        let by_row = if self.op == "LogSoftmax" {
+            log_softmax(&logits)
+        } else {
+            let [rows, classes] = logits.shape[..] else { unreachable!() };
+            let mut p = cross_entropy(&logits, &vec![0; rows], 0.0)["grad_logits"].clone();
+            for at in 0..p.data.len() {
+                let onehot = f64::from(u8::from(at % classes == 0));
+                p.data[at] = p.data[at] * rows as f64 + onehot;
+                p.bound[at] *= rows as f64;
+            }
+            p
+        };
+        let mut want = Array::zeros(&self.input(0).shape);
+        for (row, &at) in from.iter().enumerate() {
+            (want.data[at], want.bound[at]) = (by_row.data[row], by_row.bound[row]);
+        }
+        self.check(0, &want, table)
+    }
+
+    fn loss(&self, table: &mut Table) -> Result<(), String> {
+        let (logits, from) = rows(self.input(0), 1);
+        let [rows, classes] = logits.shape[..] else { unreachable!() };
+        let targets: Vec<u8> = self.input(1).data.iter().map(|&target| target as u8).collect();
+        let mut made = cross_entropy(&logits, &targets, 0.0);
+        let loss = &made["loss"];
+        let mut sum = Array::exact(&[], vec![loss.data.iter().sum()]);
+        sum.bound[0] = loss.bound.iter().sum::<f64>() + gamma(rows) * sum.data[0];
+        match self.attributes["reduction"].as_str().unwrap() {
+            "none" => self.check(0, loss, table)?,
+            "sum" => self.check(0, &sum, table)?,
+            _ => {
+                sum.data[0] /= rows as f64;
+                sum.bound[0] = sum.bound[0] / rows as f64 + gamma(1) * sum.data[0];
+                self.check(0, &sum, table)?;
+            }
+        }
+        if self.outputs.len() < 2 {
+            return Ok(());
+        }
+        // ONNX's logarithms of probabilities, and the gradient that follows from them.
+        let log_p = log_softmax(&logits);
+        let grad = made.get_mut("grad_logits").unwrap();
+        let (mut by_row, mut grad_of_onnx) = (log_p.clone(), Vec::new());
+        for (at, &index) in from.iter().enumerate() {
+            let given = self.output(1).data[index];
+            (by_row.data[index], by_row.bound[index]) = (log_p.data[at], log_p.bound[at]);
+            let onehot = f64::from(u8::from(at % classes == usize::from(targets[at / classes])));
+            grad_of_onnx.push(((given.exp() - onehot) / rows as f64) as f32);
+            grad.bound[at] += 2.0 * given.exp() * log_p.bound[at] / rows as f64;
+        }
+        self.check(1, &by_row, table)?;
+        table.check("gradient of the loss", &self.name, &grad_of_onnx, grad)
+    }
+
+    /// T = 0, so ONNX's momentum ignores beta, and its Adam corrects no bias, as ours after very many steps.
+    fn optimizer(&self, table: &mut Table) -> Result<(), String> {
+        let [alpha, beta] = [("alpha", 0.9), ("beta", 0.999)].map(|(key, or)| self.float(key, or) as f32);
+        let (rule, names): (_, &[_]) = if self.op == "Adam" {
+            let eps = self.float("epsilon", 0.0) as f32;
+            let rule = Optimizer::Adam { beta1: alpha, beta2: beta, eps, weight_decay: 0.0 };
+            (rule, &["params", "grads", "first_moment", "second_moment"])
+        } else {
+            let nesterov = self.attributes["mode"] == "nesterov";
+            let rule = Optimizer::Sgd { momentum: alpha, nesterov, weight_decay: 0.0 };
+            (rule, &["params", "grads", "velocity"])
+        };
+        let count = (self.inputs.len() - 2) / names.len();
+        let step = Step { step: u32::MAX - 1, learning_rate: self.input(0).data[0] };
+        for tensor in 0..count {
+            let arrays = names.iter().enumerate();
+            let arrays = arrays.map(|(group, &name)| (name, self.input(2 + group * count + tensor).clone()));
+            let mut arrays: Arrays = arrays.collect();
+            let decay = vec![self.float("norm_coefficient", 0.0); arrays["params"].data.len()];
+            arrays.insert("weight_decay", Array::exact(&arrays["params"].shape, decay));
+            let made = rule.update(&arrays, step);
+            for (group, name) in names.iter().filter(|&&name| name != "grads").enumerate() {
+                self.check(group * count + tensor, &made[name], table)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn the_reference_agrees_with_onnx() {
+    let (mut table, mut counts) = (Table::default(), BTreeMap::new());
+    for case in cases() {
+        case.run(&mut table).unwrap();
+        *counts.entry(case.op).or_insert(0) += 1;
+    }
+    assert!(counts.keys().all(|op| table.has(op)), "an operator of which nothing was compared");
+    let counts: Vec<_> = counts.iter().map(|(op, count)| format!("{op} {count}")).collect();
+    println!("{table}\ncases: {}", counts.join(", "));
+    assert_eq!(counts.join(", "), CASES);
+}
+
+/// The control: every output is compared, and an error in its last value shows.
+#[test]
+fn a_wrong_value_is_noticed() {
+    for case in cases() {
+        for output in &case.outputs {
+            let mut wrong = case.clone();
+            let value = wrong.values.get_mut(output).unwrap().data.last_mut().unwrap();
+            let integer = output == "z" && case.op != "SoftmaxCrossEntropyLoss"; // an index or a mask
+            *value -= if integer { 1.0 } else { 2e-5 * value.abs().max(1.0) };
+            let result = wrong.run(&mut Table::default());
+            assert!(result.is_err(), "{}: a wrong {output} went unnoticed", case.name);
+        }
+    }
+}
