@@ -1,0 +1,64 @@
+//! Prints the plans of a model as JSON: every tensor with its place in memory, and every kernel launch with shader, entry
+//! point, override constants, bindings and workgroups. `{"training": ..., "evaluation": ...}`, one step of each.
+//!
+//! `cargo run --release --example plan_json -- [MODEL.toml] [--batch-size N] [--replicas R]`
+
+use std::io::{ErrorKind, Write};
+use std::path::PathBuf;
+
+use clap::Parser;
+use shadernet::batch::BatchSettings;
+use shadernet::error::{Error, Result};
+use shadernet::model::Model;
+use shadernet::plan::{Plan, PlanOptions};
+
+/// Prints the plans of a training step and of an evaluation step as JSON.
+#[derive(Parser)]
+struct Args {
+    /// Model description [default: the built-in seed network]
+    model: Option<PathBuf>,
+    /// Images of one step [default: the model's]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    batch_size: Option<u32>,
+    /// Nets side by side
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    replicas: u32,
+}
+
+fn main() {
+    if let Err(error) = print_plans(&Args::parse()) {
+        eprintln!("error: {error}");
+        std::process::exit(error.exit_code().into());
+    }
+}
+
+fn print_plans(args: &Args) -> Result<()> {
+    let model = match &args.model {
+        None => Model::parse(include_str!("../data/models/seed.toml"), "data/models/seed.toml")?,
+        Some(path) => {
+            let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+            Model::parse(&text, &path.display().to_string())?
+        }
+    };
+    let batch_size = args.batch_size.map_or(model.train.batch_size, |size| size as usize);
+    // A plan knows the size of the data set and how its pixels are normalised: here, MNIST's.
+    let batch = BatchSettings {
+        batch_size,
+        image_count: 60_000,
+        image: model.input,
+        shuffle: true,
+        augment: model.train.augment,
+        mean: 0.1307,
+        std: 0.3081,
+    };
+    let options = PlanOptions { replicas: args.replicas as usize, reuse: true };
+    let plans = serde_json::json!({
+        "training": Plan::training(&model, &batch, &model.train, options),
+        "evaluation": Plan::evaluation(&model, &batch, false, "test", options),
+    });
+    // Not println!, which panics when the reader goes away (`| head`).
+    match writeln!(std::io::stdout(), "{plans:#}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "standard output")(error)),
+        _ => Ok(()),
+    }
+}
