@@ -58,7 +58,9 @@ fn print_plans(args: &Args) -> Result<()> {
     });
     // Not println!, which panics when the reader goes away (`| head`).
     match writeln!(std::io::stdout(), "{plans:#}") {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(Error::io("write", "standard output")(error)),
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "standard output")(error))
+        }
         _ => Ok(()),
     }
 }
