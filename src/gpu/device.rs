@@ -149,7 +149,7 @@ pub struct Gpu {
 }
 
 /// No submission of ours lasts anywhere near this long: a device that is silent for so long is gone.
-const PATIENCE: std::time::Duration = std::time::Duration::from_secs(120);
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
 impl Gpu {
     pub(super) fn check(&self) -> Result<()> {
