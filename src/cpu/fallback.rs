@@ -63,3 +63,64 @@ pub(super) fn grad_of(made: &Arrays, name: &str) -> Vec<f32> {
         .map(|(_, array)| array.to_f32())
         .expect("a gradient each parameter")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::{ConvDims, conv2d_forward, conv2d_grad_input, conv2d_grad_weight};
+    use super::*;
+    use crate::layers::LayerKind;
+    use crate::rng;
+
+    fn random(seed: u32, len: usize) -> Vec<f32> {
+        (0..len as u32).map(|i| rng::signed(rng::words(seed, 0, 0, i)[0])).collect()
+    }
+
+    fn assert_close(got: &[f32], want: &[f32]) {
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(want) {
+            assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "{got} {want}");
+        }
+    }
+
+    /// A convolution as if it had no tuned kernel does what the tuned one does.
+    #[test]
+    fn does_what_a_tuned_kernel_does() {
+        let keys = toml::from_str("out_channels = 3\nkernel = 2").unwrap();
+        let layer = LayerKind::find("conv2d").unwrap().parse(keys).unwrap();
+        let (in_shape, out_shape) = (Shape::new(2, 4, 5), Shape::new(3, 3, 4));
+        let dims = ConvDims {
+            in_channels: 2,
+            in_height: 4,
+            in_width: 5,
+            out_channels: 3,
+            out_height: 3,
+            out_width: 4,
+            kernel: 2,
+            stride: 1,
+            padding: 0,
+            groups: 1,
+        };
+        let arch = pulp::Arch::new();
+        let (weight, bias) = (random(1, 24), random(2, 3));
+        let (input, grad_output) = (random(3, 40 * LANES), random(4, 36 * LANES));
+        let params = || [("weight", &weight[..]), ("bias", &bias[..])].into_iter();
+        let context = context(0, 0, 0, 0, true);
+
+        let (mut output, mut wanted) = (vec![0.0; 36 * LANES], vec![0.0; 36 * LANES]);
+        forward(layer.as_ref(), in_shape, params(), &context, &input, &mut output);
+        conv2d_forward(arch, &dims, &input, &weight, Some(&bias), &mut wanted);
+        assert_close(&output, &wanted);
+
+        let (mut grad_input, mut wanted) = (vec![0.0; 40 * LANES], vec![0.0; 40 * LANES]);
+        let given = [&input[..], &output, &grad_output];
+        let made =
+            backward(layer.as_ref(), [in_shape, out_shape], params(), &context, given, &mut grad_input);
+        conv2d_grad_input(arch, &dims, &grad_output, &weight, &mut wanted);
+        assert_close(&grad_input, &wanted);
+
+        let (mut grad_weight, mut grad_bias) = (vec![0.0; 24], vec![0.0; 3]);
+        conv2d_grad_weight(arch, &dims, &input, &grad_output, &mut grad_weight, Some(&mut grad_bias));
+        assert_close(&grad_of(&made, "weight"), &grad_weight);
+        assert_close(&grad_of(&made, "bias"), &grad_bias);
+    }
+}

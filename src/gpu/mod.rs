@@ -123,19 +123,6 @@ impl GpuEngine {
         self.buffers.broken_guards(&self.gpu)
     }
 
-    /// Seconds of each launch of a training step, run `repeats` times alone. Leaves the nets in no sensible state.
-    pub fn profile(&self, repeats: usize) -> Result<Vec<(String, f64)>> {
-        let Some((plan, program)) = &self.training else { return Ok(Vec::new()) };
-        let mut times = Vec::new();
-        for index in 0..program.len() {
-            let start = Instant::now();
-            self.gpu.wait(program.submit_range(&self.gpu, repeats, index..index + 1))?;
-            times
-                .push((plan.dispatches[index].label.clone(), start.elapsed().as_secs_f64() / repeats as f64));
-        }
-        Ok(times)
-    }
-
     fn upload(&self, name: &str, bytes: &[u8]) {
         if self.buffers.contains(name) {
             self.gpu.queue.write_buffer(self.buffers.get(name), 0, bytes);

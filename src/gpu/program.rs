@@ -1,7 +1,6 @@
 //! A plan made ready for a device: buffers, pipelines, bind groups.
 
 use std::collections::{BTreeMap, HashMap};
-use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -173,23 +172,13 @@ impl Program {
         Ok(Self { launches })
     }
 
-    /// Number of launches.
-    pub(super) fn len(&self) -> usize {
-        self.launches.len()
-    }
-
     /// Records `times` runs of the plan into one pass and submits it.
     pub(super) fn submit(&self, gpu: &Gpu, times: usize) -> wgpu::SubmissionIndex {
-        self.submit_range(gpu, times, 0..self.launches.len())
-    }
-
-    /// Records `times` runs of some of the launches into one pass and submits it.
-    pub(super) fn submit_range(&self, gpu: &Gpu, times: usize, range: Range<usize>) -> wgpu::SubmissionIndex {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for _ in 0..times {
-                for (pipeline, bind_group, [x, y, z]) in &self.launches[range.clone()] {
+                for (pipeline, bind_group, [x, y, z]) in &self.launches {
                     pass.set_pipeline(pipeline);
                     pass.set_bind_group(0, bind_group, &[]);
                     pass.dispatch_workgroups(*x, *y, *z);
