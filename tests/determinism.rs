@@ -4,7 +4,6 @@
 
 use std::path::Path;
 
-use shadernet::config::TrainConfig;
 use shadernet::cpu::CpuEngine;
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Setup, Vector};
@@ -49,30 +48,4 @@ fn threads_and_pauses_do_not_change_a_bit() {
         assert!(weights_after(&images, 3, threads, pieces) == want, "{threads} threads, pieces {pieces:?}");
     }
     assert!(weights_after(&images, 4, 1, &[30]) != want, "another seed gives other weights");
-}
-
-#[test]
-fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
-    let mut images = Images::load(Path::new("data/mnist"), Part::Test).unwrap();
-    images.count = 40;
-    images.pixels.truncate(40 * 784);
-    images.labels.truncate(40);
-    let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
-    let loss = |label_smoothing| {
-        let train = TrainConfig { label_smoothing, average_decay: 0.0, ..model.train.clone() };
-        let setup = Setup {
-            model: &model,
-            train: &train,
-            seeds: &[0],
-            shuffle: false,
-            mean: 0.1307,
-            std: 0.3081,
-            training: None,
-            test: &images,
-        };
-        let mut engine = CpuEngine::new(&setup, Some(1)).unwrap();
-        engine.write(Vector::Weights, 0, &model.init(0)).unwrap();
-        engine.evaluate(false).unwrap()[0].loss()
-    };
-    assert_eq!(loss(0.0), loss(0.3));
 }

@@ -198,3 +198,27 @@ fn cpu_follows_the_reference() {
         check_run("cpu", &mut engine, setup);
     });
 }
+
+/// As on the GPU, whose evaluation plan has none.
+#[test]
+fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
+    let images = images();
+    let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
+    let loss = |label_smoothing| {
+        let train = TrainConfig { label_smoothing, average_decay: 0.0, ..model.train.clone() };
+        let setup = Setup {
+            model: &model,
+            train: &train,
+            seeds: &[0],
+            shuffle: false,
+            mean: 0.1307,
+            std: 0.3081,
+            training: None,
+            test: &images,
+        };
+        let mut engine = CpuEngine::new(&setup, Some(1)).unwrap();
+        engine.write(Vector::Weights, 0, &model.init(0)).unwrap();
+        engine.evaluate(false).unwrap()[0].loss()
+    };
+    assert_eq!(loss(0.0), loss(0.3));
+}
