@@ -10,10 +10,12 @@ use crate::tensor::Tensor;
 
 mod device;
 mod program;
+mod runner;
 
 pub use device::{AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Program};
+pub use runner::PlanRunner;
 
 /// Nets on a GPU.
 #[derive(Debug)]
@@ -107,10 +109,7 @@ impl GpuEngine {
         let Some((plan, _)) = &self.training else {
             return Ok(None);
         };
-        let Some((buffer, offset, bytes)) = self.buffers.place(plan, name) else {
-            return Ok(None);
-        };
-        self.gpu.read(buffer, offset, bytes).map(Some)
+        self.buffers.read(&self.gpu, plan, name)
     }
 
     /// Fills all pooled memory with a word, so that what a kernel forgets to write shows.

@@ -1,6 +1,6 @@
 //! A plan made ready for a device: buffers, pipelines, bind groups.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
@@ -102,6 +102,11 @@ impl Buffers {
         Some((self.get(&buffer_name(&tensor.place)), offset(&tensor.place), tensor.bytes))
     }
 
+    /// Reads a tensor as raw words; `None` if the plan has none of this name.
+    pub(super) fn read(&self, gpu: &Gpu, plan: &Plan, tensor: &str) -> Result<Option<Vec<u32>>> {
+        self.place(plan, tensor).map(|(buffer, offset, bytes)| gpu.read(buffer, offset, bytes)).transpose()
+    }
+
     /// Fills all pooled memory with `word`.
     pub(super) fn poison(&self, gpu: &Gpu, word: u32) {
         for (name, (buffer, size)) in &self.by_name {
@@ -137,8 +142,9 @@ fn pipeline_key(dispatch: &Dispatch) -> String {
 impl Program {
     /// Compiles the plan's pipelines, in parallel, and binds its tensors.
     pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, options: GpuOptions) -> Result<Self> {
+        let names: BTreeSet<&str> = plan.dispatches.iter().map(|dispatch| dispatch.shader.as_str()).collect();
         let modules: HashMap<&str, wgpu::ShaderModule> =
-            shader::all().iter().map(|shader| (shader.name, module(gpu, shader, options))).collect();
+            names.into_iter().map(|name| (name, module(gpu, shader::find(name), options))).collect();
         let unique: BTreeMap<String, &Dispatch> =
             plan.dispatches.iter().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
         let pipelines: HashMap<String, wgpu::ComputePipeline> = unique

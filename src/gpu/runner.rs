@@ -1,0 +1,72 @@
+//! Any plan on given words: kernels alone, without a network around them.
+
+use super::device::Gpu;
+use super::program::{Buffers, GpuOptions, Program};
+use crate::error::{Error, Result};
+use crate::plan::Plan;
+
+/// A plan with its buffers and pipelines, ready to run.
+#[derive(Debug)]
+pub struct PlanRunner<'g> {
+    gpu: &'g Gpu,
+    plan: Plan,
+    buffers: Buffers,
+    program: Program,
+}
+
+impl<'g> PlanRunner<'g> {
+    /// Makes buffers and pipelines. Pooled memory is filled with `poison`, so that what a kernel forgets to write shows;
+    /// all other memory holds zeros.
+    ///
+    /// # Errors
+    /// Too little memory, or what the device refused.
+    pub fn new(gpu: &'g Gpu, plan: Plan, poison: u32, options: GpuOptions) -> Result<Self> {
+        let buffers = Buffers::new(gpu, &[&plan])?;
+        buffers.poison(gpu, poison);
+        let program = Program::new(gpu, &plan, &buffers, options)?;
+        Ok(Self { gpu, plan, buffers, program })
+    }
+
+    /// The plan.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Writes a tensor's words, from its start.
+    ///
+    /// # Errors
+    /// A name that the plan does not have, or more words than the tensor.
+    pub fn write(&self, tensor: &str, words: &[u32]) -> Result<()> {
+        let place = self.buffers.place(&self.plan, tensor);
+        let fits = place.filter(|&(.., bytes)| 4 * words.len() as u64 <= bytes);
+        let (buffer, offset, _) = fits.ok_or_else(|| {
+            Error::Usage(format!("the plan has no tensor `{tensor}` of at least {} words", words.len()))
+        })?;
+        self.gpu.queue.write_buffer(buffer, offset, bytemuck::cast_slice(words));
+        self.gpu.check()
+    }
+
+    /// Carries the plan out once.
+    ///
+    /// # Errors
+    /// A device that is lost or gives no answer.
+    pub fn run(&self) -> Result<()> {
+        self.gpu.wait(self.program.submit(self.gpu, 1))
+    }
+
+    /// Reads a tensor as raw words; `None` if the plan has none of this name.
+    ///
+    /// # Errors
+    /// A device that is lost or gives no answer.
+    pub fn read(&self, tensor: &str) -> Result<Option<Vec<u32>>> {
+        self.buffers.read(self.gpu, &self.plan, tensor)
+    }
+
+    /// Buffers behind whose end a kernel has written; empty if all is well.
+    ///
+    /// # Errors
+    /// A device that is lost or gives no answer.
+    pub fn broken_guards(&self) -> Result<Vec<String>> {
+        self.buffers.broken_guards(self.gpu)
+    }
+}
