@@ -1,20 +1,19 @@
 //! What can be said of the shaders without any device: none is dead, all stay inside WebGPU's default limits, all
-//! translate to the languages of Vulkan, Metal and DX12 with the constants of real plans.
+//! translate to the languages of Vulkan, Metal, DX12 and OpenGL with the constants of real plans.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use shadernet::batch::BatchSettings;
 use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
 
-/// Models that together use every layer, loss and optimizer.
-const MODELS: &[&str] = &[
-    include_str!("../data/models/seed.toml"),
-    r#"
+/// A model that uses, with the shipped ones, every layer, loss and optimizer.
+const ALL_LAYERS: &str = r#"
     name = "all"
     input = [3, 17, 15]
     layers = [
@@ -32,13 +31,27 @@ const MODELS: &[&str] = &[
     optimizer = { type = "adamw" }
     label_smoothing = 0.1
     average_decay = 0.9
-    "#,
-];
+    "#;
+
+/// [`ALL_LAYERS`] and every shipped model, by file name.
+fn models() -> BTreeMap<String, Model> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/models");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let models = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let shipped = models.map(|path| {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        let model = Model::parse(&std::fs::read_to_string(&path).unwrap(), &name).unwrap();
+        (name, model)
+    });
+    let mut models: BTreeMap<_, _> = shipped.collect();
+    assert!(models.contains_key("seed.toml"), "{:?}", models.keys());
+    models.insert("all layers".into(), Model::parse(ALL_LAYERS, "all layers").unwrap());
+    models
+}
 
 fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
-    for text in MODELS {
-        let model = Model::parse(text, "test").unwrap();
+    for model in models().values() {
         for (batch_size, replicas) in [(7, 1), (128, 3)] {
             let batch = BatchSettings {
                 batch_size,
@@ -50,8 +63,8 @@ fn plans() -> Vec<Plan> {
                 std: 0.25,
             };
             let options = PlanOptions { replicas, reuse: true };
-            plans.push(Plan::training(&model, &batch, &model.train, options));
-            plans.push(Plan::evaluation(&model, &batch, false, "test", options));
+            plans.push(Plan::training(model, &batch, &model.train, options));
+            plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }
     }
     plans
@@ -151,8 +164,33 @@ fn specialised(dispatch: &Dispatch) -> (naga::Module, naga::valid::ModuleInfo) {
     (module.into_owned(), info.into_owned())
 }
 
+/// GLSL ES 3.1, the oldest that has compute shaders, with the plan's binding numbers.
+fn translated_to_glsl(dispatch: &Dispatch, module: &naga::Module, info: &naga::valid::ModuleInfo) -> String {
+    let bindings = dispatch.bindings.iter().map(|bound| {
+        let index = u8::try_from(bound.index).unwrap();
+        (naga::ResourceBinding { group: 0, binding: bound.index }, index)
+    });
+    let options = glsl::Options {
+        version: glsl::Version::new_gles(310),
+        writer_flags: glsl::WriterFlags::empty(),
+        binding_map: bindings.collect(),
+        // As the engine compiles: every kernel writes workgroup memory before it reads it.
+        zero_initialize_workgroup_memory: false,
+    };
+    let pipeline = glsl::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: dispatch.entry_point.clone(),
+        multiview: None,
+    };
+    let mut text = String::new();
+    glsl::Writer::new(&mut text, module, info, &options, &pipeline, Default::default())
+        .and_then(|mut writer| writer.write())
+        .unwrap_or_else(|error| panic!("{}: GLSL: {error}", dispatch.label));
+    text
+}
+
 #[test]
-fn every_pipeline_translates_to_spirv_msl_and_hlsl() {
+fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
     let mut done = BTreeSet::new();
     for dispatch in dispatches(&plans()) {
         if !done.insert((
@@ -175,7 +213,14 @@ fn every_pipeline_translates_to_spirv_msl_and_hlsl() {
         naga::back::hlsl::Writer::new(&mut text, &hlsl, &pipeline)
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{label}: HLSL: {error}"));
+        let glsl = translated_to_glsl(dispatch, &module, &info);
+        // Every buffer at the binding that the plan gives it, under OpenGL's own numbers.
+        for bound in &dispatch.bindings {
+            let place = format!("binding = {}) ", bound.index);
+            assert!(glsl.contains(&place), "{label}: GLSL has no {place}:\n{glsl}");
+        }
     }
+    println!("{} pipelines of {} models in four languages", done.len(), models().len());
     assert!(done.len() > 60, "only {} pipelines", done.len());
 }
 

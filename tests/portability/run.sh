@@ -20,6 +20,8 @@ trap 'rm -rf "$plans"' EXIT
 plan_json() {
     cargo run --quiet --release --manifest-path ../../Cargo.toml --example plan_json -- "$@"
 }
-plan_json >"$plans/seed.json"
+for model in ../../data/models/*.toml; do
+    plan_json "$model" >"$plans/$(basename "$model" .toml).json"
+done
 plan_json all_layers.toml --batch-size 5 >"$plans/all_layers.json"
 node check.mjs "$plans"/*.json
