@@ -80,23 +80,27 @@ impl Report {
         out.line(format_args!("\n{}\n", result(summary)));
         if !summary.replicas.is_empty() {
             out.line(format_args!(
-                "{:>10} {:>16} {:>12} {:>16} {:>11}",
+                "{:>10} {:>16} {:>12} {:>16} {:>11}  weights' SHA-256",
                 "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
             ));
             for net in &summary.replicas {
                 out.line(format_args!(
-                    "{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}",
+                    "{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}  {}",
                     net.seed,
                     net.final_test_accuracy,
                     net.final_test_loss,
                     net.best_test_accuracy,
-                    net.best_epoch
+                    net.best_epoch,
+                    short(&net.weights_sha256)
                 ));
             }
             out.line(format_args!(""));
         }
         for line in targets(summary, model) {
             out.line(format_args!("{line}"));
+        }
+        if let Some(hash) = &summary.weights_sha256 {
+            out.line(format_args!("\nweights: SHA-256 {}... (whole in summary.json)", short(hash)));
         }
         let folder = summary.folder.display();
         let (seconds, each) = (summary.seconds, summary.seconds_per_epoch);
@@ -181,6 +185,11 @@ pub(super) fn result(summary: &Summary) -> String {
             format!("{set}: average loss {loss:.4}, accuracy {correct}/{test_images} ({accuracy:.2}%)")
         }
     }
+}
+
+/// As much of a hash as nobody mistakes for another.
+fn short(hash: &str) -> &str {
+    hash.get(..16).unwrap_or(hash)
 }
 
 /// The targets of the course assignment that the seed network comes from.
