@@ -11,7 +11,7 @@ use crate::tensor::Tensor;
 mod device;
 mod program;
 
-pub use device::{AdapterReport, Adapters, Gpu};
+pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Program};
 
@@ -102,15 +102,24 @@ impl GpuEngine {
         self.training.as_ref().map(|(plan, _)| plan)
     }
 
+    /// The plan of a step of evaluation, with the moving averages if `averaged` and if there are any.
+    pub fn evaluation_plan(&self, averaged: bool) -> &Plan {
+        &self.evaluation(averaged).0
+    }
+
     /// Reads a tensor of the training plan as raw words; meaningful for all tensors only if none share memory.
     pub fn read_tensor(&self, name: &str) -> Result<Option<Vec<u32>>> {
-        let Some((plan, _)) = &self.training else {
-            return Ok(None);
-        };
-        let Some((buffer, offset, bytes)) = self.buffers.place(plan, name) else {
-            return Ok(None);
-        };
-        self.gpu.read(buffer, offset, bytes).map(Some)
+        self.training_plan().map_or(Ok(None), |plan| self.read_tensor_of(plan, name))
+    }
+
+    /// The same for a tensor of the evaluation plan.
+    pub fn read_evaluation_tensor(&self, averaged: bool, name: &str) -> Result<Option<Vec<u32>>> {
+        self.read_tensor_of(self.evaluation_plan(averaged), name)
+    }
+
+    fn read_tensor_of(&self, plan: &Plan, name: &str) -> Result<Option<Vec<u32>>> {
+        let place = self.buffers.place(plan, name);
+        place.map(|(buffer, offset, bytes)| self.gpu.read(buffer, offset, bytes)).transpose()
     }
 
     /// Fills all pooled memory with a word, so that what a kernel forgets to write shows.
