@@ -86,6 +86,14 @@ impl Device {
         Ok(gpu(adapters, index, "as asked"))
     }
 
+    /// The adapter, if the device is a GPU.
+    pub fn adapter(&self) -> Option<(&Adapters, usize)> {
+        match &self.place {
+            Place::Cpu { .. } => None,
+            Place::Gpu { adapters, index } => Some((adapters, *index)),
+        }
+    }
+
     /// Name of the device, without the reason.
     pub fn name(&self) -> String {
         match &self.place {

@@ -3,42 +3,65 @@
 use std::time::Instant;
 
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use crate::config::{LearningRate, TrainConfig};
 use crate::dataset::Images;
 use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
-use crate::gpu::{Adapters, GpuEngine, GpuOptions};
+use crate::gpu::{AdapterLimits, AdapterReport, Adapters, GpuEngine, GpuOptions};
 use crate::model::Model;
 use crate::reference::{At, Reference};
 use crate::rng;
 use crate::tensor::{Array, Tensor};
 
 mod compare;
+mod self_check;
 mod step;
 
-pub use compare::Table;
-pub use step::check_step;
+pub use compare::{LaunchRow, Table};
+pub use self_check::{SelfCheck, self_check};
+pub use step::{check_evaluation, check_step};
+
+/// How much is examined.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// Every kernel once, on a small batch.
+    Quick,
+    /// Every kernel twice, on batches that fill several subgroups; the same 20 steps twice; 20 steps against the reference.
+    Full,
+}
 
 /// What was found about an adapter.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
+    /// Version of shadernet.
+    pub version: &'static str,
     /// The adapter, with backend and driver.
-    pub adapter: String,
+    pub adapter: AdapterReport,
+    /// What it allows, and what shadernet asks for.
+    pub limits: AdapterLimits,
     /// The model whose kernels were run.
     pub model: String,
-    /// Kernel launches of a training step.
-    pub dispatches: usize,
-    /// Largest error of each kind of tensor as a share of its proved bound.
-    pub kernels: Table,
+    /// Every launch of a step of training, then of evaluation.
+    pub launches: Vec<LaunchRow>,
     /// The first thing that was wrong with a kernel.
     pub wrong_kernel: Option<String>,
-    /// True if the same steps gave the same bits twice.
-    pub deterministic: bool,
-    /// Largest relative difference of the loss from the reference's over 20 steps.
-    pub largest_loss_difference: f64,
+    /// SHA-256 of every tensor of a training step and a step of evaluation: adapters that round alike agree in it.
+    pub tensors: String,
+    /// What the whole training did; `None` in a quick examination.
+    pub training: Option<TrainingReport>,
     /// Seconds of the examination.
     pub seconds: f64,
+}
+
+/// What 20 steps in a row gave.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct TrainingReport {
+    /// True if the same steps gave the same bits twice.
+    pub deterministic: bool,
+    /// Largest relative difference of the loss from the reference's.
+    pub largest_loss_difference: f64,
 }
 
 /// Rounding grows along a trajectory, fastest where it moves a value across a kink of a ReLU or a maximum: 20 steps of
@@ -50,7 +73,10 @@ const SEED: u32 = 1;
 impl Report {
     /// True if nothing is wrong.
     pub fn is_well(&self) -> bool {
-        self.wrong_kernel.is_none() && self.deterministic && self.largest_loss_difference <= LOSS_TOLERANCE
+        let training_is_well = |training: TrainingReport| {
+            training.deterministic && training.largest_loss_difference <= LOSS_TOLERANCE
+        };
+        self.wrong_kernel.is_none() && self.training.is_none_or(training_is_well)
     }
 }
 
@@ -68,27 +94,39 @@ fn images(model: &Model, count: usize) -> Images {
     }
 }
 
-/// First weights with every value moved away from its default, so that no parameter is tested at 0 or 1.
+/// First weights with every value moved away from its default, so that no parameter is tested at 0 or 1. The first output
+/// channel of each convolution is almost constant, so that the eps of a batch normalisation counts.
 fn weights(model: &Model) -> Vec<Tensor> {
     let mut tensors = model.init(SEED);
     for (index, tensor) in tensors.iter_mut().enumerate() {
         for (at, value) in tensor.data.iter_mut().enumerate() {
             *value += 0.1 * rng::unit(rng::words(SEED, 1, index as u32, at as u32)[0]);
         }
+        if let [_, rest @ ..] = &tensor.shape[..]
+            && rest.len() == 3
+        {
+            let channel = rest.iter().product();
+            tensor.data[..channel].iter_mut().for_each(|value| *value *= 1e-3);
+        }
     }
     tensors
 }
 
-fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Tensor]) -> Result<()> {
+/// Writes the weights, and random memory of the optimizer: up to `memory`, and of all magnitudes.
+fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Tensor], memory: f32) -> Result<()> {
     engine.set_step(0)?;
     engine.write(Vector::Weights, 0, weights)?;
     if setup.train.average_decay > 0.0 {
         engine.write(Vector::Average, 0, weights)?;
     }
     for name in setup.train.optimizer.memory() {
-        let mut memory = engine.read(Vector::Memory(name), 0)?;
-        memory.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
-        engine.write(Vector::Memory(name), 0, &memory)?;
+        let mut tensors = engine.read(Vector::Memory(name), 0)?;
+        for (index, tensor) in tensors.iter_mut().enumerate() {
+            for (at, value) in tensor.data.iter_mut().enumerate() {
+                *value = memory * rng::unit(rng::words(SEED, 2, index as u32, at as u32)[0]).powi(8);
+            }
+        }
+        engine.write(Vector::Memory(name), 0, &tensors)?;
     }
     Ok(())
 }
@@ -97,16 +135,25 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Tensor]) -> Resul
 ///
 /// # Errors
 /// An adapter that cannot be opened. Wrong results are no error; the report has them.
-pub fn examine(model: &Model, adapters: &Adapters, index: usize, options: GpuOptions) -> Result<Report> {
+pub fn examine(
+    model: &Model,
+    adapters: &Adapters,
+    index: usize,
+    depth: Depth,
+    options: GpuOptions,
+) -> Result<Report> {
     let begin = Instant::now();
-    // Batches of 6, the last of an epoch 3: neither is a whole number of quads.
+    // Three steps an epoch, the last of half a batch, and neither a whole number of quads. In a full examination a batch
+    // fills more than one subgroup wherever a workgroup sums over images, so that a barrier that does nothing shows.
+    let batch_size = if depth == Depth::Quick { 6 } else { 38 };
     let train = TrainConfig {
-        batch_size: 6,
+        batch_size,
         epochs: STEPS as usize,
-        learning_rate: LearningRate::Constant { rate: 0.01 },
+        // Another rate at each step, so that a wrong step shows.
+        learning_rate: LearningRate::Cosine { peak: 0.01, end: 0.0 },
         ..model.train.clone()
     };
-    let images = images(model, 15);
+    let images = images(model, 5 * batch_size / 2);
     let setup = Setup {
         model,
         train: &train,
@@ -119,43 +166,63 @@ pub fn examine(model: &Model, adapters: &Adapters, index: usize, options: GpuOpt
     };
     let weights = weights(model);
     let mut engine = GpuEngine::new(adapters.open(index)?, &setup, false, options)?;
-    let mut kernels = Table::default();
+    let mut table = Table::default();
     let mut wrong_kernel = None;
-    start(&mut engine, &setup, &weights)?;
-    for step in [0, 2] {
-        engine.set_step(step)?;
-        wrong_kernel = wrong_kernel.or(check_step(&mut engine, &setup, "step", &mut kernels).err());
+    start(&mut engine, &setup, &weights, 0.01)?;
+    for step in if depth == Depth::Quick { &[2][..] } else { &[0, 2] } {
+        engine.set_step(*step)?;
+        let checked = check_step(&mut engine, &setup, &format!("step {step}"), &mut table);
+        wrong_kernel = wrong_kernel.or(checked.err());
     }
+    let averaged = train.average_decay > 0.0;
+    let mut hash = Sha256::new();
+    let mut add = |words: Option<Vec<u32>>| hash.update(bytemuck::cast_slice(&words.unwrap_or_default()));
+    for tensor in engine.training_plan().map_or(&[][..], |plan| &plan.tensors) {
+        add(engine.read_tensor(&tensor.name)?);
+    }
+    let checked = check_evaluation(&mut engine, &setup, averaged, "evaluation", &mut table);
+    wrong_kernel = wrong_kernel.or(checked.err());
+    for tensor in &engine.evaluation_plan(averaged).tensors {
+        add(engine.read_evaluation_tensor(averaged, &tensor.name)?);
+    }
+    let tensors = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let training =
+        (depth == Depth::Full).then(|| train_twice(&mut engine, &setup, &images, &weights)).transpose()?;
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        adapter: adapters.report(index).clone(),
+        limits: adapters.limits(index),
+        model: model.name.clone(),
+        launches: table.launches().to_vec(),
+        wrong_kernel,
+        tensors,
+        training,
+        seconds: begin.elapsed().as_secs_f64(),
+    })
+}
 
-    let run = |engine: &mut GpuEngine| -> Result<(Vec<f64>, Vec<Tensor>)> {
-        start(engine, &setup, &weights)?;
-        let mut losses = Vec::new();
-        for _ in 0..STEPS {
-            losses.push(engine.train(1)?[0].loss());
-        }
+fn train_twice(
+    engine: &mut GpuEngine,
+    setup: &Setup<'_>,
+    images: &Images,
+    weights: &[Tensor],
+) -> Result<TrainingReport> {
+    let mut run = || -> Result<(Vec<f64>, Vec<Tensor>)> {
+        start(engine, setup, weights, 0.0)?;
+        let losses = (0..STEPS).map(|_| Ok(engine.train(1)?[0].loss())).collect::<Result<_>>()?;
         Ok((losses, engine.read(Vector::Weights, 0)?))
     };
-    let (losses, last) = run(&mut engine)?;
-    let again = run(&mut engine)?;
+    let (losses, last) = run()?;
+    let again = run()?;
     let bits = |tensors: &[Tensor]| -> Vec<u32> {
         tensors.iter().flat_map(|tensor| tensor.data.iter().map(|value| value.to_bits())).collect()
     };
-    let deterministic = bits(&last) == bits(&again.1);
-    let wanted = reference_losses(&setup, &images, &weights);
+    let wanted = reference_losses(setup, images, weights);
     let differences = losses.iter().zip(&wanted).map(|(got, want)| ((got - want) / want).abs());
     // A NaN is as far away as can be.
     let largest =
         differences.fold(0.0, |largest: f64, d| if d.is_nan() { f64::INFINITY } else { largest.max(d) });
-    Ok(Report {
-        adapter: adapters.report(index).to_string(),
-        model: model.name.clone(),
-        dispatches: engine.training_plan().map_or(0, |plan| plan.dispatches.len()),
-        kernels,
-        wrong_kernel,
-        deterministic,
-        largest_loss_difference: largest,
-        seconds: begin.elapsed().as_secs_f64(),
-    })
+    Ok(TrainingReport { deterministic: bits(&last) == bits(&again.1), largest_loss_difference: largest })
 }
 
 /// Mean loss of each of the steps by the reference.

@@ -1,66 +1,188 @@
-//! `doctor` finds nothing wrong with a right adapter, and something with a broken one.
+//! `doctor` finds nothing wrong with a right adapter, and refuses every shader whose results a changed line changes.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 
-use shadernet::doctor::{Report, examine};
+use std::collections::BTreeMap;
+
+use common::mutants::{self, Mutant};
+use rayon::prelude::*;
+use shadernet::doctor::{Depth, Report, SelfCheck, examine, self_check};
 use shadernet::gpu::{Adapters, GpuOptions};
 use shadernet::model::Model;
 use shadernet::shader;
 
+/// Every shader is used, and no two sizes are equal, so that no mutant is equivalent by accident.
 const MODEL: &str = r#"
     name = "small"
-    input = [1, 10, 9]
+    input = [2, 15, 13]
     layers = [
-        { type = "conv2d", out_channels = 5, kernel = 3 },
+        { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
         { type = "relu" },
         { type = "batch_norm2d" },
-        { type = "max_pool2d", kernel = 2 },
-        { type = "dropout", rate = 0.1 },
-        { type = "conv2d", out_channels = 3, kernel = 3 },
+        { type = "max_pool2d", kernel = 3, stride = 2, padding = 1 },
+        { type = "dropout", rate = 0.2 },
+        { type = "conv2d", out_channels = 10, kernel = 3, stride = 2, padding = 1, groups = 2 },
+        { type = "leaky_relu", negative_slope = 0.2 },
+        { type = "avg_pool2d", kernel = 2, stride = 1, padding = 1 },
+        { type = "conv2d", out_channels = 3, kernel = 2, bias = false },
         { type = "global_avg_pool2d" },
     ]
     [train]
     average_decay = 0.9
-    optimizer = { type = "adam" }
-    augment = { rotate_degrees = 5.0 }
+    label_smoothing = 0.1
+    optimizer = OPTIMIZER
+    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1 }
 "#;
+const ADAM: &str = r#"{ type = "adam", weight_decay = 0.01 }"#;
+const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.01 }"#;
 
-fn report(options: GpuOptions) -> Option<Report> {
-    // Says what to do where there is no adapter.
+fn model(optimizer: &str) -> Model {
+    Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
+}
+
+/// The adapters, and which of them tests run on; `None`, with a message, where there is none.
+fn adapter() -> Option<(Adapters, usize)> {
     common::gpu()?;
     let adapters = Adapters::find();
     let index = std::env::var("SHADERNET_TEST_ADAPTER").map_or(0, |name| adapters.named(&name).unwrap());
-    Some(examine(&Model::parse(MODEL, "small").unwrap(), &adapters, index, options).unwrap())
+    Some((adapters, index))
+}
+
+fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Report> {
+    let (adapters, index) = adapter()?;
+    Some(examine(&model(optimizer), &adapters, index, depth, options).unwrap())
 }
 
 #[test]
 fn a_right_adapter_is_well() {
-    let Some(report) = report(GpuOptions::DEFAULT) else { return };
-    assert!(report.is_well(), "{report:?}");
-    let table = report.kernels.to_string();
-    for kind in
-        ["conv2d.grad_weight", "batch_norm2d.inv_std", "adam.params", "batch.input", "cross_entropy.loss"]
-    {
-        assert!(table.contains(kind), "{kind} was not examined:\n{table}");
+    for (optimizer, depth) in [(ADAM, Depth::Full), (SGD, Depth::Quick)] {
+        let Some(report) = report(optimizer, depth, GpuOptions::DEFAULT) else { return };
+        assert!(report.is_well(), "{report:?}");
+        let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
+        for launch in
+            ["batch.begin", "batch.gather", "conv1.sum_weight_parts", "optimizer.update", "average.update"]
+        {
+            assert!(row(launch).elements > 0, "{launch} was not examined");
+        }
+        for launch in ["dropout1.forward", "batch_norm1.forward_eval", "loss.forward_eval", "loss.metrics"] {
+            assert!(row(launch).elements > 0, "{launch} was not examined");
+        }
+        assert_eq!(row("conv2.weight_parts").seen_in.as_deref(), Some("conv2.sum_weight_parts"));
+        for row in &report.launches {
+            assert!(row.elements > 0 || row.seen_in.is_some(), "{row:?}");
+        }
     }
+}
+
+/// Mutants of each shader that are tried: enough to meet every rule in every entry point.
+const OF_EACH: usize = 12;
+
+#[test]
+fn every_mutant_that_changes_results_is_refused() {
+    let Some((adapters, index)) = adapter() else { return };
+    let right: BTreeMap<&str, String> = [ADAM, SGD]
+        .into_iter()
+        .map(|optimizer| (optimizer, report(optimizer, Depth::Full, GpuOptions::DEFAULT).unwrap().tensors))
+        .collect();
+    let mutants: Vec<Mutant> = shader::SOURCES
+        .iter()
+        .flat_map(|&(name, source)| mutants::some(mutants::of(name, source), OF_EACH))
+        .collect();
+    let outcomes: Vec<(&Mutant, Outcome)> = mutants
+        .par_iter()
+        .map(|mutant| {
+            let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
+            let options = GpuOptions { checked: true, replace: Some((mutant.shader, mutant.source)) };
+            let examined = |depth| examine(&model(optimizer), &adapters, index, depth, options);
+            let outcome = match examined(Depth::Quick) {
+                Err(_) => Outcome::Unviable,
+                Ok(quick) if !quick.is_well() => Outcome::Refused(Depth::Quick),
+                Ok(_) => {
+                    let full = examined(Depth::Full).unwrap();
+                    match (full.is_well(), full.tensors == right[optimizer]) {
+                        (false, _) => Outcome::Refused(Depth::Full),
+                        (true, true) => Outcome::Same,
+                        (true, false) => Outcome::Missed,
+                    }
+                }
+            };
+            (mutant, outcome)
+        })
+        .collect();
+    let of = |wanted: Outcome| outcomes.iter().filter(|(_, outcome)| *outcome == wanted).count();
+    for (mutant, outcome) in &outcomes {
+        println!("{outcome:?}: {mutant}");
+    }
+    let (quick, full) = (of(Outcome::Refused(Depth::Quick)), of(Outcome::Refused(Depth::Full)));
+    println!(
+        "{} mutants: {} do not start, {} change no bit, {quick} refused by the quick check, {full} more by the full one, \
+         {} missed",
+        outcomes.len(),
+        of(Outcome::Unviable),
+        of(Outcome::Same),
+        of(Outcome::Missed)
+    );
+    assert_eq!(of(Outcome::Missed), 0);
+    assert!(quick + full >= 60, "only {} mutants change results", quick + full);
+    for (shader, _) in shader::SOURCES {
+        let refused = |(mutant, outcome): &(&Mutant, Outcome)| {
+            mutant.shader == *shader && matches!(outcome, Outcome::Refused(_))
+        };
+        assert!(outcomes.iter().any(refused), "no mutant of {shader}.wgsl changes results");
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    Refused(Depth),
+    /// It leaves out a buffer, so that no pipeline fits the plan.
+    Unviable,
+    /// Not one bit differs.
+    Same,
+    Missed,
 }
 
 #[test]
 fn a_broken_kernel_is_named() {
-    for (name, line, broken, kind) in [
-        ("adam", "BETA1 * first_moment", "0.999 * BETA1 * first_moment", "weight"),
-        ("max_pool2d", "value > best.value", "value >= best.value", "max_pool1.grad_input"),
-        ("batch_norm2d", "inverseSqrt(batch_var + EPS)", "inverseSqrt(batch_var)", "batch_norm1.inv_std"),
+    for (name, line, broken, launch) in [
+        ("adam", "BETA1 * first_moment", "0.999 * BETA1 * first_moment", "optimizer.update"),
+        ("max_pool2d", "value > best.value", "value >= best.value", "max_pool1.backward_input"),
+        ("batch_norm2d", "inverseSqrt(batch_var + EPS)", "inverseSqrt(batch_var)", "batch_norm1.statistics"),
     ] {
         let source = shader::find(name).source;
         assert!(source.contains(line), "{name}.wgsl has no {line}");
         let text: &'static str = Box::leak(source.replace(line, broken).into_boxed_str());
-        let Some(report) = report(GpuOptions { replace: Some((name, text)), ..GpuOptions::DEFAULT }) else {
-            return;
-        };
-        assert!(!report.is_well(), "{name}: {broken} was not found");
-        let message = report.wrong_kernel.unwrap();
-        assert!(message.contains(kind), "{message}");
+        let options = GpuOptions { replace: Some((name, text)), ..GpuOptions::DEFAULT };
+        let Some(report) = report(ADAM, Depth::Quick, options) else { return };
+        // What follows from a wrong kernel may be wrong, too; it comes later.
+        let wrong = report.launches.iter().find(|row| row.wrong.is_some());
+        assert!(!report.is_well(), "{name} is well");
+        assert_eq!(wrong.unwrap().launch, launch);
     }
+}
+
+#[test]
+fn a_self_check_is_remembered_until_something_changes() {
+    let Some((adapters, index)) = adapter() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("self-check");
+    let check = |model: &Model, options| self_check(model, &adapters, index, Some(&cache), options);
+    assert!(matches!(check(&model(SGD), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))));
+    assert_eq!(check(&model(SGD), GpuOptions::DEFAULT).unwrap(), SelfCheck::Remembered);
+    assert!(matches!(check(&model(ADAM), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))), "another model");
+    assert_eq!(std::fs::read_dir(&cache).unwrap().count(), 2);
+
+    let source = shader::find("conv2d").source;
+    let broken: &'static str =
+        source.replacen("sums[p * CHANNELS + t] += ", "sums[p * CHANNELS + t] -= ", 1).leak();
+    let options = GpuOptions { replace: Some(("conv2d", broken)), ..GpuOptions::DEFAULT };
+    std::fs::remove_dir_all(&cache).unwrap();
+    let message = check(&model(SGD), options).unwrap_err().to_string();
+    assert!(message.contains("conv1.forward (conv2d.wgsl)"), "{message}");
+    assert!(message.contains("`--device cpu` needs no GPU"), "{message}");
+    assert!(!cache.exists(), "a wrong adapter was remembered");
+    // A cache that cannot be written is no reason to fail.
+    std::fs::write(&cache, "a file where the folder should be").unwrap();
+    assert!(matches!(check(&model(SGD), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))));
 }

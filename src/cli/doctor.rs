@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::doctor::{Report, examine};
+use shadernet::doctor::{Depth, Report, examine};
 use shadernet::error::{Error, Result};
-use shadernet::gpu::{Adapters, GpuOptions};
+use shadernet::gpu::{AdapterLimits, Adapters, GpuOptions};
 
 use super::{Output, load_model};
 
@@ -31,7 +31,7 @@ pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
         None if adapters.reports().next().is_some() => 0,
         None => return Err(Error::Device(format!("there is nothing to examine: {}", adapters.listing()))),
     };
-    let report = examine(&model, &adapters, index, GpuOptions::DEFAULT)?;
+    let report = examine(&model, &adapters, index, Depth::Full, GpuOptions::DEFAULT)?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
         output.line(format_args!("{json}"));
@@ -42,21 +42,51 @@ pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
 }
 
 fn print(report: &Report, output: &mut Output) {
-    let Report { adapter, model, dispatches, kernels, seconds, .. } = report;
-    output
-        .line(format_args!("{adapter}\nmodel {model}: {dispatches} launches a training step\n\n{kernels}\n"));
-    match &report.wrong_kernel {
-        None => output.line(format_args!("every element is within its proved bound")),
-        Some(what) => output.line(format_args!("WRONG: {what}")),
+    let AdapterLimits { storage_buffers, binding_bytes, buffer_bytes, .. } = report.limits;
+    let AdapterLimits { workgroup_invocations, workgroup_bytes, workgroups, .. } = report.limits;
+    let mebibytes = |bytes: u64| bytes >> 20;
+    output.line(format_args!(
+        "shadernet {} on {}\n\
+         limits: {storage_buffers} storage buffers, {} MiB a binding, {} MiB a buffer, workgroups of \
+         {workgroup_invocations} with {} KiB, {workgroups} along an axis\n\n\
+         model {}: {} launches\n",
+        report.version,
+        report.adapter,
+        mebibytes(binding_bytes),
+        mebibytes(buffer_bytes),
+        workgroup_bytes >> 10,
+        report.model,
+        report.launches.len(),
+    ));
+    let width = report.launches.iter().map(|row| row.launch.len()).max().unwrap_or(0).max(6);
+    output.line(format_args!("{:<width$}  {:>9}  {:>13}  verdict", "kernel", "elements", "error / bound"));
+    for row in &report.launches {
+        let (launch, elements) = (&row.launch, row.elements);
+        match (&row.wrong, &row.seen_in) {
+            (Some(_), _) => output.line(format_args!("{launch:<width$}  {:>9}  {:>13}  WRONG", "", "")),
+            (None, Some(reader)) => {
+                output.line(format_args!("{launch:<width$}  {:>9}  {:>13}  as {reader}", "", ""));
+            }
+            (None, None) => {
+                let error = row.largest_error_of_bound;
+                output.line(format_args!("{launch:<width$}  {elements:>9}  {error:>13.3}  right"));
+            }
+        }
     }
-    let same = if report.deterministic { "same bits" } else { "WRONG: different bits" };
-    output.line(format_args!("20 steps twice: {same}"));
-    let difference = report.largest_loss_difference;
-    output.line(format_args!("20 steps against the reference: loss within {difference:.1e} of its value"));
+    for what in report.launches.iter().filter_map(|row| row.wrong.as_ref()) {
+        output.line(format_args!("\nWRONG: {what}"));
+    }
+    if let Some(training) = report.training {
+        let same = if training.deterministic { "same bits" } else { "WRONG: different bits" };
+        let difference = training.largest_loss_difference;
+        output.line(format_args!(
+            "\n20 steps twice: {same}\n20 steps against the reference: loss within {difference:.1e} of its value"
+        ));
+    }
     let verdict = if report.is_well() {
         "this adapter computes right"
     } else {
         "do not train on this adapter: `--device cpu` needs none. Please report it with `doctor --json`"
     };
-    output.line(format_args!("\n{verdict} ({seconds:.1} s)"));
+    output.line(format_args!("\n{verdict} ({:.1} s)", report.seconds));
 }

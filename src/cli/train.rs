@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use clap::Args;
 use shadernet::checkpoint::read_weights;
 use shadernet::config::Augment;
+use shadernet::device::Device;
+use shadernet::doctor::self_check;
 use shadernet::error::{Error, Result};
+use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::train::{Run, RunState, Settings, TrainingData};
 
@@ -104,6 +107,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
     data.check(&model)?;
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
+    check_adapter(&device, &model, &mut report)?;
     let mut run =
         Run::start(&model, &settings, &data, &device, !args.no_reuse, init.as_deref(), args.out.as_deref())?;
     finish(args, &mut run, &model, report, output)
@@ -117,8 +121,17 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     data.check(&state.model)?;
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
+    check_adapter(&device, &state.model, &mut report)?;
     let mut run = Run::resume(&state, &data, &device, !args.no_reuse, folder)?;
     finish(args, &mut run, &state.model, report, output)
+}
+
+/// No training on a GPU that computes wrongly.
+fn check_adapter(device: &Device, model: &Model, report: &mut Report) -> Result<()> {
+    let Some((adapters, index)) = device.adapter() else { return Ok(()) };
+    let cache = dirs::cache_dir().map(|folder| folder.join("shadernet").join("self-check"));
+    report.checked(self_check(model, adapters, index, cache.as_deref(), GpuOptions::DEFAULT)?);
+    Ok(())
 }
 
 fn finish(

@@ -5,19 +5,44 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::plan::Plan;
 use crate::tensor::Array;
 
-/// Largest error as a share of the bound, for each kind of tensor.
+/// What was compared: for each kind of tensor, and for each launch of a plan.
 #[derive(Debug, Default, Clone, Serialize)]
-#[serde(transparent)]
 pub struct Table {
     kinds: BTreeMap<String, Row>,
+    launches: Vec<LaunchRow>,
 }
 
-#[derive(Debug, Default, Clone, Serialize)]
+#[derive(Debug, Default, Clone, Copy, Serialize)]
 struct Row {
     elements: usize,
     largest_error_of_bound: f64,
+}
+
+impl Row {
+    fn add(&mut self, other: Self) {
+        self.elements += other.elements;
+        self.largest_error_of_bound = self.largest_error_of_bound.max(other.largest_error_of_bound);
+    }
+}
+
+/// What is known of one launch.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaunchRow {
+    /// `conv1.forward`.
+    pub launch: String,
+    /// `conv2d.wgsl`.
+    pub shader: String,
+    /// Elements that were compared.
+    pub elements: usize,
+    /// Largest error as a share of the proved bound.
+    pub largest_error_of_bound: f64,
+    /// The launch whose results show this one's: it makes only intermediate sums.
+    pub seen_in: Option<String>,
+    /// The first thing that is wrong.
+    pub wrong: Option<String>,
 }
 
 impl Table {
@@ -26,27 +51,96 @@ impl Table {
     /// # Errors
     /// Names the first element of `got` that is farther from `want` than its bound; `place` says whose tensor it is.
     pub fn check(&mut self, kind: &str, place: &str, got: &[f32], want: &Array) -> Result<(), String> {
-        if got.len() != want.data.len() {
-            return Err(format!("{place}: {} values, not {}", got.len(), want.data.len()));
-        }
-        let row = self.kinds.entry(kind.to_owned()).or_default();
-        row.elements += got.len();
-        for (index, &value) in got.iter().enumerate() {
-            let error = (f64::from(value) - want.data[index]).abs();
-            let bound = want.bound[index];
-            // A NaN must fail, too.
-            if error > bound || error.is_nan() {
-                return Err(format!(
-                    "{place} at {:?}: got {value:e}, want {:e}, off by {error:e} with a bound of {bound:e}",
-                    coordinates(index, &want.shape),
-                    want.data[index],
-                ));
-            }
-            if error > 0.0 {
-                row.largest_error_of_bound = row.largest_error_of_bound.max(error / bound);
-            }
-        }
+        let row = compare(place, got, want)?;
+        self.kinds.entry(kind.to_owned()).or_default().add(row);
         Ok(())
+    }
+
+    /// The same for a tensor that `launch` made; what is wrong is kept in the launch's row.
+    pub(super) fn check_launch(&mut self, launch: &str, kind: &str, place: &str, got: &[f32], want: &Array) {
+        match compare(place, got, want) {
+            Ok(row) => {
+                self.kinds.entry(kind.to_owned()).or_default().add(row);
+                let known = self.launch(launch);
+                known.elements += row.elements;
+                known.largest_error_of_bound = known.largest_error_of_bound.max(row.largest_error_of_bound);
+            }
+            Err(message) => self.wrong(launch, message),
+        }
+    }
+
+    /// Counts values of `launch` that have to be exact, and are.
+    pub(super) fn exact(&mut self, launch: &str, elements: usize) {
+        self.launch(launch).elements += elements;
+    }
+
+    /// Keeps what is wrong with the results of `launch`.
+    pub(super) fn wrong(&mut self, launch: &str, message: String) {
+        self.launch(launch).wrong.get_or_insert(message);
+    }
+
+    fn launch(&mut self, launch: &str) -> &mut LaunchRow {
+        let index = self.launches.iter().position(|row| row.launch == launch).unwrap_or_else(|| {
+            self.launches.push(LaunchRow {
+                launch: launch.to_owned(),
+                shader: String::new(),
+                elements: 0,
+                largest_error_of_bound: 0.0,
+                seen_in: None,
+                wrong: None,
+            });
+            self.launches.len() - 1
+        });
+        &mut self.launches[index]
+    }
+
+    /// Sorts the launches as `plan` has them. One that makes nothing but intermediate sums is judged by the launch that
+    /// reads them; a launch that nothing was compared of is wrong.
+    pub(super) fn complete(&mut self, plan: &Plan) {
+        for (time, dispatch) in plan.dispatches.iter().enumerate() {
+            let row = self.launch(&dispatch.label);
+            row.shader = format!("{}.wgsl", dispatch.shader);
+            if row.elements > 0 || row.wrong.is_some() {
+                continue;
+            }
+            let made: Vec<usize> = dispatch.bindings.iter().filter(|b| b.written).map(|b| b.tensor).collect();
+            let reads = |later: &&crate::plan::Dispatch| {
+                later.bindings.iter().any(|bound| bound.read && made.contains(&bound.tensor))
+            };
+            let seen_in = plan.dispatches[time + 1..].iter().find(reads).map(|later| later.label.clone());
+            let row = self.launch(&dispatch.label);
+            match seen_in {
+                Some(reader) => row.seen_in = Some(reader),
+                None => row.wrong = Some(format!("{}: nothing that it makes was compared", dispatch.label)),
+            }
+        }
+        let place = |label: &str| plan.dispatches.iter().position(|dispatch| dispatch.label == label);
+        self.launches.sort_by_key(|row| place(&row.launch));
+    }
+
+    /// Adds the rows of another table.
+    pub(super) fn merge(&mut self, other: Self) {
+        for (kind, row) in other.kinds {
+            self.kinds.entry(kind).or_default().add(row);
+        }
+        for row in other.launches {
+            let known = self.launch(&row.launch);
+            known.shader = row.shader;
+            known.elements += row.elements;
+            known.largest_error_of_bound = known.largest_error_of_bound.max(row.largest_error_of_bound);
+            known.seen_in = row.seen_in;
+            known.wrong = known.wrong.take().or(row.wrong);
+        }
+    }
+
+    /// The launches, in order.
+    pub fn launches(&self) -> &[LaunchRow] {
+        &self.launches
+    }
+
+    /// The first thing that is wrong with any launch.
+    pub fn first_wrong(&self) -> Option<&str> {
+        self.launches.iter().find_map(|row| row.wrong.as_deref())
     }
 
     /// Largest error as a share of the bound, over everything.
@@ -60,6 +154,7 @@ impl Table {
     }
 }
 
+/// One row a kind of tensor.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<32} {:>10}  largest error / bound", "tensor", "elements")?;
@@ -68,6 +163,29 @@ impl fmt::Display for Table {
         }
         Ok(())
     }
+}
+
+fn compare(place: &str, got: &[f32], want: &Array) -> Result<Row, String> {
+    if got.len() != want.data.len() {
+        return Err(format!("{place}: {} values, not {}", got.len(), want.data.len()));
+    }
+    let mut row = Row { elements: got.len(), largest_error_of_bound: 0.0 };
+    for (index, &value) in got.iter().enumerate() {
+        let error = (f64::from(value) - want.data[index]).abs();
+        let bound = want.bound[index];
+        // A NaN must fail, too.
+        if error > bound || error.is_nan() {
+            return Err(format!(
+                "{place} at {:?}: got {value:e}, want {:e}, off by {error:e} with a bound of {bound:e}",
+                coordinates(index, &want.shape),
+                want.data[index],
+            ));
+        }
+        if error > 0.0 {
+            row.largest_error_of_bound = row.largest_error_of_bound.max(error / bound);
+        }
+    }
+    Ok(row)
 }
 
 fn coordinates(mut index: usize, shape: &[usize]) -> Vec<usize> {

@@ -1,18 +1,18 @@
-//! One training step on a device, every tensor that a kernel writes compared with the reference from the device's own
-//! inputs of that kernel.
+//! One step on a device, every tensor that a kernel writes compared with the reference from the device's own inputs of
+//! that kernel.
 
 use std::collections::BTreeMap;
 
+use crate::batch::BatchSettings;
+use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Error;
 use crate::gpu::GpuEngine;
 use crate::layers::Context;
 use crate::losses::cross_entropy::cross_entropy;
-use crate::model::NamedLayer;
 use crate::optimizers::{self, average};
 use crate::plan::Plan;
-use crate::shader;
-use crate::tensor::{Array, Arrays, Tensor, gamma};
+use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
 
 use super::compare::Table;
 
@@ -30,62 +30,80 @@ pub fn check_step(
     name: &str,
     table: &mut Table,
 ) -> Result<(), String> {
-    let step = engine.step();
-    let memories = setup.train.optimizer.memory();
-    let text = |error: Error| error.to_string();
-    let read = |engine: &mut GpuEngine| -> Result<Vec<State>, String> {
-        let mut vector = |vector, replica| engine.read(vector, replica).map_err(text);
-        let mut state = |replica| -> Result<State, String> {
-            Ok(State {
-                weights: vector(Vector::Weights, replica)?,
-                average: if setup.train.average_decay > 0.0 {
-                    vector(Vector::Average, replica)?
-                } else {
-                    Vec::new()
-                },
-                memory: memories
-                    .iter()
-                    .map(|name| vector(Vector::Memory(name), replica))
-                    .collect::<Result<_, _>>()?,
-            })
-        };
-        (0..setup.seeds.len()).map(&mut state).collect()
-    };
-    let before = read(engine)?;
+    let (step, replicas) = (engine.step(), setup.seeds.len());
+    let before: Vec<State> =
+        (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
     engine.poison(POISON);
     let metrics = engine.train(1).map_err(text)?;
-    let broken = engine.broken_guards().map_err(text)?;
-    if !broken.is_empty() {
-        return Err(format!("{name}: something was written behind {broken:?}"));
-    }
-    let after = read(engine)?;
+    let after: Vec<State> = (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
     let plan = engine.training_plan().expect("an engine that trains").clone();
-    let mut tensors = BTreeMap::new();
-    for tensor in &plan.tensors {
-        let words = engine.read_tensor(&tensor.name).map_err(text)?;
-        tensors.insert(tensor.name.clone(), words.expect("a tensor of the plan"));
-    }
+    let tensors = read_all(name, engine, &plan, |engine, name| engine.read_tensor(name))?;
     let check = StepCheck {
         setup,
         plan: &plan,
         tensors,
         step,
-        valid: setup.train_batches().expect("an engine that trains").images_of(step),
-        quads: plan.batch_size.div_ceil(4),
+        batches: setup.train_batches().expect("an engine that trains"),
+        images: setup.training.expect("an engine that trains"),
+        training: true,
     };
-    if check.tensors["state"][..3] != [step + 1, step, check.valid as u32] {
-        return Err(format!("{name}: state = {:?}", check.tensors["state"]));
+    check.run(name, table, |replica, place, table| {
+        check.pass(replica, &before[replica].weights, metrics[replica], place, table);
+        check.update(replica, &before[replica], &after[replica], place, table);
+    })
+}
+
+/// The same for a step of evaluation, with the moving averages if `averaged`. Only the first batch of the test images is
+/// compared, so let them be one.
+///
+/// # Errors
+/// As [`check_step`].
+pub fn check_evaluation(
+    engine: &mut GpuEngine,
+    setup: &Setup<'_>,
+    averaged: bool,
+    name: &str,
+    table: &mut Table,
+) -> Result<(), String> {
+    let batches = setup.eval_batches();
+    assert_eq!(batches.steps_per_epoch(), 1, "one batch of test images");
+    engine.poison(POISON);
+    let metrics = engine.evaluate(averaged).map_err(text)?;
+    let plan = engine.evaluation_plan(averaged).clone();
+    let read = |engine: &GpuEngine, name: &str| engine.read_evaluation_tensor(averaged, name);
+    let tensors = read_all(name, engine, &plan, read)?;
+    let vector = if averaged { Vector::Average } else { Vector::Weights };
+    let weights: Vec<_> = (0..setup.seeds.len())
+        .map(|replica| engine.read(vector, replica).map_err(text))
+        .collect::<Result<_, _>>()?;
+    let check =
+        StepCheck { setup, plan: &plan, tensors, step: 0, batches, images: setup.test, training: false };
+    check.run(name, table, |replica, place, table| {
+        check.pass(replica, &weights[replica], metrics[replica], place, table);
+    })
+}
+
+fn text(error: Error) -> String {
+    error.to_string()
+}
+
+/// Every tensor of a plan, after a look at the words behind the buffers.
+fn read_all(
+    name: &str,
+    engine: &GpuEngine,
+    plan: &Plan,
+    read: impl Fn(&GpuEngine, &str) -> crate::error::Result<Option<Vec<u32>>>,
+) -> Result<BTreeMap<String, Vec<u32>>, String> {
+    let broken = engine.broken_guards().map_err(text)?;
+    if !broken.is_empty() {
+        return Err(format!("{name}: something was written behind {broken:?}"));
     }
-    for replica in 0..setup.seeds.len() {
-        let place = format!("{name}, replica {replica}");
-        check.batch(replica, &place, table)?;
-        for (index, layer) in setup.model.layers.iter().enumerate() {
-            check.layer(index, layer, replica, &before[replica].weights, &place, table)?;
-        }
-        check.loss(replica, metrics[replica], &place, table)?;
-        check.update(replica, &before[replica], &after[replica], &place, table)?;
+    let mut words = BTreeMap::new();
+    for tensor in &plan.tensors {
+        let read = read(engine, &tensor.name).map_err(text)?;
+        words.insert(tensor.name.clone(), read.expect("a tensor of the plan"));
     }
-    Ok(())
+    Ok(words)
 }
 
 /// What an engine holds of one replica.
@@ -95,33 +113,63 @@ struct State {
     memory: Vec<Vec<Tensor>>,
 }
 
+impl State {
+    fn read(engine: &mut GpuEngine, setup: &Setup<'_>, replica: usize) -> Result<Self, String> {
+        let mut vector = |vector| engine.read(vector, replica).map_err(text);
+        let memories = setup.train.optimizer.memory();
+        let has_average = setup.train.average_decay > 0.0;
+        Ok(Self {
+            weights: vector(Vector::Weights)?,
+            average: if has_average { vector(Vector::Average)? } else { Vec::new() },
+            memory: memories.iter().map(|name| vector(Vector::Memory(name))).collect::<Result<_, _>>()?,
+        })
+    }
+}
+
 struct StepCheck<'a> {
     setup: &'a Setup<'a>,
     plan: &'a Plan,
     tensors: BTreeMap<String, Vec<u32>>,
     step: u32,
-    valid: usize,
-    quads: usize,
+    batches: BatchSettings,
+    images: &'a Images,
+    training: bool,
 }
 
-/// Tensors of one owner by shader variable, and whether a launch writes them.
-type Bindings = BTreeMap<String, (String, bool)>;
-
 impl StepCheck<'_> {
-    fn bindings(&self, owner: &str) -> Bindings {
-        let mut found = Bindings::new();
-        for dispatch in &self.plan.dispatches {
-            if dispatch.label.split('.').next() != Some(owner) {
-                continue;
-            }
-            let variables = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
-            for (variable, bound) in variables.iter().zip(&dispatch.bindings) {
-                let tensor = &self.plan.tensors[bound.tensor].name;
-                let entry = found.entry(variable.variable.clone()).or_default();
-                *entry = (tensor.clone(), entry.1 || bound.written);
-            }
+    /// Compares each replica, and adds what was found to `table`.
+    fn run(
+        &self,
+        name: &str,
+        table: &mut Table,
+        replica: impl Fn(usize, &str, &mut Table),
+    ) -> Result<(), String> {
+        let mut found = Table::default();
+        for number in 0..self.setup.seeds.len() {
+            replica(number, &format!("{name}, replica {number}"), &mut found);
         }
-        found
+        found.complete(self.plan);
+        let wrong = found.first_wrong().map(str::to_owned);
+        table.merge(found);
+        wrong.map_or(Ok(()), Err)
+    }
+
+    /// Images of this step.
+    fn valid(&self) -> usize {
+        self.batches.images_of(self.step)
+    }
+
+    fn quads(&self) -> usize {
+        self.plan.batch_size.div_ceil(4)
+    }
+
+    /// The launch that makes a tensor; the last, if several write to it.
+    fn maker(&self, tensor: &str) -> &str {
+        let writes = |dispatch: &&crate::plan::Dispatch| {
+            dispatch.bindings.iter().any(|b| b.written && self.plan.tensors[b.tensor].name == tensor)
+        };
+        let dispatch = self.plan.dispatches.iter().rev().find(writes);
+        &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
     }
 
     /// The part of a tensor [replica, ...] that belongs to a replica.
@@ -136,164 +184,179 @@ impl StepCheck<'_> {
     }
 
     /// Values [image, ...] of a tensor [quad, ..., 4 images]: those of the batch, and those of the lanes behind it.
-    fn images(&self, tensor: &str, replica: usize) -> (Vec<f32>, Vec<f32>) {
+    fn split(&self, tensor: &str, replica: usize) -> (Vec<f32>, Vec<f32>) {
         let values = self.floats(tensor, replica);
-        let size = values.len() / (4 * self.quads);
+        let size = values.len() / (4 * self.quads());
         let at = |n: usize, element: usize| values[(n / 4 * size + element) * 4 + n % 4];
         let pick = |images: std::ops::Range<usize>| {
             images.flat_map(|n| (0..size).map(move |element| (n, element))).map(|(n, e)| at(n, e)).collect()
         };
-        (pick(0..self.valid), pick(self.valid..4 * self.quads))
+        (pick(0..self.valid()), pick(self.valid()..4 * self.quads()))
     }
 
     fn array(&self, tensor: &str, replica: usize, shape: [usize; 3]) -> Array {
-        let shape = [&[self.valid], &shape[..]].concat();
-        Array::from_f32(&shape, &self.images(tensor, replica).0)
+        let shape = [&[self.valid()], &shape[..]].concat();
+        Array::from_f32(&shape, &self.split(tensor, replica).0)
     }
 
-    fn layer(
+    /// Batch, layers and loss, forward and, in training, backward.
+    fn pass(&self, replica: usize, weights: &[Tensor], metrics: Metrics, place: &str, table: &mut Table) {
+        self.batch(replica, place, table);
+        let model = self.setup.model;
+        let mut input = self.array("input", replica, model.input.into());
+        let mut layers = Vec::new();
+        for (index, layer) in model.layers.iter().enumerate() {
+            let mut arrays = Arrays::from([("input", input)]);
+            for (param, tensor) in model.params().iter().zip(weights) {
+                if param.layer == index {
+                    arrays.insert(param.param.name, Array::from_f32(&tensor.shape, &tensor.data));
+                }
+            }
+            let wanted = layer.layer.forward(&arrays, &self.context(replica, index));
+            // What comes after starts from what the device made.
+            arrays.extend(self.compare(replica, index, wanted, place, table));
+            input = arrays["output"].clone();
+            layers.push(arrays);
+        }
+        let Some(grad_logits) = self.loss(replica, &input, metrics, place, table) else { return };
+        let mut upstream = grad_logits;
+        for (index, mut arrays) in layers.into_iter().enumerate().rev() {
+            upstream.shape.clone_from(&arrays["output"].shape);
+            arrays.insert("grad_output", upstream);
+            let wanted = model.layers[index].layer.backward(&arrays, &self.context(replica, index));
+            let mut made = self.compare(replica, index, wanted, place, table);
+            upstream = made.remove("grad_input").expect("a layer has a gradient of its input");
+        }
+    }
+
+    fn context(&self, replica: usize, layer: usize) -> Context {
+        let seed = self.setup.seeds[replica];
+        Context { training: self.training, seed, step: self.step, layer: layer as u32, first_image: 0 }
+    }
+
+    /// Compares what a layer makes; returns the device's tensors, and the reference's where the plan has none: that of a
+    /// change of shape, or a gradient that nobody wants.
+    fn compare(
         &self,
-        index: usize,
-        layer: &NamedLayer,
         replica: usize,
-        weights: &[Tensor],
+        index: usize,
+        wanted: Arrays,
         place: &str,
         table: &mut Table,
-    ) -> Result<(), String> {
-        let bindings = self.bindings(&layer.name);
-        let Some((input, _)) = bindings.get("input") else {
-            return Ok(()); // no kernel
-        };
-        let mut arrays = Arrays::from([("input", self.array(input, replica, layer.input.into()))]);
-        for (param, tensor) in self.setup.model.params().iter().zip(weights) {
-            if param.layer == index {
-                arrays.insert(param.param.name, Array::from_f32(&tensor.shape, &tensor.data));
-            }
-        }
-        let context = Context {
-            training: true,
-            seed: self.setup.seeds[replica],
-            step: self.step,
-            layer: index as u32,
-            first_image: 0,
-        };
-        let mut wanted = layer.layer.forward(&arrays, &context);
-        // The backward pass starts from what the device's own forward pass saved.
-        for (&variable, array) in &wanted {
-            let tensor = &bindings[variable].0;
-            let given = match variable {
-                "output" => self.array(tensor, replica, layer.output.into()),
-                _ => Array::from_f32(&array.shape, &self.floats(tensor, replica)),
-            };
-            arrays.insert(variable, given);
-        }
-        if let Some((grad_output, _)) = bindings.get("grad_output") {
-            arrays.insert("grad_output", self.array(grad_output, replica, layer.output.into()));
-            wanted.extend(layer.layer.backward(&arrays, &context));
-        }
-        for (variable, (tensor, _)) in bindings.iter().filter(|(_, (_, written))| *written) {
-            let kind = format!("{}.{variable}", layer.kind.name);
-            let place = format!("{place}, {tensor}");
-            let Some(want) = wanted.get(variable.as_str()) else {
-                // Intermediate sums: their readers are compared. NaNs would show there.
-                assert!(!variable.starts_with("grad_w") && !variable.ends_with("put"), "{place}");
-                continue;
-            };
-            if !["output", "grad_input"].contains(&variable.as_str()) {
-                table.check(&kind, &place, &self.floats(tensor, replica), want)?;
+    ) -> Arrays {
+        let layer = &self.setup.model.layers[index];
+        let mut made = Arrays::new();
+        for (variable, want) in wanted {
+            let tensor = format!("{}.{variable}", layer.name);
+            if !self.tensors.contains_key(&tensor) {
+                made.insert(variable, want);
                 continue;
             }
-            let (images, behind) = self.images(tensor, replica);
-            table.check(&kind, &place, &images, want)?;
+            let (launch, place) = (self.maker(&tensor), format!("{place}, {tensor}"));
+            let by_image = ["output", "grad_input"].contains(&variable);
+            let (got, behind) =
+                if by_image { self.split(&tensor, replica) } else { (self.floats(&tensor, replica), vec![]) };
+            table.check_launch(launch, &format!("{}.{variable}", layer.kind.name), &place, &got, &want);
             let harmless = |value: &f32| value.is_finite() && (variable == "output" || *value == 0.0);
             if !behind.iter().all(harmless) {
-                return Err(format!("{place}: the lanes behind the batch hold {behind:?}"));
+                table.wrong(launch, format!("{place}: the lanes behind the batch hold {behind:?}"));
             }
+            made.insert(variable, Array::from_f32(&want.shape, &got));
         }
-        Ok(())
+        made
     }
 
-    fn loss(&self, replica: usize, metrics: Metrics, place: &str, table: &mut Table) -> Result<(), String> {
-        let bindings = self.bindings("loss");
+    /// Compares loss, hits, metrics and state; returns the device's gradient of the logits, in training.
+    fn loss(
+        &self,
+        replica: usize,
+        logits: &Array,
+        metrics: Metrics,
+        place: &str,
+        table: &mut Table,
+    ) -> Option<Array> {
         let classes = self.setup.model.class_count();
-        let logits = self.array(&bindings["logits"].0, replica, [classes, 1, 1]);
         let targets: Vec<u8> = self.part("targets", replica).iter().map(|&target| target as u8).collect();
-        let want = cross_entropy(&logits, &targets, self.setup.train.label_smoothing);
-        for name in ["loss", "grad_logits"] {
-            let (images, behind) = self.images(&bindings[name].0, replica);
-            table.check(
-                &format!("cross_entropy.{name}"),
-                &format!("{place}, {name}"),
-                &images,
-                &want[name],
-            )?;
-            if behind.iter().any(|&value| value != 0.0) {
-                return Err(format!("{place}, {name}: the lanes behind the batch hold {behind:?}"));
+        let smoothing = if self.training { self.setup.train.label_smoothing } else { 0.0 };
+        let want = cross_entropy(logits, &targets, smoothing);
+        let mut grad_logits = None;
+        for (name, tensor) in [("loss", "loss"), ("grad_logits", "loss.grad_logits")] {
+            if !self.tensors.contains_key(tensor) {
+                continue;
             }
+            let launch = self.maker(tensor);
+            let place = format!("{place}, {name}");
+            let (got, behind) = self.split(tensor, replica);
+            table.check_launch(launch, &format!("cross_entropy.{name}"), &place, &got, &want[name]);
+            if behind.iter().any(|&value| value != 0.0) {
+                table.wrong(launch, format!("{place}: the lanes behind the batch hold {behind:?}"));
+            }
+            grad_logits = (name == "grad_logits").then(|| Array::from_f32(&want[name].shape, &got));
         }
         let hit = |image: usize| {
             let row = &logits.data[image * classes..][..classes];
             let best = (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
             f32::from(u8::from(best == usize::from(targets[image])))
         };
-        let hits: Vec<f32> = (0..self.valid).map(hit).collect();
-        let (correct, behind) = self.images("correct", replica);
+        let hits: Vec<f32> = (0..self.valid()).map(hit).collect();
+        let (correct, behind) = self.split("correct", replica);
         if correct != hits || behind.iter().any(|&value| value != 0.0) {
-            return Err(format!("{place}, correct: {correct:?} {behind:?}, not {hits:?}"));
+            let message = format!("{place}, correct: {correct:?} {behind:?}, not {hits:?}");
+            table.wrong(self.maker("correct"), message);
         }
-        let losses = self.images("loss", replica).0;
-        let sum: f64 = losses.iter().copied().map(f64::from).sum();
-        let total = Metrics {
-            loss_sum: metrics.loss_sum,
-            correct: hits.iter().sum::<f32>() as usize,
-            images: self.valid,
-        };
-        if metrics != total || (metrics.loss_sum - sum).abs() > gamma(self.valid) * sum.abs() {
-            return Err(format!("{place}: metrics {metrics:?}, not {total:?} with sum {sum}"));
+        let launch = self.maker("metrics_ring");
+        let mut sum = Sum::default();
+        self.split("loss", replica).0.into_iter().for_each(|loss| sum.add(loss.into()));
+        let want = Array { shape: vec![1], data: vec![sum.value], bound: vec![sum.bound()] };
+        let got = [metrics.loss_sum as f32];
+        table.check_launch(launch, "cross_entropy.metrics", &format!("{place}, sum of losses"), &got, &want);
+        let wanted = (correct.iter().sum::<f32>() as usize, self.valid());
+        if (metrics.correct, metrics.images) != wanted {
+            table.wrong(launch, format!("{place}: metrics {metrics:?}, not (correct, images) {wanted:?}"));
         }
-        Ok(())
+        let state = &self.tensors["state"][..3];
+        if *state != [self.step + 1, self.step, self.valid() as u32] {
+            table.wrong(launch, format!("{place}: state = {state:?} after step {}", self.step));
+        }
+        grad_logits
     }
 
-    fn batch(&self, replica: usize, place: &str, table: &mut Table) -> Result<(), String> {
-        let batches = self.setup.train_batches().expect("an engine that trains");
-        let training = self.setup.training.expect("an engine that trains");
+    fn batch(&self, replica: usize, place: &str, table: &mut Table) {
         let [indices, targets] = ["indices", "targets"].map(|name| self.part(name, replica));
+        let launch = self.maker("indices");
         let size = self.setup.model.input.len();
-        let (input, behind) = self.images("input", replica);
+        let (input, behind) = self.split("input", replica);
         if !behind.iter().all(|value| value.is_finite()) {
-            return Err(format!("{place}, input: the lanes behind the batch hold {behind:?}"));
+            let message = format!("{place}, input: the lanes behind the batch hold {behind:?}");
+            table.wrong(self.maker("input"), message);
         }
-        for n in 0..4 * self.quads {
-            let mut sample = batches.sample(self.setup.seeds[replica], self.step, n);
-            let target = u32::from(training.labels[sample.index as usize]);
+        for n in 0..4 * self.quads() {
+            let mut sample = self.batches.sample(self.setup.seeds[replica], self.step, n);
+            let target = u32::from(self.images.labels[sample.index as usize]);
+            let place = format!("{place}, image {n}");
             if (indices[n], targets[n]) != (sample.index, target) {
                 let got = (indices[n], targets[n]);
-                return Err(format!("{place}, image {n}: (index, target) {got:?}, not {sample:?}, {target}"));
+                table.wrong(launch, format!("{place}: (index, target) {got:?}, not {sample:?}, {target}"));
+                continue;
             }
-            let place = format!("{place}, image {n}");
+            table.exact(launch, 2);
             if let Some(transform) = &mut sample.transform {
                 let got = &self.floats("transforms", replica)[6 * n..][..6];
-                table.check("batch.transforms", &place, got, &bounded_transform(transform, size))?;
+                let want = bounded_transform(transform, size);
+                table.check_launch(launch, "batch.transforms", &place, got, &want);
                 // What is sampled depends on the device's own rounding of the transform.
                 transform.copy_from_slice(got);
             }
-            if n < self.valid {
-                let pixels = &training.pixels[sample.index as usize * size..][..size];
-                let want = batches.reference(pixels, sample);
-                table.check("batch.input", &place, &input[n * size..][..size], &want)?;
+            if n < self.valid() {
+                let pixels = &self.images.pixels[sample.index as usize * size..][..size];
+                let want = self.batches.reference(pixels, sample);
+                let got = &input[n * size..][..size];
+                table.check_launch(self.maker("input"), "batch.input", &place, got, &want);
             }
         }
-        Ok(())
     }
 
-    fn update(
-        &self,
-        replica: usize,
-        before: &State,
-        after: &State,
-        place: &str,
-        table: &mut Table,
-    ) -> Result<(), String> {
+    fn update(&self, replica: usize, before: &State, after: &State, place: &str, table: &mut Table) {
         let train = self.setup.train;
         let step = optimizers::Step {
             step: self.step,
@@ -306,9 +369,11 @@ impl StepCheck<'_> {
             let place = format!("{place}, {}", param.name);
             let (old, new) = (&before.weights[index], &after.weights[index]);
             if train.average_decay > 0.0 {
+                let launch =
+                    self.maker(if param.param.trained { "average_params" } else { "average_running" });
                 let old = array(&before.average[index]);
                 let want = average::update(&old, &array(new), train.average_decay, self.step);
-                table.check("average.average", &place, &after.average[index].data, &want)?;
+                table.check_launch(launch, "average.average", &place, &after.average[index].data, &want);
             }
             if !param.param.trained {
                 continue;
@@ -325,13 +390,14 @@ impl StepCheck<'_> {
                 arrays.insert(name, array(&memory[trained]));
             }
             let want = train.optimizer.update(&arrays, step);
-            table.check(&format!("{rule}.params"), &place, &new.data, &want["params"])?;
+            let launch = self.maker("params");
+            table.check_launch(launch, &format!("{rule}.params"), &place, &new.data, &want["params"]);
             for (name, memory) in train.optimizer.memory().iter().zip(&after.memory) {
-                table.check(&format!("{rule}.{name}"), &place, &memory[trained].data, &want[name])?;
+                let kind = format!("{rule}.{name}");
+                table.check_launch(launch, &kind, &place, &memory[trained].data, &want[name]);
             }
             trained += 1;
         }
-        Ok(())
     }
 }
 

@@ -3,10 +3,12 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 
 /// An adapter as the user sees it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize)]
 pub struct AdapterReport {
     /// Name that the driver gives.
     pub name: String,
@@ -16,6 +18,25 @@ pub struct AdapterReport {
     pub kind: &'static str,
     /// Driver and its version.
     pub driver: String,
+    /// PCI numbers of vendor and device, 0 where there are none.
+    pub pci: [u32; 2],
+}
+
+/// What an adapter allows of what shadernet's kernels use. shadernet asks for no more than WebGPU's defaults.
+#[derive(Debug, Clone, Serialize)]
+pub struct AdapterLimits {
+    /// Storage buffers of one kernel; shadernet asks for 8.
+    pub storage_buffers: u32,
+    /// Bytes of one binding; shadernet asks for 128 MiB.
+    pub binding_bytes: u64,
+    /// Bytes of one buffer; shadernet asks for 256 MiB.
+    pub buffer_bytes: u64,
+    /// Invocations of a workgroup; shadernet asks for 256.
+    pub workgroup_invocations: u32,
+    /// Bytes that a workgroup shares; shadernet asks for 16 KiB.
+    pub workgroup_bytes: u32,
+    /// Workgroups along one axis; shadernet asks for 65,535.
+    pub workgroups: u32,
 }
 
 impl fmt::Display for AdapterReport {
@@ -38,7 +59,8 @@ impl AdapterReport {
             wgpu::DeviceType::Other => "other",
         };
         let driver = format!("{} {}", info.driver, info.driver_info).trim().to_owned();
-        Self { name: info.name.clone(), backend: info.backend.to_string(), kind, driver }
+        let pci = [info.vendor, info.device];
+        Self { name: info.name.clone(), backend: info.backend.to_string(), kind, driver, pci }
     }
 
     /// True for an adapter that computes on the processor: llvmpipe, SwiftShader, WARP.
@@ -112,6 +134,19 @@ impl Adapters {
     /// The report of adapter `index`.
     pub fn report(&self, index: usize) -> &AdapterReport {
         &self.found[index].0
+    }
+
+    /// The limits of adapter `index`.
+    pub fn limits(&self, index: usize) -> AdapterLimits {
+        let limits = self.found[index].1.limits();
+        AdapterLimits {
+            storage_buffers: limits.max_storage_buffers_per_shader_stage,
+            binding_bytes: limits.max_storage_buffer_binding_size,
+            buffer_bytes: limits.max_buffer_size,
+            workgroup_invocations: limits.max_compute_invocations_per_workgroup,
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            workgroups: limits.max_compute_workgroups_per_dimension,
+        }
     }
 
     /// Opens adapter `index` with WebGPU's default limits.

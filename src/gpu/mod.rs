@@ -12,7 +12,7 @@ mod device;
 mod program;
 mod runner;
 
-pub use device::{AdapterReport, Adapters, Gpu};
+pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Program};
 pub use runner::PlanRunner;
@@ -104,12 +104,19 @@ impl GpuEngine {
         self.training.as_ref().map(|(plan, _)| plan)
     }
 
+    /// The plan of a step of evaluation, with the moving averages if `averaged` and if there are any.
+    pub fn evaluation_plan(&self, averaged: bool) -> &Plan {
+        &self.evaluation(averaged).0
+    }
+
     /// Reads a tensor of the training plan as raw words; meaningful for all tensors only if none share memory.
     pub fn read_tensor(&self, name: &str) -> Result<Option<Vec<u32>>> {
-        let Some((plan, _)) = &self.training else {
-            return Ok(None);
-        };
-        self.buffers.read(&self.gpu, plan, name)
+        self.training_plan().map_or(Ok(None), |plan| self.buffers.read(&self.gpu, plan, name))
+    }
+
+    /// The same for a tensor of the evaluation plan.
+    pub fn read_evaluation_tensor(&self, averaged: bool, name: &str) -> Result<Option<Vec<u32>>> {
+        self.buffers.read(&self.gpu, self.evaluation_plan(averaged), name)
     }
 
     /// Fills all pooled memory with a word, so that what a kernel forgets to write shows.

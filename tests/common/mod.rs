@@ -6,6 +6,7 @@ use shadernet::gpu::{Adapters, Gpu};
 use shadernet::rng;
 use shadernet::tensor::Array;
 
+pub(crate) mod mutants;
 pub(crate) mod nets;
 
 /// The adapter that tests run on: the one with `SHADERNET_TEST_ADAPTER` in its name, else the first.

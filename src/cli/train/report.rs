@@ -3,6 +3,7 @@
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::config::{LearningRate, Optimizer, TrainConfig};
 use shadernet::device::Device;
+use shadernet::doctor::SelfCheck;
 use shadernet::engine::Metrics;
 use shadernet::error::Result;
 use shadernet::model::Model;
@@ -52,6 +53,15 @@ impl Report {
         let seeds: Vec<_> = settings.seeds.iter().map(u32::to_string).collect();
         let shuffle = if settings.shuffle { "" } else { ", not shuffled" };
         out.line(format_args!("recipe: {}{shuffle}, seed {}", recipe(&model.train), seeds.join(", ")));
+    }
+
+    /// That the GPU computes right.
+    pub(super) fn checked(&mut self, check: SelfCheck) {
+        let when = match check {
+            SelfCheck::Passed(seconds) => format!("in {seconds:.1} s"),
+            SelfCheck::Remembered => "earlier".into(),
+        };
+        self.output.line(format_args!("check:  every kernel agrees with the reference (checked {when})"));
     }
 
     /// Where the results go, and what was done before.

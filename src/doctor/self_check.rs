@@ -1,0 +1,82 @@
+//! The quick examination that comes before a training: once for each adapter, driver, build and model, then remembered.
+
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use sha2::{Digest, Sha256};
+
+use super::{Depth, examine};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
+use crate::gpu::{AdapterReport, Adapters, GpuOptions};
+use crate::model::Model;
+use crate::shader;
+
+/// How an adapter's self-check went.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum SelfCheck {
+    /// All right, found out just now in so many seconds.
+    Passed(f64),
+    /// All right, as found earlier.
+    Remembered,
+}
+
+/// Makes sure that adapter `index` computes the kernels of `model`'s training right. What passed is remembered under
+/// `cache`; without a folder, or where it cannot be written, the check is made each time.
+///
+/// # Errors
+/// An adapter that cannot be opened, or that computes wrongly: the message names the kernel and the way out.
+pub fn self_check(
+    model: &Model,
+    adapters: &Adapters,
+    index: usize,
+    cache: Option<&Path>,
+    options: GpuOptions,
+) -> Result<SelfCheck> {
+    let adapter = adapters.report(index);
+    let remembered = cache.map(|folder| folder.join(file_name(model, adapter)));
+    if remembered.as_ref().is_some_and(|path| path.exists()) {
+        return Ok(SelfCheck::Remembered);
+    }
+    let report = examine(model, adapters, index, Depth::Quick, options)?;
+    if let Some(what) = &report.wrong_kernel {
+        let launch = report.launches.iter().find(|row| row.wrong.is_some());
+        let kernel = launch.map_or("a kernel".into(), |row| format!("{} ({})", row.launch, row.shader));
+        return Err(Error::Device(format!(
+            "{adapter} computes wrongly, so nothing was trained: {kernel}: {what}\n\
+             `--device cpu` needs no GPU; `shadernet doctor` prints a report to send in"
+        )));
+    }
+    if let Some(path) = remembered {
+        // To forget a right result costs half a second next time, and is no reason to fail.
+        let text = serde_json::to_vec_pretty(&report).expect("a report is plain values");
+        let _ = path.parent().map(std::fs::create_dir_all).transpose().map_err(Error::io("create", &path));
+        let _ = write_atomically(&path, &text);
+    }
+    Ok(SelfCheck::Passed(report.seconds))
+}
+
+/// A name that changes with anything that could change what the adapter computes.
+fn file_name(model: &Model, adapter: &AdapterReport) -> PathBuf {
+    let mut hash = Sha256::new();
+    let mut add = |text: &str| {
+        hash.update(text);
+        hash.update([0]);
+    };
+    add(env!("CARGO_PKG_VERSION"));
+    for (name, source) in shader::SOURCES {
+        add(name);
+        add(source);
+    }
+    // Another build may plan other launches.
+    let program = std::env::current_exe().and_then(std::fs::metadata);
+    let built = program.and_then(|file| Ok((file.len(), file.modified()?)));
+    if let Ok((len, modified)) = built {
+        let age = modified.duration_since(UNIX_EPOCH).unwrap_or_default();
+        add(&format!("{len} {}", age.as_nanos()));
+    }
+    add(&adapter.to_string());
+    add(&model.to_toml());
+    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}.json", &hex[..32]).into()
+}
