@@ -2,7 +2,7 @@
 //! it may not say, and how many invocations its launches want.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use shadernet::layers::{Context, LAYERS, Layer, LayerKind, Pass, PlanContext};
+use shadernet::layers::{Context, Init, LAYERS, Layer, LayerKind, Param, Pass, PlanContext};
 use shadernet::rng::{self, Stream};
 use shadernet::tensor::{Array, Arrays, FLUSH, Shape, gamma};
 
@@ -94,6 +94,33 @@ fn limits_are_where_they_should_be() {
             (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
         }
     }
+}
+
+#[test]
+fn parameters_have_their_shapes_and_first_values() {
+    let param = |name, shape: &[usize], init, trained, decays| {
+        let shape = shape.to_vec();
+        Param { name, shape, init, trained, decays }
+    };
+    fn params(kind: &str, keys: &str, input: [usize; 3]) -> Vec<Param> {
+        parse(kind, keys).unwrap().params(Shape::from(input))
+    }
+    // An output of a group sums 4/2 channels of 3x3.
+    let conv = "out_channels = 6\nkernel = 3\ngroups = 2";
+    let weight = param("weight", &[6, 2, 3, 3], Init::Weight { fan_in: 18 }, true, true);
+    let bias = param("bias", &[6], Init::Bias { fan_in: 18 }, true, false);
+    assert_eq!(params("conv2d", conv, [4, 5, 6]), [weight.clone(), bias]);
+    assert_eq!(params("conv2d", &format!("{conv}\nbias = false"), [4, 5, 6]), [weight]);
+    let weight = param("weight", &[6, 4], Init::Weight { fan_in: 4 }, true, true);
+    let bias = param("bias", &[6], Init::Bias { fan_in: 4 }, true, false);
+    assert_eq!(params("linear", "out_features = 6", [4, 1, 1]), [weight, bias]);
+    let want = [
+        param("weight", &[4], Init::Constant(1.0), true, false),
+        param("bias", &[4], Init::Constant(0.0), true, false),
+        param("running_mean", &[4], Init::Constant(0.0), false, false),
+        param("running_var", &[4], Init::Constant(1.0), false, false),
+    ];
+    assert_eq!(params("batch_norm2d", "", [4, 5, 6]), want);
 }
 
 #[test]
@@ -327,5 +354,94 @@ fn other_layers_launch_as_much_as_there_is() {
         assert_eq!(of(Pass::Backward), [("backward_input", 3 * 140)], "{kind}");
         assert_eq!(saved(kind, keys, input, 3), [], "{kind}");
         assert_eq!(parse(kind, keys).unwrap().params(Shape::from(input)), [], "{kind}");
+    }
+}
+
+/// Small integers that are no pattern.
+fn numbers(shape: [usize; 4]) -> Array {
+    let len = shape.iter().product::<usize>();
+    Array::exact(&shape, (0..len as u32).map(|i| f64::from(rng::words(5, 0, 0, i)[0] % 19) - 9.0).collect())
+}
+
+fn at(array: &Array, [n, c, y, x]: [usize; 4]) -> f64 {
+    let [_, channels, height, width] = array.nchw();
+    array.data[((n * channels + c) * height + y) * width + x]
+}
+
+/// Differences of a wrong but consistent indexing agree with its gradients; this does not.
+#[test]
+fn a_convolution_is_its_definition() {
+    let keys = "out_channels = 6\nkernel = 3\nstride = 2\npadding = 1\ngroups = 2\nbias = true";
+    let (input, weight) = (numbers([3, 4, 7, 10]), numbers([6, 2, 3, 3]));
+    let bias = vector(&[1.0, 20.0, 300.0, 4000.0, 50_000.0, 600_000.0]);
+    let arrays = Arrays::from([("input", input.clone()), ("weight", weight.clone()), ("bias", bias)]);
+    let output = &parse("conv2d", keys).unwrap().forward(&arrays, &context(true))["output"];
+    assert_eq!(output.shape, [3, 6, 4, 5]);
+    let mut want = Array::zeros(&output.shape);
+    let mut cells = want.data.iter_mut();
+    for n in 0..3 {
+        for o in 0..6 {
+            for y in 0..4 {
+                for x in 0..5 {
+                    let mut sum = arrays["bias"].data[o];
+                    // Three outputs and two inputs a group.
+                    for (c, channel) in [(0, o / 3 * 2), (1, o / 3 * 2 + 1)] {
+                        for i in (0..3).filter(|i| (1..8).contains(&(2 * y + i))) {
+                            for j in (0..3).filter(|j| (1..11).contains(&(2 * x + j))) {
+                                let read = at(&input, [n, channel, 2 * y + i - 1, 2 * x + j - 1]);
+                                sum += at(&weight, [o, c, i, j]) * read;
+                            }
+                        }
+                    }
+                    *cells.next().unwrap() = sum;
+                }
+            }
+        }
+    }
+    assert_eq!(output.data, want.data);
+}
+
+/// The part of an array [N, C, H, W] that belongs to one image, to one channel, or to both.
+fn part(array: &Array, image: Option<usize>, channel: Option<usize>) -> Array {
+    let [n, c, h, w] = array.nchw();
+    let images = image.map_or(0..n, |image| image..image + 1);
+    let channels = channel.map_or(0..c, |channel| channel..channel + 1);
+    let maps = images.clone().flat_map(|n| channels.clone().map(move |channel| n * c + channel));
+    let data = maps.flat_map(|map| array.data[map * h * w..][..h * w].to_vec()).collect();
+    Array::exact(&[images.len(), channels.len(), h, w], data)
+}
+
+/// With what is worked out by hand for one map, this says the rest.
+#[test]
+fn maps_that_should_not_see_each_other_do_not() {
+    for (kind, keys) in [
+        ("avg_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
+        ("max_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
+        ("global_avg_pool2d", ""),
+        ("batch_norm2d", ""),
+    ] {
+        let layer = parse(kind, keys).unwrap();
+        let run = |input: Array, upstream: Option<Array>| {
+            let channels = input.shape[1];
+            let mut arrays = Arrays::from([("input", input)]);
+            for param in layer.params(Shape::new(channels, 5, 8)) {
+                arrays.insert(param.name, vector(&vec![1.0; channels]));
+            }
+            let made = layer.forward(&arrays, &context(true));
+            let output = made["output"].clone();
+            arrays.extend(made);
+            arrays.insert("grad_output", upstream.unwrap_or_else(|| numbers(output.nchw())));
+            let grad_input = layer.backward(&arrays, &context(true))["grad_input"].clone();
+            (output, arrays["grad_output"].clone(), grad_input)
+        };
+        let input = numbers([3, 4, 5, 8]);
+        let (output, upstream, grad_input) = run(input.clone(), None);
+        for (n, c) in (0..3).flat_map(|n| (0..4).map(move |c| (n, c))) {
+            // The images of a batch share their statistics.
+            let n = Some(n).filter(|_| kind != "batch_norm2d");
+            let alone = run(part(&input, n, Some(c)), Some(part(&upstream, n, Some(c))));
+            assert_eq!(part(&output, n, Some(c)).data, alone.0.data, "{kind}: {n:?}, {c}");
+            assert_eq!(part(&grad_input, n, Some(c)).data, alone.2.data, "{kind}: {n:?}, {c}");
+        }
     }
 }
