@@ -199,8 +199,9 @@ mod tests {
         for (names, files) in [(NAMES, &packed), (emnist, &packed), (dotted, &files())] {
             assert_eq!(Dataset::load(folder(names, files).path()).unwrap(), plain);
         }
-        // The archive beside its contents is not ambiguous, a second data set is.
+        // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
         let dir = folder(NAMES, &files());
+        fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
         fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "").unwrap();
         assert_eq!(Dataset::load(dir.path()).unwrap(), plain);
         fs::write(dir.path().join("x-train-images-idx3-ubyte"), "").unwrap();
@@ -271,6 +272,11 @@ mod tests {
         assert!(sums(&files()[1], NAMES[1]).is_ok());
         let message = sums(&files()[0], NAMES[1]).unwrap_err();
         assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
+        // Sums that are there and cannot be read are no reason to trust the files.
+        fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
+        fs::create_dir(dir.path().join("SHA256SUMS")).unwrap();
+        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("SHA256SUMS"), "{message}");
     }
 
     #[test]
@@ -287,12 +293,13 @@ mod tests {
     #[test]
     fn split_parts_the_images_without_loss() {
         let count = 100;
+        let pixels = |label: u8| (0..12).map(move |k| label + 10 * k);
         let all = Images {
             count,
-            channels: 1,
-            height: 1,
+            channels: 3,
+            height: 2,
             width: 2,
-            pixels: (0..100).flat_map(|i| [i, i + 100]).collect(),
+            pixels: (0..100).flat_map(pixels).collect(),
             labels: (0..100).collect(),
         };
         let (rest, held) = all.split(30, 7).unwrap();
@@ -301,7 +308,7 @@ mod tests {
         labels.sort_unstable();
         assert_eq!(labels, all.labels);
         for part in [&rest, &held] {
-            let pixels = part.labels.iter().flat_map(|&label| [label, label + 100]);
+            let pixels = part.labels.iter().copied().flat_map(pixels);
             assert_eq!(part.pixels, pixels.collect::<Vec<_>>());
         }
         assert_eq!(all.split(30, 7).unwrap().1, held);

@@ -67,4 +67,60 @@ mod tests {
         assert_abs_diff_eq!(rates[0], 0.2, epsilon = 1e-7);
         assert_abs_diff_eq!(rates[5], 0.1, epsilon = 1e-7);
     }
+
+    /// Every value worked out by hand: cos 60° = 1/2.
+    #[test]
+    fn every_step_has_the_rate_worked_out_by_hand() {
+        let cases: &[(LearningRate, usize, usize, &[f32])] = &[
+            (LearningRate::Constant { rate: 0.3 }, 3, 2, &[0.3, 0.3, 0.3]),
+            // Two epochs of three steps.
+            (
+                LearningRate::Step { rate: 0.8, every_epochs: 2, factor: 0.5 },
+                13,
+                3,
+                &[0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.2],
+            ),
+            // From 0.8 to a quarter of it: 0.2 + 0.3 (1 + cos 60°), 0.2 + 0.3 (1 + cos 120°).
+            (LearningRate::Cosine { peak: 0.8, end: 0.25 }, 3, 1, &[0.8, 0.65, 0.35]),
+            // 2.5 steps from 0.2 to 0.8, then 7.5 to 0.4.
+            (
+                LearningRate::OneCycle { peak: 0.8, warmup: 0.25, start: 0.25, end: 0.5 },
+                10,
+                1,
+                &[
+                    0.2,
+                    0.44,
+                    0.68,
+                    0.795_629_5,
+                    0.761_803_4,
+                    0.7,
+                    0.620_905_7,
+                    0.538_196_6,
+                    0.466_173_87,
+                    0.417_290_9,
+                ],
+            ),
+            // No warm-up: the first step is the peak, and 0 of 0 steps is no NaN.
+            (
+                LearningRate::OneCycle { peak: 0.8, warmup: 0.0, start: 0.25, end: 0.5 },
+                3,
+                1,
+                &[0.8, 0.7, 0.5],
+            ),
+            // Nothing but warm-up.
+            (
+                LearningRate::OneCycle { peak: 0.8, warmup: 1.0, start: 0.25, end: 0.5 },
+                3,
+                1,
+                &[0.2, 0.4, 0.6],
+            ),
+        ];
+        for (schedule, steps, steps_per_epoch, want) in cases {
+            let rates = schedule.rates(*steps, *steps_per_epoch);
+            assert_eq!(rates.len(), want.len());
+            for (got, want) in rates.iter().zip(*want) {
+                assert_abs_diff_eq!(*got, *want, epsilon = 1e-6);
+            }
+        }
+    }
 }

@@ -1,5 +1,5 @@
-//! The plan of a training step of the seed network, as text. A change of it should be seen, and wanted:
-//! `SHADERNET_BLESS=1 cargo test --release --test plan_golden` writes it anew.
+//! Plans of training steps, as text: of the seed network, and of a net with every kind of layer and option. A change of
+//! one should be seen, and wanted: `SHADERNET_BLESS=1 cargo test --release --test plan_golden` writes them anew.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -7,23 +7,64 @@ use std::path::Path;
 
 use shadernet::batch::BatchSettings;
 use shadernet::model::Model;
-use shadernet::plan::{Plan, PlanOptions};
+use shadernet::plan::{Place, Plan, PlanOptions};
 
-#[test]
-fn the_seed_networks_plan_is_the_golden_one() {
-    let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
-    let batch = BatchSettings {
-        batch_size: 128,
+const SEED: &str = include_str!("../data/models/seed.toml");
+
+/// Every extent and option has a size of its own, so that no two products are equal by chance. The first layer with
+/// parameters is the second of the net: its input's gradient is not wanted.
+const ALL_LAYERS: &str = r#"
+    name = "all_layers"
+    input = [3, 41, 29]
+    layers = [
+      { type = "avg_pool2d", kernel = 2 },
+      { type = "conv2d", out_channels = 6, kernel = 3, stride = 2, padding = 1, groups = 3, bias = false },
+      { type = "leaky_relu", negative_slope = 0.25 },
+      { type = "batch_norm2d", eps = 0.5, momentum = 0.75 },
+      { type = "avg_pool2d", kernel = 3, stride = 2, padding = 1 },
+      { type = "dropout", rate = 0.5 },
+      # 3 strides and a kernel: 17 values, one more than a row holds.
+      { type = "conv2d", out_channels = 40, kernel = 5, stride = 4, padding = 4, groups = 2 },
+      { type = "relu" },
+      # 16 values: just a row.
+      { type = "conv2d", out_channels = 12, kernel = 4, stride = 4, padding = 3 },
+      { type = "max_pool2d", kernel = 2, stride = 1, padding = 1 },
+      { type = "flatten" },
+      { type = "linear", out_features = 11, bias = false },
+      { type = "linear", out_features = 5 },
+    ]
+    [train]
+    optimizer = { type = "adamw" }
+    label_smoothing = 0.125
+    average_decay = 0.5
+    "#;
+
+fn batch(model: &Model, batch_size: usize) -> BatchSettings {
+    BatchSettings {
+        batch_size,
         image_count: 60_000,
         image: model.input,
         shuffle: true,
         augment: model.train.augment,
         mean: 0.1307,
         std: 0.3081,
-    };
-    let plan = Plan::training(&model, &batch, &model.train, PlanOptions { replicas: 1, reuse: true });
+    }
+}
+
+fn training(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
+    let model = Model::parse(text, "test").unwrap();
+    Plan::training(&model, &batch(&model, batch_size), &model.train, PlanOptions { replicas, reuse })
+}
+
+fn evaluation(text: &str, batch_size: usize, averaged: bool) -> Plan {
+    let model = Model::parse(text, "test").unwrap();
+    let options = PlanOptions { replicas: 3, reuse: true };
+    Plan::evaluation(&model, &batch(&model, batch_size), averaged, "test", options)
+}
+
+fn assert_golden(file: &str, plan: &Plan) {
     let text = plan.to_string();
-    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/seed.txt");
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(file);
     if std::env::var_os("SHADERNET_BLESS").is_some() {
         fs::create_dir_all(golden.parent().unwrap()).unwrap();
         fs::write(&golden, &text).unwrap();
@@ -32,11 +73,92 @@ fn the_seed_networks_plan_is_the_golden_one() {
     let difference = text.lines().zip(want.lines()).position(|(got, want)| got != want);
     if let Some(line) = difference {
         let (got, want) = (text.lines().nth(line).unwrap(), want.lines().nth(line).unwrap());
-        panic!("line {}:\n  now    {got}\n  golden {want}", line + 1);
+        panic!("{file}, line {}:\n  now    {got}\n  golden {want}", line + 1);
     }
-    assert_eq!(text.lines().count(), want.lines().count());
+    assert_eq!(text.lines().count(), want.lines().count(), "{file}");
+}
+
+#[test]
+fn the_seed_networks_plan_is_the_golden_one() {
+    let plan = training(SEED, 128, 1, true);
+    assert_golden("seed.txt", &plan);
 
     // Plain data: it survives being written down.
     let json = serde_json::to_string(&plan).unwrap();
     assert!(serde_json::from_str::<Plan>(&json).unwrap() == plan, "the plan changed on its way through JSON");
+}
+
+#[test]
+fn the_plans_of_a_net_of_all_layers_are_the_golden_ones() {
+    // 54 images are 14 quads, the last half full, and enough for a convolution to sum several rows in a part.
+    assert_golden("all_layers.txt", &training(ALL_LAYERS, 54, 3, true));
+    assert_golden("all_layers_eval.txt", &evaluation(ALL_LAYERS, 54, true));
+}
+
+#[test]
+fn an_evaluation_reads_the_weights_it_is_told_to() {
+    let buffers = |averaged| {
+        let plan = evaluation(ALL_LAYERS, 7, averaged);
+        let buffer = |name: &str| match &plan.tensor(name).unwrap().place {
+            Place::Kept { buffer, .. } => buffer.clone(),
+            Place::Slot(slot) => panic!("{name} is in slot {slot}"),
+        };
+        [buffer("conv1.weight"), buffer("batch_norm1.running_var"), buffer("images")]
+    };
+    assert_eq!(buffers(false), ["params", "running", "test.images"]);
+    assert_eq!(buffers(true), ["average_params", "average_running", "test.images"]);
+}
+
+/// A net without running statistics has no average of them.
+#[test]
+fn an_average_is_planned_where_there_is_something_to_average() {
+    let text = |decay| {
+        let layers = r#"{ type = "flatten" }, { type = "linear", out_features = 2 }"#;
+        format!("name = \"x\"\ninput = [1, 2, 2]\nlayers = [{layers}]\n[train]\naverage_decay = {decay}")
+    };
+    for (decay, averages) in [("0.5", 1), ("0.0", 0)] {
+        let plan = training(&text(decay), 8, 1, true);
+        let found = plan.dispatches.iter().filter(|dispatch| dispatch.label == "average.update").count();
+        assert_eq!(found, averages, "average_decay = {decay}");
+    }
+}
+
+/// First and last launch that binds each tensor.
+fn lives(plan: &Plan) -> Vec<(usize, usize)> {
+    let mut lives = vec![(usize::MAX, 0); plan.tensors.len()];
+    for (time, dispatch) in plan.dispatches.iter().enumerate() {
+        for bound in &dispatch.bindings {
+            lives[bound.tensor] = (lives[bound.tensor].0.min(time), time);
+        }
+    }
+    lives
+}
+
+#[test]
+fn pooled_memory_is_shared_and_never_by_two_that_live() {
+    for (text, batch_size, replicas) in [(SEED, 128, 1), (ALL_LAYERS, 7, 3)] {
+        let shared = training(text, batch_size, replicas, true);
+        let alone = training(text, batch_size, replicas, false);
+        let sum: u64 = alone.slots.iter().sum();
+        assert_eq!(alone.pooled_bytes(), (sum, sum));
+        // Without reuse the pool is what the tensors need, each in a slot of just its size.
+        let pooled = alone.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Slot(_)));
+        assert_eq!(pooled.map(|tensor| tensor.bytes).collect::<Vec<_>>().len(), alone.slots.len());
+        assert_eq!(shared.pooled_bytes().1, sum);
+        // The rest is what the backward launches need of the forward ones.
+        assert!(shared.pooled_bytes().0 < sum * 2 / 3, "{:?}", shared.pooled_bytes());
+
+        let lives = lives(&shared);
+        let mut largest = vec![0; shared.slots.len()];
+        for (a, tensor) in shared.tensors.iter().enumerate() {
+            assert_ne!(lives[a].0, usize::MAX, "{} is planned and not used", tensor.name);
+            let Place::Slot(slot) = tensor.place else { continue };
+            largest[slot] = tensor.bytes.max(largest[slot]);
+            for (b, other) in shared.tensors.iter().enumerate().take(a) {
+                let apart = lives[a].1 < lives[b].0 || lives[b].1 < lives[a].0;
+                assert!(other.place != tensor.place || apart, "{} and {}", tensor.name, other.name);
+            }
+        }
+        assert_eq!(largest, shared.slots, "a slot is as large as its largest tenant");
+    }
 }

@@ -82,8 +82,8 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
         return Err(bad(format!("ends early: the header needs {header_size} bytes, found {found}")));
     }
     let mut dims = [0usize; N];
-    for (dim, bytes) in dims.iter_mut().zip(header[4..].chunks_exact(4)) {
-        *dim = bytes.iter().fold(0, |n, &b| n << 8 | usize::from(b));
+    for (dim, bytes) in dims.iter_mut().zip(header[4..].as_chunks().0) {
+        *dim = u32::from_be_bytes(*bytes) as usize;
     }
     let size = body_size(&dims).map_err(bad)?;
 
@@ -191,4 +191,30 @@ fn verify(path: &Path, file: &mut File) -> Result<()> {
         return Err(Error::data(path, message));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    struct Failing(ErrorKind);
+
+    impl Read for Failing {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            Err(io::Error::new(self.0, "no luck"))
+        }
+    }
+
+    #[test]
+    fn failures_to_read_are_told_apart() {
+        let fill = |kind| fill(&mut Failing(kind), Path::new("x"), 4, &mut Vec::new());
+        assert!(fill(ErrorKind::UnexpectedEof).is_ok());
+        for kind in [ErrorKind::InvalidInput, ErrorKind::InvalidData] {
+            assert!(fill(kind).unwrap_err().to_string().contains("damaged gzip data: no luck"));
+        }
+        let message = fill(ErrorKind::PermissionDenied).unwrap_err().to_string();
+        assert!(message.contains("no luck") && !message.contains("gzip"), "{message}");
+    }
 }

@@ -1,0 +1,447 @@
+//! What comparisons of values do not see of a layer, by hand: its error bounds, what a model file may leave out and what
+//! it may not say, and how many invocations its launches want.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use shadernet::layers::{Context, Init, LAYERS, Layer, LayerKind, Param, Pass, PlanContext};
+use shadernet::rng::{self, Stream};
+use shadernet::tensor::{Array, Arrays, FLUSH, Shape, gamma};
+
+fn parse(kind: &str, keys: &str) -> Result<Box<dyn Layer>, String> {
+    LayerKind::find(kind).unwrap().parse(toml::from_str(keys).unwrap())
+}
+
+fn context(training: bool) -> Context {
+    Context { training, seed: 11, step: 3, layer: 4, first_image: 0 }
+}
+
+fn column(values: &[f64]) -> Array {
+    Array::exact(&[values.len(), 1, 1, 1], values.to_vec())
+}
+
+fn vector(values: &[f64]) -> Array {
+    Array::exact(&[values.len()], values.to_vec())
+}
+
+/// Differences of close numbers leave nine digits of these bounds; the smallest term is a millionth of them.
+#[track_caller]
+fn assert_bounds(array: &Array, want: &[f64]) {
+    assert_eq!(array.bound.len(), want.len());
+    for (got, want) in array.bound.iter().zip(want) {
+        assert!((got - want).abs() <= 1e-9 * want, "{:?}, not {want:e}", array.bound);
+    }
+}
+
+#[test]
+fn only_the_global_pool_is_a_plain_function() {
+    for kind in LAYERS {
+        assert_eq!(kind.functional, kind.name == "global_avg_pool2d");
+        assert_eq!(format!("{kind:?}"), kind.name);
+    }
+}
+
+#[test]
+fn defaults_are_spelled_out() {
+    let cases = [
+        ("avg_pool2d", "kernel = 3", "kernel = 3\npadding = 0"),
+        ("avg_pool2d", "kernel = 3\nstride = 2\npadding = 1", "kernel = 3\nstride = 2\npadding = 1"),
+        ("batch_norm2d", "", "eps = 1e-5\nmomentum = 0.1"),
+        (
+            "conv2d",
+            "out_channels = 4\nkernel = 3",
+            "out_channels = 4\nkernel = 3\nstride = 1\npadding = 0\ngroups = 1\nbias = true",
+        ),
+        ("dropout", "rate = 0.25", "rate = 0.25"),
+        ("flatten", "", ""),
+        ("global_avg_pool2d", "", ""),
+        ("leaky_relu", "", "negative_slope = 0.01"),
+        ("linear", "out_features = 4", "out_features = 4\nbias = true"),
+        ("max_pool2d", "kernel = 3", "kernel = 3\npadding = 0"),
+        ("relu", "", ""),
+    ];
+    for (kind, keys, want) in cases {
+        let want: toml::Table = toml::from_str(want).unwrap();
+        assert_eq!(parse(kind, keys).unwrap().keys(), want, "{kind}");
+    }
+}
+
+/// Each refusal, and beside it the nearest value that is taken.
+#[test]
+fn limits_are_where_they_should_be() {
+    let cases = [
+        ("avg_pool2d", "kernel = 0\nstride = 1", Some("at least 1")),
+        ("avg_pool2d", "kernel = 2\nstride = 0", Some("at least 1")),
+        ("max_pool2d", "kernel = 3\npadding = 2", Some("more than half of kernel 3")),
+        ("max_pool2d", "kernel = 4\npadding = 2", None),
+        ("batch_norm2d", "eps = 1.0", Some("below 1")),
+        ("batch_norm2d", "eps = -0.5", Some("above 0")),
+        ("batch_norm2d", "eps = 0.99", None),
+        ("batch_norm2d", "momentum = 1.0", None),
+        ("conv2d", "out_channels = 2\nkernel = 14", Some("it can be 1 to 13")),
+        ("conv2d", "out_channels = 2\nkernel = 13", None),
+        ("conv2d", "out_channels = 2\nkernel = 4\npadding = 4", Some("smaller than kernel 4")),
+        ("conv2d", "out_channels = 2\nkernel = 4\npadding = 3", None),
+        ("conv2d", "out_channels = 0\nkernel = 1", Some("at least 1")),
+        ("conv2d", "out_channels = 2\nkernel = 0", Some("at least 1")),
+        ("conv2d", "out_channels = 2\nkernel = 1\nstride = 0", Some("at least 1")),
+        ("conv2d", "out_channels = 2\nkernel = 1\ngroups = 0", Some("at least 1")),
+        ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 2", Some("must divide")),
+        ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 3", Some("must divide")),
+    ];
+    for (kind, keys, want) in cases {
+        match (parse(kind, keys).unwrap().output_shape(Shape::new(4, 13, 14)), want) {
+            (Ok(_), None) => {}
+            (Err(got), Some(want)) => assert!(got.contains(want), "{kind} with {keys}: {got}"),
+            (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
+        }
+    }
+}
+
+#[test]
+fn parameters_have_their_shapes_and_first_values() {
+    let param = |name, shape: &[usize], init, trained, decays| {
+        let shape = shape.to_vec();
+        Param { name, shape, init, trained, decays }
+    };
+    fn params(kind: &str, keys: &str, input: [usize; 3]) -> Vec<Param> {
+        parse(kind, keys).unwrap().params(Shape::from(input))
+    }
+    // An output of a group sums 4/2 channels of 3x3.
+    let conv = "out_channels = 6\nkernel = 3\ngroups = 2";
+    let weight = param("weight", &[6, 2, 3, 3], Init::Weight { fan_in: 18 }, true, true);
+    let bias = param("bias", &[6], Init::Bias { fan_in: 18 }, true, false);
+    assert_eq!(params("conv2d", conv, [4, 5, 6]), [weight.clone(), bias]);
+    assert_eq!(params("conv2d", &format!("{conv}\nbias = false"), [4, 5, 6]), [weight]);
+    let weight = param("weight", &[6, 4], Init::Weight { fan_in: 4 }, true, true);
+    let bias = param("bias", &[6], Init::Bias { fan_in: 4 }, true, false);
+    assert_eq!(params("linear", "out_features = 6", [4, 1, 1]), [weight, bias]);
+    let want = [
+        param("weight", &[4], Init::Constant(1.0), true, false),
+        param("bias", &[4], Init::Constant(0.0), true, false),
+        param("running_mean", &[4], Init::Constant(0.0), false, false),
+        param("running_var", &[4], Init::Constant(1.0), false, false),
+    ];
+    assert_eq!(params("batch_norm2d", "", [4, 5, 6]), want);
+}
+
+#[test]
+fn sums_have_their_bounds() {
+    // Output 0.5 + 2·3 − 5·7: three terms of magnitude 41.5.
+    let arrays = || {
+        Arrays::from([
+            ("input", Array::exact(&[1, 2, 1, 1], vec![3.0, 7.0])),
+            ("weight", Array::exact(&[1, 2, 1, 1], vec![2.0, -5.0])),
+            ("bias", vector(&[0.5])),
+            ("grad_output", column(&[-4.0])),
+        ])
+    };
+    let layer = parse("conv2d", "out_channels = 1\nkernel = 1").unwrap();
+    assert_bounds(&layer.forward(&arrays(), &context(true))["output"], &[gamma(5) * 41.5]);
+    let made = layer.backward(&arrays(), &context(true));
+    assert_bounds(&made["grad_input"], &[gamma(3) * 8.0, gamma(3) * 20.0]);
+    assert_bounds(&made["grad_weight"], &[gamma(3) * 12.0, gamma(3) * 28.0]);
+    assert_bounds(&made["grad_bias"], &[gamma(3) * 4.0]);
+
+    let input = || Array::exact(&[1, 1, 1, 4], vec![3.0, -7.0, 0.0, 0.0]);
+    let mut arrays = Arrays::from([("input", input()), ("grad_output", input())]);
+    let layer = parse("global_avg_pool2d", "").unwrap();
+    assert_bounds(&layer.forward(&arrays, &context(true))["output"], &[gamma(6) * 2.5]);
+    arrays.insert("grad_output", column(&[-6.0]));
+    assert_bounds(&layer.backward(&arrays, &context(true))["grad_input"], &[gamma(3) * 1.5; 4]);
+}
+
+#[test]
+fn one_product_has_the_bound_of_one_rounding() {
+    let input = || Array::exact(&[1, 1, 1, 3], vec![-3.0, 0.0, 5.0]);
+    let arrays = Arrays::from([("input", input())]);
+    let output = |kind, keys| parse(kind, keys).unwrap().forward(&arrays, &context(true))["output"].clone();
+    let bound = output("leaky_relu", "negative_slope = 0.5").bound;
+    // A zero may still be a flushed product; a factor of 0 or 1 rounds nothing.
+    assert_eq!(bound, [gamma(1) * 1.5 + FLUSH, FLUSH, 0.0]);
+    assert_eq!(output("relu", "").bound, [0.0; 3]);
+    let dropped = output("dropout", "rate = 0.5");
+    assert_eq!(dropped.bound[1], FLUSH);
+    for (value, bound) in dropped.data.iter().zip(dropped.bound) {
+        assert_eq!(bound, gamma(1) * value.abs() + FLUSH);
+    }
+}
+
+/// The mask is a function of seed, layer, step, image and element, as `shaders/dropout.wgsl` has it.
+#[test]
+fn dropout_draws_the_words_it_should() {
+    let shape = [7, 2, 5, 3];
+    let arrays = Arrays::from([("input", Array::exact(&shape, vec![3.0; 210]))]);
+    let layer = parse("dropout", "rate = 0.25").unwrap();
+    let context = Context { first_image: 6, ..context(true) };
+    let output = &layer.forward(&arrays, &context)["output"];
+    for (index, &value) in output.data.iter().enumerate() {
+        let (image, element) = (6 + index / 30, index % 30);
+        let words = rng::words(rng::key(11, Stream::Dropout(4)), 3, image as u32 / 4, element as u32);
+        let kept = words[image % 4] >= rng::drop_threshold(0.25);
+        assert_eq!(value, if kept { 3.0 * f64::from(1.0f32 / 0.75) } else { 0.0 }, "{index}");
+    }
+    let eval = Context { training: false, ..context };
+    assert_eq!(layer.forward(&arrays, &eval)["output"], arrays["input"]);
+}
+
+const NORM: &str = "eps = 0.5\nmomentum = 0.25";
+
+/// A channel of three values, 3, 7 and 11: mean 7, biased variance 32/3, unbiased 16.
+#[test]
+fn batch_norm_in_training_has_its_bounds() {
+    let weight = -1.5f64;
+    let arrays = Arrays::from([
+        ("input", column(&[3.0, 7.0, 11.0])),
+        ("weight", vector(&[weight])),
+        ("bias", vector(&[10.0])),
+        ("running_mean", vector(&[-3.0])),
+        ("running_var", vector(&[5.0])),
+    ]);
+    let made = parse("batch_norm2d", NORM).unwrap().forward(&arrays, &context(true));
+    let var = 32.0 / 3.0;
+    // Seven roundings: three terms and four; magnitude 21/3 and twice the first value.
+    let mean_bound = gamma(7) * (7.0 + 6.0);
+    // Squares around the first value, 0 + 16 + 64.
+    let var_bound = 3.0 * gamma(9) * 80.0 / 3.0;
+    let inv_std = 1.0 / (var + 0.5f64).sqrt();
+    let largest = 1.0 / (var - var_bound + 0.5).sqrt();
+    let inv_std_bound = (largest - inv_std) + gamma(8) * largest;
+    assert_bounds(&made["mean"], &[mean_bound]);
+    assert_bounds(&made["inv_std"], &[inv_std_bound]);
+    let output = |centred: f64, size: f64| {
+        let statistics = inv_std * mean_bound + centred * inv_std_bound + mean_bound * inv_std_bound;
+        1.5 * statistics + gamma(6) * (size * inv_std * 1.5 + 10.0)
+    };
+    assert_bounds(&made["output"], &[output(4.0, 10.0), output(0.0, 14.0), output(4.0, 18.0)]);
+    assert_eq!(made["running_mean"].data, [0.75 * -3.0 + 0.25 * 7.0]);
+    assert_bounds(&made["running_mean"], &[0.25 * mean_bound + gamma(5) * (2.25 + 1.75)]);
+    assert!((made["running_var"].data[0] - (0.75 * 5.0 + 0.25 * 16.0)).abs() < 1e-12);
+    assert_bounds(&made["running_var"], &[0.25 * var_bound * 1.5 + gamma(5) * (3.75 + 4.0)]);
+}
+
+#[test]
+fn batch_norm_in_evaluation_has_its_bounds() {
+    let arrays = |weight, bias| {
+        Arrays::from([
+            ("input", column(&[3.0, -7.0])),
+            ("weight", vector(&[weight])),
+            ("bias", vector(&[bias])),
+            ("running_mean", vector(&[-5.0])),
+            ("running_var", vector(&[3.5])),
+        ])
+    };
+    let layer = parse("batch_norm2d", NORM).unwrap();
+    let made = layer.forward(&arrays(-1.5, 10.0), &context(false));
+    // inv_std = 1/√4, which eight roundings give.
+    assert!((made["output"].data[0] - (8.0 * 0.5 * -1.5 + 10.0)).abs() < 1e-12);
+    let output =
+        |centred: f64, size: f64| 1.5 * centred * gamma(8) * 0.5 + gamma(6) * (size * 0.5 * 1.5 + 10.0);
+    assert_bounds(&made["output"], &[output(8.0, 8.0), output(2.0, 12.0)]);
+    assert_eq!(made.len(), 1);
+    let made = layer.forward(&arrays(0.0, 0.0), &context(false));
+    assert_eq!(made["output"].bound, [FLUSH; 2]);
+    // A variance no larger than its own error: the bound must not be NaN.
+    let mut arrays = arrays(1.0, 0.0);
+    arrays.insert("input", column(&[1e6, 1e6 + 1e-3]));
+    let made = layer.forward(&arrays, &context(true));
+    assert!(made["output"].bound.iter().all(|bound| bound.is_finite() && *bound > 0.0));
+}
+
+/// Given a mean of 2 and a deviation of 2, x̂ = 0.5 and 2.5, as exact inputs.
+#[test]
+fn batch_norm_backward_has_its_bounds() {
+    let arrays = |weight| {
+        Arrays::from([
+            ("input", column(&[3.0, 7.0])),
+            ("weight", vector(&[weight])),
+            ("mean", vector(&[2.0])),
+            ("inv_std", vector(&[0.5])),
+            ("grad_output", column(&[5.0, -3.0])),
+        ])
+    };
+    let layer = parse("batch_norm2d", NORM).unwrap();
+    let made = layer.backward(&arrays(-1.5), &context(true));
+    // Σg = 2, Σ|g| = 8; Σg·x̂ = 2.5 − 7.5 = −5, Σ|g·x̂| = 10, and what x̂ itself carries.
+    let x_hat = [gamma(3) * (3.0 + 2.0) * 0.5, gamma(3) * (7.0 + 2.0) * 0.5];
+    let bias = gamma(4) * 8.0;
+    let weight = gamma(4) * 10.0 + 5.0 * x_hat[0] + 3.0 * x_hat[1];
+    assert_bounds(&made["grad_bias"], &[bias]);
+    assert_bounds(&made["grad_weight"], &[weight]);
+    // g − Σg/2 − x̂·Σg·x̂/2
+    assert_eq!(made["grad_input"].data, [-0.75 * (5.0 - 1.0 + 1.25), -0.75 * (-3.0 - 1.0 + 6.25)]);
+    let input = |normalised: f64, x_hat: f64, magnitude: f64| {
+        let carried = (bias + normalised * weight + x_hat * (5.0 + weight)) / 2.0;
+        0.75 * (carried + gamma(8) * magnitude)
+    };
+    let want = [input(0.5, x_hat[0], 5.0 + 1.0 + 1.25), input(2.5, x_hat[1], 3.0 + 1.0 + 6.25)];
+    assert_bounds(&made["grad_input"], &want);
+    assert_eq!(layer.backward(&arrays(0.0), &context(true))["grad_input"].bound, [FLUSH; 2]);
+}
+
+/// Invocations of each launch of a pass, by entry point.
+fn launches(
+    kind: &str,
+    keys: &str,
+    input: [usize; 3],
+    quads: usize,
+    pass: Pass,
+) -> Vec<(&'static str, usize)> {
+    let layer = parse(kind, keys).unwrap();
+    let launches = layer.launches(pass, &plan_context(&*layer, input, quads));
+    launches.into_iter().map(|launch| (launch.entry_point, launch.invocations)).collect()
+}
+
+fn plan_context(layer: &dyn Layer, input: [usize; 3], quads: usize) -> PlanContext {
+    let input = Shape::from(input);
+    PlanContext { input, output: layer.output_shape(input).unwrap(), quads, layer: 0 }
+}
+
+fn saved(kind: &str, keys: &str, input: [usize; 3], quads: usize) -> Vec<(&'static str, usize)> {
+    let layer = parse(kind, keys).unwrap();
+    layer.saved(&plan_context(&*layer, input, quads))
+}
+
+#[test]
+fn convolutions_launch_as_much_as_there_is() {
+    // Output [40, 3, 2] in strips of one pixel, 5 tiles of channels in each of 2 groups.
+    let keys = "out_channels = 40\nkernel = 5\nstride = 4\npadding = 4\ngroups = 2";
+    let input = [6, 5, 4];
+    assert_eq!(launches("conv2d", keys, input, 14, Pass::Train), [("forward", 2 * 3 * 14 * 10)]);
+    // 75 weights an output in 9 tiles, 20 outputs a group in 3; each of 14·3 rows is a part.
+    let backward = launches("conv2d", keys, input, 14, Pass::Backward);
+    let want = [
+        ("weight_parts", 14 * 3 * (9 * 3 * 2)),
+        ("sum_weight_parts", 40 * 75),
+        ("sum_bias_parts", 40),
+        ("backward_input", 5 * 14 * 2),
+    ];
+    assert_eq!(backward, want);
+    assert_eq!(saved("conv2d", keys, input, 14), [("parts", 14 * 3 * (40 * 75 + 40))]);
+    // 500 rows are 125 parts of 4 rows, but 50 rows of an image are 13.
+    let keys = "out_channels = 6\nkernel = 3\npadding = 1\nbias = false";
+    let input = [5, 50, 30];
+    assert_eq!(launches("conv2d", keys, input, 10, Pass::Eval), [("forward", 8 * 50 * 10 * 2)]);
+    let backward = launches("conv2d", keys, input, 10, Pass::Backward);
+    let want = [("weight_parts", 130 * 5), ("sum_weight_parts", 6 * 45), ("backward_input", 8 * 50 * 10 * 2)];
+    assert_eq!(backward, want);
+    assert_eq!(saved("conv2d", keys, input, 10), [("parts", 130 * (6 * 45 + 6))]);
+}
+
+#[test]
+fn other_layers_launch_as_much_as_there_is() {
+    let input = [5, 7, 4];
+    let rows = 3 * 5 * 7;
+    let norm = |pass| launches("batch_norm2d", "", input, 3, pass);
+    let train = [("row_sums", rows), ("statistics", 5 * 64), ("forward", rows * 4)];
+    let backward = [("grad_row_sums", rows), ("grad_params", 5 * 64), ("backward_input", rows * 4)];
+    assert_eq!(norm(Pass::Train), train);
+    assert_eq!(norm(Pass::Eval), [("forward_eval", rows * 4)]);
+    assert_eq!(norm(Pass::Backward), backward);
+    let sizes =
+        [("mean", 5), ("inv_std", 5), ("grad_means", 10), ("sums", 2 * rows), ("grad_sums", 2 * rows)];
+    assert_eq!(saved("batch_norm2d", "", input, 3), sizes);
+    // [kind, keys, output of one image, entry point of an evaluation]
+    for (kind, keys, output, eval) in [
+        ("avg_pool2d", "kernel = 2", 5 * 3 * 2, "forward"),
+        ("max_pool2d", "kernel = 2", 5 * 3 * 2, "forward"),
+        ("global_avg_pool2d", "", 5, "forward"),
+        ("relu", "", 140, "forward"),
+        ("leaky_relu", "", 140, "forward"),
+        ("dropout", "rate = 0.5", 140, "forward_eval"),
+    ] {
+        let of = |pass| launches(kind, keys, input, 3, pass);
+        assert_eq!(of(Pass::Train), [("forward", 3 * output)], "{kind}");
+        assert_eq!(of(Pass::Eval), [(eval, 3 * output)], "{kind}");
+        assert_eq!(of(Pass::Backward), [("backward_input", 3 * 140)], "{kind}");
+        assert_eq!(saved(kind, keys, input, 3), [], "{kind}");
+        assert_eq!(parse(kind, keys).unwrap().params(Shape::from(input)), [], "{kind}");
+    }
+}
+
+/// Small integers that are no pattern.
+fn numbers(shape: [usize; 4]) -> Array {
+    let len = shape.iter().product::<usize>();
+    Array::exact(&shape, (0..len as u32).map(|i| f64::from(rng::words(5, 0, 0, i)[0] % 19) - 9.0).collect())
+}
+
+fn at(array: &Array, [n, c, y, x]: [usize; 4]) -> f64 {
+    let [_, channels, height, width] = array.nchw();
+    array.data[((n * channels + c) * height + y) * width + x]
+}
+
+/// Differences of a wrong but consistent indexing agree with its gradients; this does not.
+#[test]
+fn a_convolution_is_its_definition() {
+    let keys = "out_channels = 6\nkernel = 3\nstride = 2\npadding = 1\ngroups = 2\nbias = true";
+    let (input, weight) = (numbers([3, 4, 7, 10]), numbers([6, 2, 3, 3]));
+    let bias = vector(&[1.0, 20.0, 300.0, 4000.0, 50_000.0, 600_000.0]);
+    let arrays = Arrays::from([("input", input.clone()), ("weight", weight.clone()), ("bias", bias)]);
+    let output = &parse("conv2d", keys).unwrap().forward(&arrays, &context(true))["output"];
+    assert_eq!(output.shape, [3, 6, 4, 5]);
+    let mut want = Array::zeros(&output.shape);
+    let mut cells = want.data.iter_mut();
+    for n in 0..3 {
+        for o in 0..6 {
+            for y in 0..4 {
+                for x in 0..5 {
+                    let mut sum = arrays["bias"].data[o];
+                    // Three outputs and two inputs a group.
+                    for (c, channel) in [(0, o / 3 * 2), (1, o / 3 * 2 + 1)] {
+                        for i in (0..3).filter(|i| (1..8).contains(&(2 * y + i))) {
+                            for j in (0..3).filter(|j| (1..11).contains(&(2 * x + j))) {
+                                let read = at(&input, [n, channel, 2 * y + i - 1, 2 * x + j - 1]);
+                                sum += at(&weight, [o, c, i, j]) * read;
+                            }
+                        }
+                    }
+                    *cells.next().unwrap() = sum;
+                }
+            }
+        }
+    }
+    assert_eq!(output.data, want.data);
+}
+
+/// The part of an array [N, C, H, W] that belongs to one image, to one channel, or to both.
+fn part(array: &Array, image: Option<usize>, channel: Option<usize>) -> Array {
+    let [n, c, h, w] = array.nchw();
+    let images = image.map_or(0..n, |image| image..image + 1);
+    let channels = channel.map_or(0..c, |channel| channel..channel + 1);
+    let maps = images.clone().flat_map(|n| channels.clone().map(move |channel| n * c + channel));
+    let data = maps.flat_map(|map| array.data[map * h * w..][..h * w].to_vec()).collect();
+    Array::exact(&[images.len(), channels.len(), h, w], data)
+}
+
+/// With what is worked out by hand for one map, this says the rest.
+#[test]
+fn maps_that_should_not_see_each_other_do_not() {
+    for (kind, keys) in [
+        ("avg_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
+        ("max_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
+        ("global_avg_pool2d", ""),
+        ("batch_norm2d", ""),
+    ] {
+        let layer = parse(kind, keys).unwrap();
+        let run = |input: Array, upstream: Option<Array>| {
+            let channels = input.shape[1];
+            let mut arrays = Arrays::from([("input", input)]);
+            for param in layer.params(Shape::new(channels, 5, 8)) {
+                arrays.insert(param.name, vector(&vec![1.0; channels]));
+            }
+            let made = layer.forward(&arrays, &context(true));
+            let output = made["output"].clone();
+            arrays.extend(made);
+            arrays.insert("grad_output", upstream.unwrap_or_else(|| numbers(output.nchw())));
+            let grad_input = layer.backward(&arrays, &context(true))["grad_input"].clone();
+            (output, arrays["grad_output"].clone(), grad_input)
+        };
+        let input = numbers([3, 4, 5, 8]);
+        let (output, upstream, grad_input) = run(input.clone(), None);
+        for (n, c) in (0..3).flat_map(|n| (0..4).map(move |c| (n, c))) {
+            // The images of a batch share their statistics.
+            let n = Some(n).filter(|_| kind != "batch_norm2d");
+            let alone = run(part(&input, n, Some(c)), Some(part(&upstream, n, Some(c))));
+            assert_eq!(part(&output, n, Some(c)).data, alone.0.data, "{kind}: {n:?}, {c}");
+            assert_eq!(part(&grad_input, n, Some(c)).data, alone.2.data, "{kind}: {n:?}, {c}");
+        }
+    }
+}

@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Mutation testing of the reference layers, the planner, the readers of data and the schedules: docs/testing.md says what
+# came out. Needs `cargo install cargo-mutants`. Results lie in target/mutants, and what was caught once is not run again.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+# No GPU: what these modules do must show without one.
+export VK_DRIVER_FILES=/nonexistent
+
+# Runs cargo-mutants with these arguments and a folder of its own. That mutants survive (2) or loop (3) is a result.
+mutate() {
+    local folder=target/mutants/$1
+    mkdir -p "$folder"
+    cargo mutants --output "$folder" --iterate "${@:2}" || [ $? -le 3 ]
+}
+
+mutate data -f src/schedule.rs -f src/dataset.rs -f src/dataset/idx.rs -C=--lib
+mutate plan -f 'src/plan/*.rs' -C=--test=plan_golden
+# The quick tests first; what they leave is put to the slow ones.
+mutate layers -f 'src/layers/*.rs' -C=--test=gradients -C=--test=layers -C=--test=plan_golden -- -- --skip whole_networks
+mutate layers -f 'src/layers/*.rs' -C=--lib -C=--test=gradients -C=--test=pytorch -C=--test=onnx
+echo "== missed"
+cat target/mutants/*/mutants.out/missed.txt
