@@ -3,45 +3,23 @@
 
 mod common;
 
-use common::nets::{random_model, random_weights};
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+
+use common::nets::{Case, check_random_networks, random_weights, some_cases};
 use common::{Draw, gpu};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::dataset::Images;
 use shadernet::doctor::{Table, check_step};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
+use shadernet::layers::LAYERS;
 use shadernet::model::Model;
 use shadernet::reference::Reference;
+use shadernet::shader;
 use shadernet::tensor::Array;
 
 const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
-
-fn optimizer(number: u32) -> Optimizer {
-    let sgd = |momentum, nesterov, weight_decay| Optimizer::Sgd { momentum, nesterov, weight_decay };
-    let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.03);
-    match number % 5 {
-        0 => sgd(0.9, true, 0.01),
-        1 => sgd(0.8, false, 0.02),
-        2 => sgd(0.0, false, 0.0),
-        3 => Optimizer::Adam { beta1, beta2, eps, weight_decay },
-        _ => Optimizer::Adamw { beta1, beta2, eps, weight_decay },
-    }
-}
-
-/// Settings of case `number`: every option in turn, none in step with another.
-fn training(number: u32) -> TrainConfig {
-    let augment = Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 };
-    TrainConfig {
-        epochs: 200,
-        batch_size: [7, 4, 13, 9, 6, 1][number as usize % 6],
-        optimizer: optimizer(number),
-        learning_rate: LearningRate::Constant { rate: 0.03 },
-        label_smoothing: if number.is_multiple_of(2) { 0.1 } else { 0.0 },
-        average_decay: if number.is_multiple_of(3) { 0.99 } else { 0.0 },
-        augment: if number % 4 == 3 { Augment::default() } else { augment },
-        ..TrainConfig::default()
-    }
-}
 
 fn setup<'a>(model: &'a Model, train: &'a TrainConfig, seeds: &'a [u32], images: &'a Images) -> Setup<'a> {
     Setup { model, train, seeds, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
@@ -69,28 +47,35 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
     engine
 }
 
+/// One step of a random network, every element of every tensor.
+fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table) -> Result<(), String> {
+    let train = &case.train;
+    let seeds = &[case.seed, 900, 31][..case.replicas];
+    // The third step of each epoch is short.
+    let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
+    let images = Draw::new(case.seed).images(count, model.input.into(), model.class_count());
+    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, seeds, &images) };
+    let mut engine = engine(gpu().unwrap(), &setup, false, options);
+    engine.set_step(case.step).unwrap();
+    check_step(&mut engine, &setup, "net", table)
+}
+
 #[test]
 fn every_element_of_every_tensor_is_within_its_bound() {
-    let mut table = Table::default();
-    for number in 0..44 {
-        let Some(gpu) = gpu() else { return };
-        let model = random_model(number, 13);
-        let train = training(number);
-        let seeds: &[u32] = if number % 3 == 1 { &[5, 900, 31] } else { &[8] };
-        // The third step of each epoch is short.
-        let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
-        let images = Draw::new(number).images(count, model.input.into(), model.class_count());
-        let setup = Setup { shuffle: number % 7 != 6, ..setup(&model, &train, seeds, &images) };
-        let mut engine = engine(gpu, &setup, false, CHECKED);
-        for step in [if number.is_multiple_of(2) { 0 } else { 301 }, 5] {
-            engine.set_step(step).unwrap();
-            let name = format!("net {number}, step {step}");
-            if let Err(message) = check_step(&mut engine, &setup, &name, &mut table) {
-                panic!("{message}\n{}", model.to_toml());
-            }
-        }
+    if gpu().is_none() {
+        return;
     }
-    println!("{table}");
+    // One for each thread at work.
+    let tables = Mutex::new(Vec::new());
+    check_random_networks(|case, model| {
+        let mut table = tables.lock().unwrap().pop().unwrap_or_default();
+        let result = check_case(case, model, CHECKED, &mut table);
+        tables.lock().unwrap().push(table);
+        result
+    })
+    .unwrap_or_else(|message| panic!("{message}"));
+    let tables = tables.into_inner().unwrap();
+    tables.iter().for_each(|table| println!("{table}"));
     for kind in [
         "avg_pool2d.grad_input",
         "batch_norm2d.grad_bias",
@@ -106,8 +91,30 @@ fn every_element_of_every_tensor_is_within_its_bound() {
         "average.average",
         "batch.transforms",
     ] {
-        assert!(table.has(kind), "{kind} was never compared");
+        assert!(tables.iter().any(|table| table.has(kind)), "{kind} was never compared");
     }
+}
+
+/// The property bites: a shader that is wrong for one kind of network is found, and so is the smallest such network.
+#[test]
+fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
+    if gpu().is_none() {
+        return;
+    }
+    let (from, to) = ("select(NEGATIVE_SLOPE * value", "select(-NEGATIVE_SLOPE * value");
+    let source = shader::find("leaky_relu").source;
+    assert!(source.contains(from), "leaky_relu.wgsl no longer has `{from}`");
+    let broken: &'static str = source.replacen(from, to, 1).leak();
+    let options = GpuOptions { replace: Some(("leaky_relu", broken)), ..CHECKED };
+    let check = |case: &Case, model: &Model| check_case(case, model, options, &mut Table::default());
+    let message = check_random_networks(check).unwrap_err();
+    println!("{message}");
+    // The message is a model file, of which nothing can be left out: the layer, and a head of two.
+    let model = Model::parse(&message, "message").unwrap();
+    let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
+    assert_eq!(kinds, ["leaky_relu", "global_avg_pool2d", "linear"], "{message}");
+    assert!(message.contains("leaky_relu1.output at ["), "{message}");
+    assert_eq!((model.train.batch_size, model.input.len()), (1, 1), "{message}");
 }
 
 /// A net with everything that has random words, sums or shared memory.
@@ -130,7 +137,16 @@ const EVERYTHING: &str = r#"
 /// Three steps of [`EVERYTHING`]; each replica's bits and metrics.
 fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>, Metrics)>> {
     let model = Model::parse(EVERYTHING, "everything").unwrap();
-    let train = training(6);
+    let train = TrainConfig {
+        epochs: 200,
+        batch_size: 7,
+        optimizer: Optimizer::Sgd { momentum: 0.8, nesterov: false, weight_decay: 0.02 },
+        learning_rate: LearningRate::Constant { rate: 0.03 },
+        label_smoothing: 0.1,
+        average_decay: 0.99,
+        augment: Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 },
+        ..TrainConfig::default()
+    };
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
     let setup = setup(&model, &train, seeds, &images);
     let mut engine = engine(gpu()?, &setup, reuse, options);
@@ -169,12 +185,18 @@ fn the_same_seed_gives_the_same_bits_however_it_is_run() {
 
 #[test]
 fn evaluation_agrees_with_the_reference() {
-    for number in [1, 3, 10, 11, 12, 15, 18] {
+    let mut kinds = BTreeSet::new();
+    for (number, case) in some_cases(50).into_iter().enumerate() {
+        let model = case.model();
+        let known = kinds.len();
+        kinds.extend(model.layers.iter().map(|layer| layer.kind.name));
+        if kinds.len() == known {
+            continue; // A few networks with every kind of layer between them are enough.
+        }
         let Some(gpu) = gpu() else { return };
-        let model = random_model(number, 13);
-        let train = TrainConfig { average_decay: 0.9, ..training(number) };
+        let train = TrainConfig { average_decay: 0.9, ..case.train.clone() };
         // Two batches of 256, the second short and no multiple of four.
-        let images = Draw::new(number).images(331, model.input.into(), model.class_count());
+        let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
         let setup = setup(&model, &train, &[2, 3], &images);
         let mut engine = engine(gpu, &setup, true, CHECKED);
         let batches = setup.eval_batches();
@@ -206,6 +228,7 @@ fn evaluation_agrees_with_the_reference() {
             assert_eq!((metrics[0].correct, metrics[0].images), (hits.count(), 331));
         }
     }
+    assert_eq!(kinds.len(), LAYERS.len(), "{kinds:?}");
 }
 
 /// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be met once.

@@ -1,83 +1,172 @@
-//! Random small networks that together cover every kind of layer and every option.
+//! Random small networks. What is drawn is a description in which any part can be left out or made smaller, so that a
+//! failure shrinks to the smallest network that still has it.
 
-use shadernet::layers::LayerKind;
+use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
+use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::layers::{LAYERS, LayerKind};
 use shadernet::model::Model;
 use shadernet::tensor::{Shape, Tensor};
 
 use super::Draw;
 
-/// Layers of a network's body. Net number i starts with the i-th that fits, so that none is missed by chance.
-const BODY: &[&str] = &[
-    r#"{ type = "conv2d", out_channels = 6, kernel = 3 }"#,
-    r#"{ type = "conv2d", out_channels = 5, kernel = 3, padding = 1, stride = 2 }"#,
-    r#"{ type = "conv2d", out_channels = GROUPS, kernel = 3, padding = 1, groups = CHANNELS }"#,
-    r#"{ type = "conv2d", out_channels = 6, kernel = 3, groups = HALF, bias = false }"#,
-    r#"{ type = "conv2d", out_channels = 7, kernel = 1, bias = false }"#,
-    r#"{ type = "conv2d", out_channels = 4, kernel = 5, padding = 2 }"#,
-    r#"{ type = "conv2d", out_channels = 3, kernel = 2, stride = 3 }"#,
-    r#"{ type = "conv2d", out_channels = 11, kernel = 2, padding = 1 }"#,
-    r#"{ type = "conv2d", out_channels = 3, kernel = 4, padding = 1, bias = false }"#,
-    r#"{ type = "conv2d", out_channels = 5, kernel = 7, padding = 6, stride = 2 }"#,
-    r#"{ type = "conv2d", out_channels = 2, kernel = 5, padding = 4, stride = 4 }"#,
-    r#"{ type = "relu" }"#,
-    r#"{ type = "leaky_relu", negative_slope = 0.2 }"#,
-    r#"{ type = "batch_norm2d" }"#,
-    r#"{ type = "batch_norm2d", eps = 1e-3, momentum = 0.3 }"#,
-    r#"{ type = "max_pool2d", kernel = 2 }"#,
-    r#"{ type = "max_pool2d", kernel = 3, stride = 2, padding = 1 }"#,
-    r#"{ type = "max_pool2d", kernel = 3, stride = 1 }"#,
-    r#"{ type = "avg_pool2d", kernel = 2 }"#,
-    r#"{ type = "avg_pool2d", kernel = 3, stride = 2, padding = 1 }"#,
-    r#"{ type = "avg_pool2d", kernel = 2, stride = 3 }"#,
-    r#"{ type = "dropout", rate = 0.3 }"#,
-];
-
-/// Network number `number`. `side` is the largest height and width of its input.
-pub(crate) fn random_model(number: u32, side: usize) -> Model {
-    let mut draw = Draw::new(1000 + number);
-    let mut shape = Shape::new(1 + draw.below(4), side - draw.below(side / 2), side - draw.below(side / 2));
-    let input = shape;
-    let classes = 2 + draw.below(10);
-    let mut lines: Vec<String> = Vec::new();
-    // A trained layer at the bottom, so that all gradients are wanted; in one net of five there is none.
-    if number % 5 != 4 {
-        add(BODY[draw.below(8)], &mut shape, &mut lines);
-    }
-    add(BODY[number as usize % BODY.len()], &mut shape, &mut lines);
-    for _ in 0..1 + draw.below(4) {
-        add(BODY[draw.below(BODY.len())], &mut shape, &mut lines);
-    }
-    let linear = format!(r#"{{ type = "linear", out_features = {classes} }}"#);
-    let end = match draw.below(4) {
-        0 => vec![
-            format!(r#"{{ type = "conv2d", out_channels = {classes}, kernel = 1 }}"#),
-            r#"{ type = "global_avg_pool2d" }"#.to_owned(),
-        ],
-        1 => vec![
-            r#"{ type = "flatten" }"#.to_owned(),
-            r#"{ type = "linear", out_features = 9, bias = false }"#.to_owned(),
-            r#"{ type = "relu" }"#.to_owned(),
-            linear,
-        ],
-        2 => vec![r#"{ type = "flatten" }"#.to_owned(), linear],
-        _ => vec![r#"{ type = "global_avg_pool2d" }"#.to_owned(), linear],
-    };
-    lines.extend(end);
-    let text = format!("name = \"net{number}\"\ninput = {input}\nlayers = [\n{},\n]", lines.join(",\n"));
-    Model::parse(&text, "random net").unwrap_or_else(|error| panic!("{error}\n{text}"))
+/// A random network, how it is trained, and on which step of which seed.
+#[derive(Debug, Clone)]
+pub(crate) struct Case {
+    body: Vec<Body>,
+    head: Head,
+    input: [usize; 3],
+    classes: usize,
+    pub(crate) train: TrainConfig,
+    pub(crate) replicas: usize,
+    pub(crate) seed: u32,
+    pub(crate) step: u32,
+    pub(crate) shuffle: bool,
 }
 
-/// Adds the layer if it fits.
-fn add(line: &str, shape: &mut Shape, lines: &mut Vec<String>) {
-    let channels = shape.channels;
-    let half = if channels.is_multiple_of(2) && channels <= 6 { 2 } else { 1 };
-    let line = line
-        .replace("CHANNELS", &channels.to_string())
-        .replace("GROUPS", &(2 * channels).to_string())
-        .replace("HALF", &half.to_string());
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    kernel: usize,
+    stride: usize,
+    padding: usize,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Groups {
+    One,
+    Two,
+    All,
+}
+
+/// A layer of the body; it is left out where it does not fit.
+#[derive(Debug, Clone, Copy)]
+enum Body {
+    /// A layer whose keys do not depend on its input.
+    Plain(&'static str),
+    Pool(&'static str, Window),
+    Conv {
+        window: Window,
+        out_channels: usize,
+        groups: Groups,
+        bias: bool,
+    },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Head {
+    PoolLinear,
+    FlattenLinear,
+    ConvPool,
+    TwoLinear,
+}
+
+/// Largest input of a linear layer and largest weight of a convolution in the body: `gradients.rs` shifts every element.
+const LARGEST: usize = 400;
+
+impl Body {
+    fn line(self, channels: usize) -> String {
+        let keys = |Window { kernel, stride, padding }: Window| {
+            format!("kernel = {kernel}, stride = {stride}, padding = {padding}")
+        };
+        match self {
+            Self::Plain(line) => line.to_owned(),
+            Self::Pool(kind, Window { kernel, stride, padding }) => {
+                let window = Window { padding: padding % (kernel / 2 + 1), kernel, stride };
+                format!("{{ type = {kind:?}, {} }}", keys(window))
+            }
+            Self::Conv { window, out_channels, groups, bias } => {
+                let window = Window { padding: window.padding % window.kernel, ..window };
+                let groups = match groups {
+                    Groups::Two if channels.is_multiple_of(2) => 2,
+                    Groups::All => channels,
+                    _ => 1,
+                };
+                let out_channels = out_channels.next_multiple_of(groups);
+                let keys = keys(window);
+                format!(
+                    "{{ type = \"conv2d\", out_channels = {out_channels}, {keys}, groups = {groups}, bias = {bias} }}"
+                )
+            }
+        }
+    }
+}
+
+impl Case {
+    /// The network as a model file describes it.
+    pub(crate) fn model(&self) -> Model {
+        let mut shape = Shape::from(self.input);
+        let mut lines = Vec::new();
+        for layer in &self.body {
+            let line = layer.line(shape.channels);
+            if let Some(output) = output_shape(&line, shape) {
+                shape = output;
+                lines.push(line);
+            }
+        }
+        let linear = format!("{{ type = \"linear\", out_features = {} }}", self.classes);
+        let conv = format!("{{ type = \"conv2d\", out_channels = {}, kernel = 1 }}", self.classes);
+        let [flatten, pool] =
+            [r#"{ type = "flatten" }"#, r#"{ type = "global_avg_pool2d" }"#].map(String::from);
+        let hidden = r#"{ type = "linear", out_features = 9, bias = false }"#.to_owned();
+        let small = shape.len() <= LARGEST;
+        lines.extend(match self.head {
+            Head::FlattenLinear if small => vec![flatten, linear],
+            Head::TwoLinear if small => vec![flatten, hidden, r#"{ type = "relu" }"#.to_owned(), linear],
+            Head::ConvPool => vec![conv, pool],
+            _ => vec![pool, linear],
+        });
+        let text = format!("name = \"net\"\ninput = {:?}\nlayers = [\n{},\n]", self.input, lines.join(",\n"));
+        let mut model = Model::parse(&text, "net").unwrap_or_else(|error| panic!("{error}\n{text}"));
+        model.train = self.train.clone();
+        model
+    }
+
+    /// What a failure says: a model file, with the rest in comments.
+    fn report(&self, reason: &str) -> String {
+        let Self { replicas, seed, step, shuffle, .. } = self;
+        let text = format!("{reason}\nseed {seed}, step {step}, replicas {replicas}, shuffle {shuffle}");
+        format!("# {}\n{}", text.replace('\n', "\n# "), self.model().to_toml())
+    }
+
+    /// Kinds of layers and options in use.
+    fn parts(&self) -> BTreeSet<String> {
+        let mut parts = BTreeSet::new();
+        for layer in self.model().layers {
+            let kind = layer.kind.name;
+            parts.insert(kind.to_owned());
+            parts.extend(layer.layer.keys().iter().map(|(key, value)| format!("{kind}.{key} = {value}")));
+            let groups = layer.layer.keys().get("groups").and_then(toml::Value::as_integer);
+            if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.input.channels) {
+                parts.insert(format!("{kind}, depthwise"));
+            }
+        }
+        let optimizer = format!("{:?}", self.train.optimizer);
+        parts.insert(optimizer.split(' ').next().unwrap().to_owned());
+        let mut switch = |name: &str, on| parts.insert(format!("{name}: {on}"));
+        switch("nesterov", optimizer.contains("nesterov: true"));
+        switch("average", self.train.average_decay > 0.0);
+        switch("label smoothing", self.train.label_smoothing > 0.0);
+        switch("augment", !self.train.augment.is_none());
+        switch("replicas", self.replicas > 1);
+        switch("shuffle", self.shuffle);
+        switch("batch of whole quads", self.train.batch_size.is_multiple_of(4));
+        switch("odd height", !self.input[1].is_multiple_of(2));
+        switch("square", self.input[1] == self.input[2]);
+        parts
+    }
+}
+
+/// Shape behind a layer, or `None` if it does not fit there.
+fn output_shape(line: &str, input: Shape) -> Option<Shape> {
     // Statistics of fewer values say little about the kernels and much about cancellation.
-    if line.contains("batch_norm2d") && shape.height * shape.width < 4 {
-        return;
+    if line.contains("batch_norm2d") && input.height * input.width < 4 {
+        return None;
     }
     let mut table: toml::Table = toml::from_str(&format!("layer = {line}")).unwrap();
     let Some(toml::Value::Table(mut keys)) = table.remove("layer") else {
@@ -85,11 +174,191 @@ fn add(line: &str, shape: &mut Shape, lines: &mut Vec<String>) {
     };
     let kind = keys.remove("type").unwrap();
     let layer = LayerKind::find(kind.as_str().unwrap()).unwrap().parse(keys).unwrap();
-    if let Ok(output) = layer.output_shape(*shape) {
-        *shape = output;
-        lines.push(line);
-    }
+    let output = layer.output_shape(input).ok()?;
+    let largest = layer.params(input).iter().map(|param| param.shape.iter().product()).max();
+    (largest.unwrap_or(0) <= LARGEST).then_some(output)
 }
+
+fn window() -> impl Strategy<Value = Window> {
+    let kernel = prop_oneof![2 => 1..=3usize, 1 => 4..=7usize];
+    let stride = prop_oneof![2 => Just(1), 1 => 2..=4usize];
+    (kernel, stride, 0..=6usize).prop_map(|(kernel, stride, padding)| Window { kernel, stride, padding })
+}
+
+fn body() -> impl Strategy<Value = Body> {
+    let plain = [
+        r#"{ type = "relu" }"#,
+        r#"{ type = "leaky_relu", negative_slope = 0.2 }"#,
+        r#"{ type = "batch_norm2d" }"#,
+        r#"{ type = "batch_norm2d", eps = 1e-3, momentum = 0.3 }"#,
+        r#"{ type = "dropout", rate = 0.3 }"#,
+    ];
+    let groups = prop_oneof![3 => Just(Groups::One), 1 => Just(Groups::Two), 1 => Just(Groups::All)];
+    let conv = (window(), 1..=12usize, groups, any::<bool>())
+        .prop_map(|(window, out_channels, groups, bias)| Body::Conv { window, out_channels, groups, bias });
+    prop_oneof![
+        5 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
+        1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
+        1 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
+        5 => conv,
+    ]
+}
+
+fn optimizer() -> impl Strategy<Value = Optimizer> {
+    let sgd = |momentum, nesterov, weight_decay| Just(Optimizer::Sgd { momentum, nesterov, weight_decay });
+    let (beta1, beta2, eps, weight_decay) = (0.9, 0.999, 1e-8, 0.03);
+    prop_oneof![
+        sgd(0.0, false, 0.0),
+        sgd(0.8, false, 0.02),
+        sgd(0.9, true, 0.01),
+        Just(Optimizer::Adam { beta1, beta2, eps, weight_decay }),
+        Just(Optimizer::Adamw { beta1, beta2, eps, weight_decay }),
+    ]
+}
+
+fn train() -> impl Strategy<Value = TrainConfig> {
+    let augmented = Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 };
+    let augment = prop_oneof![Just(Augment::default()), Just(augmented)];
+    let smoothing = prop_oneof![Just(0.0f32), Just(0.1)];
+    let average = prop_oneof![Just(0.0f32), Just(0.99)];
+    (1..=9usize, optimizer(), smoothing, average, augment).prop_map(
+        |(batch_size, optimizer, label_smoothing, average_decay, augment)| TrainConfig {
+            epochs: 200,
+            batch_size,
+            optimizer,
+            learning_rate: LearningRate::Constant { rate: 0.03 },
+            label_smoothing,
+            average_decay,
+            augment,
+            ..TrainConfig::default()
+        },
+    )
+}
+
+fn cases() -> impl Strategy<Value = Case> {
+    let heads = [Head::PoolLinear, Head::FlattenLinear, Head::ConvPool, Head::TwoLinear];
+    let network = (vec(body(), 0..=4), 0..heads.len(), [1..=4usize, 1..=11, 1..=11], 2..=11usize);
+    // Epochs of 2½ batches: the third step of each is short.
+    let step = prop_oneof![Just(0), Just(5), Just(301)];
+    let run = (prop_oneof![2 => Just(1), 1 => Just(3usize)], 0..1000u32, step, any::<bool>());
+    (network, train(), run).prop_map(
+        move |((body, head, input, classes), train, (replicas, seed, step, shuffle))| Case {
+            body,
+            head: heads[head],
+            input,
+            classes,
+            train,
+            replicas,
+            seed,
+            step,
+            shuffle,
+        },
+    )
+}
+
+/// Runs of the random generator, on as many threads.
+const SHARES: u8 = 2;
+
+/// The same numbers in every run.
+fn runner(share: u8, cases: u32) -> TestRunner {
+    let config = ProptestConfig { cases, max_shrink_iters: 400, ..ProptestConfig::default() };
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &[share; 32]))
+}
+
+/// The first `count` cases.
+pub(crate) fn some_cases(count: usize) -> Vec<Case> {
+    let mut runner = runner(0, 1);
+    (0..count).map(|_| cases().new_tree(&mut runner).unwrap().current()).collect()
+}
+
+/// Checks 200 random networks, or as many as `SHADERNET_RANDOM_NETS` says. The same networks in every run;
+/// 200 or more have every kind of layer and every option, or it panics.
+///
+/// # Errors
+/// The smallest network that fails, as a model file, with the reason and what else the case depends on in comments.
+pub(crate) fn check_random_networks(
+    check: impl Fn(&Case, &Model) -> Result<(), String> + Sync,
+) -> Result<(), String> {
+    let count = std::env::var("SHADERNET_RANDOM_NETS").map_or(200, |count| count.parse().unwrap());
+    let parts = Mutex::new(BTreeSet::new());
+    let run = |share: u8| {
+        let test = |case: Case| {
+            parts.lock().unwrap().append(&mut case.parts());
+            let checked = catch_unwind(AssertUnwindSafe(|| check(&case, &case.model())));
+            checked.unwrap_or_else(|_| Err("a panic, see above".to_owned())).map_err(TestCaseError::fail)
+        };
+        runner(share, u32::div_ceil(count, SHARES.into())).run(&cases(), test).map_err(|error| match error {
+            TestError::Fail(reason, case) => case.report(reason.message()),
+            TestError::Abort(reason) => panic!("{reason}"),
+        })
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..SHARES).map(|share| scope.spawn(move || run(share))).collect();
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })?;
+    let parts = parts.into_inner().unwrap();
+    let wanted = LAYERS.iter().map(|kind| kind.name).chain(EVERY_PART.iter().copied());
+    for part in wanted.filter(|_| count >= 200) {
+        assert!(parts.contains(part), "no network has `{part}`, only {parts:?}");
+    }
+    Ok(())
+}
+
+/// Options that the networks must have between them, besides every kind of layer.
+const EVERY_PART: &[&str] = &[
+    "Adam",
+    "Adamw",
+    "Sgd",
+    "augment: false",
+    "augment: true",
+    "average: false",
+    "average: true",
+    "label smoothing: false",
+    "label smoothing: true",
+    "nesterov: true",
+    "replicas: false",
+    "replicas: true",
+    "shuffle: false",
+    "shuffle: true",
+    "batch of whole quads: false",
+    "batch of whole quads: true",
+    "odd height: false",
+    "odd height: true",
+    "square: false",
+    "avg_pool2d.padding = 0",
+    "avg_pool2d.padding = 1",
+    "avg_pool2d.stride = 1",
+    "avg_pool2d.stride = 2",
+    "avg_pool2d.stride = 3",
+    "batch_norm2d.momentum = 0.1",
+    "batch_norm2d.momentum = 0.3",
+    "conv2d, depthwise",
+    "conv2d.groups = 1",
+    "conv2d.groups = 2",
+    "conv2d.bias = false",
+    "conv2d.bias = true",
+    "conv2d.kernel = 1",
+    "conv2d.kernel = 2",
+    "conv2d.kernel = 3",
+    "conv2d.kernel = 4",
+    "conv2d.kernel = 5",
+    "conv2d.kernel = 6",
+    "conv2d.kernel = 7",
+    "conv2d.padding = 0",
+    "conv2d.padding = 1",
+    "conv2d.padding = 2",
+    "conv2d.stride = 1",
+    "conv2d.stride = 2",
+    "conv2d.stride = 3",
+    "conv2d.stride = 4",
+    "linear.bias = false",
+    "linear.bias = true",
+    "max_pool2d.padding = 0",
+    "max_pool2d.padding = 1",
+    "max_pool2d.stride = 1",
+    "max_pool2d.stride = 2",
+    "max_pool2d.stride = 3",
+];
 
 /// Parameters and running statistics that are all different from their defaults.
 pub(crate) fn random_weights(model: &Model, seed: u32) -> Vec<Tensor> {
