@@ -51,7 +51,7 @@ fn print_plans(args: &Args) -> Result<()> {
         mean: 0.1307,
         std: 0.3081,
     };
-    let options = PlanOptions { replicas: args.replicas as usize, reuse: true };
+    let options = PlanOptions { replicas: args.replicas as usize, reuse: true, fuse: true };
     let plans = serde_json::json!({
         "training": Plan::training(&model, &batch, &model.train, options),
         "evaluation": Plan::evaluation(&model, &batch, false, "test", options),

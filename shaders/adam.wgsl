@@ -5,19 +5,22 @@
 // Adam adds weight_decay·p to the gradient g; AdamW multiplies p by 1 − rate·weight_decay first.
 
 override ELEMENTS: u32;
+override PARTS: u32; // rows of `grads`, whose sum is the gradient
+override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override BETA1: f32;
 override BETA2: f32;
 override EPS: f32;
 override DECOUPLED: bool;
 
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
-@group(0) @binding(1) var<storage, read> grads: array<f32>;
+@group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> first_moment: array<f32>;
 @group(0) @binding(3) var<storage, read_write> second_moment: array<f32>;
 @group(0) @binding(4) var<storage, read> weight_decay: array<f32>; // one value each element
 @group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // one value each step
 // next step, this step, images of this step's batch
 @group(0) @binding(6) var<storage, read> state: array<u32>;
+@group(0) @binding(7) var<storage, read_write> average: array<f32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -36,21 +39,47 @@ fn correction(beta: f32, time: u32) -> f32 {
     return result;
 }
 
+fn gradient(index: u32) -> f32 {
+    var sum = grads[index];
+    for (var part = 1u; part < PARTS; part++) {
+        sum += grads[part * ELEMENTS + index];
+    }
+    return sum;
+}
+
+fn updated(index: u32) -> f32 {
+    let rate = learning_rates[state[1]];
+    let time = state[1] + 1u;
+    let decay = weight_decay[index];
+    let param = params[index] * select(1.0, 1.0 - rate * decay, DECOUPLED);
+    let grad = gradient(index) + select(decay * param, 0.0, DECOUPLED);
+    let first = BETA1 * first_moment[index] + (1.0 - BETA1) * grad;
+    let second = BETA2 * second_moment[index] + (1.0 - BETA2) * grad * grad;
+    first_moment[index] = first;
+    second_moment[index] = second;
+    let step_size = rate / correction(BETA1, time);
+    return param - step_size * first / (sqrt(second / correction(BETA2, time)) + EPS);
+}
+
 @compute @workgroup_size(64)
 fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);
     if (index >= ELEMENTS) {
         return;
     }
-    let rate = learning_rates[state[1]];
-    let time = state[1] + 1u;
-    let decay = weight_decay[index];
-    let param = params[index] * select(1.0, 1.0 - rate * decay, DECOUPLED);
-    let grad = grads[index] + select(decay * param, 0.0, DECOUPLED);
-    let first = BETA1 * first_moment[index] + (1.0 - BETA1) * grad;
-    let second = BETA2 * second_moment[index] + (1.0 - BETA2) * grad * grad;
-    first_moment[index] = first;
-    second_moment[index] = second;
-    let step_size = rate / correction(BETA1, time);
-    params[index] = param - step_size * first / (sqrt(second / correction(BETA2, time)) + EPS);
+    params[index] = updated(index);
+}
+
+// And the moving average of the parameters, as average.wgsl has it.
+@compute @workgroup_size(64)
+fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= ELEMENTS) {
+        return;
+    }
+    let value = updated(index);
+    params[index] = value;
+    let steps = f32(state[1]);
+    let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));
+    average[index] += (1.0 - decay) * (value - average[index]);
 }

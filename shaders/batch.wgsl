@@ -1,5 +1,6 @@
 // Makes a batch from the data set on the device. `begin` chooses the images and how each is changed, for one step;
 // `gather` reads, changes and normalises their pixels. All randomness is a function of (seed, epoch, image).
+// `prepare` does both in one launch, and packs the parameters as the fused kernels load them.
 // The same arithmetic is in src/batch.rs.
 
 override BATCH_SIZE: u32;
@@ -20,10 +21,11 @@ override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
 override PIXEL_OFFSET: f32;
 override SHUFFLE_STREAM: u32;
 override AUGMENT_STREAM: u32;
+override PACKED: u32;
 
 @group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four to a word
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
-// next step, this step, images of this step's batch
+// next step, this step, images of this step's batch, 0, then the replicas' seeds
 @group(0) @binding(2) var<storage, read_write> state: array<u32>;
 @group(0) @binding(3) var<storage, read> seeds: array<u32>; // one for each replica
 @group(0) @binding(4) var<storage, read_write> indices: array<u32>; // [replica, n]
@@ -31,6 +33,12 @@ override AUGMENT_STREAM: u32;
 // [replica, n, 6]: source = (a·x + b·y + c, d·x + e·y + f) for the output pixel (x, y)
 @group(0) @binding(6) var<storage, read_write> transforms: array<f32>;
 @group(0) @binding(7) var<storage, read_write> input: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read> params: array<f32>;
+// For each value of `packed` in one replica: where it is in `params` for replica 0, or NOTHING; and the next replica's distance.
+@group(0) @binding(9) var<storage, read> sources: array<vec2<u32>>;
+@group(0) @binding(10) var<storage, read_write> packed: array<vec4<f32>>; // [replica, PACKED]
+
+const NOTHING = 0xffffffffu;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -77,6 +85,53 @@ fn signed_units(words: vec4<u32>) -> vec4<f32> {
     return vec4<f32>(words >> vec4(8u)) * (1.0 / 8388608.0) - 1.0;
 }
 
+// source = (a·x + b·y + c, d·x + e·y + f) for the output pixel (x, y)
+struct Transform {
+    a: f32,
+    b: f32,
+    c: f32,
+    d: f32,
+    e: f32,
+    f: f32,
+}
+
+// The random change of an image in an epoch.
+fn drawn(seed: u32, epoch: u32, index: u32) -> Transform {
+    let key = pcg4d(vec4(seed, AUGMENT_STREAM, 0u, 0u)).x;
+    let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
+    let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
+    let angle = ROTATE * random.x;
+    let square = angle * angle;
+    // Taylor series: exact to f32 up to 45°, and the same on every device.
+    let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
+    let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
+    let shrink = 1.0 / (1.0 + SCALE * random.w);
+    let shear = SHEAR * more.x;
+    let centre_x = f32(WIDTH - 1u) * 0.5;
+    let centre_y = f32(HEIGHT - 1u) * 0.5;
+    let from_x = centre_x + SHIFT * random.y;
+    let from_y = centre_y + SHIFT * random.z;
+    let a = cosine * shrink;
+    let b = (sine + shear * cosine) * shrink;
+    let d = -sine * shrink;
+    let e = (cosine - shear * sine) * shrink;
+    return Transform(a, b, centre_x - (a * from_x + b * from_y), d, e, centre_y - (d * from_x + e * from_y));
+}
+
+// Index in the data set of image n of the batch of a step. Lanes behind the last image hold some image, too, but never count.
+fn chosen(seed: u32, this_step: u32, n: u32) -> u32 {
+    let position = (this_step % STEPS_PER_EPOCH * BATCH_SIZE + n) % IMAGE_COUNT;
+    if (!SHUFFLE) {
+        return position;
+    }
+    return shuffled(position, pcg4d(vec4(seed, SHUFFLE_STREAM, 0u, 0u)).x, this_step / STEPS_PER_EPOCH);
+}
+
+fn begin_step(this_step: u32) {
+    state[1] = this_step;
+    state[2] = min(BATCH_SIZE, IMAGE_COUNT - this_step % STEPS_PER_EPOCH * BATCH_SIZE);
+}
+
 @compute @workgroup_size(64)
 fn begin(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let n = linear_index(id, groups);
@@ -84,47 +139,22 @@ fn begin(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
         return;
     }
     let this_step = state[0];
-    let epoch = this_step / STEPS_PER_EPOCH;
-    let start = this_step % STEPS_PER_EPOCH * BATCH_SIZE;
     if (n == 0u && id.z == 0u) {
-        state[1] = this_step;
-        state[2] = min(BATCH_SIZE, IMAGE_COUNT - start);
+        begin_step(this_step);
     }
-    // Lanes behind the last image hold some image, too, but never count.
-    let position = (start + n) % IMAGE_COUNT;
     let seed = seeds[id.z];
-    var index = position;
-    if (SHUFFLE) {
-        index = shuffled(position, pcg4d(vec4(seed, SHUFFLE_STREAM, 0u, 0u)).x, epoch);
-    }
+    let index = chosen(seed, this_step, n);
     let at = id.z * QUADS * 4u + n;
     indices[at] = index;
     targets[at] = labels[index];
     if (AUGMENT) {
-        let key = pcg4d(vec4(seed, AUGMENT_STREAM, 0u, 0u)).x;
-        let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
-        let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
-        let angle = ROTATE * random.x;
-        let square = angle * angle;
-        // Taylor series: exact to f32 up to 45°, and the same on every device.
-        let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
-        let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
-        let shrink = 1.0 / (1.0 + SCALE * random.w);
-        let shear = SHEAR * more.x;
-        let centre_x = f32(WIDTH - 1u) * 0.5;
-        let centre_y = f32(HEIGHT - 1u) * 0.5;
-        let from_x = centre_x + SHIFT * random.y;
-        let from_y = centre_y + SHIFT * random.z;
-        let a = cosine * shrink;
-        let b = (sine + shear * cosine) * shrink;
-        let d = -sine * shrink;
-        let e = (cosine - shear * sine) * shrink;
-        transforms[at * 6u] = a;
-        transforms[at * 6u + 1u] = b;
-        transforms[at * 6u + 2u] = centre_x - (a * from_x + b * from_y);
-        transforms[at * 6u + 3u] = d;
-        transforms[at * 6u + 4u] = e;
-        transforms[at * 6u + 5u] = centre_y - (d * from_x + e * from_y);
+        let change = drawn(seed, this_step / STEPS_PER_EPOCH, index);
+        transforms[at * 6u] = change.a;
+        transforms[at * 6u + 1u] = change.b;
+        transforms[at * 6u + 2u] = change.c;
+        transforms[at * 6u + 3u] = change.d;
+        transforms[at * 6u + 4u] = change.e;
+        transforms[at * 6u + 5u] = change.f;
     }
 }
 
@@ -137,15 +167,13 @@ fn pixel(index: u32, channel: u32, y: i32, x: i32) -> f32 {
     return select(0.0, f32(value), inside);
 }
 
-fn sample(at: u32, channel: u32, y: u32, x: u32) -> f32 {
-    let index = indices[at];
+fn sample(index: u32, change: Transform, channel: u32, y: u32, x: u32) -> f32 {
     if (!AUGMENT) {
         return pixel(index, channel, i32(y), i32(x)) * PIXEL_SCALE + PIXEL_OFFSET;
     }
-    let start = at * 6u;
     let place = vec2(f32(x), f32(y));
-    let source_x = transforms[start] * place.x + transforms[start + 1u] * place.y + transforms[start + 2u];
-    let source_y = transforms[start + 3u] * place.x + transforms[start + 4u] * place.y + transforms[start + 5u];
+    let source_x = change.a * place.x + change.b * place.y + change.c;
+    let source_y = change.d * place.x + change.e * place.y + change.f;
     let left = floor(source_x);
     let top = floor(source_y);
     let fx = source_x - left;
@@ -155,6 +183,17 @@ fn sample(at: u32, channel: u32, y: u32, x: u32) -> f32 {
     let upper = pixel(index, channel, row, column) * (1.0 - fx) + pixel(index, channel, row, column + 1) * fx;
     let lower = pixel(index, channel, row + 1, column) * (1.0 - fx) + pixel(index, channel, row + 1, column + 1) * fx;
     return (upper * (1.0 - fy) + lower * fy) * PIXEL_SCALE + PIXEL_OFFSET;
+}
+
+// Value of image `at` of the batch, as `begin` chose and changes it.
+fn gathered(at: u32, channel: u32, y: u32, x: u32) -> f32 {
+    var change: Transform;
+    if (AUGMENT) {
+        let start = at * 6u;
+        change = Transform(transforms[start], transforms[start + 1u], transforms[start + 2u],
+                           transforms[start + 3u], transforms[start + 4u], transforms[start + 5u]);
+    }
+    return sample(indices[at], change, channel, y, x);
 }
 
 @compute @workgroup_size(64)
@@ -168,9 +207,61 @@ fn gather(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     let channel = index / (HEIGHT * WIDTH) % CHANNELS;
     let first = (id.z * QUADS + index / (CHANNELS * HEIGHT * WIDTH)) * 4u;
     input[id.z * QUADS * CHANNELS * HEIGHT * WIDTH + index] = vec4(
-        sample(first, channel, y, x),
-        sample(first + 1u, channel, y, x),
-        sample(first + 2u, channel, y, x),
-        sample(first + 3u, channel, y, x),
+        gathered(first, channel, y, x),
+        gathered(first + 1u, channel, y, x),
+        gathered(first + 2u, channel, y, x),
+        gathered(first + 3u, channel, y, x),
     );
+}
+
+var<workgroup> quad_indices: array<u32, 4>;
+var<workgroup> quad_changes: array<Transform, 4>;
+
+fn packed_value(replica: u32, at: u32) -> f32 {
+    let source = sources[at];
+    return select(params[select(source.x + replica * source.y, 0u, source.x == NOTHING)], 0.0, source.x == NOTHING);
+}
+
+// One workgroup a quad of images; those behind pack the parameters.
+@compute @workgroup_size(64)
+fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    if (group.x >= QUADS) {
+        let at = (group.x - QUADS) * 64u + local;
+        if (at < PACKED) {
+            packed[group.z * PACKED + at] = vec4(
+                packed_value(group.z, at * 4u),
+                packed_value(group.z, at * 4u + 1u),
+                packed_value(group.z, at * 4u + 2u),
+                packed_value(group.z, at * 4u + 3u),
+            );
+        }
+    } else {
+        let this_step = state[0];
+        if (group.x == 0u && group.z == 0u && local == 0u) {
+            begin_step(this_step);
+        }
+        if (local < 4u) {
+            let seed = state[4u + group.z];
+            let n = group.x * 4u + local;
+            let index = chosen(seed, this_step, n);
+            targets[group.z * QUADS * 4u + n] = labels[index];
+            quad_indices[local] = index;
+            if (AUGMENT) {
+                quad_changes[local] = drawn(seed, this_step / STEPS_PER_EPOCH, index);
+            }
+        }
+        workgroupBarrier();
+        let start = (group.z * QUADS + group.x) * CHANNELS * HEIGHT * WIDTH;
+        for (var place = local; place < CHANNELS * HEIGHT * WIDTH; place += 64u) {
+            let x = place % WIDTH;
+            let y = place / WIDTH % HEIGHT;
+            let channel = place / (HEIGHT * WIDTH);
+            input[start + place] = vec4(
+                sample(quad_indices[0], quad_changes[0], channel, y, x),
+                sample(quad_indices[1], quad_changes[1], channel, y, x),
+                sample(quad_indices[2], quad_changes[2], channel, y, x),
+                sample(quad_indices[3], quad_changes[3], channel, y, x),
+            );
+        }
+    }
 }

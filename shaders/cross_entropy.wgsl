@@ -15,7 +15,7 @@ override SMOOTHING: f32;
 @group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
 // next step, this step, images of this step's batch
 @group(0) @binding(5) var<storage, read_write> state: array<u32>;
-// Ring of [replica, step]: sum of the losses, hits.
+// Ring of [step, replica]: sum of the losses, hits.
 @group(0) @binding(6) var<storage, read_write> metrics_ring: array<vec2<f32>>;
 
 const RING = 1024u;
@@ -92,7 +92,8 @@ fn forward_eval(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
 
 // One workgroup a replica.
 @compute @workgroup_size(64)
-fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+           @builtin(local_invocation_index) local: u32) {
     var sum = vec2(0.0);
     for (var quad = local; quad < QUADS; quad += 64u) {
         let at = group.z * QUADS + quad;
@@ -107,7 +108,7 @@ fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
     if (local == 0u) {
         let this_step = state[1];
-        metrics_ring[group.z * RING + this_step % RING] = tree[0];
+        metrics_ring[this_step % RING * groups.z + group.z] = tree[0];
         if (group.z == 0u) {
             state[0] = this_step + 1u;
         }

@@ -2,19 +2,38 @@
 //   g = grad + weight_decay · p;  v = MOMENTUM · v + g;  p = p − rate · (v, or g + MOMENTUM · v with Nesterov)
 
 override ELEMENTS: u32;
+override PARTS: u32; // rows of `grads`, whose sum is the gradient
+override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override MOMENTUM: f32;
 override NESTEROV: bool;
 
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
-@group(0) @binding(1) var<storage, read> grads: array<f32>;
+@group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
 @group(0) @binding(3) var<storage, read> weight_decay: array<f32>; // one value each element
 @group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // one value each step
 // next step, this step, images of this step's batch
 @group(0) @binding(5) var<storage, read> state: array<u32>;
+@group(0) @binding(6) var<storage, read_write> average: array<f32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
+}
+
+fn gradient(index: u32) -> f32 {
+    var sum = grads[index];
+    for (var part = 1u; part < PARTS; part++) {
+        sum += grads[part * ELEMENTS + index];
+    }
+    return sum;
+}
+
+fn updated(index: u32) -> f32 {
+    let param = params[index];
+    let grad = gradient(index) + weight_decay[index] * param;
+    let moved = MOMENTUM * velocity[index] + grad;
+    velocity[index] = moved;
+    return param - learning_rates[state[1]] * select(moved, grad + MOMENTUM * moved, NESTEROV);
 }
 
 @compute @workgroup_size(64)
@@ -23,9 +42,19 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     if (index >= ELEMENTS) {
         return;
     }
-    let param = params[index];
-    let grad = grads[index] + weight_decay[index] * param;
-    let moved = MOMENTUM * velocity[index] + grad;
-    velocity[index] = moved;
-    params[index] = param - learning_rates[state[1]] * select(moved, grad + MOMENTUM * moved, NESTEROV);
+    params[index] = updated(index);
+}
+
+// And the moving average of the parameters, as average.wgsl has it.
+@compute @workgroup_size(64)
+fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= ELEMENTS) {
+        return;
+    }
+    let value = updated(index);
+    params[index] = value;
+    let steps = f32(state[1]);
+    let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));
+    average[index] += (1.0 - decay) * (value - average[index]);
 }

@@ -130,9 +130,14 @@ impl BatchSettings {
     /// The launches that choose and gather a batch.
     pub fn launches(&self) -> Vec<Launch> {
         let quads = self.batch_size.div_ceil(4);
+        vec![self.launch("begin", quads * 4), self.launch("gather", quads * self.image.len())]
+    }
+
+    /// A launch of an entry point of `batch.wgsl`.
+    pub(crate) fn launch(&self, entry_point: &'static str, invocations: usize) -> Launch {
+        let quads = self.batch_size.div_ceil(4);
         let (scale, offset) = self.pixel_scale();
-        let constants = || {
-            [
+        let constants = [
                 ("BATCH_SIZE", self.batch_size as f64),
                 ("QUADS", quads as f64),
                 ("CHANNELS", self.image.channels as f64),
@@ -151,11 +156,9 @@ impl BatchSettings {
                 ("PIXEL_OFFSET", f64::from(offset)),
                 ("SHUFFLE_STREAM", f64::from(Stream::Shuffle.number())),
                 ("AUGMENT_STREAM", f64::from(Stream::Augment.number())),
-            ]
-        };
-        vec![
-            Launch::new("batch", "begin", quads * 4, constants()),
-            Launch::new("batch", "gather", quads * self.image.len(), constants()),
-        ]
+                // Parameters to pack: of the fused plan alone.
+                ("PACKED", 0.0),
+            ];
+        Launch::new("batch", entry_point, invocations, constants)
     }
 }

@@ -5,7 +5,7 @@ use std::fmt;
 use crate::cpu::{self, CpuEngine};
 use crate::engine::{Engine, Setup};
 use crate::error::{Error, Result};
-use crate::gpu::{Adapters, GpuEngine};
+use crate::gpu::{Adapters, GpuEngine, GpuOptions};
 
 /// A device and why it was chosen. `Display` says both.
 #[derive(Debug)]
@@ -106,17 +106,17 @@ impl Device {
         }
     }
 
-    /// Makes an engine. `reuse` lets tensors on a GPU share memory when their lifetimes allow it.
+    /// Makes an engine; `options` are for GPUs.
     ///
     /// # Errors
     /// A device that cannot be opened or has too little memory.
-    pub fn open<'a>(&self, setup: &Setup<'a>, reuse: bool) -> Result<Opened<'a>> {
+    pub fn open<'a>(&self, setup: &Setup<'a>, options: GpuOptions) -> Result<Opened<'a>> {
         match &self.place {
             Place::Cpu { threads } => {
                 Ok(Opened { engine: Box::new(CpuEngine::new(setup, *threads)?), memory: None })
             }
             Place::Gpu { adapters, index } => {
-                let engine = GpuEngine::new(adapters.open(*index)?, setup, reuse, Default::default())?;
+                let engine = GpuEngine::new(adapters.open(*index)?, setup, options)?;
                 let memory = engine.training_plan().map(|plan| plan.pooled_bytes());
                 Ok(Opened { engine: Box::new(engine), memory })
             }

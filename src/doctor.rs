@@ -165,7 +165,7 @@ pub fn examine(
         test: &images,
     };
     let weights = weights(model);
-    let mut engine = GpuEngine::new(adapters.open(index)?, &setup, false, options)?;
+    let mut engine = GpuEngine::new(adapters.open(index)?, &setup, GpuOptions { reuse: false, ..options })?;
     let mut table = Table::default();
     let mut wrong_kernel = None;
     start(&mut engine, &setup, &weights, 0.01)?;

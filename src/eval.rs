@@ -8,6 +8,7 @@ use crate::dataset::{Images, Part};
 use crate::device::Device;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
+use crate::gpu::GpuOptions;
 use crate::model::Model;
 use crate::tensor::Shape;
 
@@ -64,7 +65,7 @@ fn with_engine<T>(
         training: None,
         test: images,
     };
-    let mut engine = device.open(&setup, true)?.engine;
+    let mut engine = device.open(&setup, GpuOptions::DEFAULT)?.engine;
     engine.write(Vector::Weights, 0, &checkpoint.weights)?;
     work(&mut *engine)
 }

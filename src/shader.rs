@@ -20,6 +20,8 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "conv2d",
     "cross_entropy",
     "dropout",
+    "fused_conv2d",
+    "head",
     "leaky_relu",
     "max_pool2d",
     "sgd",

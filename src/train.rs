@@ -9,6 +9,7 @@ use crate::checkpoint::{Checkpoint, Trained};
 use crate::device::{Device, Opened};
 use crate::engine::{Metrics, Setup, Vector};
 use crate::error::{Error, Result};
+use crate::gpu::GpuOptions;
 use crate::model::Model;
 use crate::tensor::Tensor;
 
@@ -109,7 +110,7 @@ fn open<'a>(
     settings: &'a Settings,
     data: &'a TrainingData,
     device: &Device,
-    reuse: bool,
+    options: GpuOptions,
 ) -> Result<(Opened<'a>, Vec<f32>, u32)> {
     data.check(model)?;
     // The files of the run carry the model as text: better to hear now than in the end that it does not come back.
@@ -131,7 +132,7 @@ fn open<'a>(
             format!("{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {MAX_STEPS} fit");
         return Err(Error::Usage(message));
     }
-    let opened = device.open(&setup, reuse)?;
+    let opened = device.open(&setup, options)?;
     Ok((opened, setup.learning_rates(), steps_per_epoch as u32))
 }
 
@@ -154,14 +155,14 @@ impl<'a> Run<'a> {
         settings: &'a Settings,
         data: &'a TrainingData,
         device: &Device,
-        reuse: bool,
+        options: GpuOptions,
         init: Option<&[Tensor]>,
         out: Option<&Path>,
     ) -> Result<Self> {
         if let Some(out) = out {
             Self::check_out(out)?;
         }
-        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, reuse)?;
+        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
         let engine = &mut opened.engine;
         for (replica, &seed) in settings.seeds.iter().enumerate() {
             let random;
@@ -197,7 +198,7 @@ impl<'a> Run<'a> {
         state: &'a RunState,
         data: &'a TrainingData,
         device: &Device,
-        reuse: bool,
+        options: GpuOptions,
         folder: &Path,
     ) -> Result<Self> {
         let (model, settings) = (&state.model, &state.settings);
@@ -207,7 +208,7 @@ impl<'a> Run<'a> {
                 "these are not the images that the run in this folder began with",
             ));
         }
-        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, reuse)?;
+        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
         if state.progress.step as usize > learning_rates.len() {
             return Err(Error::checkpoint(folder, "damaged metadata: more steps taken than the run has"));
         }

@@ -93,7 +93,7 @@ fn every_mutant_that_changes_results_is_refused() {
         .par_iter()
         .map(|mutant| {
             let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
-            let options = GpuOptions { checked: true, replace: Some((mutant.shader, mutant.source)) };
+            let options = GpuOptions { checked: true, replace: Some((mutant.shader, mutant.source)), ..GpuOptions::DEFAULT };
             let examined = |depth| examine(&model(optimizer), &adapters, index, depth, options);
             let outcome = match examined(Depth::Quick) {
                 Err(_) => Outcome::Unviable,

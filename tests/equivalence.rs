@@ -176,8 +176,8 @@ fn with_setup(run: impl FnOnce(&Setup<'_>)) {
 fn gpu_follows_the_reference() {
     let Some(gpu) = gpu() else { return };
     with_setup(|setup| {
-        let options = GpuOptions { checked: true, replace: None };
-        let mut engine = GpuEngine::new(gpu, setup, false, options).unwrap();
+        let options = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
+        let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse: false, ..options }).unwrap();
         check_each_step("gpu", &mut engine, setup);
         check_run("gpu", &mut engine, setup);
         for step in 0..STEPS {

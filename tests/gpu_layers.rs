@@ -27,7 +27,7 @@ fn setup<'a>(model: &'a Model, train: &'a TrainConfig, seeds: &'a [u32], images:
 
 /// An engine with random weights and random memory of the optimizer.
 fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuEngine {
-    let mut engine = GpuEngine::new(gpu, setup, reuse, options).unwrap();
+    let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse, ..options }).unwrap();
     for (replica, &seed) in setup.seeds.iter().enumerate() {
         let weights = random_weights(setup.model, seed);
         engine.write(Vector::Weights, replica, &weights).unwrap();

@@ -76,8 +76,8 @@ fn step_with(
         training: Some(&images),
         test: &images,
     };
-    let options = GpuOptions { checked: true, replace };
-    let mut engine = match GpuEngine::new(gpu, &setup, false, options) {
+    let options = GpuOptions { fuse: false, reuse: false, checked: true, replace };
+    let mut engine = match GpuEngine::new(gpu, &setup, options) {
         Ok(engine) => engine,
         Err(error) => panic!("the changed shader must compile: {error}"),
     };

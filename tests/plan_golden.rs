@@ -53,12 +53,12 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
 
 fn training(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    Plan::training(&model, &batch(&model, batch_size), &model.train, PlanOptions { replicas, reuse })
+    Plan::training(&model, &batch(&model, batch_size), &model.train, PlanOptions { replicas, reuse, fuse: false })
 }
 
 fn evaluation(text: &str, batch_size: usize, averaged: bool) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    let options = PlanOptions { replicas: 3, reuse: true };
+    let options = PlanOptions { replicas: 3, reuse: true, fuse: false };
     Plan::evaluation(&model, &batch(&model, batch_size), averaged, "test", options)
 }
 

@@ -52,7 +52,7 @@ fn models() -> BTreeMap<String, Model> {
 fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for model in models().values() {
-        for (batch_size, replicas) in [(7, 1), (128, 3)] {
+        for (batch_size, replicas, fuse) in [(7, 1, true), (128, 3, true), (7, 1, false), (128, 3, false)] {
             let batch = BatchSettings {
                 batch_size,
                 image_count: 1000,
@@ -62,7 +62,7 @@ fn plans() -> Vec<Plan> {
                 mean: 0.5,
                 std: 0.25,
             };
-            let options = PlanOptions { replicas, reuse: true };
+            let options = PlanOptions { replicas, reuse: true, fuse };
             plans.push(Plan::training(model, &batch, &model.train, options));
             plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }

@@ -71,6 +71,9 @@ pub(crate) struct TrainArgs {
     /// On a GPU, give every tensor its own memory
     #[arg(long)]
     no_reuse: bool,
+    /// On a GPU, launch the kernels of each layer on their own
+    #[arg(long)]
+    no_fusion: bool,
     /// Print only the result
     #[arg(long)]
     quiet: bool,
@@ -107,9 +110,9 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
     data.check(&model)?;
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
-    check_adapter(&device, &model, &mut report)?;
+    check_adapter(&device, &model, gpu_options(args), &mut report)?;
     let mut run =
-        Run::start(&model, &settings, &data, &device, !args.no_reuse, init.as_deref(), args.out.as_deref())?;
+        Run::start(&model, &settings, &data, &device, gpu_options(args), init.as_deref(), args.out.as_deref())?;
     finish(args, &mut run, &model, report, output)
 }
 
@@ -121,16 +124,20 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     data.check(&state.model)?;
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
-    check_adapter(&device, &state.model, &mut report)?;
-    let mut run = Run::resume(&state, &data, &device, !args.no_reuse, folder)?;
+    check_adapter(&device, &state.model, gpu_options(args), &mut report)?;
+    let mut run = Run::resume(&state, &data, &device, gpu_options(args), folder)?;
     finish(args, &mut run, &state.model, report, output)
 }
 
+fn gpu_options(args: &TrainArgs) -> GpuOptions {
+    GpuOptions { fuse: !args.no_fusion, reuse: !args.no_reuse, ..GpuOptions::DEFAULT }
+}
+
 /// No training on a GPU that computes wrongly.
-fn check_adapter(device: &Device, model: &Model, report: &mut Report) -> Result<()> {
+fn check_adapter(device: &Device, model: &Model, options: GpuOptions, report: &mut Report) -> Result<()> {
     let Some((adapters, index)) = device.adapter() else { return Ok(()) };
     let cache = dirs::cache_dir().map(|folder| folder.join("shadernet").join("self-check"));
-    report.checked(self_check(model, adapters, index, cache.as_deref(), GpuOptions::DEFAULT)?);
+    report.checked(self_check(model, adapters, index, cache.as_deref(), options)?);
     Ok(())
 }
 

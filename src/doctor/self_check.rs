@@ -34,7 +34,7 @@ pub fn self_check(
     options: GpuOptions,
 ) -> Result<SelfCheck> {
     let adapter = adapters.report(index);
-    let remembered = cache.map(|folder| folder.join(file_name(model, adapter)));
+    let remembered = cache.map(|folder| folder.join(file_name(model, adapter, options)));
     if remembered.as_ref().is_some_and(|path| path.exists()) {
         return Ok(SelfCheck::Remembered);
     }
@@ -57,7 +57,7 @@ pub fn self_check(
 }
 
 /// A name that changes with anything that could change what the adapter computes.
-fn file_name(model: &Model, adapter: &AdapterReport) -> PathBuf {
+fn file_name(model: &Model, adapter: &AdapterReport, options: GpuOptions) -> PathBuf {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text);
@@ -77,6 +77,7 @@ fn file_name(model: &Model, adapter: &AdapterReport) -> PathBuf {
     }
     add(&adapter.to_string());
     add(&model.to_toml());
+    add(if options.fuse { "fused" } else { "each layer alone" });
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}.json", &hex[..32]).into()
 }

@@ -363,7 +363,7 @@ impl StepCheck<'_> {
             learning_rate: f64::from(self.setup.learning_rates()[self.step as usize]),
         };
         let array = |tensor: &Tensor| Array::from_f32(&tensor.shape, &tensor.data);
-        let rule = train.optimizer.launch(1).shader;
+        let rule = train.optimizer.launch(1, 1, 0.0).shader;
         let mut trained = 0;
         for (index, param) in self.setup.model.params().iter().enumerate() {
             let place = format!("{place}, {}", param.name);

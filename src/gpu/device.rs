@@ -152,7 +152,12 @@ impl Adapters {
     /// Opens adapter `index` with WebGPU's default limits.
     pub fn open(&self, index: usize) -> Result<Gpu> {
         let (report, adapter) = &self.found[index];
-        let descriptor = wgpu::DeviceDescriptor { label: Some("shadernet"), ..Default::default() };
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("shadernet"),
+            // For `bench`; nothing else depends on it.
+            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            ..Default::default()
+        };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
             Error::Device(format!("{report} cannot be opened: {error}\ntry `--device cpu`"))
         })?;
@@ -187,6 +192,11 @@ pub struct Gpu {
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
 impl Gpu {
+    /// True if the device tells the time of its launches.
+    pub(super) fn has_clock(&self) -> bool {
+        self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
+    }
+
     pub(super) fn check(&self) -> Result<()> {
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).as_ref() {
             None => Ok(()),

@@ -6,15 +6,17 @@ use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::shader;
 use crate::tensor::Tensor;
 
 mod device;
+mod profile;
 mod program;
 mod runner;
 
 pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
-use program::{Buffers, Program};
+use program::{Buffers, Pipelines, Program};
 pub use runner::PlanRunner;
 
 /// Nets on a GPU.
@@ -42,8 +44,9 @@ const SUBMIT_SECONDS: f64 = 0.05;
 
 impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
-    pub fn new(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> Result<Self> {
-        let plan_options = PlanOptions { replicas: setup.seeds.len(), reuse };
+    pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
+        let GpuOptions { reuse, fuse, .. } = options;
+        let plan_options = PlanOptions { replicas: setup.seeds.len(), reuse, fuse };
         let eval_batches = setup.eval_batches();
         let evaluate =
             |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
@@ -54,8 +57,9 @@ impl GpuEngine {
         let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
         let buffers = Buffers::new(&gpu, &plans)?;
+        let pipelines = Pipelines::new(&gpu, &plans, options);
         let program = |plan: Plan| -> Result<(Plan, Program)> {
-            let program = Program::new(&gpu, &plan, &buffers, options)?;
+            let program = Program::new(&gpu, &plan, &buffers, &pipelines)?;
             Ok((plan, program))
         };
         let layout = ParamLayout::new(setup.model, setup.seeds.len());
@@ -64,6 +68,7 @@ impl GpuEngine {
         let averaged = averaged.map(program).transpose()?;
         let engine = Self {
             training,
+            output: logits(&evaluation.0),
             evaluation,
             averaged,
             layout,
@@ -72,13 +77,15 @@ impl GpuEngine {
             test_count: setup.test.count,
             eval_batch: eval_batches.batch_size,
             classes: setup.model.class_count(),
-            output: final_output(setup),
             replicas: setup.seeds.len(),
             step: 0,
             steps_per_submit: 1,
             gpu,
         };
         engine.upload("seeds", bytemuck::cast_slice(setup.seeds));
+        engine.upload("sources", bytemuck::cast_slice(&engine.evaluation.0.sources));
+        let state: Vec<u32> = [0; 4].iter().chain(setup.seeds).copied().collect();
+        engine.upload("state", bytemuck::cast_slice(&state));
         engine.upload_images("test", setup.test);
         if let Some(images) = setup.training {
             engine.upload_images("train", images);
@@ -102,6 +109,13 @@ impl GpuEngine {
     /// The plan of a training step.
     pub fn training_plan(&self) -> Option<&Plan> {
         self.training.as_ref().map(|(plan, _)| plan)
+    }
+
+    /// Takes one training step and gives the seconds of each of its launches by the device's clock; `None` if it has none.
+    pub fn profile(&mut self) -> Result<Option<Vec<f64>>> {
+        let Some((_, program)) = &self.training else { return Ok(None) };
+        self.write_step(self.step);
+        profile::seconds(&self.gpu, program)
     }
 
     /// The plan of a step of evaluation, with the moving averages if `averaged` and if there are any.
@@ -153,16 +167,26 @@ impl GpuEngine {
         self.upload("state", bytemuck::cast_slice(&[step, 0, 0, 0]));
     }
 
-    /// Reads the metrics of `count` steps from `first` on; `images_of` tells how many images each had.
-    fn metrics(&self, first: u32, count: usize, images_of: impl Fn(u32) -> usize) -> Result<Vec<Metrics>> {
-        let bytes = (8 * METRICS_RING * self.replicas) as u64;
+    /// Reads the metrics of `count` steps of a plan from `first` on; `images_of` tells how many images each had.
+    fn metrics(
+        &self,
+        plan: &Plan,
+        first: u32,
+        count: usize,
+        images_of: impl Fn(u32) -> usize,
+    ) -> Result<Vec<Metrics>> {
+        // [step, replica, part of the batch], each a sum of losses and hits
+        let bytes = plan.tensor("metrics_ring").expect("a plan has metrics").bytes;
+        let width = bytes as usize / (8 * METRICS_RING * self.replicas);
         let words = self.gpu.read(self.buffers.get("metrics_ring"), 0, bytes)?;
         let sum = |replica: usize| {
             let mut metrics = Metrics::default();
             for step in first..first + count as u32 {
-                let at = 2 * (replica * METRICS_RING + step as usize % METRICS_RING);
-                metrics.loss_sum += f64::from(f32::from_bits(words[at]));
-                metrics.correct += f32::from_bits(words[at + 1]) as usize;
+                let start = 2 * width * (step as usize % METRICS_RING * self.replicas + replica);
+                for pair in words[start..start + 2 * width].chunks(2) {
+                    metrics.loss_sum += f64::from(f32::from_bits(pair[0]));
+                    metrics.correct += f32::from_bits(pair[1]) as usize;
+                }
                 metrics.images += images_of(step);
             }
             metrics
@@ -199,19 +223,19 @@ impl GpuEngine {
     }
 }
 
-/// Name of the tensor that holds the logits: the output of the last layer that computes.
-fn final_output(setup: &Setup<'_>) -> String {
-    let batches = setup.eval_batches();
-    let plan =
-        Plan::evaluation(setup.model, &batches, false, "test", PlanOptions { replicas: 1, reuse: false });
-    let loss = plan.dispatches.iter().find(|dispatch| dispatch.label == "loss.forward_eval");
-    let logits = loss.and_then(|loss| loss.bindings.first()).expect("the plan ends with the loss");
-    plan.tensors[logits.tensor].name.clone()
+/// Name of the tensor that holds the logits: what the loss's kernel calls so.
+fn logits(plan: &Plan) -> String {
+    let bound = plan.dispatches.iter().rev().find_map(|dispatch| {
+        let bindings = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
+        let at = bindings.iter().position(|binding| binding.variable == "logits")?;
+        Some(dispatch.bindings[at].tensor)
+    });
+    plan.tensors[bound.expect("a plan has a loss")].name.clone()
 }
 
 impl Engine for GpuEngine {
     fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
-        let (Some((_, program)), Some(batches)) = (&self.training, &self.batches) else {
+        let (Some((plan, program)), Some(batches)) = (&self.training, &self.batches) else {
             panic!("an engine without training images cannot train");
         };
         let mut total = vec![Metrics::default(); self.replicas];
@@ -222,7 +246,7 @@ impl Engine for GpuEngine {
             let now = left.min(METRICS_RING);
             self.run(program, now)?;
             for (sum, part) in
-                total.iter_mut().zip(self.metrics(self.step, now, |step| batches.images_of(step))?)
+                total.iter_mut().zip(self.metrics(plan, self.step, now, |step| batches.images_of(step))?)
             {
                 sum.add(part);
             }
@@ -235,7 +259,7 @@ impl Engine for GpuEngine {
     }
 
     fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
-        let (_, program) = self.evaluation(averaged);
+        let (plan, program) = self.evaluation(averaged);
         let mut total = vec![Metrics::default(); self.replicas];
         let steps = self.test_count.div_ceil(self.eval_batch);
         self.write_step(0);
@@ -244,7 +268,7 @@ impl Engine for GpuEngine {
             self.run(program, count)?;
             let images_of =
                 |step: u32| self.eval_batch.min(self.test_count - step as usize * self.eval_batch);
-            for (sum, part) in total.iter_mut().zip(self.metrics(first as u32, count, images_of)?) {
+            for (sum, part) in total.iter_mut().zip(self.metrics(plan, first as u32, count, images_of)?) {
                 sum.add(part);
             }
         }

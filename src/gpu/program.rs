@@ -9,9 +9,13 @@ use crate::error::{Error, Result};
 use crate::plan::{Dispatch, Place, Plan};
 use crate::shader;
 
-/// How much the device checks.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// How a model is carried out on a GPU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuOptions {
+    /// Compute neighbouring layers in one launch where there is a kernel for it.
+    pub fuse: bool,
+    /// Let tensors that are never alive together share memory.
+    pub reuse: bool,
     /// Keep wgpu's bounds and loop checks in the shaders. Tests do; they prove that the checks are not needed.
     pub checked: bool,
     /// A shader's name and the text to compile in its place: negative controls of the tests break shaders with it.
@@ -19,8 +23,14 @@ pub struct GpuOptions {
 }
 
 impl GpuOptions {
-    /// The compiled-in shaders, without checks.
-    pub const DEFAULT: Self = Self { checked: false, replace: None };
+    /// The fastest: all is fused, memory is shared, the compiled-in shaders run without checks.
+    pub const DEFAULT: Self = Self { fuse: true, reuse: true, checked: false, replace: None };
+}
+
+impl Default for GpuOptions {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
 }
 
 /// Words behind every buffer that no kernel may touch.
@@ -131,7 +141,24 @@ impl Buffers {
 /// A plan whose every launch can be recorded at once.
 #[derive(Debug)]
 pub(super) struct Program {
-    launches: Vec<(wgpu::ComputePipeline, wgpu::BindGroup, [u32; 3])>,
+    launches: Vec<Recorded>,
+}
+
+/// One launch, ready to be recorded.
+#[derive(Debug)]
+pub(super) struct Recorded {
+    pipeline: wgpu::ComputePipeline,
+    bind_group: wgpu::BindGroup,
+    workgroups: [u32; 3],
+}
+
+impl Recorded {
+    pub(super) fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        let [x, y, z] = self.workgroups;
+        pass.set_pipeline(&self.pipeline);
+        pass.set_bind_group(0, &self.bind_group, &[]);
+        pass.dispatch_workgroups(x, y, z);
+    }
 }
 
 /// What makes a pipeline; launches that agree share one.
@@ -139,20 +166,31 @@ fn pipeline_key(dispatch: &Dispatch) -> String {
     format!("{}.{} {:?}", dispatch.shader, dispatch.entry_point, dispatch.constants)
 }
 
-impl Program {
-    /// Compiles the plan's pipelines, in parallel, and binds its tensors.
-    pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, options: GpuOptions) -> Result<Self> {
-        let names: BTreeSet<&str> = plan.dispatches.iter().map(|dispatch| dispatch.shader.as_str()).collect();
+/// Compiled pipelines, each made once however many launches and plans use it.
+#[derive(Debug)]
+pub(super) struct Pipelines(HashMap<String, wgpu::ComputePipeline>);
+
+impl Pipelines {
+    /// Compiles what the plans launch, in parallel.
+    pub(super) fn new(gpu: &Gpu, plans: &[&Plan], options: GpuOptions) -> Self {
+        let dispatches = || plans.iter().flat_map(|plan| &plan.dispatches);
+        let names: BTreeSet<&str> = dispatches().map(|dispatch| dispatch.shader.as_str()).collect();
         let modules: HashMap<&str, wgpu::ShaderModule> =
             names.into_iter().map(|name| (name, module(gpu, shader::find(name), options))).collect();
         let unique: BTreeMap<String, &Dispatch> =
-            plan.dispatches.iter().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
-        let pipelines: HashMap<String, wgpu::ComputePipeline> = unique
-            .into_par_iter()
-            .map(|(key, dispatch)| (key, pipeline(gpu, &modules[dispatch.shader.as_str()], dispatch)))
-            .collect();
+            dispatches().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
+        let compile = |(key, dispatch): (String, &Dispatch)| {
+            (key, pipeline(gpu, &modules[dispatch.shader.as_str()], dispatch))
+        };
+        Self(unique.into_par_iter().map(compile).collect())
+    }
+}
+
+impl Program {
+    /// Binds the tensors of a plan to its pipelines.
+    pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, pipelines: &Pipelines) -> Result<Self> {
         let launches = plan.dispatches.iter().map(|dispatch| {
-            let pipeline = &pipelines[&pipeline_key(dispatch)];
+            let pipeline = &pipelines.0[&pipeline_key(dispatch)];
             let entries: Vec<_> = dispatch
                 .bindings
                 .iter()
@@ -171,11 +209,16 @@ impl Program {
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &entries,
             });
-            (pipeline.clone(), bind_group, dispatch.workgroups)
+            Recorded { pipeline: pipeline.clone(), bind_group, workgroups: dispatch.workgroups }
         });
         let launches = launches.collect();
         gpu.check()?;
         Ok(Self { launches })
+    }
+
+    /// The launches, in order.
+    pub(super) fn launches(&self) -> &[Recorded] {
+        &self.launches
     }
 
     /// Records `times` runs of the plan into one pass and submits it.
@@ -184,11 +227,7 @@ impl Program {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for _ in 0..times {
-                for (pipeline, bind_group, [x, y, z]) in &self.launches {
-                    pass.set_pipeline(pipeline);
-                    pass.set_bind_group(0, bind_group, &[]);
-                    pass.dispatch_workgroups(*x, *y, *z);
-                }
+                self.launches.iter().for_each(|launch| launch.record(&mut pass));
             }
         }
         gpu.queue.submit([encoder.finish()])

@@ -1,7 +1,7 @@
 //! Any plan on given words: kernels alone, without a network around them.
 
 use super::device::Gpu;
-use super::program::{Buffers, GpuOptions, Program};
+use super::program::{Buffers, GpuOptions, Pipelines, Program};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
@@ -23,7 +23,7 @@ impl<'g> PlanRunner<'g> {
     pub fn new(gpu: &'g Gpu, plan: Plan, poison: u32, options: GpuOptions) -> Result<Self> {
         let buffers = Buffers::new(gpu, &[&plan])?;
         buffers.poison(gpu, poison);
-        let program = Program::new(gpu, &plan, &buffers, options)?;
+        let program = Program::new(gpu, &plan, &buffers, &Pipelines::new(gpu, &[&plan], options))?;
         Ok(Self { gpu, plan, buffers, program })
     }
 

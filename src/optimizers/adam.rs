@@ -3,7 +3,7 @@
 //! m = β₁·m + (1 − β₁)·g;  s = β₂·s + (1 − β₂)·g²;  p = p − rate · (m / (1 − β₁ᵗ)) / (√(s / (1 − β₂ᵗ)) + eps)
 //! Adam adds decay·p to the gradient; AdamW multiplies p by 1 − rate·decay first.
 
-use super::{Arrays, Bounded, Launch, Step, exact, put};
+use super::{Arrays, Bounded, Step, exact, put};
 use crate::tensor::gamma;
 
 pub(super) fn update([beta1, beta2, eps]: [f32; 3], decoupled: bool, arrays: &Arrays, step: Step) -> Arrays {
@@ -47,13 +47,11 @@ pub(super) fn update([beta1, beta2, eps]: [f32; 3], decoupled: bool, arrays: &Ar
     Arrays::from([("params", params), ("first_moment", first), ("second_moment", second)])
 }
 
-pub(super) fn launch([beta1, beta2, eps]: [f32; 3], decoupled: bool, elements: usize) -> Launch {
-    let constants = [
-        ("ELEMENTS", elements as f64),
+pub(super) fn constants([beta1, beta2, eps]: [f32; 3], decoupled: bool) -> Vec<(&'static str, f64)> {
+    vec![
         ("BETA1", f64::from(beta1)),
         ("BETA2", f64::from(beta2)),
         ("EPS", f64::from(eps)),
         ("DECOUPLED", f64::from(u8::from(decoupled))),
-    ];
-    Launch::new("adam", "update", elements, constants)
+    ]
 }

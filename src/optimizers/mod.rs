@@ -45,13 +45,21 @@ impl Optimizer {
         }
     }
 
-    /// The launch that updates `elements` parameters.
-    pub fn launch(&self, elements: usize) -> Launch {
-        match *self {
-            Self::Sgd { momentum, nesterov, .. } => sgd::launch(momentum, nesterov, elements),
-            Self::Adam { beta1, beta2, eps, .. } => adam::launch([beta1, beta2, eps], false, elements),
-            Self::Adamw { beta1, beta2, eps, .. } => adam::launch([beta1, beta2, eps], true, elements),
-        }
+    /// The launch that updates `elements` parameters by gradients that are sums over `parts` rows, and their moving average
+    /// if `average_decay` is above 0.
+    pub fn launch(&self, elements: usize, parts: usize, average_decay: f32) -> Launch {
+        let (shader, mut constants) = match *self {
+            Self::Sgd { momentum, nesterov, .. } => ("sgd", sgd::constants(momentum, nesterov)),
+            Self::Adam { beta1, beta2, eps, .. } => ("adam", adam::constants([beta1, beta2, eps], false)),
+            Self::Adamw { beta1, beta2, eps, .. } => ("adam", adam::constants([beta1, beta2, eps], true)),
+        };
+        constants.extend([
+            ("ELEMENTS", elements as f64),
+            ("PARTS", parts as f64),
+            ("AVERAGE_DECAY", f64::from(average_decay)),
+        ]);
+        let entry_point = if average_decay > 0.0 { "update_averaged" } else { "update" };
+        Launch::new(shader, entry_point, elements, constants)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! g = grad + decay·p;  v = momentum·v + g;  p = p − rate·(v, or g + momentum·v with Nesterov)
 
-use super::{Arrays, Bounded, Launch, Step, exact, put};
+use super::{Arrays, Bounded, Step, exact, put};
 
 pub(super) fn update(momentum: f64, nesterov: bool, arrays: &Arrays, step: Step) -> Arrays {
     let (mut params, mut velocity) = (arrays["params"].clone(), arrays["velocity"].clone());
@@ -23,11 +23,9 @@ pub(super) fn update(momentum: f64, nesterov: bool, arrays: &Arrays, step: Step)
     Arrays::from([("params", params), ("velocity", velocity)])
 }
 
-pub(super) fn launch(momentum: f32, nesterov: bool, elements: usize) -> Launch {
-    let constants = [
-        ("ELEMENTS", elements as f64),
+pub(super) fn constants(momentum: f32, nesterov: bool) -> Vec<(&'static str, f64)> {
+    vec![
         ("MOMENTUM", f64::from(momentum)),
         ("NESTEROV", f64::from(u8::from(nesterov))),
-    ];
-    Launch::new("sgd", "update", elements, constants)
+    ]
 }

@@ -14,12 +14,13 @@ pub(super) struct Draft {
     options: PlanOptions,
     tensors: Vec<TensorPlan>,
     by_name: BTreeMap<String, usize>,
+    pinned: Vec<usize>,
     dispatches: Vec<Dispatch>,
 }
 
 impl Draft {
     pub(super) fn new(options: PlanOptions) -> Self {
-        Self { options, tensors: Vec::new(), by_name: BTreeMap::new(), dispatches: Vec::new() }
+        Self { options, tensors: Vec::new(), by_name: BTreeMap::new(), pinned: Vec::new(), dispatches: Vec::new() }
     }
 
     /// True if a tensor has this name.
@@ -53,6 +54,11 @@ impl Draft {
     pub(super) fn alias(&mut self, name: &str, existing: &str) {
         let index = self.by_name[existing];
         self.by_name.insert(name.to_owned(), index);
+    }
+
+    /// Keeps a tensor that no launch binds by its own name: a part of a buffer that tests read.
+    pub(super) fn pin(&mut self, name: &str) {
+        self.pinned.push(self.by_name[name]);
     }
 
     /// A launch for each replica.
@@ -99,8 +105,9 @@ impl Draft {
 
     /// Drops tensors that nothing uses and gives the others their places.
     pub(super) fn finish(self, batch_size: usize) -> Plan {
-        let Self { mut tensors, mut dispatches, options, .. } = self;
+        let Self { mut tensors, mut dispatches, options, pinned, .. } = self;
         let mut used = vec![false; tensors.len()];
+        pinned.into_iter().for_each(|tensor| used[tensor] = true);
         for bound in dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
             used[bound.tensor] = true;
         }
@@ -118,6 +125,6 @@ impl Draft {
         let mut keep = used.iter();
         tensors.retain(|_| *keep.next().expect("one flag each tensor"));
         let slots = memory::assign(&mut tensors, &dispatches, options.reuse);
-        Plan { batch_size, replicas: options.replicas, tensors, slots, dispatches }
+        Plan { batch_size, replicas: options.replicas, tensors, slots, sources: Vec::new(), dispatches }
     }
 }

@@ -13,11 +13,15 @@ use crate::losses::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::average;
 
+mod blocks;
 mod draft;
+mod fuse;
 mod layout;
 mod memory;
 
+use blocks::Block;
 use draft::Draft;
+use fuse::Fusion;
 pub use layout::ParamLayout;
 
 /// What one step does, as data.
@@ -31,6 +35,9 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// Bytes of each slot of pooled memory.
     pub slots: Vec<u64>,
+    /// What the tensor `sources` must hold: for each value of `packed` in one replica where it is in the parameters of the
+    /// first replica, and the distance to the next replica's. Empty if nothing is fused.
+    pub sources: Vec<[u32; 2]>,
     /// The launches, in order.
     pub dispatches: Vec<Dispatch>,
 }
@@ -99,6 +106,8 @@ pub struct PlanOptions {
     pub replicas: usize,
     /// Let tensors that are never alive together share memory.
     pub reuse: bool,
+    /// Compute neighbouring layers in one launch where there is a kernel for it.
+    pub fuse: bool,
 }
 
 /// Entries of the ring of metrics, as `shaders/cross_entropy.wgsl` has it.
@@ -108,40 +117,12 @@ impl Plan {
     /// One training step: batch, forward, loss, backward, optimizer, average.
     pub fn training(model: &Model, batch: &BatchSettings, train: &TrainConfig, options: PlanOptions) -> Self {
         let mut planner = Planner::new(model, batch, options, "params", "running");
-        let quads = batch.batch_size.div_ceil(4);
         planner.batch(batch, "train");
-        planner.forward(Pass::Train);
-        for launch in
-            cross_entropy::launches(quads, model.class_count(), batch.batch_size, train.label_smoothing, true)
-        {
-            planner.draft.launch("loss", &launch);
-        }
+        planner.forward(Pass::Train, train.average_decay);
+        planner.loss(batch.batch_size, train.label_smoothing, true);
         planner.backward();
-        planner.draft.keep("learning_rates", train.epochs * batch.steps_per_epoch());
-        let layout = ParamLayout::new(model, options.replicas);
-        let optimizer = &train.optimizer;
-        planner.draft.keep("params", layout.trained_len());
-        planner.draft.keep("grads", layout.trained_len());
-        for memory in optimizer.memory() {
-            planner.draft.keep(memory, layout.trained_len());
-        }
-        planner.draft.keep("weight_decay", layout.trained_len());
-        planner.draft.launch_once("optimizer", &optimizer.launch(layout.trained_len()));
-        if train.average_decay > 0.0 {
-            for (average, values, len) in [
-                ("average_params", "params", layout.trained_len()),
-                ("average_running", "running", layout.running_len()),
-            ] {
-                if len > 0 {
-                    planner.draft.keep(average, len);
-                    planner.draft.keep(values, len);
-                    planner.draft.alias("average.average", average);
-                    planner.draft.alias("average.values", values);
-                    planner.draft.launch_once("average", &average::launch(train.average_decay, len));
-                }
-            }
-        }
-        planner.draft.finish(batch.batch_size)
+        planner.update(train, train.epochs * batch.steps_per_epoch());
+        planner.finish(batch.batch_size)
     }
 
     /// One step of evaluation. `averaged` takes the moving averages in place of the weights.
@@ -156,12 +137,9 @@ impl Plan {
             if averaged { ("average_params", "average_running") } else { ("params", "running") };
         let mut planner = Planner::new(model, batch, options, params, running);
         planner.batch(batch, part);
-        planner.forward(Pass::Eval);
-        let quads = batch.batch_size.div_ceil(4);
-        for launch in cross_entropy::launches(quads, model.class_count(), batch.batch_size, 0.0, false) {
-            planner.draft.launch("loss", &launch);
-        }
-        planner.draft.finish(batch.batch_size)
+        planner.forward(Pass::Eval, 0.0);
+        planner.loss(batch.batch_size, 0.0, false);
+        planner.finish(batch.batch_size)
     }
 
     /// Some launches alone, on tensors that are named as the shaders' variables, each with so many 32-bit words. No two
@@ -175,7 +153,7 @@ impl Plan {
         launches: &[Launch],
         tensors: &[(&str, usize)],
     ) -> Self {
-        let mut draft = Draft::new(PlanOptions { replicas: 1, reuse: false });
+        let mut draft = Draft::new(PlanOptions { replicas: 1, reuse: false, fuse: false });
         tensors.iter().for_each(|(name, words)| draft.pool(name, *words));
         launches.iter().for_each(|launch| draft.launch(owner, launch));
         draft.finish(batch_size)
@@ -197,6 +175,8 @@ impl Plan {
 struct Planner<'a> {
     model: &'a Model,
     quads: usize,
+    options: PlanOptions,
+    fusion: Option<Fusion<'a>>,
     draft: Draft,
 }
 
@@ -209,11 +189,14 @@ impl<'a> Planner<'a> {
         running: &str,
     ) -> Self {
         let quads = batch.batch_size.div_ceil(4);
-        let mut planner = Self { model, quads, draft: Draft::new(options) };
+        let fusion = options.fuse.then(|| Fusion::new(model, batch.batch_size, options.replicas));
+        let fusion = fusion.filter(Fusion::fuses);
+        let mut planner = Self { model, quads, options, fusion, draft: Draft::new(options) };
         let image_floats = 4 * quads * options.replicas;
-        planner.draft.keep("state", 4);
+        planner.draft.keep("state", 4 + options.replicas);
         planner.draft.keep("seeds", options.replicas);
-        planner.draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas);
+        let ring_width = if planner.fusion.as_ref().is_some_and(Fusion::has_head) { quads } else { 1 };
+        planner.draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas * ring_width);
         planner.draft.pool("input", image_floats * model.input.len());
         for name in ["indices", "targets", "loss", "correct"] {
             planner.draft.pool(name, image_floats);
@@ -251,6 +234,12 @@ impl<'a> Planner<'a> {
             }
         }
         let layout = ParamLayout::new(model, options.replicas);
+        planner.draft.keep_view("params", params, 0, layout.trained_len());
+        // A fused convolution binds it even where nothing is normalised.
+        planner.draft.keep_view("running", running, 0, layout.running_len().max(1));
+        if let Some(fusion) = &planner.fusion {
+            fusion.tensors(&mut planner.draft);
+        }
         for entry in layout.entries() {
             let buffer = if entry.param.param.trained { params } else { running };
             planner.draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
@@ -272,31 +261,112 @@ impl<'a> Planner<'a> {
         let image_bytes = batch.image_count * batch.image.len();
         self.draft.keep_view("images", &format!("{part}.images"), 0, image_bytes.div_ceil(4));
         self.draft.keep_view("labels", &format!("{part}.labels"), 0, batch.image_count);
-        for launch in batch.launches() {
-            self.draft.launch("batch", &launch);
+        match &self.fusion {
+            Some(fusion) => self.draft.launch("batch", &fusion.prepare(batch)),
+            None => batch.launches().iter().for_each(|launch| self.draft.launch("batch", launch)),
         }
     }
 
-    fn forward(&mut self, pass: Pass) {
-        for (index, layer) in self.model.layers.iter().enumerate() {
-            let context = self.context(index);
-            for launch in layer.layer.launches(pass, &context) {
-                self.draft.launch(&layer.name, &launch);
+    /// The model in blocks: each layer is one if nothing is fused.
+    fn blocks(&self) -> Vec<Block> {
+        match &self.fusion {
+            Some(fusion) => fusion.blocks.clone(),
+            None => (0..self.model.layers.len()).map(Block::Layer).collect(),
+        }
+    }
+
+    fn forward(&mut self, pass: Pass, average_decay: f32) {
+        for block in self.blocks() {
+            match (block, &self.fusion) {
+                (Block::Layer(index), _) => {
+                    let layer = &self.model.layers[index];
+                    for launch in layer.layer.launches(pass, &self.context(index)) {
+                        self.draft.launch(&layer.name, &launch);
+                    }
+                }
+                (Block::Conv(fused), Some(fusion)) => {
+                    fusion.forward(&fused, average_decay, pass == Pass::Train, &mut self.draft);
+                }
+                // With the loss.
+                (Block::Head(_), _) => {}
+                (Block::Conv(_), None) => unreachable!("without fusion every block is a layer"),
             }
+        }
+    }
+
+    /// Loss, metrics and, in training, the gradient of the logits, or what the head makes of it.
+    fn loss(&mut self, batch_size: usize, smoothing: f32, training: bool) {
+        if let (Some(Block::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
+            fusion.head(head, smoothing, training, &mut self.draft);
+            return;
+        }
+        let classes = self.model.class_count();
+        for launch in cross_entropy::launches(self.quads, classes, batch_size, smoothing, training) {
+            self.draft.launch("loss", &launch);
         }
     }
 
     fn backward(&mut self) {
         // The gradient of an input is wanted only if something below is trained.
         let first_trained = self.model.layers.iter().position(|layer| layer.parameter_count() > 0);
-        for (index, layer) in self.model.layers.iter().enumerate().rev() {
-            let trained_below = first_trained.is_some_and(|first| index > first);
-            for launch in layer.layer.launches(Pass::Backward, &self.context(index)) {
-                if trained_below || launch.entry_point != "backward_input" {
-                    self.draft.launch(&layer.name, &launch);
+        let trained_below = |index: usize| first_trained.is_some_and(|first| index > first);
+        for block in self.blocks().into_iter().rev() {
+            match (block, &self.fusion) {
+                (Block::Layer(index), _) => {
+                    let layer = &self.model.layers[index];
+                    for launch in layer.layer.launches(Pass::Backward, &self.context(index)) {
+                        if trained_below(index) || launch.entry_point != "backward_input" {
+                            self.draft.launch(&layer.name, &launch);
+                        }
+                    }
                 }
+                (Block::Conv(fused), Some(fusion)) => {
+                    fusion.backward(&fused, trained_below(fused.conv), &mut self.draft);
+                }
+                (Block::Head(_), _) => {}
+                (Block::Conv(_), None) => unreachable!("without fusion every block is a layer"),
             }
         }
+    }
+
+    /// Optimizer and moving averages.
+    fn update(&mut self, train: &TrainConfig, steps: usize) {
+        let layout = ParamLayout::new(self.model, self.options.replicas);
+        let (trained, running) = (layout.trained_len(), layout.running_len());
+        let parts = self.fusion.as_ref().map_or(1, Fusion::parts);
+        let draft = &mut self.draft;
+        draft.keep("learning_rates", steps);
+        draft.keep("grads", parts * trained);
+        for memory in train.optimizer.memory() {
+            draft.keep(memory, trained);
+        }
+        draft.keep("weight_decay", trained);
+        draft.keep("average_params", trained);
+        draft.alias("optimizer.average", "average_params");
+        // Fused, the optimizer averages the parameters, and whoever updates the running statistics averages them.
+        let (fused_params, fused_running) = match &self.fusion {
+            Some(fusion) => (true, fusion.averages_running()),
+            None => (false, false),
+        };
+        let decay = if fused_params { train.average_decay } else { 0.0 };
+        draft.launch_once("optimizer", &train.optimizer.launch(trained, parts, decay));
+        let alone = [
+            ("average_params", "params", trained, fused_params),
+            ("average_running", "running", running, fused_running),
+        ];
+        for (average, values, len, fused) in alone {
+            if train.average_decay > 0.0 && len > 0 && !fused {
+                draft.keep(average, len);
+                draft.alias("average.average", average);
+                draft.alias("average.values", values);
+                draft.launch_once("average", &average::launch(train.average_decay, len));
+            }
+        }
+    }
+
+    fn finish(self, batch_size: usize) -> Plan {
+        let sources = self.fusion.map_or(Vec::new(), |fusion| fusion.sources().to_vec());
+        Plan { sources, ..self.draft.finish(batch_size) }
     }
 }
 

@@ -149,7 +149,7 @@ impl Kernels {
         wanted: &Arrays,
         step: Step,
     ) -> Arrays {
-        let launch = rule.launch(given["params"].data.len());
+        let launch = rule.launch(given["params"].data.len(), 1, 0.0);
         let rates = vec![(step.learning_rate as f32).to_bits(); step.step as usize + 1];
         let words = [("learning_rates", rates), ("state", vec![step.step + 1, step.step, 1, 0])];
         self.run(1, &[launch], given, wanted, &words, &[])

@@ -1,0 +1,733 @@
+// A convolution of stride 1 without groups (formulas: conv2d.wgsl), fused with what stands before and behind it:
+//   x = drop(pool(rectify(normalise(input))))    applied wherever the input is loaded
+//   output = rectify(x ∗ weight + bias)          and, for a batch normalisation that follows, mean and Σ(output − mean)²
+// `backward` carries the gradient of the output through all that to the input, in one launch: some workgroups make the
+// gradient of the input, the others that of weight and bias.
+//
+// The batch is cut into PARTS of whole quads. Each part has a row in `sums` and in `grads`; whoever reads a sum adds up its
+// rows in order. One workgroup makes CHANNELS maps of one part, an invocation STRIP neighbouring pixels of them at a time.
+
+override QUADS: u32;
+override REPLICAS: u32;
+override PARTS: u32;
+override IN_CHANNELS: u32; // of x
+override IN_HEIGHT: u32;
+override IN_WIDTH: u32;
+override OUT_CHANNELS: u32;
+override OUT_HEIGHT: u32;
+override OUT_WIDTH: u32;
+override KERNEL: u32;
+override PADDING: u32;
+// Where this layer's weights start in `packed`, for the two directions, and its bias, counted in vec4s. PACKED is the
+// length of one replica.
+override PACKED: u32;
+override FORWARD_WEIGHT: u32;
+override BACKWARD_WEIGHT: u32;
+override HAS_BIAS: bool;
+override BIAS: u32;
+// Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; maximum
+// over windows of POOL x POOL that touch; dropout.
+override IN_NORMALISE: bool;
+override IN_SCALE: u32;
+override IN_SHIFT: u32;
+override IN_SUMS: u32;
+override IN_EPS: f32;
+override IN_MOMENTUM: f32;
+override IN_RUNNING_MEAN: u32;
+override IN_RUNNING_VAR: u32;
+override AVERAGE_DECAY: f32; // 0: no average of the running statistics
+override IN_RECTIFY: bool;
+override IN_SLOPE: f32;
+override POOL: u32;
+override DROP: bool;
+override THRESHOLD: u32; // rate · 2³²
+override DROP_SCALE: f32;
+override STREAM: u32;
+// Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
+override OUT_RECTIFY: bool;
+override OUT_SLOPE: f32;
+override OUT_NORMALISE: bool;
+override OUT_SUMS: u32;
+override OUT_SCALE: u32;
+// Gradients: first element in a row of `grads`, which has GRADS.
+override GRADS: u32;
+override GRAD_WEIGHT: u32;
+override GRAD_BIAS: u32;
+override GRAD_IN_SCALE: u32;
+override GRAD_IN_SHIFT: u32;
+override GRAD_OUT_SCALE: u32;
+override GRAD_OUT_SHIFT: u32;
+override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient of the input
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before all that is applied on loading
+// Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
+@group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
+// [part, replica, channel]: mean and Σ(x − mean)²; behind the parts one row with mean and 1/√(var + EPS) of the batch
+@group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
+@group(0) @binding(4) var<storage, read_write> running: array<f32>;
+@group(0) @binding(5) var<storage, read_write> average_running: array<f32>;
+// next step, this step, images of this step's batch, 0, then the replicas' seeds
+@group(0) @binding(6) var<storage, read> state: array<u32>;
+@group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
+@group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of what normalises it
+@group(0) @binding(9) var<storage, read_write> grads: array<f32>; // [part, element]
+@group(0) @binding(10) var<storage, read> made: array<vec4<f32>>; // the output, in the backward pass
+
+const CHANNELS = 4u;
+const STRIP = 4u;
+const TILE = 16u; // CHANNELS · STRIP
+const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
+// A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
+const GRAD_CHANNELS = 8u;
+const GRAD_COLUMNS = 9u;
+const MOST_CHANNELS = 256u;
+
+override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
+override OUT_TILES: u32 = (OUT_CHANNELS + CHANNELS - 1u) / CHANNELS;
+override IN_TILES: u32 = (IN_CHANNELS + CHANNELS - 1u) / CHANNELS;
+override OUT_STRIPS: u32 = (OUT_WIDTH + STRIP - 1u) / STRIP;
+override IN_STRIPS: u32 = (IN_WIDTH + STRIP - 1u) / STRIP;
+override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
+override RAW_WIDTH: u32 = IN_WIDTH * POOL;
+override COLUMNS: u32 = IN_CHANNELS * KERNEL * KERNEL;
+// A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
+override SLIDES: bool = GRAD_COLUMNS % KERNEL == 0u;
+
+// x̂ · weight + bias of the input as value · scale + shift, with mean and 1/√(var + EPS)
+var<workgroup> in_norms: array<vec4<f32>, MOST_CHANNELS>;
+// Gradient behind the batch normalisation to that before it: a · gradient + b · output + c
+var<workgroup> out_norms: array<vec4<f32>, MOST_CHANNELS>;
+var<workgroup> tree_a: array<vec4<f32>, 64>;
+var<workgroup> tree_b: array<vec4<f32>, 64>;
+var<workgroup> tree_count: array<f32, 64>;
+
+// PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
+fn pcg4d(words: vec4<u32>) -> vec4<u32> {
+    var v = words * 1664525u + 1013904223u;
+    v.x += v.y * v.w;
+    v.y += v.z * v.x;
+    v.z += v.x * v.y;
+    v.w += v.y * v.z;
+    v ^= v >> vec4(16u);
+    v.x += v.y * v.w;
+    v.y += v.z * v.x;
+    v.z += v.x * v.y;
+    v.w += v.y * v.z;
+    return v;
+}
+
+// 1 for the lanes of a quad that hold an image of the batch, 0 for the others.
+fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
+}
+
+// Element number `index` of a parameter that starts at vec4 `start` of the packed ones.
+fn param(replica: u32, start: u32, index: u32) -> f32 {
+    return packed[replica * PACKED + start + index / 4u][index % 4u];
+}
+
+fn images_of_part(part: u32, images: u32) -> u32 {
+    let first = part * PART_QUADS * 4u;
+    return min(max(images, first) - first, PART_QUADS * 4u);
+}
+
+// Joins mean and Σ(x − mean)² of two sets of values (Chan, Golub and LeVeque 1983).
+struct Moments {
+    count: f32,
+    mean: vec4<f32>,
+    squares: vec4<f32>,
+}
+
+fn joined(a: Moments, b: Moments) -> Moments {
+    let count = a.count + b.count;
+    let share = b.count / max(count, 1.0);
+    let apart = b.mean - a.mean;
+    return Moments(count, a.mean + apart * share, a.squares + b.squares + apart * apart * (a.count * share));
+}
+
+// Statistics of the batch for a channel of the input, from all parts; `first` writes down what the backward pass and
+// evaluation need.
+fn normalisation(replica: u32, c: u32, images: u32, first: bool) -> vec4<f32> {
+    var all = Moments(0.0, vec4(0.0), vec4(0.0));
+    for (var part = 0u; part < PARTS; part++) {
+        let row = sums[IN_SUMS + (part * REPLICAS + replica) * IN_CHANNELS + c];
+        let count = f32(images_of_part(part, images) * RAW_HEIGHT * RAW_WIDTH);
+        all = joined(all, Moments(count, vec4(row.x), vec4(row.y)));
+    }
+    let mean = all.mean.x;
+    let batch_var = all.squares.x / all.count;
+    let inv_std = inverseSqrt(batch_var + IN_EPS);
+    if (first) {
+        sums[IN_SUMS + (PARTS * REPLICAS + replica) * IN_CHANNELS + c] = vec2(mean, inv_std);
+        let at_mean = IN_RUNNING_MEAN + replica * IN_CHANNELS + c;
+        let at_var = IN_RUNNING_VAR + replica * IN_CHANNELS + c;
+        let unbiased = batch_var * (all.count / max(all.count - 1.0, 1.0));
+        let new_mean = (1.0 - IN_MOMENTUM) * running[at_mean] + IN_MOMENTUM * mean;
+        let new_var = (1.0 - IN_MOMENTUM) * running[at_var] + IN_MOMENTUM * unbiased;
+        running[at_mean] = new_mean;
+        running[at_var] = new_var;
+        if (AVERAGE_DECAY > 0.0) {
+            let steps = f32(state[1]);
+            let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));
+            average_running[at_mean] += (1.0 - decay) * (new_mean - average_running[at_mean]);
+            average_running[at_var] += (1.0 - decay) * (new_var - average_running[at_var]);
+        }
+    }
+    return in_norm(replica, c, mean, inv_std);
+}
+
+fn in_norm(replica: u32, c: u32, mean: f32, inv_std: f32) -> vec4<f32> {
+    let scale = inv_std * param(replica, IN_SCALE, c);
+    return vec4(scale, param(replica, IN_SHIFT, c) - mean * scale, mean, inv_std);
+}
+
+// x at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it: cheaper
+// than a branch.
+fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u32) -> vec4<f32> {
+    let inside = row >= PADDING && row < IN_HEIGHT + PADDING && column >= PADDING && column < IN_WIDTH + PADDING;
+    let y = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
+    let x = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
+    let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
+    var value = before_pool(at, norm);
+    if (POOL > 1u) {
+        for (var i = 0u; i < POOL; i++) {
+            for (var j = 0u; j < POOL; j++) {
+                value = max(value, before_pool(at + i * RAW_WIDTH + j, norm));
+            }
+        }
+    }
+    return select(vec4(0.0), dropped(value, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x), inside);
+}
+
+fn before_pool(at: u32, norm: vec4<f32>) -> vec4<f32> {
+    var value = input[at];
+    if (IN_NORMALISE) {
+        value = value * norm.x + norm.y;
+    }
+    if (IN_RECTIFY) {
+        value = select(IN_SLOPE * value, value, value > vec4(0.0));
+    }
+    return value;
+}
+
+// Dropout's mask: of a value, or of its gradient.
+fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32> {
+    if (!DROP) {
+        return value;
+    }
+    let key = pcg4d(vec4(state[4u + replica], STREAM, 0u, 0u)).x;
+    let words = pcg4d(vec4(element, quad, state[1], key));
+    return select(vec4(0.0), value * DROP_SCALE, words >= vec4(THRESHOLD));
+}
+
+struct Tile {
+    sums: array<vec4<f32>, TILE>,
+}
+
+// STRIP pixels of CHANNELS maps from (y, x) on, before the rectifier.
+fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Tile {
+    var made_here: Tile;
+    var start = vec4(0.0);
+    if (HAS_BIAS) {
+        start = packed[replica * PACKED + BIAS + tile];
+    }
+    for (var p = 0u; p < STRIP; p++) {
+        made_here.sums[p * CHANNELS] = vec4(start.x);
+        made_here.sums[p * CHANNELS + 1u] = vec4(start.y);
+        made_here.sums[p * CHANNELS + 2u] = vec4(start.z);
+        made_here.sums[p * CHANNELS + 3u] = vec4(start.w);
+    }
+    for (var c = 0u; c < IN_CHANNELS; c++) {
+        var norm = vec4(0.0);
+        if (IN_NORMALISE) {
+            norm = in_norms[c];
+        }
+        for (var i = 0u; i < KERNEL; i++) {
+            var row: array<vec4<f32>, ROW>;
+            for (var q = 0u; q < STRIP - 1u + KERNEL; q++) {
+                row[q] = loaded(replica, quad, c, norm, y + i, x + q);
+            }
+            let taps = replica * PACKED + FORWARD_WEIGHT + (c * KERNEL + i) * KERNEL * OUT_TILES + tile;
+            for (var j = 0u; j < KERNEL; j++) {
+                let tap = packed[taps + j * OUT_TILES];
+                for (var p = 0u; p < STRIP; p++) {
+                    made_here.sums[p * CHANNELS] += row[p + j] * tap.x;
+                    made_here.sums[p * CHANNELS + 1u] += row[p + j] * tap.y;
+                    made_here.sums[p * CHANNELS + 2u] += row[p + j] * tap.z;
+                    made_here.sums[p * CHANNELS + 3u] += row[p + j] * tap.w;
+                }
+            }
+        }
+    }
+    return made_here;
+}
+
+fn rectified(value: vec4<f32>) -> vec4<f32> {
+    if (!OUT_RECTIFY) {
+        return value;
+    }
+    return select(OUT_SLOPE * value, value, value > vec4(0.0));
+}
+
+fn store_output(replica: u32, quad: u32, o: u32, y: u32, x: u32, value: vec4<f32>) {
+    if (o < OUT_CHANNELS) {
+        output[(((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT + y) * OUT_WIDTH + x] = value;
+    }
+}
+
+// The same of four channels.
+struct Four {
+    a: vec4<f32>,
+    b: vec4<f32>,
+    c: vec4<f32>,
+    d: vec4<f32>,
+}
+
+// Sums over images of four channels, and of products.
+struct Pair {
+    sum: vec4<f32>,
+    sum_of_products: vec4<f32>,
+}
+
+// Rectifies and writes one pixel of CHANNELS maps; adds to the sums of distances from `first` and of their squares.
+fn finish_pixel(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, first: vec4<f32>, mask: vec4<f32>,
+                sums_here: Four) -> Pair {
+    var after = before;
+    if (x < OUT_WIDTH) {
+        let a = rectified(sums_here.a);
+        let b = rectified(sums_here.b);
+        let c = rectified(sums_here.c);
+        let d = rectified(sums_here.d);
+        store_output(replica, quad, tile * CHANNELS, y, x, a);
+        store_output(replica, quad, tile * CHANNELS + 1u, y, x, b);
+        store_output(replica, quad, tile * CHANNELS + 2u, y, x, c);
+        store_output(replica, quad, tile * CHANNELS + 3u, y, x, d);
+        if (OUT_NORMALISE) {
+            let da = (a - first.x) * mask;
+            let db = (b - first.y) * mask;
+            let dc = (c - first.z) * mask;
+            let dd = (d - first.w) * mask;
+            after.sum += vec4(dot(da, vec4(1.0)), dot(db, vec4(1.0)), dot(dc, vec4(1.0)), dot(dd, vec4(1.0)));
+            after.sum_of_products += vec4(dot(da, da), dot(db, db), dot(dc, dc), dot(dd, dd));
+        }
+    }
+    return after;
+}
+
+@compute @workgroup_size(64)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let images = state[2];
+    if (IN_NORMALISE) {
+        for (var c = local; c < IN_CHANNELS; c += 64u) {
+            in_norms[c] = normalisation(group.z, c, images, group.x == 0u);
+        }
+        workgroupBarrier();
+    }
+    let part = group.x / OUT_TILES;
+    let tile = group.x % OUT_TILES;
+    // Values around this invocation's first one, so that a large mean does not cancel.
+    var count = 0.0;
+    var first = vec4(0.0);
+    var all = Pair(vec4(0.0), vec4(0.0));
+    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
+        if (quad < QUADS) {
+            let y = place / OUT_STRIPS % OUT_HEIGHT;
+            let x = place % OUT_STRIPS * STRIP;
+            let mask = lane_mask(quad, images);
+            var here = convolved(group.z, quad, tile, y, x);
+            if (OUT_NORMALISE && count == 0.0) {
+                first = vec4(rectified(here.sums[0]).x, rectified(here.sums[1]).x,
+                             rectified(here.sums[2]).x, rectified(here.sums[3]).x);
+            }
+            // One by one: with an index that varies the sums would have to lie in memory.
+            all = finish_pixel(all, group.z, quad, tile, y, x, first, mask,
+                               Four(here.sums[0], here.sums[1], here.sums[2], here.sums[3]));
+            all = finish_pixel(all, group.z, quad, tile, y, x + 1u, first, mask,
+                               Four(here.sums[4], here.sums[5], here.sums[6], here.sums[7]));
+            all = finish_pixel(all, group.z, quad, tile, y, x + 2u, first, mask,
+                               Four(here.sums[8], here.sums[9], here.sums[10], here.sums[11]));
+            all = finish_pixel(all, group.z, quad, tile, y, x + 3u, first, mask,
+                               Four(here.sums[12], here.sums[13], here.sums[14], here.sums[15]));
+            count += dot(mask, vec4(1.0)) * f32(min(STRIP, OUT_WIDTH - x));
+        }
+    }
+    let total = all.sum;
+    let squares = all.sum_of_products;
+    if (OUT_NORMALISE) {
+        let apart = total / max(count, 1.0);
+        tree_count[local] = count;
+        tree_a[local] = first + apart;
+        tree_b[local] = max(squares - apart * total, vec4(0.0));
+        for (var half = 32u; half > 0u; half /= 2u) {
+            workgroupBarrier();
+            if (local < half) {
+                let other = local + half;
+                let both = joined(Moments(tree_count[local], tree_a[local], tree_b[local]),
+                                  Moments(tree_count[other], tree_a[other], tree_b[other]));
+                tree_count[local] = both.count;
+                tree_a[local] = both.mean;
+                tree_b[local] = both.squares;
+            }
+        }
+        workgroupBarrier();
+        let o = tile * CHANNELS + local;
+        if (local < CHANNELS && o < OUT_CHANNELS) {
+            let row = (part * REPLICAS + group.z) * OUT_CHANNELS;
+            sums[OUT_SUMS + row + o] = vec2(tree_a[0][local], tree_b[0][local]);
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    if (IN_NORMALISE) {
+        for (var c = local; c < IN_CHANNELS; c += 64u) {
+            let mean = running[IN_RUNNING_MEAN + group.z * IN_CHANNELS + c];
+            let inv_std = inverseSqrt(running[IN_RUNNING_VAR + group.z * IN_CHANNELS + c] + IN_EPS);
+            in_norms[c] = in_norm(group.z, c, mean, inv_std);
+        }
+        workgroupBarrier();
+    }
+    let part = group.x / OUT_TILES;
+    let tile = group.x % OUT_TILES;
+    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
+        if (quad < QUADS) {
+            let y = place / OUT_STRIPS % OUT_HEIGHT;
+            let x = place % OUT_STRIPS * STRIP;
+            var here = convolved(group.z, quad, tile, y, x);
+            let none = Pair(vec4(0.0), vec4(0.0));
+            finish_pixel(none, group.z, quad, tile, y, x, vec4(0.0), vec4(0.0),
+                         Four(here.sums[0], here.sums[1], here.sums[2], here.sums[3]));
+            finish_pixel(none, group.z, quad, tile, y, x + 1u, vec4(0.0), vec4(0.0),
+                         Four(here.sums[4], here.sums[5], here.sums[6], here.sums[7]));
+            finish_pixel(none, group.z, quad, tile, y, x + 2u, vec4(0.0), vec4(0.0),
+                         Four(here.sums[8], here.sums[9], here.sums[10], here.sums[11]));
+            finish_pixel(none, group.z, quad, tile, y, x + 3u, vec4(0.0), vec4(0.0),
+                         Four(here.sums[12], here.sums[13], here.sums[14], here.sums[15]));
+        }
+    }
+}
+
+// a, b and c of a channel of the output: dz = weight · inv_std · (g − Σg/M − x̂ · Σ(g·x̂)/M), with x̂ = (z − mean) · inv_std.
+fn out_norm(replica: u32, o: u32, images: u32) -> vec4<f32> {
+    var sum = 0.0;
+    var sum_normalised = 0.0;
+    for (var part = 0u; part < PARTS; part++) {
+        sum += grads[part * GRADS + GRAD_OUT_SHIFT + replica * OUT_CHANNELS + o];
+        sum_normalised += grads[part * GRADS + GRAD_OUT_SCALE + replica * OUT_CHANNELS + o];
+    }
+    let count = f32(images * OUT_HEIGHT * OUT_WIDTH);
+    let norm = sums[OUT_SUMS + (PARTS * REPLICAS + replica) * OUT_CHANNELS + o];
+    let a = param(replica, OUT_SCALE, o) * norm.y;
+    let slope = a * (sum_normalised / count) * norm.y;
+    return vec4(a, -slope, slope * norm.x - a * (sum / count), 0.0);
+}
+
+// Gradient of the convolution's result at a place of `grad_output`.
+fn upstream(at: u32, norm: vec4<f32>, mask: vec4<f32>) -> vec4<f32> {
+    var gradient = grad_output[at];
+    if (OUT_NORMALISE) {
+        gradient = (norm.x * gradient + norm.y * made[at] + norm.z) * mask;
+    }
+    if (OUT_RECTIFY) {
+        gradient = select(OUT_SLOPE * gradient, gradient, made[at] > vec4(0.0));
+    }
+    return gradient;
+}
+
+fn load_norms(replica: u32, local: u32, images: u32) {
+    if (OUT_NORMALISE) {
+        for (var o = local; o < OUT_CHANNELS; o += 64u) {
+            out_norms[o] = out_norm(replica, o, images);
+        }
+    }
+    if (IN_NORMALISE) {
+        for (var c = local; c < IN_CHANNELS; c += 64u) {
+            let norm = sums[IN_SUMS + (PARTS * REPLICAS + replica) * IN_CHANNELS + c];
+            in_norms[c] = in_norm(replica, c, norm.x, norm.y);
+        }
+    }
+}
+
+fn out_norm_of(o: u32) -> vec4<f32> {
+    if (!OUT_NORMALISE) {
+        return vec4(0.0);
+    }
+    return out_norms[o];
+}
+
+// Writes the gradient of one value of x back to the places of the input that it came from; returns its sum over images and
+// places, and that of its product with x̂.
+fn store_gradient(replica: u32, quad: u32, c: u32, y: u32, x: u32, of_x: vec4<f32>) -> vec2<f32> {
+    var sum = vec4(0.0);
+    var sum_normalised = vec4(0.0);
+    if (c < IN_CHANNELS) {
+        var norm = vec4(0.0);
+        if (IN_NORMALISE) {
+            norm = in_norms[c];
+        }
+        let gradient = dropped(of_x, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
+        let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
+        var winner = vec4(0u);
+        if (POOL > 1u) {
+            // The first maximum in row-major order.
+            var best = before_pool(at, norm);
+            for (var k = 1u; k < POOL * POOL; k++) {
+                let value = before_pool(at + k / POOL * RAW_WIDTH + k % POOL, norm);
+                let wins = value > best;
+                best = select(best, value, wins);
+                winner = select(winner, vec4(k), wins);
+            }
+        }
+        for (var k = 0u; k < POOL * POOL; k++) {
+            let place = at + k / POOL * RAW_WIDTH + k % POOL;
+            var routed = gradient;
+            if (POOL > 1u) {
+                routed = select(vec4(0.0), gradient, winner == vec4(k));
+            }
+            if (IN_RECTIFY) {
+                routed = select(IN_SLOPE * routed, routed, before_pool(place, norm) > vec4(0.0));
+            }
+            grad_input[place] = routed;
+            if (IN_NORMALISE) {
+                sum += routed;
+                sum_normalised += routed * ((input[place] - norm.z) * norm.w);
+            }
+        }
+    }
+    return vec2(dot(sum, vec4(1.0)), dot(sum_normalised, vec4(1.0)));
+}
+
+// The same for one pixel of CHANNELS maps, added to `before`.
+fn store_gradients(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, of_x: Four) -> Pair {
+    var after = before;
+    if (x < IN_WIDTH) {
+        let a = store_gradient(replica, quad, tile * CHANNELS, y, x, of_x.a);
+        let b = store_gradient(replica, quad, tile * CHANNELS + 1u, y, x, of_x.b);
+        let c = store_gradient(replica, quad, tile * CHANNELS + 2u, y, x, of_x.c);
+        let d = store_gradient(replica, quad, tile * CHANNELS + 3u, y, x, of_x.d);
+        after.sum += vec4(a.x, b.x, c.x, d.x);
+        after.sum_of_products += vec4(a.y, b.y, c.y, d.y);
+    }
+    return after;
+}
+
+fn input_gradient(replica: u32, group: u32, local: u32, images: u32) {
+    let part = group / IN_TILES;
+    let tile = group % IN_TILES;
+    var all = Pair(vec4(0.0), vec4(0.0));
+    for (var place = local; place < PART_QUADS * IN_HEIGHT * IN_STRIPS; place += 64u) {
+        let quad = part * PART_QUADS + place / (IN_HEIGHT * IN_STRIPS);
+        if (quad < QUADS) {
+            let y = place / IN_STRIPS % IN_HEIGHT;
+            let x = place % IN_STRIPS * STRIP;
+            let mask = lane_mask(quad, images);
+            var here: array<vec4<f32>, TILE>;
+            for (var o = 0u; o < OUT_CHANNELS; o++) {
+                let norm = out_norm_of(o);
+                let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
+                for (var i = 0u; i < KERNEL; i++) {
+                    // Wraps to a huge number where y + PADDING < i, and is then outside.
+                    let source_y = y + PADDING - i;
+                    let start = (map + min(source_y, OUT_HEIGHT - 1u)) * OUT_WIDTH;
+                    // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j.
+                    var row: array<vec4<f32>, ROW>;
+                    for (var q = 0u; q < STRIP + KERNEL - 1u; q++) {
+                        let source_x = x + q + PADDING + 1u - KERNEL;
+                        let inside = source_y < OUT_HEIGHT && source_x < OUT_WIDTH;
+                        row[q] = select(vec4(0.0), upstream(start + min(source_x, OUT_WIDTH - 1u), norm, mask), inside);
+                    }
+                    let taps = replica * PACKED + BACKWARD_WEIGHT + (o * KERNEL + i) * KERNEL * IN_TILES + tile;
+                    for (var j = 0u; j < KERNEL; j++) {
+                        let tap = packed[taps + j * IN_TILES];
+                        for (var p = 0u; p < STRIP; p++) {
+                            here[p * CHANNELS] += row[p + KERNEL - 1u - j] * tap.x;
+                            here[p * CHANNELS + 1u] += row[p + KERNEL - 1u - j] * tap.y;
+                            here[p * CHANNELS + 2u] += row[p + KERNEL - 1u - j] * tap.z;
+                            here[p * CHANNELS + 3u] += row[p + KERNEL - 1u - j] * tap.w;
+                        }
+                    }
+                }
+            }
+            // One by one: with an index that varies the sums would have to lie in memory.
+            all = store_gradients(all, replica, quad, tile, y, x, Four(here[0], here[1], here[2], here[3]));
+            all = store_gradients(all, replica, quad, tile, y, x + 1u, Four(here[4], here[5], here[6], here[7]));
+            all = store_gradients(all, replica, quad, tile, y, x + 2u, Four(here[8], here[9], here[10], here[11]));
+            all = store_gradients(all, replica, quad, tile, y, x + 3u, Four(here[12], here[13], here[14], here[15]));
+        }
+    }
+    if (IN_NORMALISE) {
+        tree_a[local] = all.sum;
+        tree_b[local] = all.sum_of_products;
+        for (var half = 32u; half > 0u; half /= 2u) {
+            workgroupBarrier();
+            if (local < half) {
+                tree_a[local] += tree_a[local + half];
+                tree_b[local] += tree_b[local + half];
+            }
+        }
+        workgroupBarrier();
+        let c = tile * CHANNELS + local;
+        if (local < CHANNELS && c < IN_CHANNELS) {
+            grads[part * GRADS + GRAD_IN_SHIFT + replica * IN_CHANNELS + c] = tree_a[0][local];
+            grads[part * GRADS + GRAD_IN_SCALE + replica * IN_CHANNELS + c] = tree_b[0][local];
+        }
+    }
+}
+
+// Gradients of four maps from channel `first` on at one place; v * matrix is then the product of v with each, over images.
+fn upstream_of_four(replica: u32, quad: u32, first: u32, y: u32, x: u32, mask: vec4<f32>) -> mat4x4<f32> {
+    let map = (replica * QUADS + quad) * OUT_CHANNELS;
+    let o = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(OUT_CHANNELS - 1u));
+    let at = ((o + map) * OUT_HEIGHT + y) * OUT_WIDTH + x;
+    return mat4x4<f32>(
+        upstream(at.x, out_norm_of(o.x), mask),
+        upstream(at.y, out_norm_of(o.y), mask),
+        upstream(at.z, out_norm_of(o.z), mask),
+        upstream(at.w, out_norm_of(o.w), mask),
+    );
+}
+
+fn store_weight_gradient(replica: u32, part: u32, o: u32, column: u32, total: f32) {
+    if (o < OUT_CHANNELS && column < COLUMNS) {
+        grads[part * GRADS + GRAD_WEIGHT + (replica * OUT_CHANNELS + o) * COLUMNS + column] = total;
+    }
+}
+
+fn weight_gradient(replica: u32, index: u32, images: u32) {
+    let column_tiles = (COLUMNS + GRAD_COLUMNS - 1u) / GRAD_COLUMNS;
+    let channel_tiles = (OUT_CHANNELS + GRAD_CHANNELS - 1u) / GRAD_CHANNELS;
+    if (index >= PARTS * column_tiles * channel_tiles) {
+        return;
+    }
+    let part = index % PARTS;
+    let first_column = index / PARTS % column_tiles * GRAD_COLUMNS;
+    let first = index / (PARTS * column_tiles) * GRAD_CHANNELS;
+    // Channel, row, column and normalisation of each column's tap.
+    var tap_channel: array<u32, GRAD_COLUMNS>;
+    var tap_row: array<u32, GRAD_COLUMNS>;
+    var tap_column: array<u32, GRAD_COLUMNS>;
+    var tap_norm: array<vec4<f32>, GRAD_COLUMNS>;
+    for (var k = 0u; k < GRAD_COLUMNS; k++) {
+        let column = min(first_column + k, COLUMNS - 1u);
+        tap_channel[k] = column / (KERNEL * KERNEL);
+        tap_row[k] = column / KERNEL % KERNEL;
+        tap_column[k] = column % KERNEL;
+        if (IN_NORMALISE) {
+            tap_norm[k] = in_norms[tap_channel[k]];
+        }
+    }
+    // For each column, of the first four channels and of the next four.
+    var totals_a: array<vec4<f32>, GRAD_COLUMNS>;
+    var totals_b: array<vec4<f32>, GRAD_COLUMNS>;
+    var bias_a = vec4(0.0);
+    var bias_b = vec4(0.0);
+    for (var row = 0u; row < PART_QUADS * OUT_HEIGHT; row++) {
+        let quad = part * PART_QUADS + row / OUT_HEIGHT;
+        let y = row % OUT_HEIGHT;
+        if (quad < QUADS) {
+            let mask = lane_mask(quad, images);
+            var values: array<vec4<f32>, GRAD_COLUMNS>;
+            if (SLIDES) {
+                for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                    if (k % KERNEL > 0u) {
+                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], tap_column[k] - 1u);
+                    }
+                }
+            }
+            for (var x = 0u; x < OUT_WIDTH; x++) {
+                for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                    if (SLIDES && k % KERNEL + 1u < KERNEL) {
+                        values[k] = values[min(k + 1u, GRAD_COLUMNS - 1u)];
+                    } else {
+                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], x + tap_column[k]);
+                    }
+                }
+                let gradient_a = upstream_of_four(replica, quad, first, y, x, mask);
+                let gradient_b = upstream_of_four(replica, quad, first + 4u, y, x, mask);
+                for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                    totals_a[k] += values[k] * gradient_a;
+                }
+                for (var k = 0u; k < GRAD_COLUMNS; k++) {
+                    totals_b[k] += values[k] * gradient_b;
+                }
+                if (HAS_BIAS) {
+                    bias_a += vec4(1.0) * gradient_a;
+                    bias_b += vec4(1.0) * gradient_b;
+                }
+            }
+        }
+    }
+    for (var k = 0u; k < GRAD_COLUMNS; k++) {
+        for (var t = 0u; t < 4u; t++) {
+            store_weight_gradient(replica, part, first + t, first_column + k, totals_a[k][t]);
+            store_weight_gradient(replica, part, first + 4u + t, first_column + k, totals_b[k][t]);
+        }
+    }
+    if (HAS_BIAS && first_column == 0u) {
+        let start = part * GRADS + GRAD_BIAS + replica * OUT_CHANNELS + first;
+        for (var t = 0u; t < 4u; t++) {
+            if (first + t < OUT_CHANNELS) {
+                grads[start + t] = bias_a[t];
+            }
+            if (first + 4u + t < OUT_CHANNELS) {
+                grads[start + 4u + t] = bias_b[t];
+            }
+        }
+    }
+}
+
+@compute @workgroup_size(64)
+fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+            @builtin(local_invocation_index) local: u32) {
+    let images = state[2];
+    load_norms(group.z, local, images);
+    workgroupBarrier();
+    // The two kinds spread evenly, as devices share out workgroups in order.
+    let weight_groups = groups.x - INPUT_GROUPS;
+    let weights_before = group.x * weight_groups / groups.x;
+    if ((group.x + 1u) * weight_groups / groups.x == weights_before) {
+        input_gradient(group.z, group.x - weights_before, local, images);
+    } else {
+        weight_gradient(group.z, weights_before * 64u + local, images);
+    }
+}
+
+@compute @workgroup_size(64)
+fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let images = state[2];
+    load_norms(group.z, local, images);
+    workgroupBarrier();
+    input_gradient(group.z, group.x, local, images);
+}
+
+// For a layer below which nothing is trained.
+@compute @workgroup_size(64)
+fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let images = state[2];
+    load_norms(group.z, local, images);
+    workgroupBarrier();
+    weight_gradient(group.z, group.x * 64u + local, images);
+}
+
+// The gradient of the convolution's result on its own, where it would be computed too often on loading. A workgroup makes
+// one map of one quad.
+@compute @workgroup_size(64)
+fn backward_output(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let images = state[2];
+    let quad = group.x / OUT_CHANNELS;
+    let o = group.x % OUT_CHANNELS;
+    if (local == 0u) {
+        out_norms[0] = out_norm(group.z, o, images);
+    }
+    workgroupBarrier();
+    let norm = out_norms[0];
+    let mask = lane_mask(quad, images);
+    let start = ((group.z * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT * OUT_WIDTH;
+    for (var place = local; place < OUT_HEIGHT * OUT_WIDTH; place += 64u) {
+        grad_input[start + place] = upstream(start + place, norm, mask);
+    }
+}

@@ -1,0 +1,172 @@
+// The end of a network in one launch: mean over PIXELS, a linear layer, log-softmax and loss (formulas: cross_entropy.wgsl),
+// and in training the gradient down to the input.
+//   mean[k] = Σ input[k, pixel] / PIXELS;  logits[j] = bias[j] + Σ k  weight[j,k] · mean[k]
+// A 1x1 convolution before the global mean is the same as a linear layer behind it. One workgroup a part of the batch.
+
+override QUADS: u32;
+override PARTS: u32;
+override CHANNELS: u32;
+override PIXELS: u32;
+override CLASSES: u32;
+override SMOOTHING: f32;
+override HAS_BIAS: bool;
+override PACKED: u32; // vec4s of a replica in `packed`
+override WEIGHT: u32; // first vec4 of this layer's weights [j, k], and of its bias
+override BIAS: u32;
+override GRADS: u32; // elements of a row of `grads`
+override GRAD_WEIGHT: u32;
+override GRAD_BIAS: u32;
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // [replica, quad, k, pixel]
+@group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
+@group(0) @binding(3) var<storage, read_write> logits: array<vec4<f32>>; // [replica, quad, class]
+@group(0) @binding(4) var<storage, read_write> grad_input: array<vec4<f32>>;
+@group(0) @binding(5) var<storage, read_write> grads: array<f32>; // [part, element]
+// next step, this step, images of this step's batch, 0, then the replicas' seeds
+@group(0) @binding(6) var<storage, read_write> state: array<u32>;
+// Ring of [step, replica, quad]: sum of the losses, hits.
+@group(0) @binding(7) var<storage, read_write> metrics_ring: array<vec2<f32>>;
+
+override REPLICAS: u32;
+override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
+override SHARE: f32 = 1.0 / f32(PIXELS);
+
+const RING = 1024u;
+const MOST_CHANNELS = 512u;
+const MOST_CLASSES = 256u;
+
+var<workgroup> means: array<vec4<f32>, MOST_CHANNELS>;
+var<workgroup> values: array<vec4<f32>, MOST_CLASSES>; // logits, then their gradient
+var<workgroup> softmax_max: vec4<f32>;
+var<workgroup> softmax_total: vec4<f32>;
+
+// 1 for the lanes of a quad that hold an image of the batch, 0 for the others.
+fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
+}
+
+// Element number `index` of a parameter that starts at vec4 `start` of the packed ones.
+fn param(replica: u32, start: u32, index: u32) -> f32 {
+    return packed[replica * PACKED + start + index / 4u][index % 4u];
+}
+
+fn linear_layer(replica: u32, quad: u32, local: u32) {
+    for (var k = local; k < CHANNELS; k += 64u) {
+        let start = ((replica * QUADS + quad) * CHANNELS + k) * PIXELS;
+        var sum = vec4(0.0);
+        for (var pixel = 0u; pixel < PIXELS; pixel++) {
+            sum += input[start + pixel];
+        }
+        means[k] = sum * SHARE;
+    }
+    workgroupBarrier();
+    for (var j = local; j < CLASSES; j += 64u) {
+        var sum = vec4(0.0);
+        if (HAS_BIAS) {
+            sum = vec4(param(replica, BIAS, j));
+        }
+        for (var k = 0u; k < CHANNELS; k++) {
+            sum += param(replica, WEIGHT, j * CHANNELS + k) * means[k];
+        }
+        values[j] = sum;
+        logits[(replica * QUADS + quad) * CLASSES + j] = sum;
+    }
+    workgroupBarrier();
+}
+
+fn smoothed(wanted: vec4<u32>, class_index: u32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
+}
+
+// Losses and hits of a quad, by one invocation.
+fn judge(replica: u32, quad: u32) {
+    let wanted = targets[replica * QUADS + quad];
+    var max_logit = values[0];
+    var best = vec4(0u);
+    for (var j = 1u; j < CLASSES; j++) {
+        let wins = values[j] > max_logit;
+        max_logit = select(max_logit, values[j], wins);
+        best = select(best, vec4(j), wins);
+    }
+    var total = vec4(0.0);
+    for (var j = 0u; j < CLASSES; j++) {
+        total += exp(values[j] - max_logit);
+    }
+    let log_total = log(total);
+    var loss = vec4(0.0);
+    for (var j = 0u; j < CLASSES; j++) {
+        loss += smoothed(wanted, j) * (log_total - (values[j] - max_logit));
+    }
+    softmax_max = max_logit;
+    softmax_total = total;
+    let mask = lane_mask(quad, state[2]);
+    let hits = select(vec4(0.0), mask, best == wanted);
+    metrics_ring[(state[1] % RING * REPLICAS + replica) * QUADS + quad] = vec2(dot(loss, mask), dot(hits, vec4(1.0)));
+}
+
+fn end_step(group: vec3<u32>, local: u32) {
+    if (group.x == 0u && group.z == 0u && local == 0u) {
+        state[0] = state[1] + 1u;
+    }
+}
+
+@compute @workgroup_size(64)
+fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    for (var n = 0u; n < PART_QUADS; n++) {
+        let quad = min(group.x * PART_QUADS + n, QUADS - 1u);
+        let is_new = group.x * PART_QUADS + n < QUADS;
+        linear_layer(group.z, quad, local);
+        if (local == 0u) {
+            judge(group.z, quad);
+        }
+        workgroupBarrier();
+        let wanted = targets[group.z * QUADS + quad];
+        let share = lane_mask(quad, state[2]) / f32(state[2]);
+        for (var j = local; j < CLASSES; j += 64u) {
+            let p = exp(values[j] - softmax_max) / softmax_total;
+            values[j] = (p - smoothed(wanted, j)) * share;
+        }
+        workgroupBarrier();
+        for (var k = local; k < CHANNELS; k += 64u) {
+            var sum = vec4(0.0);
+            for (var j = 0u; j < CLASSES; j++) {
+                sum += param(group.z, WEIGHT, j * CHANNELS + k) * values[j];
+            }
+            let start = ((group.z * QUADS + quad) * CHANNELS + k) * PIXELS;
+            for (var pixel = 0u; pixel < PIXELS; pixel++) {
+                grad_input[start + pixel] = sum * SHARE;
+            }
+        }
+        // A part without quads of its own writes zeros.
+        let counts = select(0.0, 1.0, is_new);
+        let row = group.x * GRADS;
+        for (var index = local; index < CLASSES * CHANNELS; index += 64u) {
+            let at = row + GRAD_WEIGHT + group.z * CLASSES * CHANNELS + index;
+            let before = select(grads[at], 0.0, n == 0u);
+            grads[at] = before + counts * dot(values[index / CHANNELS], means[index % CHANNELS]);
+        }
+        if (HAS_BIAS) {
+            for (var j = local; j < CLASSES; j += 64u) {
+                let at = row + GRAD_BIAS + group.z * CLASSES + j;
+                let before = select(grads[at], 0.0, n == 0u);
+                grads[at] = before + counts * dot(values[j], vec4(1.0));
+            }
+        }
+        workgroupBarrier();
+    }
+    end_step(group, local);
+}
+
+@compute @workgroup_size(64)
+fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    for (var n = 0u; n < PART_QUADS; n++) {
+        let quad = min(group.x * PART_QUADS + n, QUADS - 1u);
+        linear_layer(group.z, quad, local);
+        if (local == 0u) {
+            judge(group.z, quad);
+        }
+        workgroupBarrier();
+    }
+    end_step(group, local);
+}

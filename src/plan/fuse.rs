@@ -1,0 +1,388 @@
+//! The fused plan: launches for the blocks of a model. What a fused kernel binds and computes is in its shader's head.
+
+use std::collections::BTreeMap;
+
+use super::blocks::{Before, Block, FusedConv, Head, blocks};
+use super::draft::Draft;
+use super::ParamLayout;
+use crate::batch::BatchSettings;
+use crate::layers::{Launch, Tuned};
+use crate::layers::window::Conv;
+use crate::model::Model;
+use crate::rng::{Stream, drop_threshold};
+
+/// Invocations of every fused kernel's workgroup.
+const WORKGROUP: usize = 64;
+/// Most parts that a batch is cut into.
+const MOST_PARTS: usize = 64;
+/// A value of `packed` that is no parameter's: see shaders/batch.wgsl.
+const NOTHING: u32 = u32::MAX;
+/// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
+/// values it pays to write it down first.
+const MOST_ON_LOAD: usize = 0;
+
+/// A model cut into blocks, and where everything lies that the fused kernels share.
+pub(super) struct Fusion<'a> {
+    model: &'a Model,
+    layout: ParamLayout,
+    replicas: usize,
+    quads: usize,
+    parts: usize,
+    pub(super) blocks: Vec<Block>,
+    packing: Packing,
+    /// First vec2 of a batch normalisation's sums, by layer.
+    sums: BTreeMap<usize, usize>,
+    sums_len: usize,
+}
+
+/// The layout of `packed`, one replica.
+#[derive(Default)]
+struct Packing {
+    /// First vec4 of a parameter, by layer and use.
+    starts: BTreeMap<(usize, &'static str), usize>,
+    sources: Vec<[u32; 2]>,
+}
+
+impl Packing {
+    fn add(&mut self, layer: usize, name: &'static str, values: impl IntoIterator<Item = [u32; 2]>) {
+        self.starts.insert((layer, name), self.sources.len() / 4);
+        self.sources.extend(values);
+        self.sources.resize(self.sources.len().next_multiple_of(4), [NOTHING, 0]);
+    }
+}
+
+type Constants = BTreeMap<&'static str, f64>;
+
+/// How many quads of images a part of a batch of `quads` has.
+fn part_quads(quads: usize) -> usize {
+    quads.div_ceil(MOST_PARTS)
+}
+
+impl<'a> Fusion<'a> {
+    pub(super) fn new(model: &'a Model, batch_size: usize, replicas: usize) -> Self {
+        let quads = batch_size.div_ceil(4);
+        let mut fusion = Self {
+            model,
+            layout: ParamLayout::new(model, replicas),
+            replicas,
+            quads,
+            parts: quads.div_ceil(part_quads(quads)),
+            blocks: blocks(model, part_quads(quads)),
+            packing: Packing::default(),
+            sums: BTreeMap::new(),
+            sums_len: 0,
+        };
+        for block in fusion.blocks.clone() {
+            match block {
+                Block::Layer(_) => {}
+                Block::Conv(fused) => fusion.place_conv(&fused),
+                Block::Head(head) => {
+                    for name in ["weight", "bias"] {
+                        let values = fusion.param(head.linear, name).unwrap_or_default();
+                        fusion.packing.add(head.linear, name, values);
+                    }
+                }
+            }
+        }
+        fusion
+    }
+
+    /// True if there is anything to fuse.
+    pub(super) fn fuses(&self) -> bool {
+        self.blocks.iter().any(|block| !matches!(block, Block::Layer(_)))
+    }
+
+    /// Rows of `grads`.
+    pub(super) fn parts(&self) -> usize {
+        self.parts
+    }
+
+    /// True if every batch normalisation is fused: its running statistics and their average are then, too.
+    pub(super) fn averages_running(&self) -> bool {
+        let norms = self.model.layers.iter().enumerate();
+        let mut norms = norms.filter(|(_, layer)| layer.params.iter().any(|param| !param.trained));
+        norms.all(|(index, _)| self.sums.contains_key(&index))
+    }
+
+    /// Where each value of `packed` comes from: index in the parameters for the first replica, distance to the next one.
+    pub(super) fn sources(&self) -> &[[u32; 2]] {
+        &self.packing.sources
+    }
+
+    /// Sources of a parameter's values, in order.
+    fn param(&self, layer: usize, name: &str) -> Option<Vec<[u32; 2]>> {
+        let mut entries = self.layout.entries().iter();
+        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name)?;
+        let len = (entry.len / self.replicas) as u32;
+        Some((0..len).map(|index| [entry.offset as u32 + index, len]).collect())
+    }
+
+    /// First value of a parameter in its vector; 0 if there is none.
+    fn offset(&self, layer: usize, name: &str) -> usize {
+        let mut entries = self.layout.entries().iter();
+        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name);
+        entry.map_or(0, |entry| entry.offset)
+    }
+
+    fn conv(&self, layer: usize) -> Conv {
+        match self.tuned(layer) {
+            Tuned::Conv2d(conv) => conv,
+            other => panic!("{} is {other:?}", self.model.layers[layer].name),
+        }
+    }
+
+    fn tuned(&self, layer: usize) -> Tuned {
+        self.model.layers[layer].layer.tuned(self.model.layers[layer].input)
+    }
+
+    fn name(&self, layer: usize) -> &str {
+        &self.model.layers[layer].name
+    }
+
+    fn place_conv(&mut self, fused: &FusedConv) {
+        let conv = self.conv(fused.conv);
+        let (inputs, outputs, taps) = (conv.input.channels, conv.output.channels, conv.kernel * conv.kernel);
+        let weight = self.param(fused.conv, "weight").expect("a convolution has weights");
+        // [c, i, j, o] and [o, i, j, c], the last axis padded to whole vec4s.
+        let packed = |outer: usize, inner: usize, of: &dyn Fn(usize, usize) -> usize| {
+            let mut values = Vec::new();
+            for at in 0..outer * taps * inner.next_multiple_of(4) {
+                let (last, rest) = (at % inner.next_multiple_of(4), at / inner.next_multiple_of(4));
+                let (first, tap) = (rest / taps, rest % taps);
+                values.push(if last < inner { weight[of(first, last) * taps + tap] } else { [NOTHING, 0] });
+            }
+            values
+        };
+        let forward = packed(inputs, outputs, &|c, o| o * inputs + c);
+        let backward = packed(outputs, inputs, &|o, c| o * inputs + c);
+        self.packing.add(fused.conv, "forward", forward);
+        self.packing.add(fused.conv, "backward", backward);
+        let bias = self.param(fused.conv, "bias").unwrap_or_default();
+        self.packing.add(fused.conv, "bias", bias);
+        if let Some(norm) = fused.norm {
+            for name in ["weight", "bias"] {
+                let values = self.param(norm, name).expect("a batch normalisation has both");
+                self.packing.add(norm, name, values);
+            }
+            self.sums.insert(norm, self.sums_len);
+            self.sums_len += (self.parts + 1) * self.replicas * outputs;
+        }
+    }
+
+    fn packed_at(&self, layer: usize, name: &'static str) -> f64 {
+        self.packing.starts.get(&(layer, name)).copied().unwrap_or(0) as f64
+    }
+
+    /// Tensors that the fused kernels share.
+    pub(super) fn tensors(&self, draft: &mut Draft) {
+        draft.keep("sources", 2 * self.packing.sources.len());
+        draft.pool("packed", self.replicas * self.packing.sources.len());
+        draft.keep("sums", 2 * self.sums_len.max(1));
+        draft.keep("grads", self.parts * self.layout.trained_len());
+        for (&layer, &start) in &self.sums {
+            let len = self.model.layers[layer].input.channels * self.replicas;
+            let name = format!("{}.statistics", self.name(layer));
+            draft.keep_view(&name, "sums", 2 * (start + self.parts * len), 2 * len);
+            draft.pin(&name);
+        }
+        draft.keep("average_running", self.layout.running_len().max(1));
+    }
+
+    /// True if the network ends with a fused head.
+    pub(super) fn has_head(&self) -> bool {
+        matches!(self.blocks.last(), Some(Block::Head(_)))
+    }
+
+    /// The launch that makes a batch and packs the parameters.
+    pub(super) fn prepare(&self, batch: &BatchSettings) -> Launch {
+        let packed = self.packing.sources.len() / 4;
+        let groups = self.quads + packed.div_ceil(WORKGROUP);
+        let mut launch = batch.launch("prepare", groups * WORKGROUP);
+        launch.constants.insert("PACKED", packed as f64);
+        launch
+    }
+
+    /// Names the tensors that the kernels of a fused convolution bind.
+    fn wire(&self, fused: &FusedConv, draft: &mut Draft) {
+        let name = self.name(fused.conv).to_owned();
+        let first = fused.before.layers().next().unwrap_or(fused.conv);
+        // What is normalised on loading gets its gradient from the launch of the normalisation's producer.
+        let below = fused.before.layers().find(|layer| Some(*layer) != fused.before.norm).unwrap_or(fused.conv);
+        let last = fused.relu.unwrap_or(fused.conv);
+        let upstream = fused.norm.unwrap_or(last);
+        draft.alias(&format!("{name}.input"), &format!("{}.input", self.name(first)));
+        draft.alias(&format!("{name}.grad_input"), &format!("{}.grad_input", self.name(below)));
+        draft.alias(&format!("{name}.grad_output"), &format!("{}.grad_output", self.name(upstream)));
+        draft.alias(&format!("{name}.output"), &format!("{}.output", self.name(last)));
+        draft.alias(&format!("{name}.made"), &format!("{name}.output"));
+        // Whoever comes next reads the output where the normalisation would have read it.
+        if let Some(norm) = fused.norm {
+            draft.alias(&format!("{}.input", self.name(norm)), &format!("{name}.output"));
+        }
+    }
+
+    /// Forward launches of a fused convolution.
+    pub(super) fn forward(&self, fused: &FusedConv, average_decay: f32, training: bool, draft: &mut Draft) {
+        self.wire(fused, draft);
+        let tiles = self.conv(fused.conv).output.channels.div_ceil(4);
+        let mut constants = self.constants(fused, training);
+        constants.insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
+        let entry_point = if training { "forward" } else { "forward_eval" };
+        let invocations = self.parts * tiles * WORKGROUP;
+        draft.launch(
+            self.name(fused.conv),
+            &Launch { shader: "fused_conv2d", entry_point, constants, invocations },
+        );
+    }
+
+    /// Backward launches of a fused convolution; `to_input` if something below is trained.
+    pub(super) fn backward(&self, fused: &FusedConv, to_input: bool, draft: &mut Draft) {
+        self.wire(fused, draft);
+        let conv = self.conv(fused.conv);
+        let name = self.name(fused.conv).to_owned();
+        let mut constants = self.constants(fused, true);
+        let values = self.quads * conv.output.len();
+        if fused.norm.is_some() && to_input && values > MOST_ON_LOAD {
+            let owner = self.name(fused.relu.or(fused.norm).expect("there is a normalisation")).to_owned();
+            for variable in ["grad_output", "made"] {
+                draft.alias(&format!("{owner}.{variable}"), &format!("{name}.{variable}"));
+            }
+            let launch = |constants: &Constants| Launch {
+                shader: "fused_conv2d",
+                entry_point: "backward_output",
+                constants: constants.clone(),
+                invocations: self.quads * conv.output.channels * WORKGROUP,
+            };
+            draft.launch(&owner, &launch(&constants));
+            draft.alias(&format!("{name}.grad_output"), &format!("{owner}.grad_input"));
+            constants.insert("OUT_NORMALISE", 0.0);
+            constants.insert("OUT_RECTIFY", 0.0);
+        }
+        let columns = conv.input.channels * conv.kernel * conv.kernel;
+        let weight_tiles = self.parts * columns.div_ceil(9) * conv.output.channels.div_ceil(8);
+        let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
+        constants.insert("INPUT_GROUPS", input_groups as f64);
+        if to_input && std::env::var("SPLIT").is_ok() {
+            draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point: "backward_input", constants: constants.clone(), invocations: input_groups * WORKGROUP });
+            constants.insert("INPUT_GROUPS", 0.0);
+            draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point: "backward_weight", constants, invocations: weight_tiles.div_ceil(WORKGROUP) * WORKGROUP });
+            return;
+        }
+        let entry_point = if to_input { "backward" } else { "backward_weight" };
+        let invocations = (input_groups + weight_tiles.div_ceil(WORKGROUP)) * WORKGROUP;
+        draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point, constants, invocations });
+    }
+
+    fn constants(&self, fused: &FusedConv, training: bool) -> Constants {
+        let conv = self.conv(fused.conv);
+        let has_bias = self.param(fused.conv, "bias").is_some();
+        let mut constants: Constants = [
+            ("QUADS", self.quads),
+            ("REPLICAS", self.replicas),
+            ("PARTS", self.parts),
+            ("IN_CHANNELS", conv.input.channels),
+            ("IN_HEIGHT", conv.input.height),
+            ("IN_WIDTH", conv.input.width),
+            ("OUT_CHANNELS", conv.output.channels),
+            ("OUT_HEIGHT", conv.output.height),
+            ("OUT_WIDTH", conv.output.width),
+            ("KERNEL", conv.kernel),
+            ("PADDING", conv.padding),
+            ("PACKED", self.packing.sources.len() / 4),
+            ("HAS_BIAS", usize::from(has_bias)),
+            ("GRADS", self.layout.trained_len()),
+            ("GRAD_WEIGHT", self.offset(fused.conv, "weight")),
+            ("GRAD_BIAS", self.offset(fused.conv, "bias")),
+            ("INPUT_GROUPS", 0),
+        ]
+        .map(|(name, value)| (name, value as f64))
+        .into();
+        constants.insert("AVERAGE_DECAY", 0.0);
+        constants.insert("FORWARD_WEIGHT", self.packed_at(fused.conv, "forward"));
+        constants.insert("BACKWARD_WEIGHT", self.packed_at(fused.conv, "backward"));
+        constants.insert("BIAS", self.packed_at(fused.conv, "bias"));
+        constants.extend(self.before(&fused.before, training));
+        let slope = match fused.relu.map(|relu| self.tuned(relu)) {
+            Some(Tuned::LeakyRelu { slope }) => f64::from(slope),
+            _ => 0.0,
+        };
+        constants.insert("OUT_RECTIFY", f64::from(u8::from(fused.relu.is_some())));
+        constants.insert("OUT_SLOPE", slope);
+        let norm = fused.norm.unwrap_or(usize::MAX);
+        constants.insert("OUT_NORMALISE", f64::from(u8::from(fused.norm.is_some())));
+        constants.insert("OUT_SUMS", self.sums.get(&norm).copied().unwrap_or(0) as f64);
+        constants.insert("OUT_SCALE", self.packed_at(norm, "weight"));
+        constants.insert("GRAD_OUT_SCALE", self.offset(norm, "weight") as f64);
+        constants.insert("GRAD_OUT_SHIFT", self.offset(norm, "bias") as f64);
+        constants
+    }
+
+    /// Constants of what is applied on loading.
+    fn before(&self, before: &Before, training: bool) -> Constants {
+        let norm = before.norm.unwrap_or(usize::MAX);
+        let (eps, momentum) = match before.norm.map(|norm| self.tuned(norm)) {
+            Some(Tuned::BatchNorm2d { eps, momentum }) => (f64::from(eps), f64::from(momentum)),
+            _ => (1.0, 0.0),
+        };
+        let slope = match before.relu.map(|relu| self.tuned(relu)) {
+            Some(Tuned::LeakyRelu { slope }) => f64::from(slope),
+            _ => 0.0,
+        };
+        let pool = match before.pool.map(|pool| self.tuned(pool)) {
+            Some(Tuned::MaxPool2d(pool)) => pool.kernel[0],
+            _ => 1,
+        };
+        let rate = match before.dropout.map(|dropout| self.tuned(dropout)) {
+            Some(Tuned::Dropout { rate }) => rate,
+            _ => 0.0,
+        };
+        let stream = Stream::Dropout(before.dropout.unwrap_or(0) as u32).number();
+        let flag = |set: bool| f64::from(u8::from(set));
+        [
+            ("IN_NORMALISE", flag(before.norm.is_some())),
+            ("IN_SCALE", self.packed_at(norm, "weight")),
+            ("IN_SHIFT", self.packed_at(norm, "bias")),
+            ("IN_SUMS", self.sums.get(&norm).copied().unwrap_or(0) as f64),
+            ("IN_EPS", eps),
+            ("IN_MOMENTUM", momentum),
+            ("IN_RUNNING_MEAN", self.offset(norm, "running_mean") as f64),
+            ("IN_RUNNING_VAR", self.offset(norm, "running_var") as f64),
+            ("IN_RECTIFY", flag(before.relu.is_some())),
+            ("IN_SLOPE", slope),
+            ("POOL", pool as f64),
+            ("DROP", flag(training && rate > 0.0)),
+            ("THRESHOLD", f64::from(drop_threshold(rate))),
+            ("DROP_SCALE", f64::from(1.0 / (1.0 - rate))),
+            ("STREAM", f64::from(stream)),
+            ("GRAD_IN_SCALE", self.offset(norm, "weight") as f64),
+            ("GRAD_IN_SHIFT", self.offset(norm, "bias") as f64),
+        ]
+        .into()
+    }
+
+    /// The launch of the head: loss, hits, logits and, in training, gradients.
+    pub(super) fn head(&self, head: &Head, smoothing: f32, training: bool, draft: &mut Draft) {
+        let first = self.name(head.first).to_owned();
+        draft.alias("loss.input", &format!("{first}.input"));
+        draft.alias("loss.grad_input", &format!("{first}.grad_input"));
+        let conv = self.conv(head.linear);
+        let constants = [
+            ("QUADS", self.quads as f64),
+            ("REPLICAS", self.replicas as f64),
+            ("PARTS", self.parts as f64),
+            ("CHANNELS", conv.input.channels as f64),
+            ("PIXELS", head.pixels as f64),
+            ("CLASSES", conv.output.channels as f64),
+            ("SMOOTHING", f64::from(smoothing)),
+            ("HAS_BIAS", f64::from(u8::from(self.param(head.linear, "bias").is_some()))),
+            ("PACKED", (self.packing.sources.len() / 4) as f64),
+            ("WEIGHT", self.packed_at(head.linear, "weight")),
+            ("BIAS", self.packed_at(head.linear, "bias")),
+            ("GRADS", self.layout.trained_len() as f64),
+            ("GRAD_WEIGHT", self.offset(head.linear, "weight") as f64),
+            ("GRAD_BIAS", self.offset(head.linear, "bias") as f64),
+        ];
+        let entry_point = if training { "forward" } else { "forward_eval" };
+        draft.launch("loss", &Launch::new("head", entry_point, self.parts * WORKGROUP, constants));
+    }
+}
