@@ -85,7 +85,8 @@ pub struct Array {
     /// The values, row-major.
     pub data: Vec<f64>,
     /// For each value, the bound on |f32 result − value| if the `f32` implementation is given the same inputs, sums in
-    /// any order and may or may not fuse multiply and add. Zero for given inputs and for exact operations.
+    /// any order and may or may not fuse multiply and add. Zero for given inputs and for exact operations. Where an input
+    /// has a bound itself, its error is carried on: fused kernels do not write their intermediate values down.
     pub bound: Vec<f64>,
 }
 
@@ -133,6 +134,8 @@ pub struct Sum {
     pub magnitude: f64,
     /// Number of terms.
     pub terms: usize,
+    /// What errors of the terms themselves add.
+    pub carried: f64,
 }
 
 impl Sum {
@@ -143,9 +146,15 @@ impl Sum {
         self.terms += 1;
     }
 
+    /// Adds one term that is itself known to `bound`.
+    pub fn add_bounded(&mut self, term: f64, bound: f64) {
+        self.add(term);
+        self.carried += bound;
+    }
+
     /// The error bound. Two roundings more than terms: one for the product, one for a final scaling.
     pub fn bound(&self) -> f64 {
-        gamma(self.terms + 2) * self.magnitude + self.terms as f64 * FLUSH
+        gamma(self.terms + 2) * (self.magnitude + self.carried) + self.carried + self.terms as f64 * FLUSH
     }
 }
 

@@ -11,7 +11,7 @@ use crate::gpu::GpuEngine;
 use crate::layers::Context;
 use crate::losses::cross_entropy::cross_entropy;
 use crate::optimizers::{self, average};
-use crate::plan::Plan;
+use crate::plan::{Dispatch, Entry, ParamLayout, Plan};
 use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
 
 use super::compare::Table;
@@ -46,6 +46,7 @@ pub fn check_step(
         batches: setup.train_batches().expect("an engine that trains"),
         images: setup.training.expect("an engine that trains"),
         training: true,
+        layout: ParamLayout::new(setup.model, replicas),
     };
     check.run(name, table, |replica, place, table| {
         check.pass(replica, &before[replica].weights, metrics[replica], place, table);
@@ -76,8 +77,9 @@ pub fn check_evaluation(
     let weights: Vec<_> = (0..setup.seeds.len())
         .map(|replica| engine.read(vector, replica).map_err(text))
         .collect::<Result<_, _>>()?;
-    let check =
-        StepCheck { setup, plan: &plan, tensors, step: 0, batches, images: setup.test, training: false };
+    let layout = ParamLayout::new(setup.model, setup.seeds.len());
+    let images = setup.test;
+    let check = StepCheck { setup, plan: &plan, tensors, step: 0, batches, images, training: false, layout };
     check.run(name, table, |replica, place, table| {
         check.pass(replica, &weights[replica], metrics[replica], place, table);
     })
@@ -134,6 +136,7 @@ struct StepCheck<'a> {
     batches: BatchSettings,
     images: &'a Images,
     training: bool,
+    layout: ParamLayout,
 }
 
 impl StepCheck<'_> {
@@ -165,11 +168,94 @@ impl StepCheck<'_> {
 
     /// The launch that makes a tensor; the last, if several write to it.
     fn maker(&self, tensor: &str) -> &str {
-        let writes = |dispatch: &&crate::plan::Dispatch| {
+        let writes = |dispatch: &&Dispatch| {
             dispatch.bindings.iter().any(|b| b.written && self.plan.tensors[b.tensor].name == tensor)
         };
         let dispatch = self.plan.dispatches.iter().rev().find(writes);
         &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
+    }
+
+    /// The launch that a constant tells where to write: fused kernels make several small tensors in shared buffers.
+    fn maker_by_constant(&self, entry_points: &[&str], constants: &[(&str, usize)]) -> &str {
+        let fits = |dispatch: &&Dispatch| {
+            let has = |&(name, value): &(&str, usize)| dispatch.constants.get(name) == Some(&(value as f64));
+            entry_points.contains(&dispatch.entry_point.as_str()) && constants.iter().all(has)
+        };
+        let dispatch = self.plan.dispatches.iter().rev().find(fits);
+        &dispatch.unwrap_or_else(|| panic!("no launch has {constants:?}")).label
+    }
+
+    /// What a layer makes besides its output and the gradient of its input: statistics, and the gradients of parameters.
+    /// The launch that makes it, and the values with their bounds; `None` if the plan makes no such thing.
+    fn small(&self, replica: usize, index: usize, variable: &str, shape: &[usize]) -> Option<(&str, Array)> {
+        let layer = &self.setup.model.layers[index];
+        let tensor = format!("{}.{variable}", layer.name);
+        if let Some(name) = variable.strip_prefix("grad_") {
+            if !self.training {
+                return None;
+            }
+            let entry = self.entry(index, name);
+            let (parts, len) = (self.rows_of_grads(), entry.len / self.setup.seeds.len());
+            let start = entry.offset + replica * len;
+            let words = &self.tensors["grads"];
+            let mut array = Array::zeros(shape);
+            for element in 0..len {
+                let mut sum = Sum::default();
+                for part in 0..parts {
+                    sum.add(f32::from_bits(words[part * (words.len() / parts) + start + element]).into());
+                }
+                // A device that adds up the rows rounds; one row is what it is.
+                array.data[element] = sum.value;
+                array.bound[element] = if parts > 1 { sum.bound() } else { 0.0 };
+            }
+            if self.tensors.contains_key(&tensor) {
+                return Some((self.maker(&tensor), array));
+            }
+            let backward = ["backward", "backward_weight", "forward"];
+            let launch = match (layer.kind.name, name) {
+                ("batch_norm2d", "weight") => {
+                    self.maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", entry.offset)])
+                }
+                ("batch_norm2d", _) => {
+                    self.maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", entry.offset)])
+                }
+                (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", entry.offset)]),
+                _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", entry.offset)]),
+            };
+            return Some((launch, array));
+        }
+        if self.tensors.contains_key(&tensor) {
+            return Some((self.maker(&tensor), Array::from_f32(shape, &self.floats(&tensor, replica))));
+        }
+        let statistics = format!("{}.statistics", layer.name);
+        self.tensors.get(&statistics)?;
+        let entry = self.entry(index, "running_mean");
+        let launch =
+            self.maker_by_constant(&["forward"], &[("IN_NORMALISE", 1), ("IN_RUNNING_MEAN", entry.offset)]);
+        let channels = layer.input.channels;
+        let pairs = &self.floats(&statistics, replica);
+        let values: Vec<f32> = match variable {
+            "mean" => (0..channels).map(|c| pairs[2 * c]).collect(),
+            "inv_std" => (0..channels).map(|c| pairs[2 * c + 1]).collect(),
+            _ => {
+                let entry = self.entry(index, variable);
+                let words = &self.tensors["running"][entry.offset + replica * channels..][..channels];
+                words.iter().map(|&word| f32::from_bits(word)).collect()
+            }
+        };
+        Some((launch, Array::from_f32(shape, &values)))
+    }
+
+    /// Where a parameter of a layer lies.
+    fn entry(&self, layer: usize, name: &str) -> &Entry {
+        let mut entries = self.layout.entries().iter();
+        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name);
+        entry.expect("a parameter of the layer")
+    }
+
+    /// Rows of `grads`, whose sum is the gradient.
+    fn rows_of_grads(&self) -> usize {
+        self.tensors["grads"].len() / self.layout.trained_len()
     }
 
     /// The part of a tensor [replica, ...] that belongs to a replica.
@@ -212,9 +298,20 @@ impl StepCheck<'_> {
                     arrays.insert(param.param.name, Array::from_f32(&tensor.shape, &tensor.data));
                 }
             }
-            let wanted = layer.layer.forward(&arrays, &self.context(replica, index));
-            // What comes after starts from what the device made.
-            arrays.extend(self.compare(replica, index, wanted, place, table));
+            let context = self.context(replica, index);
+            let mut wanted = layer.layer.forward(&arrays, &context);
+            let output = wanted.remove("output").expect("a layer has an output");
+            // What comes after starts from what the device made, and so does an output that depends on it.
+            let made = self.compare(replica, index, wanted, place, table);
+            let output = if made.is_empty() {
+                output
+            } else {
+                let mut given = arrays.clone();
+                given.extend(made.iter().map(|(&name, array)| (name, array.clone())).filter(|(name, _)| !name.starts_with("running")));
+                layer.layer.forward(&given, &context).remove("output").expect("as above")
+            };
+            arrays.extend(made);
+            arrays.extend(self.compare(replica, index, Arrays::from([("output", output)]), place, table));
             input = arrays["output"].clone();
             layers.push(arrays);
         }
@@ -248,15 +345,20 @@ impl StepCheck<'_> {
         let mut made = Arrays::new();
         for (variable, want) in wanted {
             let tensor = format!("{}.{variable}", layer.name);
+            let (kind, place) = (format!("{}.{variable}", layer.kind.name), format!("{place}, {tensor}"));
+            if !["output", "grad_input"].contains(&variable) {
+                let Some((launch, array)) = self.small(replica, index, variable, &want.shape) else { continue };
+                table.check_launch(launch, &kind, &place, &array.to_f32(), &loosened(&want, &array));
+                made.insert(variable, array);
+                continue;
+            }
             if !self.tensors.contains_key(&tensor) {
                 made.insert(variable, want);
                 continue;
             }
-            let (launch, place) = (self.maker(&tensor), format!("{place}, {tensor}"));
-            let by_image = ["output", "grad_input"].contains(&variable);
-            let (got, behind) =
-                if by_image { self.split(&tensor, replica) } else { (self.floats(&tensor, replica), vec![]) };
-            table.check_launch(launch, &format!("{}.{variable}", layer.kind.name), &place, &got, &want);
+            let launch = self.maker(&tensor);
+            let (got, behind) = self.split(&tensor, replica);
+            table.check_launch(launch, &kind, &place, &got, &want);
             let harmless = |value: &f32| value.is_finite() && (variable == "output" || *value == 0.0);
             if !behind.iter().all(harmless) {
                 table.wrong(launch, format!("{place}: the lanes behind the batch hold {behind:?}"));
@@ -293,24 +395,35 @@ impl StepCheck<'_> {
             }
             grad_logits = (name == "grad_logits").then(|| Array::from_f32(&want[name].shape, &got));
         }
+        // A fused head keeps the gradient to itself, and its sums of losses are compared below.
+        let has_losses = self.tensors.contains_key("loss");
+        if self.training && !self.tensors.contains_key("loss.grad_logits") {
+            grad_logits = Some(want["grad_logits"].clone());
+        }
         let hit = |image: usize| {
             let row = &logits.data[image * classes..][..classes];
             let best = (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
             f32::from(u8::from(best == usize::from(targets[image])))
         };
         let hits: Vec<f32> = (0..self.valid()).map(hit).collect();
-        let (correct, behind) = self.split("correct", replica);
-        if correct != hits || behind.iter().any(|&value| value != 0.0) {
-            let message = format!("{place}, correct: {correct:?} {behind:?}, not {hits:?}");
-            table.wrong(self.maker("correct"), message);
+        if has_losses {
+            let (correct, behind) = self.split("correct", replica);
+            if correct != hits || behind.iter().any(|&value| value != 0.0) {
+                let message = format!("{place}, correct: {correct:?} {behind:?}, not {hits:?}");
+                table.wrong(self.maker("correct"), message);
+            }
         }
         let launch = self.maker("metrics_ring");
         let mut sum = Sum::default();
-        self.split("loss", replica).0.into_iter().for_each(|loss| sum.add(loss.into()));
+        if has_losses {
+            self.split("loss", replica).0.into_iter().for_each(|loss| sum.add(loss.into()));
+        } else {
+            want["loss"].data.iter().zip(&want["loss"].bound).for_each(|(&loss, &error)| sum.add_bounded(loss, error));
+        }
         let want = Array { shape: vec![1], data: vec![sum.value], bound: vec![sum.bound()] };
         let got = [metrics.loss_sum as f32];
         table.check_launch(launch, "cross_entropy.metrics", &format!("{place}, sum of losses"), &got, &want);
-        let wanted = (correct.iter().sum::<f32>() as usize, self.valid());
+        let wanted = (hits.iter().sum::<f32>() as usize, self.valid());
         if (metrics.correct, metrics.images) != wanted {
             table.wrong(launch, format!("{place}: metrics {metrics:?}, not (correct, images) {wanted:?}"));
         }
@@ -322,9 +435,10 @@ impl StepCheck<'_> {
     }
 
     fn batch(&self, replica: usize, place: &str, table: &mut Table) {
-        let [indices, targets] = ["indices", "targets"].map(|name| self.part(name, replica));
-        let launch = self.maker("indices");
+        let targets = self.part("targets", replica);
+        let launch = self.maker("targets");
         let size = self.setup.model.input.len();
+        let side = self.setup.model.input.height.max(self.setup.model.input.width);
         let (input, behind) = self.split("input", replica);
         if !behind.iter().all(|value| value.is_finite()) {
             let message = format!("{place}, input: the lanes behind the batch hold {behind:?}");
@@ -334,22 +448,32 @@ impl StepCheck<'_> {
             let mut sample = self.batches.sample(self.setup.seeds[replica], self.step, n);
             let target = u32::from(self.images.labels[sample.index as usize]);
             let place = format!("{place}, image {n}");
-            if (indices[n], targets[n]) != (sample.index, target) {
-                let got = (indices[n], targets[n]);
+            // The fused plan does not write down which image it is: its pixels and its class tell.
+            let index = self.tensors.get("indices").map_or(sample.index, |_| self.part("indices", replica)[n]);
+            if (index, targets[n]) != (sample.index, target) {
+                let got = (index, targets[n]);
                 table.wrong(launch, format!("{place}: (index, target) {got:?}, not {sample:?}, {target}"));
                 continue;
             }
             table.exact(launch, 2);
+            let mut error = 0.0;
             if let Some(transform) = &mut sample.transform {
-                let got = &self.floats("transforms", replica)[6 * n..][..6];
-                let want = bounded_transform(transform, size);
-                table.check_launch(launch, "batch.transforms", &place, got, &want);
-                // What is sampled depends on the device's own rounding of the transform.
-                transform.copy_from_slice(got);
+                let want = bounded_transform(transform, side);
+                if self.tensors.contains_key("transforms") {
+                    let got = &self.floats("transforms", replica)[6 * n..][..6];
+                    table.check_launch(launch, "batch.transforms", &place, got, &want);
+                    // What is sampled depends on the device's own rounding of the transform.
+                    transform.copy_from_slice(got);
+                } else {
+                    // Interpolation is continuous with slope at most 255 a pixel.
+                    let coordinates: f64 = want.bound.iter().zip([side, side, 1, side, side, 1]).map(|(b, x)| b * x as f64).sum();
+                    error = coordinates * 255.0 * f64::from(self.batches.pixel_scale().0);
+                }
             }
             if n < self.valid() {
                 let pixels = &self.images.pixels[sample.index as usize * size..][..size];
-                let want = self.batches.reference(pixels, sample);
+                let mut want = self.batches.reference(pixels, sample);
+                want.bound.iter_mut().for_each(|bound| *bound += error);
                 let got = &input[n * size..][..size];
                 table.check_launch(self.maker("input"), "batch.input", &place, got, &want);
             }
@@ -378,12 +502,11 @@ impl StepCheck<'_> {
             if !param.param.trained {
                 continue;
             }
-            let layer = &self.setup.model.layers[param.layer].name;
-            let grad = format!("{layer}.grad_{}", param.param.name);
             let decay = if param.param.decays { train.optimizer.weight_decay() } else { 0.0 };
+            let grad = format!("grad_{}", param.param.name);
             let mut arrays = Arrays::from([
                 ("params", array(old)),
-                ("grads", Array::from_f32(&old.shape, &self.floats(&grad, replica))),
+                ("grads", self.small(replica, param.layer, &grad, &old.shape).expect("a trained parameter").1),
                 ("weight_decay", Array::from_f32(&old.shape, &vec![decay; old.data.len()])),
             ]);
             for (name, memory) in train.optimizer.memory().iter().zip(&before.memory) {
@@ -401,12 +524,19 @@ impl StepCheck<'_> {
     }
 }
 
+/// `want` with what is unsure about the device's own value added to its bounds.
+fn loosened(want: &Array, got: &Array) -> Array {
+    let mut loosened = want.clone();
+    loosened.bound.iter_mut().zip(&got.bound).for_each(|(bound, error)| *bound += error);
+    loosened
+}
+
 /// A transform with the bound on what two devices can make of the same random words: some twenty roundings of sines of
 /// angles below 45° and of numbers up to the image's size.
-fn bounded_transform(transform: &[f32; 6], size: usize) -> Array {
+fn bounded_transform(transform: &[f32; 6], side: usize) -> Array {
     let mut array = Array::from_f32(&[6], transform);
     for (index, bound) in array.bound.iter_mut().enumerate() {
-        *bound = gamma(24) * if index % 3 == 2 { 4.0 * size as f64 } else { 2.0 };
+        *bound = gamma(24) * if index % 3 == 2 { 4.0 * side as f64 } else { 2.0 };
     }
     array
 }

@@ -43,7 +43,11 @@ pub(super) fn forward(pool: &Pool, arrays: &Arrays) -> Arrays {
     let [n, c, ..] = input.nchw();
     let share = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f64;
     let mut sums = vec![Sum::default(); n * pool.output.len()];
-    for_each_term(n * c, pool, |at, from| sums[at].add(share * input.data[from]));
+    // A fused head takes the mean before the linear layer, whose bound then counts for each value of the mean.
+    let terms = (pool.kernel[0] * pool.kernel[1] + 2) as f64;
+    for_each_term(n * c, pool, |at, from| {
+        sums[at].add_bounded(share * input.data[from], terms * share * input.bound[from]);
+    });
     let mut output = Array::zeros(&[n, c, pool.output.height, pool.output.width]);
     for (index, sum) in sums.into_iter().enumerate() {
         output.set(index, sum);
@@ -56,7 +60,9 @@ pub(super) fn backward(pool: &Pool, arrays: &Arrays) -> Arrays {
     let [n, c, ..] = input.nchw();
     let share = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f64;
     let mut sums = vec![Sum::default(); input.data.len()];
-    for_each_term(n * c, pool, |at, from| sums[from].add(share * grad_output.data[at]));
+    for_each_term(n * c, pool, |at, from| {
+        sums[from].add_bounded(share * grad_output.data[at], share * grad_output.bound[at]);
+    });
     let mut grad_input = Array::zeros(&input.shape);
     for (index, sum) in sums.into_iter().enumerate() {
         grad_input.set(index, sum);

@@ -72,7 +72,9 @@ impl BatchNorm2d {
         let mean = sum.value / m;
         let var = channel(input, c).map(|(_, x)| (x - mean) * (x - mean)).sum::<f64>() / m;
         let mean = Bounded { value: mean, bound: gamma(count + 4) * (sum.magnitude / m + 2.0 * first.abs()) };
-        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around_first / m };
+        // Or around the first value of each part of the batch, the parts' sums then joined by their means.
+        let around = around_first.max(4.0 * var * m);
+        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around / m };
         Statistics { mean, var, inv_std: inv_std(var, f64::from(self.eps)), count }
     }
 }
@@ -136,9 +138,14 @@ impl Layer for BatchNorm2d {
         }
         let names = ["mean", "inv_std", "running_mean", "running_var"];
         let mut made = Arrays::from(names.map(|name| (name, Array::zeros(&[channels]))));
+        // Statistics that are given, those of a device, are what its output is made from.
+        let given = |name: &str, c: usize| {
+            arrays.get(name).map(|array| Bounded { value: array.data[c], bound: array.bound[c] })
+        };
         for c in 0..channels {
             let Statistics { mean, var, inv_std, count } = self.statistics(input, c);
-            normalise(arrays, c, mean, inv_std, &mut output);
+            let (given_mean, given_inv_std) = (given("mean", c), given("inv_std", c));
+            normalise(arrays, c, given_mean.unwrap_or(mean), given_inv_std.unwrap_or(inv_std), &mut output);
             let mut put = |name, Bounded { value, bound }| {
                 let array: &mut Array = made.get_mut(name).expect("listed above");
                 (array.data[c], array.bound[c]) = (value, bound);
@@ -175,9 +182,10 @@ impl Layer for BatchNorm2d {
             let (mut sum, mut sum_normalised, mut carried) = (Sum::default(), Sum::default(), 0.0);
             for (index, x) in channel(input, c) {
                 let x_hat = normalised(x);
-                sum.add(grad_output.data[index]);
-                sum_normalised.add(grad_output.data[index] * x_hat.value);
-                carried += grad_output.data[index].abs() * x_hat.bound;
+                let (upstream, error) = (grad_output.data[index], grad_output.bound[index]);
+                sum.add_bounded(upstream, error);
+                sum_normalised.add_bounded(upstream * x_hat.value, error * x_hat.value.abs());
+                carried += (upstream.abs() + error) * x_hat.bound;
             }
             grad_bias.set(c, sum);
             grad_weight.set(c, sum_normalised);
@@ -190,7 +198,8 @@ impl Layer for BatchNorm2d {
                 let carried = (grad_bias.bound[c]
                     + x_hat.value.abs() * grad_weight.bound[c]
                     + x_hat.bound * (sum_normalised.value.abs() + grad_weight.bound[c]))
-                    / m;
+                    / m
+                    + grad_output.bound[index];
                 let magnitude: f64 = terms.iter().map(|term| term.abs()).sum();
                 grad_input.bound[index] = weight.abs() * inv_std * (carried + gamma(8) * magnitude) + FLUSH;
             }

@@ -147,7 +147,8 @@ impl Layer for Conv2d {
             }
         }
         for_each_product(n, &conv, |at_output, at_weight, at_input| {
-            sums[at_output].add(weight.data[at_weight] * input.data[at_input]);
+            let weight = weight.data[at_weight];
+            sums[at_output].add_bounded(weight * input.data[at_input], weight.abs() * input.bound[at_input]);
         });
         let shape = [n, output.channels, output.height, output.width];
         Arrays::from([("output", finish(&shape, sums))])
@@ -160,9 +161,11 @@ impl Layer for Conv2d {
         let mut grad_input = vec![Sum::default(); input.data.len()];
         let mut grad_weight = vec![Sum::default(); weight.data.len()];
         for_each_product(n, &conv, |at_output, at_weight, at_input| {
-            let upstream = grad_output.data[at_output];
-            grad_input[at_input].add(weight.data[at_weight] * upstream);
-            grad_weight[at_weight].add(input.data[at_input] * upstream);
+            let (upstream, error) = (grad_output.data[at_output], grad_output.bound[at_output]);
+            let (weight, x) = (weight.data[at_weight], input.data[at_input]);
+            grad_input[at_input].add_bounded(weight * upstream, weight.abs() * error);
+            let carried = x.abs() * error + input.bound[at_input] * (upstream.abs() + error);
+            grad_weight[at_weight].add_bounded(x * upstream, carried);
         });
         let mut made = Arrays::from([
             ("grad_input", finish(&input.shape, grad_input)),
@@ -171,8 +174,8 @@ impl Layer for Conv2d {
         if self.bias {
             let mut grad_bias = vec![Sum::default(); self.out_channels];
             let map = conv.output.height * conv.output.width;
-            for (index, &upstream) in grad_output.data.iter().enumerate() {
-                grad_bias[index / map % self.out_channels].add(upstream);
+            for (index, (&upstream, &error)) in grad_output.data.iter().zip(&grad_output.bound).enumerate() {
+                grad_bias[index / map % self.out_channels].add_bounded(upstream, error);
             }
             made.insert("grad_bias", finish(&[self.out_channels], grad_bias));
         }

@@ -30,8 +30,9 @@ impl Dropout {
         for (index, value) in result.data.iter_mut().enumerate() {
             let (image, element) = (context.first_image + index / (c * h * w), index % (c * h * w));
             let words = rng::words(key, context.step, image as u32 / 4, element as u32);
-            *value = if words[image % 4] >= threshold { *value * scale } else { 0.0 };
-            result.bound[index] = gamma(1) * value.abs() + FLUSH;
+            let factor = if words[image % 4] >= threshold { scale } else { 0.0 };
+            *value *= factor;
+            result.bound[index] = factor * result.bound[index] + gamma(1) * value.abs() + FLUSH;
         }
         result
     }

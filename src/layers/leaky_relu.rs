@@ -27,10 +27,17 @@ impl LeakyRelu {
 
     fn scaled(&self, by_sign_of: &Array, values: &Array) -> Array {
         let mut result = values.clone();
-        for ((value, bound), sign) in result.data.iter_mut().zip(&mut result.bound).zip(&by_sign_of.data) {
-            let slope = self.slope(*sign);
+        for (index, (value, bound)) in result.data.iter_mut().zip(&mut result.bound).enumerate() {
+            let (sign, error) = (by_sign_of.data[index], by_sign_of.bound[index]);
+            let slope = self.slope(sign);
+            // So close to the kink that it may be on its other side.
+            if error > 0.0 && sign.abs() <= error {
+                *bound += value.abs() * (1.0 - f64::from(self.negative_slope));
+            }
             *value *= slope;
-            *bound = if slope == 0.0 || slope == 1.0 { 0.0 } else { gamma(1) * value.abs() + FLUSH };
+            if slope != 0.0 && slope != 1.0 {
+                *bound += gamma(1) * value.abs() + FLUSH;
+            }
         }
         result
     }

@@ -30,8 +30,15 @@ impl MaxPool2d {
     }
 }
 
-/// For each output (flat index), the flat index of the input that wins: the first maximum in row-major order.
-fn for_each_winner(maps: usize, pool: &Pool, input: &[f64], mut found: impl FnMut(usize, usize)) {
+/// For each output (flat index), the flat index of the input that wins, the first maximum in row-major order; and of those
+/// that may win instead within the errors of the input.
+fn for_each_winner(
+    maps: usize,
+    pool: &Pool,
+    input: &Array,
+    mut found: impl FnMut(usize, usize, &[usize]),
+) {
+    let (input, bound) = (&input.data, &input.bound);
     let (map_in, map_out) = (pool.input.height * pool.input.width, pool.output.height * pool.output.width);
     for map in 0..maps {
         for at in 0..map_out {
@@ -42,7 +49,15 @@ fn for_each_winner(maps: usize, pool: &Pool, input: &[f64], mut found: impl FnMu
                     winner = Some(candidate);
                 }
             }
-            found(map * map_out + at, winner.expect("every window holds an input"));
+            let winner: usize = winner.expect("every window holds an input");
+            let candidates =
+                pool.taps(at / pool.output.width, at % pool.output.width).map(|tap| map * map_in + tap);
+            // Equal values come from equal inputs, and stay equal whatever the rounding.
+            let rivals: Vec<usize> = candidates
+                .filter(|&at| input[at] != input[winner])
+                .filter(|&at| input[winner] - input[at] <= bound[at] + bound[winner])
+                .collect();
+            found(map * map_out + at, winner, &rivals);
         }
     }
 }
@@ -61,7 +76,11 @@ impl Layer for MaxPool2d {
         let (maps, pool) = self.sizes(input);
         let Shape { channels, height, width } = pool.output;
         let mut output = Array::zeros(&[input.shape[0], channels, height, width]);
-        for_each_winner(maps, &pool, &input.data, |at, winner| output.data[at] = input.data[winner]);
+        for_each_winner(maps, &pool, input, |at, winner, rivals| {
+            let candidates = || rivals.iter().chain([&winner]);
+            output.data[at] = input.data[winner];
+            output.bound[at] = candidates().map(|&candidate| input.bound[candidate]).fold(0.0, f64::max);
+        });
         Arrays::from([("output", output)])
     }
 
@@ -69,7 +88,14 @@ impl Layer for MaxPool2d {
         let (input, grad_output) = (&arrays["input"], &arrays["grad_output"]);
         let (maps, pool) = self.sizes(input);
         let mut sums = vec![Sum::default(); input.data.len()];
-        for_each_winner(maps, &pool, &input.data, |at, winner| sums[winner].add(grad_output.data[at]));
+        for_each_winner(maps, &pool, input, |at, winner, rivals| {
+            let (upstream, error) = (grad_output.data[at], grad_output.bound[at]);
+            sums[winner].add_bounded(upstream, error);
+            for &rival in rivals {
+                sums[rival].carried += upstream.abs() + error;
+                sums[winner].carried += upstream.abs() + error;
+            }
+        });
         let mut grad_input = Array::zeros(&input.shape);
         for (index, sum) in sums.into_iter().enumerate() {
             grad_input.set(index, sum);

@@ -3,7 +3,7 @@
 //! m = β₁·m + (1 − β₁)·g;  s = β₂·s + (1 − β₂)·g²;  p = p − rate · (m / (1 − β₁ᵗ)) / (√(s / (1 − β₂ᵗ)) + eps)
 //! Adam adds decay·p to the gradient; AdamW multiplies p by 1 − rate·decay first.
 
-use super::{Arrays, Bounded, Step, exact, put};
+use super::{Arrays, Bounded, Step, exact, given, put};
 use crate::tensor::gamma;
 
 pub(super) fn update([beta1, beta2, eps]: [f32; 3], decoupled: bool, arrays: &Arrays, step: Step) -> Arrays {
@@ -16,7 +16,7 @@ pub(super) fn update([beta1, beta2, eps]: [f32; 3], decoupled: bool, arrays: &Ar
     let corrections = 2.0 * gamma(5 * (32 - time.leading_zeros() as usize));
     for i in 0..params.data.len() {
         let (p, decay) = (exact(params.data[i]), arrays["weight_decay"].data[i]);
-        let grad = exact(arrays["grads"].data[i]);
+        let grad = given(&arrays["grads"], i);
         let (p, grad) = if decoupled {
             (Bounded::sum(&[(1.0, p), (-step.learning_rate * decay, p)]), grad)
         } else {

@@ -84,6 +84,11 @@ fn exact(value: f64) -> Bounded {
     Bounded { value, bound: 0.0 }
 }
 
+/// An element with the bound that it comes with.
+fn given(array: &Array, index: usize) -> Bounded {
+    Bounded { value: array.data[index], bound: array.bound[index] }
+}
+
 fn put(array: &mut Array, index: usize, result: Bounded) {
     (array.data[index], array.bound[index]) = (result.value, result.bound + crate::tensor::FLUSH);
 }

@@ -2,14 +2,14 @@
 //!
 //! g = grad + decay·p;  v = momentum·v + g;  p = p − rate·(v, or g + momentum·v with Nesterov)
 
-use super::{Arrays, Bounded, Step, exact, put};
+use super::{Arrays, Bounded, Step, exact, given, put};
 
 pub(super) fn update(momentum: f64, nesterov: bool, arrays: &Arrays, step: Step) -> Arrays {
     let (mut params, mut velocity) = (arrays["params"].clone(), arrays["velocity"].clone());
     for i in 0..params.data.len() {
         let p = exact(params.data[i]);
         let decay = arrays["weight_decay"].data[i];
-        let grad = Bounded::sum(&[(1.0, exact(arrays["grads"].data[i])), (decay, p)]);
+        let grad = Bounded::sum(&[(1.0, given(&arrays["grads"], i)), (decay, p)]);
         let v = Bounded::sum(&[(momentum, exact(velocity.data[i])), (1.0, grad)]);
         let rate = -step.learning_rate;
         let moved = if nesterov {

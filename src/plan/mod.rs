@@ -22,7 +22,7 @@ mod memory;
 use blocks::Block;
 use draft::Draft;
 use fuse::Fusion;
-pub use layout::ParamLayout;
+pub use layout::{Entry, ParamLayout};
 
 /// What one step does, as data.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
