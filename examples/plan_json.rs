@@ -51,10 +51,14 @@ fn print_plans(args: &Args) -> Result<()> {
         mean: 0.1307,
         std: 0.3081,
     };
-    let options = PlanOptions { replicas: args.replicas as usize, reuse: true, fuse: true };
+    let options = |fuse| PlanOptions { replicas: args.replicas as usize, reuse: true, fuse };
+    let training = |fuse| Plan::training(&model, &batch, &model.train, options(fuse));
+    let evaluation = |fuse| Plan::evaluation(&model, &batch, false, "test", options(fuse));
     let plans = serde_json::json!({
-        "training": Plan::training(&model, &batch, &model.train, options),
-        "evaluation": Plan::evaluation(&model, &batch, false, "test", options),
+        "training": training(true),
+        "evaluation": evaluation(true),
+        "training, each layer alone": training(false),
+        "evaluation, each layer alone": evaluation(false),
     });
     // Not println!, which panics when the reader goes away (`| head`).
     match writeln!(std::io::stdout(), "{plans:#}") {

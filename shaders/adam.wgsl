@@ -47,7 +47,7 @@ fn gradient(index: u32) -> f32 {
     return sum;
 }
 
-fn updated(index: u32) -> f32 {
+fn adam(index: u32) -> f32 {
     let rate = learning_rates[state[1]];
     let time = state[1] + 1u;
     let decay = weight_decay[index];
@@ -67,7 +67,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     if (index >= ELEMENTS) {
         return;
     }
-    params[index] = updated(index);
+    params[index] = adam(index);
 }
 
 // And the moving average of the parameters, as average.wgsl has it.
@@ -77,7 +77,7 @@ fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
     if (index >= ELEMENTS) {
         return;
     }
-    let value = updated(index);
+    let value = adam(index);
     params[index] = value;
     let steps = f32(state[1]);
     let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));

@@ -256,12 +256,13 @@ fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             let x = place % WIDTH;
             let y = place / WIDTH % HEIGHT;
             let channel = place / (HEIGHT * WIDTH);
-            input[start + place] = vec4(
-                sample(quad_indices[0], quad_changes[0], channel, y, x),
-                sample(quad_indices[1], quad_changes[1], channel, y, x),
-                sample(quad_indices[2], quad_changes[2], channel, y, x),
-                sample(quad_indices[3], quad_changes[3], channel, y, x),
-            );
+            // In a loop: some compilers choke on four copies behind a barrier.
+            var values = vec4(0.0);
+            for (var n = 0u; n < 4u; n++) {
+                let value = sample(quad_indices[n], quad_changes[n], channel, y, x);
+                values = select(values, vec4(value), vec4(0u, 1u, 2u, 3u) == vec4(n));
+            }
+            input[start + place] = values;
         }
     }
 }

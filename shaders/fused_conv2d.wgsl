@@ -76,7 +76,11 @@ override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient o
 
 const CHANNELS = 4u;
 const STRIP = 4u;
-const TILE = 16u; // CHANNELS · STRIP
+// With a 3x3 kernel and large maps an invocation makes a block instead, which loads less for each sum.
+const BLOCK_ROWS = 3u;
+const BLOCK_COLUMNS = 2u;
+const MOST_PIXELS = 6u;
+const SMALL = 64u; // pixels of a map that is not worth it
 const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const GRAD_CHANNELS = 8u;
@@ -86,8 +90,20 @@ const MOST_CHANNELS = 256u;
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override OUT_TILES: u32 = (OUT_CHANNELS + CHANNELS - 1u) / CHANNELS;
 override IN_TILES: u32 = (IN_CHANNELS + CHANNELS - 1u) / CHANNELS;
+override OUT_BLOCKS: bool = KERNEL == 3u && OUT_HEIGHT * OUT_WIDTH >= SMALL;
+override IN_BLOCKS: bool = KERNEL == 3u && IN_HEIGHT * IN_WIDTH >= SMALL;
 override OUT_STRIPS: u32 = (OUT_WIDTH + STRIP - 1u) / STRIP;
 override IN_STRIPS: u32 = (IN_WIDTH + STRIP - 1u) / STRIP;
+override OUT_COLUMNS: u32 = select(OUT_STRIPS, (OUT_WIDTH + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS, OUT_BLOCKS);
+override OUT_ROWS: u32 = select(OUT_HEIGHT, (OUT_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_ROWS, OUT_BLOCKS);
+override IN_COLUMNS: u32 = select(IN_STRIPS, (IN_WIDTH + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS, IN_BLOCKS);
+override OUT_PIXELS: u32 = select(STRIP, BLOCK_ROWS * BLOCK_COLUMNS, OUT_BLOCKS); // that an invocation makes at a time
+override IN_PIXELS: u32 = select(STRIP, BLOCK_ROWS * BLOCK_COLUMNS, IN_BLOCKS);
+override OUT_ACROSS: u32 = select(STRIP, BLOCK_COLUMNS, OUT_BLOCKS);
+override IN_ACROSS: u32 = select(STRIP, BLOCK_COLUMNS, IN_BLOCKS);
+override OUT_DOWN: u32 = select(1u, BLOCK_ROWS, OUT_BLOCKS);
+override IN_DOWN: u32 = select(1u, BLOCK_ROWS, IN_BLOCKS);
+override IN_ROWS: u32 = select(IN_HEIGHT, (IN_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_ROWS, IN_BLOCKS);
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
 override COLUMNS: u32 = IN_CHANNELS * KERNEL * KERNEL;
@@ -185,9 +201,14 @@ fn in_norm(replica: u32, c: u32, mean: f32, inv_std: f32) -> vec4<f32> {
 // x at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it: cheaper
 // than a branch.
 fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u32) -> vec4<f32> {
-    let inside = row >= PADDING && row < IN_HEIGHT + PADDING && column >= PADDING && column < IN_WIDTH + PADDING;
-    let y = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
-    let x = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
+    var inside = true;
+    var y = min(row, IN_HEIGHT - 1u);
+    var x = min(column, IN_WIDTH - 1u);
+    if (PADDING > 0u) {
+        inside = row >= PADDING && row < IN_HEIGHT + PADDING && column >= PADDING && column < IN_WIDTH + PADDING;
+        y = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
+        x = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
+    }
     let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
     var value = before_pool(at, norm);
     if (POOL > 1u) {
@@ -197,7 +218,11 @@ fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u3
             }
         }
     }
-    return select(vec4(0.0), dropped(value, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x), inside);
+    value = dropped(value, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
+    if (PADDING > 0u) {
+        value = select(vec4(0.0), value, inside);
+    }
+    return value;
 }
 
 fn before_pool(at: u32, norm: vec4<f32>) -> vec4<f32> {
@@ -221,22 +246,108 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     return select(vec4(0.0), value * DROP_SCALE, words >= vec4(THRESHOLD));
 }
 
-struct Tile {
-    sums: array<vec4<f32>, TILE>,
+// Sums for the pixels that an invocation makes at a time; the columns are CHANNELS maps.
+struct Pixels {
+    sums: array<mat4x4<f32>, MOST_PIXELS>,
 }
 
-// STRIP pixels of CHANNELS maps from (y, x) on, before the rectifier.
-fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Tile {
-    var made_here: Tile;
+// Sums of CHANNELS maps, the columns, for BLOCK_ROWS x BLOCK_COLUMNS pixels.
+struct Block {
+    at_00: mat4x4<f32>,
+    at_01: mat4x4<f32>,
+    at_10: mat4x4<f32>,
+    at_11: mat4x4<f32>,
+    at_20: mat4x4<f32>,
+    at_21: mat4x4<f32>,
+}
+
+fn product(value: vec4<f32>, tap: vec4<f32>) -> mat4x4<f32> {
+    return mat4x4<f32>(value * tap.x, value * tap.y, value * tap.z, value * tap.w);
+}
+
+fn row_of_taps(sums_here: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, taps: array<vec4<f32>, 3>) -> mat4x4<f32> {
+    return sums_here + product(a, taps[0]) + product(b, taps[1]) + product(c, taps[2]);
+}
+
+// One row of four values under a 3x3 kernel: it is row i of the kernel for the pixels i rows above it.
+fn add_row(before: Block, number: u32, v: array<vec4<f32>, 4>, first: array<vec4<f32>, 3>,
+           second: array<vec4<f32>, 3>, third: array<vec4<f32>, 3>) -> Block {
+    var after = before;
+    if (number == 0u) {
+        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], first);
+        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], first);
+    }
+    if (number == 1u) {
+        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], second);
+        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], second);
+        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], first);
+        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], first);
+    }
+    if (number == 2u) {
+        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], third);
+        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], third);
+        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], second);
+        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], second);
+        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], first);
+        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], first);
+    }
+    if (number == 3u) {
+        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], third);
+        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], third);
+        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], second);
+        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], second);
+    }
+    if (number == 4u) {
+        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], third);
+        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], third);
+    }
+    return after;
+}
+
+fn loaded_row(replica: u32, quad: u32, c: u32, norm: vec4<f32>, y: u32, x: u32) -> array<vec4<f32>, 4> {
+    return array<vec4<f32>, 4>(
+        loaded(replica, quad, c, norm, y, x),
+        loaded(replica, quad, c, norm, y, x + 1u),
+        loaded(replica, quad, c, norm, y, x + 2u),
+        loaded(replica, quad, c, norm, y, x + 3u),
+    );
+}
+
+// A block of pixels from (y, x) on under a 3x3 kernel.
+fn convolved_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Block {
     var start = vec4(0.0);
     if (HAS_BIAS) {
         start = packed[replica * PACKED + BIAS + tile];
     }
+    let from_bias = product(vec4(1.0), start);
+    var block = Block(from_bias, from_bias, from_bias, from_bias, from_bias, from_bias);
+    for (var c = 0u; c < IN_CHANNELS; c++) {
+        var norm = vec4(0.0);
+        if (IN_NORMALISE) {
+            norm = in_norms[c];
+        }
+        let at = replica * PACKED + FORWARD_WEIGHT + c * 9u * OUT_TILES + tile;
+        let first = array<vec4<f32>, 3>(packed[at], packed[at + OUT_TILES], packed[at + 2u * OUT_TILES]);
+        let second = array<vec4<f32>, 3>(packed[at + 3u * OUT_TILES], packed[at + 4u * OUT_TILES], packed[at + 5u * OUT_TILES]);
+        let third = array<vec4<f32>, 3>(packed[at + 6u * OUT_TILES], packed[at + 7u * OUT_TILES], packed[at + 8u * OUT_TILES]);
+        block = add_row(block, 0u, loaded_row(replica, quad, c, norm, y, x), first, second, third);
+        block = add_row(block, 1u, loaded_row(replica, quad, c, norm, y + 1u, x), first, second, third);
+        block = add_row(block, 2u, loaded_row(replica, quad, c, norm, y + 2u, x), first, second, third);
+        block = add_row(block, 3u, loaded_row(replica, quad, c, norm, y + 3u, x), first, second, third);
+        block = add_row(block, 4u, loaded_row(replica, quad, c, norm, y + 4u, x), first, second, third);
+    }
+    return block;
+}
+
+// STRIP pixels of CHANNELS maps from (y, x) on, before the rectifier.
+fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
+    var start = vec4(0.0);
+    if (HAS_BIAS) {
+        start = packed[replica * PACKED + BIAS + tile];
+    }
+    var here: array<mat4x4<f32>, STRIP>;
     for (var p = 0u; p < STRIP; p++) {
-        made_here.sums[p * CHANNELS] = vec4(start.x);
-        made_here.sums[p * CHANNELS + 1u] = vec4(start.y);
-        made_here.sums[p * CHANNELS + 2u] = vec4(start.z);
-        made_here.sums[p * CHANNELS + 3u] = vec4(start.w);
+        here[p] = product(vec4(1.0), start);
     }
     for (var c = 0u; c < IN_CHANNELS; c++) {
         var norm = vec4(0.0);
@@ -252,15 +363,36 @@ fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Tile {
             for (var j = 0u; j < KERNEL; j++) {
                 let tap = packed[taps + j * OUT_TILES];
                 for (var p = 0u; p < STRIP; p++) {
-                    made_here.sums[p * CHANNELS] += row[p + j] * tap.x;
-                    made_here.sums[p * CHANNELS + 1u] += row[p + j] * tap.y;
-                    made_here.sums[p * CHANNELS + 2u] += row[p + j] * tap.z;
-                    made_here.sums[p * CHANNELS + 3u] += row[p + j] * tap.w;
+                    here[p] += product(row[p + j], tap);
                 }
             }
         }
     }
+    var made_here: Pixels;
+    made_here.sums[0] = here[0];
+    made_here.sums[1] = here[1];
+    made_here.sums[2] = here[2];
+    made_here.sums[3] = here[3];
     return made_here;
+}
+
+fn pixels_of(block: Block) -> Pixels {
+    var made_here: Pixels;
+    made_here.sums[0] = block.at_00;
+    made_here.sums[1] = block.at_01;
+    made_here.sums[2] = block.at_10;
+    made_here.sums[3] = block.at_11;
+    made_here.sums[4] = block.at_20;
+    made_here.sums[5] = block.at_21;
+    return made_here;
+}
+
+// What one invocation makes at a time, from (y, x) on.
+fn made_pixels(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
+    if (OUT_BLOCKS) {
+        return pixels_of(convolved_block(replica, quad, tile, y, x));
+    }
+    return convolved(replica, quad, tile, y, x);
 }
 
 fn rectified(value: vec4<f32>) -> vec4<f32> {
@@ -276,12 +408,9 @@ fn store_output(replica: u32, quad: u32, o: u32, y: u32, x: u32, value: vec4<f32
     }
 }
 
-// The same of four channels.
-struct Four {
-    a: vec4<f32>,
-    b: vec4<f32>,
-    c: vec4<f32>,
-    d: vec4<f32>,
+// What the first image has of four channels, rectified.
+fn first_of(maps: mat4x4<f32>) -> vec4<f32> {
+    return vec4(rectified(maps[0]).x, rectified(maps[1]).x, rectified(maps[2]).x, rectified(maps[3]).x);
 }
 
 // Sums over images of four channels, and of products.
@@ -292,13 +421,13 @@ struct Pair {
 
 // Rectifies and writes one pixel of CHANNELS maps; adds to the sums of distances from `first` and of their squares.
 fn finish_pixel(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, first: vec4<f32>, mask: vec4<f32>,
-                sums_here: Four) -> Pair {
+                maps: mat4x4<f32>) -> Pair {
     var after = before;
-    if (x < OUT_WIDTH) {
-        let a = rectified(sums_here.a);
-        let b = rectified(sums_here.b);
-        let c = rectified(sums_here.c);
-        let d = rectified(sums_here.d);
+    if (x < OUT_WIDTH && y < OUT_HEIGHT) {
+        let a = rectified(maps[0]);
+        let b = rectified(maps[1]);
+        let c = rectified(maps[2]);
+        let d = rectified(maps[3]);
         store_output(replica, quad, tile * CHANNELS, y, x, a);
         store_output(replica, quad, tile * CHANNELS + 1u, y, x, b);
         store_output(replica, quad, tile * CHANNELS + 2u, y, x, c);
@@ -330,27 +459,21 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     var count = 0.0;
     var first = vec4(0.0);
     var all = Pair(vec4(0.0), vec4(0.0));
-    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
-        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
+    for (var place = local; place < PART_QUADS * OUT_ROWS * OUT_COLUMNS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_ROWS * OUT_COLUMNS);
         if (quad < QUADS) {
-            let y = place / OUT_STRIPS % OUT_HEIGHT;
-            let x = place % OUT_STRIPS * STRIP;
+            let y = place / OUT_COLUMNS % OUT_ROWS * OUT_DOWN;
+            let x = place % OUT_COLUMNS * OUT_ACROSS;
             let mask = lane_mask(quad, images);
-            var here = convolved(group.z, quad, tile, y, x);
+            var here = made_pixels(group.z, quad, tile, y, x);
             if (OUT_NORMALISE && count == 0.0) {
-                first = vec4(rectified(here.sums[0]).x, rectified(here.sums[1]).x,
-                             rectified(here.sums[2]).x, rectified(here.sums[3]).x);
+                first = first_of(here.sums[0]);
             }
-            // One by one: with an index that varies the sums would have to lie in memory.
-            all = finish_pixel(all, group.z, quad, tile, y, x, first, mask,
-                               Four(here.sums[0], here.sums[1], here.sums[2], here.sums[3]));
-            all = finish_pixel(all, group.z, quad, tile, y, x + 1u, first, mask,
-                               Four(here.sums[4], here.sums[5], here.sums[6], here.sums[7]));
-            all = finish_pixel(all, group.z, quad, tile, y, x + 2u, first, mask,
-                               Four(here.sums[8], here.sums[9], here.sums[10], here.sums[11]));
-            all = finish_pixel(all, group.z, quad, tile, y, x + 3u, first, mask,
-                               Four(here.sums[12], here.sums[13], here.sums[14], here.sums[15]));
-            count += dot(mask, vec4(1.0)) * f32(min(STRIP, OUT_WIDTH - x));
+            for (var p = 0u; p < OUT_PIXELS; p++) {
+                all = finish_pixel(all, group.z, quad, tile, y + p / OUT_ACROSS, x + p % OUT_ACROSS, first, mask, here.sums[p]);
+            }
+            let pixels = min(OUT_DOWN, OUT_HEIGHT - y) * min(OUT_ACROSS, OUT_WIDTH - x);
+            count += dot(mask, vec4(1.0)) * f32(pixels);
         }
     }
     let total = all.sum;
@@ -392,21 +515,17 @@ fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     }
     let part = group.x / OUT_TILES;
     let tile = group.x % OUT_TILES;
-    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
-        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
+    let none = Pair(vec4(0.0), vec4(0.0));
+    let zero = vec4(0.0);
+    for (var place = local; place < PART_QUADS * OUT_ROWS * OUT_COLUMNS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_ROWS * OUT_COLUMNS);
         if (quad < QUADS) {
-            let y = place / OUT_STRIPS % OUT_HEIGHT;
-            let x = place % OUT_STRIPS * STRIP;
-            var here = convolved(group.z, quad, tile, y, x);
-            let none = Pair(vec4(0.0), vec4(0.0));
-            finish_pixel(none, group.z, quad, tile, y, x, vec4(0.0), vec4(0.0),
-                         Four(here.sums[0], here.sums[1], here.sums[2], here.sums[3]));
-            finish_pixel(none, group.z, quad, tile, y, x + 1u, vec4(0.0), vec4(0.0),
-                         Four(here.sums[4], here.sums[5], here.sums[6], here.sums[7]));
-            finish_pixel(none, group.z, quad, tile, y, x + 2u, vec4(0.0), vec4(0.0),
-                         Four(here.sums[8], here.sums[9], here.sums[10], here.sums[11]));
-            finish_pixel(none, group.z, quad, tile, y, x + 3u, vec4(0.0), vec4(0.0),
-                         Four(here.sums[12], here.sums[13], here.sums[14], here.sums[15]));
+            let y = place / OUT_COLUMNS % OUT_ROWS * OUT_DOWN;
+            let x = place % OUT_COLUMNS * OUT_ACROSS;
+            var here = made_pixels(group.z, quad, tile, y, x);
+            for (var p = 0u; p < OUT_PIXELS; p++) {
+                finish_pixel(none, group.z, quad, tile, y + p / OUT_ACROSS, x + p % OUT_ACROSS, zero, zero, here.sums[p]);
+            }
         }
     }
 }
@@ -502,61 +621,107 @@ fn store_gradient(replica: u32, quad: u32, c: u32, y: u32, x: u32, of_x: vec4<f3
 }
 
 // The same for one pixel of CHANNELS maps, added to `before`.
-fn store_gradients(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, of_x: Four) -> Pair {
+fn store_gradients(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, of_x: mat4x4<f32>) -> Pair {
     var after = before;
-    if (x < IN_WIDTH) {
-        let a = store_gradient(replica, quad, tile * CHANNELS, y, x, of_x.a);
-        let b = store_gradient(replica, quad, tile * CHANNELS + 1u, y, x, of_x.b);
-        let c = store_gradient(replica, quad, tile * CHANNELS + 2u, y, x, of_x.c);
-        let d = store_gradient(replica, quad, tile * CHANNELS + 3u, y, x, of_x.d);
-        after.sum += vec4(a.x, b.x, c.x, d.x);
-        after.sum_of_products += vec4(a.y, b.y, c.y, d.y);
+    var maps = of_x;
+    if (x < IN_WIDTH && y < IN_HEIGHT) {
+        for (var t = 0u; t < CHANNELS; t++) {
+            let sums_here = store_gradient(replica, quad, tile * CHANNELS + t, y, x, maps[t]);
+            let of_this = vec4<f32>(vec4(0u, 1u, 2u, 3u) == vec4(t));
+            after.sum += sums_here.x * of_this;
+            after.sum_of_products += sums_here.y * of_this;
+        }
     }
     return after;
+}
+
+// Gradient of the convolution's result at a row and column, 0 outside.
+fn upstream_at(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> vec4<f32> {
+    let at = (map + min(row, OUT_HEIGHT - 1u)) * OUT_WIDTH + min(column, OUT_WIDTH - 1u);
+    return select(vec4(0.0), upstream(at, norm, mask), row < OUT_HEIGHT && column < OUT_WIDTH);
+}
+
+fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> array<vec4<f32>, 4> {
+    return array<vec4<f32>, 4>(
+        upstream_at(map, row, column, norm, mask),
+        upstream_at(map, row, column + 1u, norm, mask),
+        upstream_at(map, row, column + 2u, norm, mask),
+        upstream_at(map, row, column + 3u, norm, mask),
+    );
+}
+
+// Gradient of x for a block from (y, x) on: the convolution with the kernel turned by half a turn.
+fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Block {
+    let zero = mat4x4<f32>();
+    var block = Block(zero, zero, zero, zero, zero, zero);
+    // Wraps to a huge number where it is negative, and is then outside.
+    let row = y + PADDING - 2u;
+    let column = x + PADDING - 2u;
+    for (var o = 0u; o < OUT_CHANNELS; o++) {
+        let norm = out_norm_of(o);
+        let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
+        let at = replica * PACKED + BACKWARD_WEIGHT + o * 9u * IN_TILES + tile;
+        let first = array<vec4<f32>, 3>(packed[at + 8u * IN_TILES], packed[at + 7u * IN_TILES], packed[at + 6u * IN_TILES]);
+        let second = array<vec4<f32>, 3>(packed[at + 5u * IN_TILES], packed[at + 4u * IN_TILES], packed[at + 3u * IN_TILES]);
+        let third = array<vec4<f32>, 3>(packed[at + 2u * IN_TILES], packed[at + IN_TILES], packed[at]);
+        block = add_row(block, 0u, upstream_row(map, row, column, norm, mask), first, second, third);
+        block = add_row(block, 1u, upstream_row(map, row + 1u, column, norm, mask), first, second, third);
+        block = add_row(block, 2u, upstream_row(map, row + 2u, column, norm, mask), first, second, third);
+        block = add_row(block, 3u, upstream_row(map, row + 3u, column, norm, mask), first, second, third);
+        block = add_row(block, 4u, upstream_row(map, row + 4u, column, norm, mask), first, second, third);
+    }
+    return block;
+}
+
+// Gradient of x for a strip from (y, x) on.
+fn gradient_strip(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Pixels {
+    var here: array<mat4x4<f32>, STRIP>;
+    for (var o = 0u; o < OUT_CHANNELS; o++) {
+        let norm = out_norm_of(o);
+        let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
+        for (var i = 0u; i < KERNEL; i++) {
+            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j. What is negative wraps to a huge number.
+            var row: array<vec4<f32>, ROW>;
+            for (var q = 0u; q < STRIP + KERNEL - 1u; q++) {
+                row[q] = upstream_at(map, y + PADDING - i, x + q + PADDING + 1u - KERNEL, norm, mask);
+            }
+            let taps = replica * PACKED + BACKWARD_WEIGHT + (o * KERNEL + i) * KERNEL * IN_TILES + tile;
+            for (var j = 0u; j < KERNEL; j++) {
+                let tap = packed[taps + j * IN_TILES];
+                for (var p = 0u; p < STRIP; p++) {
+                    here[p] += product(row[p + KERNEL - 1u - j], tap);
+                }
+            }
+        }
+    }
+    var made_here: Pixels;
+    made_here.sums[0] = here[0];
+    made_here.sums[1] = here[1];
+    made_here.sums[2] = here[2];
+    made_here.sums[3] = here[3];
+    return made_here;
+}
+
+fn gradient_pixels(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Pixels {
+    if (IN_BLOCKS) {
+        return pixels_of(gradient_block(replica, quad, tile, y, x, mask));
+    }
+    return gradient_strip(replica, quad, tile, y, x, mask);
 }
 
 fn input_gradient(replica: u32, group: u32, local: u32, images: u32) {
     let part = group / IN_TILES;
     let tile = group % IN_TILES;
     var all = Pair(vec4(0.0), vec4(0.0));
-    for (var place = local; place < PART_QUADS * IN_HEIGHT * IN_STRIPS; place += 64u) {
-        let quad = part * PART_QUADS + place / (IN_HEIGHT * IN_STRIPS);
+    for (var place = local; place < PART_QUADS * IN_ROWS * IN_COLUMNS; place += 64u) {
+        let quad = part * PART_QUADS + place / (IN_ROWS * IN_COLUMNS);
         if (quad < QUADS) {
-            let y = place / IN_STRIPS % IN_HEIGHT;
-            let x = place % IN_STRIPS * STRIP;
-            let mask = lane_mask(quad, images);
-            var here: array<vec4<f32>, TILE>;
-            for (var o = 0u; o < OUT_CHANNELS; o++) {
-                let norm = out_norm_of(o);
-                let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
-                for (var i = 0u; i < KERNEL; i++) {
-                    // Wraps to a huge number where y + PADDING < i, and is then outside.
-                    let source_y = y + PADDING - i;
-                    let start = (map + min(source_y, OUT_HEIGHT - 1u)) * OUT_WIDTH;
-                    // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j.
-                    var row: array<vec4<f32>, ROW>;
-                    for (var q = 0u; q < STRIP + KERNEL - 1u; q++) {
-                        let source_x = x + q + PADDING + 1u - KERNEL;
-                        let inside = source_y < OUT_HEIGHT && source_x < OUT_WIDTH;
-                        row[q] = select(vec4(0.0), upstream(start + min(source_x, OUT_WIDTH - 1u), norm, mask), inside);
-                    }
-                    let taps = replica * PACKED + BACKWARD_WEIGHT + (o * KERNEL + i) * KERNEL * IN_TILES + tile;
-                    for (var j = 0u; j < KERNEL; j++) {
-                        let tap = packed[taps + j * IN_TILES];
-                        for (var p = 0u; p < STRIP; p++) {
-                            here[p * CHANNELS] += row[p + KERNEL - 1u - j] * tap.x;
-                            here[p * CHANNELS + 1u] += row[p + KERNEL - 1u - j] * tap.y;
-                            here[p * CHANNELS + 2u] += row[p + KERNEL - 1u - j] * tap.z;
-                            here[p * CHANNELS + 3u] += row[p + KERNEL - 1u - j] * tap.w;
-                        }
-                    }
-                }
+            let y = place / IN_COLUMNS % IN_ROWS * IN_DOWN;
+            let x = place % IN_COLUMNS * IN_ACROSS;
+            var here = gradient_pixels(replica, quad, tile, y, x, lane_mask(quad, images));
+            for (var p = 0u; p < IN_PIXELS; p++) {
+                all = store_gradients(all, replica, quad, tile, y + p / IN_ACROSS, x + p % IN_ACROSS, here.sums[p]);
             }
-            // One by one: with an index that varies the sums would have to lie in memory.
-            all = store_gradients(all, replica, quad, tile, y, x, Four(here[0], here[1], here[2], here[3]));
-            all = store_gradients(all, replica, quad, tile, y, x + 1u, Four(here[4], here[5], here[6], here[7]));
-            all = store_gradients(all, replica, quad, tile, y, x + 2u, Four(here[8], here[9], here[10], here[11]));
-            all = store_gradients(all, replica, quad, tile, y, x + 3u, Four(here[12], here[13], here[14], here[15]));
         }
     }
     if (IN_NORMALISE) {
@@ -694,14 +859,6 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     } else {
         weight_gradient(group.z, weights_before * 64u + local, images);
     }
-}
-
-@compute @workgroup_size(64)
-fn backward_input(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
-    load_norms(group.z, local, images);
-    workgroupBarrier();
-    input_gradient(group.z, group.x, local, images);
 }
 
 // For a layer below which nothing is trained.

@@ -28,7 +28,7 @@ fn gradient(index: u32) -> f32 {
     return sum;
 }
 
-fn updated(index: u32) -> f32 {
+fn sgd(index: u32) -> f32 {
     let param = params[index];
     let grad = gradient(index) + weight_decay[index] * param;
     let moved = MOMENTUM * velocity[index] + grad;
@@ -42,7 +42,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     if (index >= ELEMENTS) {
         return;
     }
-    params[index] = updated(index);
+    params[index] = sgd(index);
 }
 
 // And the moving average of the parameters, as average.wgsl has it.
@@ -52,7 +52,7 @@ fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
     if (index >= ELEMENTS) {
         return;
     }
-    let value = updated(index);
+    let value = sgd(index);
     params[index] = value;
     let steps = f32(state[1]);
     let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));

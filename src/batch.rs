@@ -138,27 +138,27 @@ impl BatchSettings {
         let quads = self.batch_size.div_ceil(4);
         let (scale, offset) = self.pixel_scale();
         let constants = [
-                ("BATCH_SIZE", self.batch_size as f64),
-                ("QUADS", quads as f64),
-                ("CHANNELS", self.image.channels as f64),
-                ("HEIGHT", self.image.height as f64),
-                ("WIDTH", self.image.width as f64),
-                ("IMAGE_COUNT", self.image_count as f64),
-                ("STEPS_PER_EPOCH", self.steps_per_epoch() as f64),
-                ("SHUFFLE", f64::from(u8::from(self.shuffle))),
-                ("HALF_BITS", f64::from(Permutation::half_bits(self.image_count as u32))),
-                ("AUGMENT", f64::from(u8::from(!self.augment.is_none()))),
-                ("ROTATE", f64::from(self.augment.rotate_degrees.to_radians())),
-                ("SHIFT", f64::from(self.augment.shift_pixels)),
-                ("SCALE", f64::from(self.augment.scale)),
-                ("SHEAR", f64::from(self.augment.shear)),
-                ("PIXEL_SCALE", f64::from(scale)),
-                ("PIXEL_OFFSET", f64::from(offset)),
-                ("SHUFFLE_STREAM", f64::from(Stream::Shuffle.number())),
-                ("AUGMENT_STREAM", f64::from(Stream::Augment.number())),
-                // Parameters to pack: of the fused plan alone.
-                ("PACKED", 0.0),
-            ];
+            ("BATCH_SIZE", self.batch_size as f64),
+            ("QUADS", quads as f64),
+            ("CHANNELS", self.image.channels as f64),
+            ("HEIGHT", self.image.height as f64),
+            ("WIDTH", self.image.width as f64),
+            ("IMAGE_COUNT", self.image_count as f64),
+            ("STEPS_PER_EPOCH", self.steps_per_epoch() as f64),
+            ("SHUFFLE", f64::from(u8::from(self.shuffle))),
+            ("HALF_BITS", f64::from(Permutation::half_bits(self.image_count as u32))),
+            ("AUGMENT", f64::from(u8::from(!self.augment.is_none()))),
+            ("ROTATE", f64::from(self.augment.rotate_degrees.to_radians())),
+            ("SHIFT", f64::from(self.augment.shift_pixels)),
+            ("SCALE", f64::from(self.augment.scale)),
+            ("SHEAR", f64::from(self.augment.shear)),
+            ("PIXEL_SCALE", f64::from(scale)),
+            ("PIXEL_OFFSET", f64::from(offset)),
+            ("SHUFFLE_STREAM", f64::from(Stream::Shuffle.number())),
+            ("AUGMENT_STREAM", f64::from(Stream::Augment.number())),
+            // Parameters to pack: of the fused plan alone.
+            ("PACKED", 0.0),
+        ];
         Launch::new("batch", entry_point, invocations, constants)
     }
 }

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use common::mutants::{self, Mutant};
 use rayon::prelude::*;
@@ -34,12 +35,44 @@ const MODEL: &str = r#"
     optimizer = OPTIMIZER
     augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1 }
 "#;
+/// The same for the fused kernels.
+const FUSED_MODEL: &str = r#"
+    name = "fused"
+    input = [2, 15, 13]
+    layers = [
+        { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
+        { type = "relu" },
+        { type = "batch_norm2d" },
+        { type = "conv2d", out_channels = 9, kernel = 3 },
+        { type = "batch_norm2d", eps = 1e-3, momentum = 0.3 },
+        { type = "leaky_relu", negative_slope = 0.2 },
+        { type = "conv2d", out_channels = 7, kernel = 4 },
+        { type = "relu" },
+        { type = "max_pool2d", kernel = 2 },
+        { type = "dropout", rate = 0.2 },
+        { type = "conv2d", out_channels = 5, kernel = 2, padding = 1, bias = false },
+        { type = "leaky_relu", negative_slope = 0.3 },
+        { type = "conv2d", out_channels = 3, kernel = 1 },
+        { type = "global_avg_pool2d" },
+    ]
+    [train]
+    average_decay = 0.9
+    label_smoothing = 0.1
+    optimizer = OPTIMIZER
+    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1 }
+"#;
 const ADAM: &str = r#"{ type = "adam", weight_decay = 0.01 }"#;
 const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.01 }"#;
 
 fn model(optimizer: &str) -> Model {
     Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
 }
+
+fn fused_model(optimizer: &str) -> Model {
+    Model::parse(&FUSED_MODEL.replace("OPTIMIZER", optimizer), "fused").unwrap()
+}
+
+const UNFUSED: GpuOptions = GpuOptions { fuse: false, ..GpuOptions::DEFAULT };
 
 /// The adapters, and which of them tests run on; `None`, with a message, where there is none.
 fn adapter() -> Option<(Adapters, usize)> {
@@ -57,7 +90,7 @@ fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Report> 
 #[test]
 fn a_right_adapter_is_well() {
     for (optimizer, depth) in [(ADAM, Depth::Full), (SGD, Depth::Quick)] {
-        let Some(report) = report(optimizer, depth, GpuOptions::DEFAULT) else { return };
+        let Some(report) = report(optimizer, depth, UNFUSED) else { return };
         assert!(report.is_well(), "{report:?}");
         let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
         for launch in
@@ -75,32 +108,80 @@ fn a_right_adapter_is_well() {
     }
 }
 
+#[test]
+fn fused_kernels_are_examined() {
+    let Some((adapters, index)) = adapter() else { return };
+    let report = examine(&fused_model(SGD), &adapters, index, Depth::Full, GpuOptions::DEFAULT).unwrap();
+    assert!(report.is_well(), "{report:?}");
+    let names: Vec<&str> = report.launches.iter().map(|row| row.launch.as_str()).collect();
+    assert_eq!(
+        names,
+        [
+            "batch.prepare",
+            "conv1.forward",
+            "conv2.forward",
+            "conv3.forward",
+            "conv4.forward",
+            "loss.forward",
+            "conv4.backward",
+            "conv3.backward",
+            "conv2.backward",
+            "conv1.backward_weight",
+            "optimizer.update_averaged",
+            "conv1.forward_eval",
+            "conv2.forward_eval",
+            "conv3.forward_eval",
+            "conv4.forward_eval",
+            "loss.forward_eval"
+        ]
+    );
+    assert!(report.launches.iter().all(|row| row.elements > 0), "{report:?}");
+}
+
 /// Mutants of each shader that are tried: enough to meet every rule in every entry point.
-const OF_EACH: usize = 12;
+const OF_EACH: usize = 10;
+/// Of the one shader that does nearly everything.
+const OF_FUSED: usize = 28;
+
+/// What a mutant is tried on: a model that uses its kernel, and whether fused.
+fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
+    let fused = ["fused_conv2d", "head"].contains(&mutant.shader)
+        || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
+    let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
+    match fused {
+        true => (fused_model(optimizer), GpuOptions::DEFAULT),
+        false => (model(optimizer), UNFUSED),
+    }
+}
 
 #[test]
 fn every_mutant_that_changes_results_is_refused() {
     let Some((adapters, index)) = adapter() else { return };
-    let right: BTreeMap<&str, String> = [ADAM, SGD]
-        .into_iter()
-        .map(|optimizer| (optimizer, report(optimizer, Depth::Full, GpuOptions::DEFAULT).unwrap().tensors))
-        .collect();
+    let right: Mutex<BTreeMap<String, String>> = Mutex::default();
     let mutants: Vec<Mutant> = shader::SOURCES
         .iter()
-        .flat_map(|&(name, source)| mutants::some(mutants::of(name, source), OF_EACH))
+        .flat_map(|&(name, source)| {
+            let count = if name == "fused_conv2d" { OF_FUSED } else { OF_EACH };
+            mutants::some(mutants::of(name, source), count)
+        })
         .collect();
     let outcomes: Vec<(&Mutant, Outcome)> = mutants
         .par_iter()
         .map(|mutant| {
-            let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
-            let options = GpuOptions { checked: true, replace: Some((mutant.shader, mutant.source)), ..GpuOptions::DEFAULT };
-            let examined = |depth| examine(&model(optimizer), &adapters, index, depth, options);
+            let (model, unchanged) = subject(mutant);
+            let options =
+                GpuOptions { checked: true, replace: Some((mutant.shader, mutant.source)), ..unchanged };
+            let examined = |depth| examine(&model, &adapters, index, depth, options);
             let outcome = match examined(Depth::Quick) {
                 Err(_) => Outcome::Unviable,
                 Ok(quick) if !quick.is_well() => Outcome::Refused(Depth::Quick),
                 Ok(_) => {
                     let full = examined(Depth::Full).unwrap();
-                    match (full.is_well(), full.tensors == right[optimizer]) {
+                    let mut right = right.lock().unwrap();
+                    let right = right.entry(model.to_toml()).or_insert_with(|| {
+                        examine(&model, &adapters, index, Depth::Full, unchanged).unwrap().tensors
+                    });
+                    match (full.is_well(), full.tensors == *right) {
                         (false, _) => Outcome::Refused(Depth::Full),
                         (true, true) => Outcome::Same,
                         (true, false) => Outcome::Missed,
@@ -153,7 +234,7 @@ fn a_broken_kernel_is_named() {
         let source = shader::find(name).source;
         assert!(source.contains(line), "{name}.wgsl has no {line}");
         let text: &'static str = Box::leak(source.replace(line, broken).into_boxed_str());
-        let options = GpuOptions { replace: Some((name, text)), ..GpuOptions::DEFAULT };
+        let options = GpuOptions { replace: Some((name, text)), ..UNFUSED };
         let Some(report) = report(ADAM, Depth::Quick, options) else { return };
         // What follows from a wrong kernel may be wrong, too; it comes later.
         let wrong = report.launches.iter().find(|row| row.wrong.is_some());
@@ -176,7 +257,7 @@ fn a_self_check_is_remembered_until_something_changes() {
     let source = shader::find("conv2d").source;
     let broken: &'static str =
         source.replacen("sums[p * CHANNELS + t] += ", "sums[p * CHANNELS + t] -= ", 1).leak();
-    let options = GpuOptions { replace: Some(("conv2d", broken)), ..GpuOptions::DEFAULT };
+    let options = GpuOptions { replace: Some(("conv2d", broken)), ..UNFUSED };
     std::fs::remove_dir_all(&cache).unwrap();
     let message = check(&model(SGD), options).unwrap_err().to_string();
     assert!(message.contains("conv1.forward (conv2d.wgsl)"), "{message}");

@@ -53,7 +53,22 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
 
 fn training(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    Plan::training(&model, &batch(&model, batch_size), &model.train, PlanOptions { replicas, reuse, fuse: false })
+    Plan::training(
+        &model,
+        &batch(&model, batch_size),
+        &model.train,
+        PlanOptions { replicas, reuse, fuse: false },
+    )
+}
+
+fn fused(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
+    let model = Model::parse(text, "test").unwrap();
+    Plan::training(
+        &model,
+        &batch(&model, batch_size),
+        &model.train,
+        PlanOptions { replicas, reuse, fuse: true },
+    )
 }
 
 fn evaluation(text: &str, batch_size: usize, averaged: bool) -> Plan {
@@ -76,6 +91,15 @@ fn assert_golden(file: &str, plan: &Plan) {
         panic!("{file}, line {}:\n  now    {got}\n  golden {want}", line + 1);
     }
     assert_eq!(text.lines().count(), want.lines().count(), "{file}");
+}
+
+#[test]
+fn the_fused_plans_are_the_golden_ones() {
+    let plan = fused(SEED, 128, 1, true);
+    assert!(plan.dispatches.len() <= 16, "{} launches a step", plan.dispatches.len());
+    assert_golden("seed_fused.txt", &plan);
+    // What has no fused kernel keeps its own.
+    assert_golden("all_layers_fused.txt", &fused(ALL_LAYERS, 6, 3, false));
 }
 
 #[test]

@@ -111,8 +111,15 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, gpu_options(args), &mut report)?;
-    let mut run =
-        Run::start(&model, &settings, &data, &device, gpu_options(args), init.as_deref(), args.out.as_deref())?;
+    let mut run = Run::start(
+        &model,
+        &settings,
+        &data,
+        &device,
+        gpu_options(args),
+        init.as_deref(),
+        args.out.as_deref(),
+    )?;
     finish(args, &mut run, &model, report, output)
 }
 

@@ -213,12 +213,14 @@ impl StepCheck<'_> {
             }
             let backward = ["backward", "backward_weight", "forward"];
             let launch = match (layer.kind.name, name) {
-                ("batch_norm2d", "weight") => {
-                    self.maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", entry.offset)])
-                }
-                ("batch_norm2d", _) => {
-                    self.maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", entry.offset)])
-                }
+                ("batch_norm2d", "weight") => self.maker_by_constant(
+                    &backward[..1],
+                    &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", entry.offset)],
+                ),
+                ("batch_norm2d", _) => self.maker_by_constant(
+                    &backward[..1],
+                    &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", entry.offset)],
+                ),
                 (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", entry.offset)]),
                 _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", entry.offset)]),
             };
@@ -307,7 +309,11 @@ impl StepCheck<'_> {
                 output
             } else {
                 let mut given = arrays.clone();
-                given.extend(made.iter().map(|(&name, array)| (name, array.clone())).filter(|(name, _)| !name.starts_with("running")));
+                given.extend(
+                    made.iter()
+                        .map(|(&name, array)| (name, array.clone()))
+                        .filter(|(name, _)| !name.starts_with("running")),
+                );
                 layer.layer.forward(&given, &context).remove("output").expect("as above")
             };
             arrays.extend(made);
@@ -347,7 +353,9 @@ impl StepCheck<'_> {
             let tensor = format!("{}.{variable}", layer.name);
             let (kind, place) = (format!("{}.{variable}", layer.kind.name), format!("{place}, {tensor}"));
             if !["output", "grad_input"].contains(&variable) {
-                let Some((launch, array)) = self.small(replica, index, variable, &want.shape) else { continue };
+                let Some((launch, array)) = self.small(replica, index, variable, &want.shape) else {
+                    continue;
+                };
                 table.check_launch(launch, &kind, &place, &array.to_f32(), &loosened(&want, &array));
                 made.insert(variable, array);
                 continue;
@@ -418,7 +426,11 @@ impl StepCheck<'_> {
         if has_losses {
             self.split("loss", replica).0.into_iter().for_each(|loss| sum.add(loss.into()));
         } else {
-            want["loss"].data.iter().zip(&want["loss"].bound).for_each(|(&loss, &error)| sum.add_bounded(loss, error));
+            want["loss"]
+                .data
+                .iter()
+                .zip(&want["loss"].bound)
+                .for_each(|(&loss, &error)| sum.add_bounded(loss, error));
         }
         let want = Array { shape: vec![1], data: vec![sum.value], bound: vec![sum.bound()] };
         let got = [metrics.loss_sum as f32];
@@ -449,7 +461,8 @@ impl StepCheck<'_> {
             let target = u32::from(self.images.labels[sample.index as usize]);
             let place = format!("{place}, image {n}");
             // The fused plan does not write down which image it is: its pixels and its class tell.
-            let index = self.tensors.get("indices").map_or(sample.index, |_| self.part("indices", replica)[n]);
+            let index =
+                self.tensors.get("indices").map_or(sample.index, |_| self.part("indices", replica)[n]);
             if (index, targets[n]) != (sample.index, target) {
                 let got = (index, targets[n]);
                 table.wrong(launch, format!("{place}: (index, target) {got:?}, not {sample:?}, {target}"));
@@ -466,7 +479,12 @@ impl StepCheck<'_> {
                     transform.copy_from_slice(got);
                 } else {
                     // Interpolation is continuous with slope at most 255 a pixel.
-                    let coordinates: f64 = want.bound.iter().zip([side, side, 1, side, side, 1]).map(|(b, x)| b * x as f64).sum();
+                    let coordinates: f64 = want
+                        .bound
+                        .iter()
+                        .zip([side, side, 1, side, side, 1])
+                        .map(|(b, x)| b * x as f64)
+                        .sum();
                     error = coordinates * 255.0 * f64::from(self.batches.pixel_scale().0);
                 }
             }
@@ -506,7 +524,10 @@ impl StepCheck<'_> {
             let grad = format!("grad_{}", param.param.name);
             let mut arrays = Arrays::from([
                 ("params", array(old)),
-                ("grads", self.small(replica, param.layer, &grad, &old.shape).expect("a trained parameter").1),
+                (
+                    "grads",
+                    self.small(replica, param.layer, &grad, &old.shape).expect("a trained parameter").1,
+                ),
                 ("weight_decay", Array::from_f32(&old.shape, &vec![decay; old.data.len()])),
             ]);
             for (name, memory) in train.optimizer.memory().iter().zip(&before.memory) {

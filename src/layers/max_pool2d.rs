@@ -32,12 +32,7 @@ impl MaxPool2d {
 
 /// For each output (flat index), the flat index of the input that wins, the first maximum in row-major order; and of those
 /// that may win instead within the errors of the input.
-fn for_each_winner(
-    maps: usize,
-    pool: &Pool,
-    input: &Array,
-    mut found: impl FnMut(usize, usize, &[usize]),
-) {
+fn for_each_winner(maps: usize, pool: &Pool, input: &Array, mut found: impl FnMut(usize, usize, &[usize])) {
     let (input, bound) = (&input.data, &input.bound);
     let (map_in, map_out) = (pool.input.height * pool.input.width, pool.output.height * pool.output.width);
     for map in 0..maps {

@@ -24,8 +24,5 @@ pub(super) fn update(momentum: f64, nesterov: bool, arrays: &Arrays, step: Step)
 }
 
 pub(super) fn constants(momentum: f32, nesterov: bool) -> Vec<(&'static str, f64)> {
-    vec![
-        ("MOMENTUM", f64::from(momentum)),
-        ("NESTEROV", f64::from(u8::from(nesterov))),
-    ]
+    vec![("MOMENTUM", f64::from(momentum)), ("NESTEROV", f64::from(u8::from(nesterov)))]
 }

@@ -20,7 +20,13 @@ pub(super) struct Draft {
 
 impl Draft {
     pub(super) fn new(options: PlanOptions) -> Self {
-        Self { options, tensors: Vec::new(), by_name: BTreeMap::new(), pinned: Vec::new(), dispatches: Vec::new() }
+        Self {
+            options,
+            tensors: Vec::new(),
+            by_name: BTreeMap::new(),
+            pinned: Vec::new(),
+            dispatches: Vec::new(),
+        }
     }
 
     /// True if a tensor has this name.

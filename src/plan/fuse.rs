@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
+use super::ParamLayout;
 use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
-use super::ParamLayout;
 use crate::batch::BatchSettings;
-use crate::layers::{Launch, Tuned};
 use crate::layers::window::Conv;
+use crate::layers::{Launch, Tuned};
 use crate::model::Model;
 use crate::rng::{Stream, drop_threshold};
 
@@ -19,7 +19,7 @@ const MOST_PARTS: usize = 64;
 const NOTHING: u32 = u32::MAX;
 /// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
 /// values it pays to write it down first.
-const MOST_ON_LOAD: usize = 0;
+const MOST_ON_LOAD: usize = 200000;
 
 /// A model cut into blocks, and where everything lies that the fused kernels share.
 pub(super) struct Fusion<'a> {
@@ -207,7 +207,8 @@ impl<'a> Fusion<'a> {
         let name = self.name(fused.conv).to_owned();
         let first = fused.before.layers().next().unwrap_or(fused.conv);
         // What is normalised on loading gets its gradient from the launch of the normalisation's producer.
-        let below = fused.before.layers().find(|layer| Some(*layer) != fused.before.norm).unwrap_or(fused.conv);
+        let below =
+            fused.before.layers().find(|layer| Some(*layer) != fused.before.norm).unwrap_or(fused.conv);
         let last = fused.relu.unwrap_or(fused.conv);
         let upstream = fused.norm.unwrap_or(last);
         draft.alias(&format!("{name}.input"), &format!("{}.input", self.name(first)));
@@ -226,7 +227,8 @@ impl<'a> Fusion<'a> {
         self.wire(fused, draft);
         let tiles = self.conv(fused.conv).output.channels.div_ceil(4);
         let mut constants = self.constants(fused, training);
-        constants.insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
+        constants
+            .insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
         let entry_point = if training { "forward" } else { "forward_eval" };
         let invocations = self.parts * tiles * WORKGROUP;
         draft.launch(
@@ -262,12 +264,6 @@ impl<'a> Fusion<'a> {
         let weight_tiles = self.parts * columns.div_ceil(9) * conv.output.channels.div_ceil(8);
         let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
         constants.insert("INPUT_GROUPS", input_groups as f64);
-        if to_input && std::env::var("SPLIT").is_ok() {
-            draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point: "backward_input", constants: constants.clone(), invocations: input_groups * WORKGROUP });
-            constants.insert("INPUT_GROUPS", 0.0);
-            draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point: "backward_weight", constants, invocations: weight_tiles.div_ceil(WORKGROUP) * WORKGROUP });
-            return;
-        }
         let entry_point = if to_input { "backward" } else { "backward_weight" };
         let invocations = (input_groups + weight_tiles.div_ceil(WORKGROUP)) * WORKGROUP;
         draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point, constants, invocations });

@@ -10,6 +10,8 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 pub(crate) struct Mutant {
     pub(crate) shader: &'static str,
     pub(crate) source: &'static str,
+    /// The function that the line is in.
+    pub(crate) function: String,
     rule: &'static str,
     number: usize,
     line: String,
@@ -67,6 +69,18 @@ const RULES: &[(&str, &str, &str)] = &[
     ("swapped stride", "* CLASSES", "* QUADS"),
     ("swapped stride", "IMAGE_ELEMENTS", "ELEMENTS"),
     ("missing term", " + EPS", ""),
+    ("missing term", " + IN_EPS", ""),
+    ("missing scale", " * norm.y", ""),
+    ("missing scale", " * norm.x", ""),
+    ("missing scale", " * tap.x", ""),
+    ("missing scale", " * DROP_SCALE", ""),
+    ("missing scale", "IN_SLOPE * ", ""),
+    ("missing scale", "OUT_SLOPE * ", ""),
+    ("swapped stride", "* RAW_WIDTH", "* RAW_HEIGHT"),
+    ("swapped stride", "* POOL", "* KERNEL"),
+    ("swapped stride", "* OUT_CHANNELS", "* IN_CHANNELS"),
+    ("swapped stride", "* PIXELS", "* CHANNELS"),
+    ("swapped stride", "* CHANNELS + ", "* CLASSES + "),
     ("another value", "state[1]", "state[0]"),
     ("another value", "min(", "max("),
     ("another value", "floor(", "ceil("),
@@ -91,7 +105,15 @@ pub(crate) fn of(shader: &'static str, source: &'static str) -> Vec<Mutant> {
                     let text = [&source[..at], to, &source[at + from.len()..]].concat();
                     if is_valid(&text) {
                         let line = text.lines().nth(number).unwrap().to_owned();
-                        found.push(Mutant { shader, source: text.leak(), rule, number: number + 1, line });
+                        let function = function.clone();
+                        found.push(Mutant {
+                            shader,
+                            source: text.leak(),
+                            function,
+                            rule,
+                            number: number + 1,
+                            line,
+                        });
                     }
                 }
             }
