@@ -320,7 +320,7 @@ fn convolved_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Block 
         start = packed[replica * PACKED + BIAS + tile];
     }
     let from_bias = product(vec4(1.0), start);
-    var block = Block(from_bias, from_bias, from_bias, from_bias, from_bias, from_bias);
+    var whole = Block(from_bias, from_bias, from_bias, from_bias, from_bias, from_bias);
     for (var c = 0u; c < IN_CHANNELS; c++) {
         var norm = vec4(0.0);
         if (IN_NORMALISE) {
@@ -330,13 +330,13 @@ fn convolved_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Block 
         let first = array<vec4<f32>, 3>(packed[at], packed[at + OUT_TILES], packed[at + 2u * OUT_TILES]);
         let second = array<vec4<f32>, 3>(packed[at + 3u * OUT_TILES], packed[at + 4u * OUT_TILES], packed[at + 5u * OUT_TILES]);
         let third = array<vec4<f32>, 3>(packed[at + 6u * OUT_TILES], packed[at + 7u * OUT_TILES], packed[at + 8u * OUT_TILES]);
-        block = add_row(block, 0u, loaded_row(replica, quad, c, norm, y, x), first, second, third);
-        block = add_row(block, 1u, loaded_row(replica, quad, c, norm, y + 1u, x), first, second, third);
-        block = add_row(block, 2u, loaded_row(replica, quad, c, norm, y + 2u, x), first, second, third);
-        block = add_row(block, 3u, loaded_row(replica, quad, c, norm, y + 3u, x), first, second, third);
-        block = add_row(block, 4u, loaded_row(replica, quad, c, norm, y + 4u, x), first, second, third);
+        whole = add_row(whole, 0u, loaded_row(replica, quad, c, norm, y, x), first, second, third);
+        whole = add_row(whole, 1u, loaded_row(replica, quad, c, norm, y + 1u, x), first, second, third);
+        whole = add_row(whole, 2u, loaded_row(replica, quad, c, norm, y + 2u, x), first, second, third);
+        whole = add_row(whole, 3u, loaded_row(replica, quad, c, norm, y + 3u, x), first, second, third);
+        whole = add_row(whole, 4u, loaded_row(replica, quad, c, norm, y + 4u, x), first, second, third);
     }
-    return block;
+    return whole;
 }
 
 // STRIP pixels of CHANNELS maps from (y, x) on, before the rectifier.
@@ -376,14 +376,14 @@ fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
     return made_here;
 }
 
-fn pixels_of(block: Block) -> Pixels {
+fn pixels_of(blocks: Block) -> Pixels {
     var made_here: Pixels;
-    made_here.sums[0] = block.at_00;
-    made_here.sums[1] = block.at_01;
-    made_here.sums[2] = block.at_10;
-    made_here.sums[3] = block.at_11;
-    made_here.sums[4] = block.at_20;
-    made_here.sums[5] = block.at_21;
+    made_here.sums[0] = blocks.at_00;
+    made_here.sums[1] = blocks.at_01;
+    made_here.sums[2] = blocks.at_10;
+    made_here.sums[3] = blocks.at_11;
+    made_here.sums[4] = blocks.at_20;
+    made_here.sums[5] = blocks.at_21;
     return made_here;
 }
 
@@ -653,7 +653,7 @@ fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32
 // Gradient of x for a block from (y, x) on: the convolution with the kernel turned by half a turn.
 fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Block {
     let zero = mat4x4<f32>();
-    var block = Block(zero, zero, zero, zero, zero, zero);
+    var whole = Block(zero, zero, zero, zero, zero, zero);
     // Wraps to a huge number where it is negative, and is then outside.
     let row = y + PADDING - 2u;
     let column = x + PADDING - 2u;
@@ -664,13 +664,13 @@ fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4
         let first = array<vec4<f32>, 3>(packed[at + 8u * IN_TILES], packed[at + 7u * IN_TILES], packed[at + 6u * IN_TILES]);
         let second = array<vec4<f32>, 3>(packed[at + 5u * IN_TILES], packed[at + 4u * IN_TILES], packed[at + 3u * IN_TILES]);
         let third = array<vec4<f32>, 3>(packed[at + 2u * IN_TILES], packed[at + IN_TILES], packed[at]);
-        block = add_row(block, 0u, upstream_row(map, row, column, norm, mask), first, second, third);
-        block = add_row(block, 1u, upstream_row(map, row + 1u, column, norm, mask), first, second, third);
-        block = add_row(block, 2u, upstream_row(map, row + 2u, column, norm, mask), first, second, third);
-        block = add_row(block, 3u, upstream_row(map, row + 3u, column, norm, mask), first, second, third);
-        block = add_row(block, 4u, upstream_row(map, row + 4u, column, norm, mask), first, second, third);
+        whole = add_row(whole, 0u, upstream_row(map, row, column, norm, mask), first, second, third);
+        whole = add_row(whole, 1u, upstream_row(map, row + 1u, column, norm, mask), first, second, third);
+        whole = add_row(whole, 2u, upstream_row(map, row + 2u, column, norm, mask), first, second, third);
+        whole = add_row(whole, 3u, upstream_row(map, row + 3u, column, norm, mask), first, second, third);
+        whole = add_row(whole, 4u, upstream_row(map, row + 4u, column, norm, mask), first, second, third);
     }
-    return block;
+    return whole;
 }
 
 // Gradient of x for a strip from (y, x) on.

@@ -8,7 +8,19 @@ import { detectRaces } from 'wgsl_reflect/wgsl_reflect.module.js';
 Object.assign(globalThis, globals);
 
 // Entry points that wgsl_reflect cannot run, with the reason. README.md repeats them.
-const NOT_RUN = new Map([]);
+const MATRICES = 'wgsl_reflect 1.6.0 does not know sums of matrices, nor barriers in functions and loops that are no tree';
+const NOT_RUN = new Map([
+  ['fused_conv2d.forward', MATRICES],
+  ['fused_conv2d.forward_eval', MATRICES],
+  ['fused_conv2d.backward', MATRICES],
+  ['fused_conv2d.backward_weight', MATRICES],
+  ['fused_conv2d.backward_output', MATRICES],
+  ['head.forward', MATRICES],
+  ['head.forward_eval', MATRICES],
+]);
+
+// Barriers of an entry point that is not a tree of 64 values.
+const BARRIERS = new Map([['batch.prepare', 1]]);
 
 const started = performance.now();
 const failures = [];
@@ -212,7 +224,7 @@ for (const [name, uses] of entryPoints) {
     const parts = specialised(shader, use.dispatch.constants).split(`\nfn ${entry_point}(`);
     const pieces = parts[1].split('workgroupBarrier();');
     const end = pieces.findIndex((piece) => piece.includes('\n}\n'));
-    if (end !== 6) {
+    if (end !== (BARRIERS.get(name) ?? 6)) {
       fail(`races: ${name}: its tree is not the one that this script unrolls`);
     }
     for (let gone = 0; gone < end; gone++) {
