@@ -17,6 +17,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "avg_pool2d",
     "batch",
     "batch_norm2d",
+    "ceilings",
     "conv2d",
     "cross_entropy",
     "dropout",

@@ -8,6 +8,7 @@ use std::path::Path;
 use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use shadernet::batch::BatchSettings;
+use shadernet::gpu::Ceilings;
 use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
@@ -67,6 +68,8 @@ fn plans() -> Vec<Plan> {
             plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }
     }
+    // No part of a network: `bench` alone runs them.
+    plans.extend(Ceilings::plans());
     plans
 }
 
