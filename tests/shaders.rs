@@ -84,7 +84,7 @@ fn every_file_and_every_entry_point_is_used() {
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
-    let known: BTreeSet<String> = shader::SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let known: BTreeSet<String> = shader::all().iter().map(|shader| shader.name.to_owned()).collect();
     assert_eq!(files, known);
 
     let plans = plans();
@@ -144,7 +144,7 @@ fn functions(source: &str) -> BTreeMap<String, String> {
 #[test]
 fn functions_of_one_name_are_one_function() {
     let mut texts: BTreeMap<String, (&str, String)> = BTreeMap::new();
-    for (file, source) in shader::SOURCES {
+    for (file, source) in shader::SOURCES.iter().chain(shader::MEASURING) {
         for (name, text) in functions(source) {
             let (first, known) = texts.entry(name.clone()).or_insert_with(|| (file, text.clone()));
             assert_eq!(*known, text, "{name} in {file}.wgsl differs from {first}.wgsl");
