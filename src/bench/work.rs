@@ -141,6 +141,8 @@ mod tests {
           { type = "flatten" },
           { type = "linear", out_features = 3 },
         ]
+        [train]
+        optimizer = { type = "sgd", momentum = 0.9 }
         "#;
     const IMAGES: usize = 8;
 
@@ -190,6 +192,9 @@ mod tests {
         };
         // Reads and writes a value for each of conv1's outputs.
         assert_eq!(bytes("relu1.forward"), 2 * 4 * IMAGES * (4 * 8 * 7));
+        // Reads and writes parameters and velocities, reads gradients and decays, and a word or two besides.
+        let vector = plan.tensor("params").unwrap().bytes as usize;
+        assert!((6 * vector..6 * vector + 64).contains(&bytes("optimizer.update")), "{plan}");
         // Reads the bytes of a batch, six numbers and an index for each image; writes floats.
         let state = plan.tensor("state").unwrap().bytes as usize;
         let gathered = bytes("batch.gather");
