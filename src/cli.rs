@@ -10,6 +10,7 @@ use shadernet::error::{Error, Result};
 use shadernet::gpu::Adapters;
 use shadernet::model::Model;
 
+mod bench;
 mod classify;
 mod doctor;
 mod eval;
@@ -45,6 +46,8 @@ enum Command {
     Devices,
     /// Check every kernel of a model's training on this machine's GPU against the reference
     Doctor(doctor::DoctorArgs),
+    /// Measure how fast a network trains here, and what this device could do at best
+    Bench(bench::BenchArgs),
 }
 
 /// Where to compute.
@@ -86,6 +89,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),
+        Command::Bench(args) => bench::run(&args, &mut output),
     };
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,

@@ -15,6 +15,7 @@
 //! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
 
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod classify;
 pub mod config;

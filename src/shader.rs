@@ -10,7 +10,8 @@ macro_rules! sources {
     };
 }
 
-/// Every shader: file name without `.wgsl`, and text. All are complete, valid WGSL as they stand.
+/// Every shader that networks are trained with: file name without `.wgsl`, and text. All are complete, valid WGSL as they
+/// stand.
 pub const SOURCES: &[(&str, &str)] = sources![
     "adam",
     "average",
@@ -26,6 +27,9 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "max_pool2d",
     "sgd",
 ];
+
+/// Shaders that only measure a device. What they compute is in no network, so `doctor` has nothing to say of them.
+pub const MEASURING: &[(&str, &str)] = sources!["ceilings"];
 
 /// A parsed and validated shader.
 #[derive(Debug)]
@@ -56,7 +60,10 @@ pub struct Binding {
 /// All shaders, parsed once.
 pub fn all() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
-    SHADERS.get_or_init(|| SOURCES.iter().map(|&(name, source)| Shader::parse(name, source)).collect())
+    SHADERS.get_or_init(|| {
+        let sources = SOURCES.iter().chain(MEASURING);
+        sources.map(|&(name, source)| Shader::parse(name, source)).collect()
+    })
 }
 
 /// The shader called `name`.

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference"],
     &["gpu", "cpu"],
-    &["device", "doctor", "eval", "train", "classify"],
+    &["device", "doctor", "bench", "eval", "train", "classify"],
 ];
 
 fn floor(module: &str) -> usize {

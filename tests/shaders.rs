@@ -8,6 +8,7 @@ use std::path::Path;
 use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use shadernet::batch::BatchSettings;
+use shadernet::gpu::Ceilings;
 use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
@@ -67,6 +68,8 @@ fn plans() -> Vec<Plan> {
             plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }
     }
+    // No part of a network: `bench` alone runs them.
+    plans.extend(Ceilings::plans());
     plans
 }
 
@@ -81,7 +84,7 @@ fn every_file_and_every_entry_point_is_used() {
         .unwrap()
         .map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned())
         .collect();
-    let known: BTreeSet<String> = shader::SOURCES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    let known: BTreeSet<String> = shader::all().iter().map(|shader| shader.name.to_owned()).collect();
     assert_eq!(files, known);
 
     let plans = plans();
@@ -141,7 +144,7 @@ fn functions(source: &str) -> BTreeMap<String, String> {
 #[test]
 fn functions_of_one_name_are_one_function() {
     let mut texts: BTreeMap<String, (&str, String)> = BTreeMap::new();
-    for (file, source) in shader::SOURCES {
+    for (file, source) in shader::SOURCES.iter().chain(shader::MEASURING) {
         for (name, text) in functions(source) {
             let (first, known) = texts.entry(name.clone()).or_insert_with(|| (file, text.clone()));
             assert_eq!(*known, text, "{name} in {file}.wgsl differs from {first}.wgsl");

@@ -14,6 +14,7 @@ use crate::rng::{self, Stream};
 use crate::tensor::Tensor;
 
 mod block;
+mod ceilings;
 mod fallback;
 mod gather;
 mod kernels;
@@ -22,6 +23,7 @@ mod net;
 mod program;
 
 use block::Block;
+pub use ceilings::flops_per_second;
 use kernels::LANES;
 use net::Net;
 use program::Program;

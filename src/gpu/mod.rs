@@ -9,11 +9,13 @@ use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
 use crate::shader;
 use crate::tensor::Tensor;
 
+mod ceilings;
 mod device;
 mod profile;
 mod program;
 mod runner;
 
+pub use ceilings::Ceilings;
 pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Pipelines, Program};
@@ -37,6 +39,16 @@ pub struct GpuEngine {
     replicas: usize,
     step: u32,
     steps_per_submit: usize,
+    preparation: Preparation,
+}
+
+/// What it took to make an engine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Preparation {
+    /// Seconds until every pipeline was compiled.
+    pub pipelines_seconds: f64,
+    /// Seconds until everything was handed to the driver. The first step waits for the rest of the way.
+    pub upload_seconds: f64,
 }
 
 /// A submission should last about this long: long enough to hide the host, short enough for a display.
@@ -57,7 +69,9 @@ impl GpuEngine {
         let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
         let buffers = Buffers::new(&gpu, &plans)?;
+        let start = Instant::now();
         let pipelines = Pipelines::new(&gpu, &plans, options);
+        let pipelines_seconds = start.elapsed().as_secs_f64();
         let program = |plan: Plan| -> Result<(Plan, Program)> {
             let program = Program::new(&gpu, &plan, &buffers, &pipelines)?;
             Ok((plan, program))
@@ -66,7 +80,7 @@ impl GpuEngine {
         let training = training.map(program).transpose()?;
         let evaluation = program(evaluation)?;
         let averaged = averaged.map(program).transpose()?;
-        let engine = Self {
+        let mut engine = Self {
             training,
             output: logits(&evaluation.0),
             evaluation,
@@ -80,8 +94,10 @@ impl GpuEngine {
             replicas: setup.seeds.len(),
             step: 0,
             steps_per_submit: 1,
+            preparation: Preparation::default(),
             gpu,
         };
+        let start = Instant::now();
         engine.upload("seeds", bytemuck::cast_slice(setup.seeds));
         engine.upload("sources", bytemuck::cast_slice(&engine.evaluation.0.sources));
         let state: Vec<u32> = [0; 4].iter().chain(setup.seeds).copied().collect();
@@ -98,7 +114,14 @@ impl GpuEngine {
             engine.upload("weight_decay", bytemuck::cast_slice(&decays));
         }
         engine.gpu.check()?;
+        let upload_seconds = start.elapsed().as_secs_f64();
+        engine.preparation = Preparation { pipelines_seconds, upload_seconds };
         Ok(engine)
+    }
+
+    /// What it took to make the engine.
+    pub fn preparation(&self) -> Preparation {
+        self.preparation
     }
 
     /// The device.

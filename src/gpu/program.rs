@@ -223,6 +223,11 @@ impl Program {
 
     /// Records `times` runs of the plan into one pass and submits it.
     pub(super) fn submit(&self, gpu: &Gpu, times: usize) -> wgpu::SubmissionIndex {
+        gpu.queue.submit([self.encode(gpu, times)])
+    }
+
+    /// Records `times` runs of the plan into one pass.
+    pub(super) fn encode(&self, gpu: &Gpu, times: usize) -> wgpu::CommandBuffer {
         let mut encoder = gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -230,7 +235,7 @@ impl Program {
                 self.launches.iter().for_each(|launch| launch.record(&mut pass));
             }
         }
-        gpu.queue.submit([encoder.finish()])
+        encoder.finish()
     }
 }
 

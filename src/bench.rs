@@ -1,0 +1,460 @@
+//! How fast a model trains on a device, and how far that is from what the device could do. No accuracy is measured.
+
+use std::path::Path;
+use std::time::Instant;
+
+use serde::Serialize;
+
+use crate::config::TrainConfig;
+use crate::cpu;
+use crate::dataset::Images;
+use crate::device::Device;
+use crate::engine::{Engine, Setup, Vector};
+use crate::error::Result;
+use crate::gpu::{self, GpuEngine, GpuOptions};
+use crate::model::Model;
+use crate::rng;
+use crate::train::TrainingData;
+
+mod work;
+
+/// What is measured besides the model, whose own batch size it is.
+#[derive(Debug, Clone)]
+pub struct Options<'a> {
+    /// As `--device` says it.
+    pub device: &'a str,
+    /// Threads of the CPU engine; `None`: one for each processor.
+    pub threads: Option<usize>,
+    /// Nets side by side.
+    pub replicas: usize,
+    /// Steps of a repeat, at most [`MOST_STEPS`]; `None`: as many as take half a second.
+    pub steps: Option<usize>,
+    /// How a GPU carries it out.
+    pub gpu: GpuOptions,
+    /// Data set to train on; images are made up if there is none, or none that fits the model.
+    pub data: &'a Path,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// Version of shadernet.
+    pub version: &'static str,
+    /// The device and why it was chosen.
+    pub device: String,
+    /// Name of the model.
+    pub model: String,
+    /// Its trained parameters.
+    pub parameters: usize,
+    /// Images of a step, for each net.
+    pub batch_size: usize,
+    /// Nets side by side.
+    pub replicas: usize,
+    /// Training images.
+    pub images: usize,
+    /// True if the images are made up.
+    pub generated: bool,
+    /// From the choice of the device to the end of the first step.
+    pub start_up: StartUp,
+    /// A step in the middle of training.
+    pub step: Step,
+    /// What a training step is on a GPU; `None` on the CPU engine, which has no plan.
+    pub plan: Option<Planned>,
+    /// What the device can do at best.
+    pub ceilings: Ceilings,
+    /// The shortest step that the ceilings allow.
+    pub bound: Bound,
+    /// Every launch of a step; `None` on the CPU engine, and on a GPU without a clock for it.
+    pub launches: Option<Vec<LaunchTime>>,
+}
+
+/// Seconds until the first step was done.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct StartUp {
+    /// All of it, the images in memory at its beginning.
+    pub seconds: f64,
+    /// Looking for adapters; on the CPU engine, nothing.
+    pub find_seconds: f64,
+    /// Opening the adapter; `None` on the CPU engine.
+    pub open_seconds: Option<f64>,
+    /// Compiling all kernels of training and evaluation; `None` on the CPU engine.
+    pub pipelines_seconds: Option<f64>,
+    /// Handing data set and settings to the driver; `None` on the CPU engine.
+    pub upload_seconds: Option<f64>,
+    /// The first step. On a GPU it waits for what of the upload is still under way.
+    pub first_step_seconds: f64,
+}
+
+/// A step after warm-up.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Step {
+    /// Repeats that were timed.
+    pub repeats: usize,
+    /// Steps of each.
+    pub steps: usize,
+    /// Milliseconds a step, all nets together: the median of the repeats.
+    pub milliseconds: f64,
+    /// The same in the fastest repeat.
+    pub fastest_milliseconds: f64,
+    /// The same in the slowest.
+    pub slowest_milliseconds: f64,
+    /// Training images a second, the images of each net counted.
+    pub images_per_second: f64,
+    /// Seconds that an epoch's steps take.
+    pub epoch_seconds: f64,
+    /// 10⁹ multiplications and additions of a step's convolutions and linear layers.
+    pub gflop: f64,
+    /// The same a second.
+    pub gflop_per_second: f64,
+}
+
+/// What a step is on a GPU.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Planned {
+    /// Launches a step.
+    pub dispatches: usize,
+    /// Bytes of working memory.
+    pub memory_bytes: u64,
+    /// What they would be if no tensors shared their place.
+    pub unshared_bytes: u64,
+    /// Bytes that the launches read and write at least.
+    pub traffic_bytes: f64,
+}
+
+/// What a device can do at best, measured.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Ceilings {
+    /// 10⁹ multiplications and additions a second.
+    pub gflop_per_second: f64,
+    /// 10⁹ bytes read and written a second; `None` on the CPU engine, whose traffic no plan tells.
+    pub gb_per_second: Option<f64>,
+    /// Microseconds of a launch that does nothing but wait for the one before; `None` on the CPU engine.
+    pub dispatch_microseconds: Option<f64>,
+}
+
+/// The shortest step that the ceilings allow: the longer of arithmetic and memory traffic, and the launches.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Bound {
+    /// Milliseconds of the arithmetic.
+    pub arithmetic_milliseconds: f64,
+    /// Milliseconds of the memory traffic; 0 on the CPU engine.
+    pub memory_milliseconds: f64,
+    /// Milliseconds of the launches; 0 on the CPU engine.
+    pub dispatch_milliseconds: f64,
+    /// Milliseconds in all.
+    pub milliseconds: f64,
+    /// What of it is reached: this bound over the measured time.
+    pub reached: f64,
+}
+
+/// A launch by the device's own clock: the median of some steps.
+#[derive(Debug, Clone, Serialize)]
+pub struct LaunchTime {
+    /// `conv2.forward`.
+    pub launch: String,
+    /// Microseconds.
+    pub microseconds: f64,
+    /// Its part of the sum over all launches.
+    pub share: f64,
+    /// 10⁹ multiplications and additions a second.
+    pub gflop_per_second: f64,
+    /// 10⁹ bytes read and written a second, of those that it needs at least.
+    pub gb_per_second: f64,
+}
+
+/// Most steps of a repeat.
+pub const MOST_STEPS: usize = 65_536;
+const REPEATS: usize = 5;
+/// What a repeat lasts if nobody says how many steps it has.
+const REPEAT_SECONDS: f64 = 0.5;
+const WARM_UP_SECONDS: f64 = 0.25;
+/// Images that are made up: as many as MNIST has, or as many as fill this many bytes.
+const MADE_IMAGES: usize = 60_000;
+const MADE_BYTES: usize = 64 << 20;
+const SEED: u32 = 1;
+
+/// Measures the training of `model` on a device.
+///
+/// # Errors
+/// A device that is not there, cannot be opened or fails; a data set that cannot be read.
+pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
+    let data = Data::new(model, options.data)?;
+    let seeds: Vec<u32> = (SEED..).take(options.replicas).collect();
+    // The learning rate of every step of a repeat; every repeat begins at the first.
+    let steps_per_epoch = data.train.count.div_ceil(model.train.batch_size.min(data.train.count));
+    let train = TrainConfig { epochs: MOST_STEPS.div_ceil(steps_per_epoch), ..model.train.clone() };
+    let setup = Setup {
+        model,
+        train: &train,
+        seeds: &seeds,
+        shuffle: true,
+        mean: data.mean,
+        std: data.std,
+        training: Some(&data.train),
+        test: &data.test,
+    };
+    let start = Instant::now();
+    let device = Device::choose(options.device, options.threads)?;
+    let found = Found { device, seconds: start.elapsed().as_secs_f64(), start };
+    let measured = match found.device.adapter() {
+        None => on_cpu(&found, &setup, options)?,
+        Some((adapters, index)) => {
+            let open = || adapters.open(index);
+            on_gpu(&found, open, &setup, options)?
+        }
+    };
+    let flop = options.replicas as f64 * work::step_flops(model, measured.batch_size);
+    let Measured { start_up, ceilings, plan, launches, batch_size, .. } = measured;
+    let step = measured.times.step(batch_size * options.replicas, steps_per_epoch, flop);
+    let bound = Bound::new(&step, plan.as_ref(), ceilings);
+    Ok(Report {
+        version: env!("CARGO_PKG_VERSION"),
+        device: found.device.to_string(),
+        model: model.name.clone(),
+        parameters: model.parameter_count(),
+        batch_size,
+        replicas: options.replicas,
+        images: data.train.count,
+        generated: data.generated,
+        start_up,
+        step,
+        plan,
+        ceilings,
+        bound,
+        launches,
+    })
+}
+
+/// A device, and when and in how many seconds it was found.
+struct Found {
+    device: Device,
+    start: Instant,
+    seconds: f64,
+}
+
+/// What the two kinds of engines have in common.
+struct Measured {
+    batch_size: usize,
+    start_up: StartUp,
+    times: Times,
+    plan: Option<Planned>,
+    ceilings: Ceilings,
+    launches: Option<Vec<LaunchTime>>,
+}
+
+fn batch_size(setup: &Setup<'_>) -> usize {
+    setup.train_batches().map_or(0, |batches| batches.batch_size)
+}
+
+fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Measured> {
+    let mut engine = found.device.open(setup, options.gpu)?.engine;
+    let first_step_seconds = first_step(engine.as_mut(), setup)?;
+    let start_up = StartUp {
+        seconds: found.start.elapsed().as_secs_f64(),
+        find_seconds: found.seconds,
+        open_seconds: None,
+        pipelines_seconds: None,
+        upload_seconds: None,
+        first_step_seconds,
+    };
+    let times = Times::measure(engine.as_mut(), options.steps)?;
+    let threads = options.threads.unwrap_or_else(cpu::default_threads);
+    let ceilings = Ceilings {
+        gflop_per_second: cpu::flops_per_second(threads)? / 1e9,
+        gb_per_second: None,
+        dispatch_microseconds: None,
+    };
+    Ok(Measured { batch_size: batch_size(setup), start_up, times, plan: None, ceilings, launches: None })
+}
+
+fn on_gpu(
+    found: &Found,
+    open: impl FnOnce() -> Result<gpu::Gpu>,
+    setup: &Setup<'_>,
+    options: &Options<'_>,
+) -> Result<Measured> {
+    let start = Instant::now();
+    let gpu = open()?;
+    let open_seconds = start.elapsed().as_secs_f64();
+    let mut engine = GpuEngine::new(gpu, setup, options.gpu)?;
+    let first_step_seconds = first_step(&mut engine, setup)?;
+    let start_up = StartUp {
+        seconds: found.start.elapsed().as_secs_f64(),
+        find_seconds: found.seconds,
+        open_seconds: Some(open_seconds),
+        pipelines_seconds: Some(engine.preparation().pipelines_seconds),
+        upload_seconds: Some(engine.preparation().upload_seconds),
+        first_step_seconds,
+    };
+    let times = Times::measure(&mut engine, options.steps)?;
+    let launch_seconds = launch_seconds(&mut engine)?;
+    let ceilings = gpu::Ceilings::measure(engine.gpu())?;
+    let batches = setup.train_batches().expect("there are training images");
+    let plan = engine.training_plan().expect("there are training images");
+    let work = work::of_launches(setup.model, plan, &batches);
+    let (memory_bytes, unshared_bytes) = plan.pooled_bytes();
+    let planned = Planned {
+        dispatches: plan.dispatches.len(),
+        memory_bytes,
+        unshared_bytes,
+        traffic_bytes: work.iter().map(|work| work.bytes).sum(),
+    };
+    let launches = launch_seconds.map(|seconds| {
+        let sum: f64 = seconds.iter().sum();
+        let rows = plan.dispatches.iter().zip(&work).zip(seconds);
+        rows.map(|((dispatch, work), seconds)| LaunchTime {
+            launch: dispatch.label.clone(),
+            microseconds: 1e6 * seconds,
+            share: quotient(seconds, sum),
+            gflop_per_second: quotient(work.flops, seconds) / 1e9,
+            gb_per_second: quotient(work.bytes, seconds) / 1e9,
+        })
+        .collect()
+    });
+    let ceilings = Ceilings {
+        gflop_per_second: ceilings.flops_per_second / 1e9,
+        gb_per_second: Some(ceilings.bytes_per_second / 1e9),
+        dispatch_microseconds: Some(1e6 * ceilings.dispatch_seconds),
+    };
+    Ok(Measured { batch_size: plan.batch_size, start_up, times, plan: Some(planned), ceilings, launches })
+}
+
+/// a ÷ b; 0 where a coarse clock saw no time pass.
+fn quotient(a: f64, b: f64) -> f64 {
+    if b > 0.0 { a / b } else { 0.0 }
+}
+
+fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
+    for (replica, &seed) in setup.seeds.iter().enumerate() {
+        let weights = setup.model.init(seed);
+        engine.write(Vector::Weights, replica, &weights)?;
+        if setup.train.average_decay > 0.0 {
+            engine.write(Vector::Average, replica, &weights)?;
+        }
+    }
+    seconds(engine, 1)
+}
+
+/// Seconds of so many steps, counted from the first.
+fn seconds(engine: &mut dyn Engine, steps: usize) -> Result<f64> {
+    engine.set_step(0)?;
+    let start = Instant::now();
+    engine.train(steps)?;
+    Ok(start.elapsed().as_secs_f64())
+}
+
+/// Seconds of every launch of a step, or `None` without a clock: medians of some steps.
+fn launch_seconds(engine: &mut GpuEngine) -> Result<Option<Vec<f64>>> {
+    engine.set_step(0)?;
+    let mut steps = Vec::new();
+    for _ in 0..REPEATS {
+        let Some(step) = engine.profile()? else { return Ok(None) };
+        steps.push(step);
+    }
+    let launches = 0..steps[0].len();
+    Ok(Some(launches.map(|launch| median(steps.iter().map(|step| step[launch]))).collect()))
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Seconds a step, of every repeat.
+struct Times {
+    steps: usize,
+    repeats: [f64; REPEATS],
+}
+
+impl Times {
+    /// Warms up, then times the repeats.
+    fn measure(engine: &mut dyn Engine, steps: Option<usize>) -> Result<Self> {
+        let mut warm_up = 1;
+        let mut last = seconds(engine, warm_up)?;
+        while last < WARM_UP_SECONDS && warm_up < MOST_STEPS {
+            warm_up *= 2;
+            last = seconds(engine, warm_up)?;
+        }
+        let enough = (REPEAT_SECONDS / last * warm_up as f64).ceil() as usize;
+        let steps = steps.unwrap_or(enough).clamp(1, MOST_STEPS);
+        let mut repeats = [0.0; REPEATS];
+        for repeat in &mut repeats {
+            *repeat = seconds(engine, steps)? / steps as f64;
+        }
+        Ok(Self { steps, repeats })
+    }
+
+    fn step(&self, images: usize, steps_per_epoch: usize, flop: f64) -> Step {
+        let seconds = median(self.repeats.iter().copied());
+        Step {
+            repeats: REPEATS,
+            steps: self.steps,
+            milliseconds: 1e3 * seconds,
+            fastest_milliseconds: 1e3 * self.repeats.iter().copied().fold(f64::INFINITY, f64::min),
+            slowest_milliseconds: 1e3 * self.repeats.iter().copied().fold(0.0, f64::max),
+            images_per_second: images as f64 / seconds,
+            epoch_seconds: seconds * steps_per_epoch as f64,
+            gflop: flop / 1e9,
+            gflop_per_second: flop / 1e9 / seconds,
+        }
+    }
+}
+
+impl Bound {
+    fn new(step: &Step, plan: Option<&Planned>, ceilings: Ceilings) -> Self {
+        let bytes = plan.map_or(0.0, |plan| plan.traffic_bytes);
+        let dispatches = plan.map_or(0, |plan| plan.dispatches) as f64;
+        let arithmetic_milliseconds = 1e3 * step.gflop / ceilings.gflop_per_second;
+        let memory_milliseconds = ceilings.gb_per_second.map_or(0.0, |rate| bytes / 1e6 / rate);
+        let dispatch_milliseconds = dispatches * ceilings.dispatch_microseconds.unwrap_or(0.0) / 1e3;
+        let milliseconds = arithmetic_milliseconds.max(memory_milliseconds) + dispatch_milliseconds;
+        Self {
+            arithmetic_milliseconds,
+            memory_milliseconds,
+            dispatch_milliseconds,
+            milliseconds,
+            reached: milliseconds / step.milliseconds,
+        }
+    }
+}
+
+/// Images to train on. Their content makes no difference to the time.
+struct Data {
+    train: Images,
+    test: Images,
+    mean: f32,
+    std: f32,
+    generated: bool,
+}
+
+impl Data {
+    /// The data set in `dir`, or made up images of the model's shape if it is not there or does not fit.
+    fn new(model: &Model, dir: &Path) -> Result<Self> {
+        if dir.is_dir() {
+            let data = TrainingData::load(dir, 0)?;
+            if data.check(model).is_ok() {
+                let TrainingData { train, test, mean, std, .. } = data;
+                return Ok(Self { train, test, mean, std, generated: false });
+            }
+        }
+        let train = made_up(model, MADE_IMAGES.min(MADE_BYTES / model.input.len()).max(1));
+        let (mean, std) = train.mean_std();
+        Ok(Self { train, test: made_up(model, 1), mean, std, generated: true })
+    }
+}
+
+fn made_up(model: &Model, count: usize) -> Images {
+    let words = |group: u32, at: usize| rng::words(SEED, 0, group, at as u32);
+    let len = count * model.input.len();
+    let bytes = (0..len.div_ceil(16)).flat_map(|at| words(0, at)).flat_map(u32::to_le_bytes);
+    let class = |at: usize| (words(1, at)[0] as usize % model.class_count()) as u8;
+    Images {
+        count,
+        channels: model.input.channels,
+        height: model.input.height,
+        width: model.input.width,
+        pixels: bytes.take(len).collect(),
+        labels: (0..count).map(class).collect(),
+    }
+}

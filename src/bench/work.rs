@@ -1,0 +1,204 @@
+//! How much there is to do in a training step: operations and bytes, from the model and its plan.
+//!
+//! Operations are the multiplications and additions of convolutions and linear layers, which are 1x1 convolutions. Forward
+//! is two for each output value and weight that it sees; the gradient of the input takes as many, the gradient of the
+//! weights as many again. The first trained layer makes no gradient of its input. All else is not counted: it is little,
+//! and a device does it beside.
+
+use std::collections::BTreeMap;
+
+use crate::batch::BatchSettings;
+use crate::layers::Tuned;
+use crate::model::{Model, NamedLayer};
+use crate::plan::{Dispatch, METRICS_RING, Plan, TensorPlan};
+
+/// What a launch has to do.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Work {
+    /// Multiplications and additions.
+    pub(super) flops: f64,
+    /// Bytes of memory that it reads and writes at least.
+    pub(super) bytes: f64,
+}
+
+/// Operations of a layer's forward pass for one image.
+fn forward_flops(layer: &NamedLayer) -> f64 {
+    match layer.layer.tuned(layer.input) {
+        Tuned::Conv2d(conv) => {
+            2.0 * (conv.output.len() * conv.input.channels / conv.groups * conv.kernel * conv.kernel) as f64
+        }
+        _ => 0.0,
+    }
+}
+
+/// True if a layer has to make the gradient of its input: something below is trained.
+fn goes_on(model: &Model, index: usize) -> bool {
+    model.layers[..index].iter().any(|layer| layer.parameter_count() > 0)
+}
+
+/// Operations of a training step of one net on so many images.
+pub(super) fn step_flops(model: &Model, images: usize) -> f64 {
+    let of_layer = |(index, layer)| {
+        let passes = if goes_on(model, index) { 3.0 } else { 2.0 };
+        passes * forward_flops(layer)
+    };
+    images as f64 * model.layers.iter().enumerate().map(of_layer).sum::<f64>()
+}
+
+/// The work of every launch of a training plan, in order.
+pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -> Vec<Work> {
+    let of_launch = |dispatch| {
+        let owner = owner(model, dispatch);
+        let images = (plan.batch_size * plan.replicas) as f64;
+        Work {
+            flops: owner.map_or(0.0, |index| images * flops(model, index, dispatch)),
+            bytes: bytes(model, plan, batches, dispatch, owner),
+        }
+    };
+    plan.dispatches.iter().map(of_launch).collect()
+}
+
+/// The layer that a launch computes: by its label, or the linear layer if it is a head, which goes with the loss.
+fn owner(model: &Model, dispatch: &Dispatch) -> Option<usize> {
+    if dispatch.shader == "head" {
+        return model.layers.iter().rposition(|layer| forward_flops(layer) > 0.0);
+    }
+    let (name, _) = dispatch.label.rsplit_once('.')?;
+    model.layers.iter().position(|layer| layer.name == name)
+}
+
+/// Operations of a launch for one image.
+fn flops(model: &Model, index: usize, dispatch: &Dispatch) -> f64 {
+    let layer = &model.layers[index];
+    let back = if goes_on(model, index) { 2.0 } else { 1.0 };
+    let passes = match dispatch.entry_point.as_str() {
+        // Forth and all the way back.
+        "forward" if dispatch.shader == "head" => 1.0 + back,
+        "forward" | "backward_input" | "backward_weight" | "weight_parts" => 1.0,
+        "backward" => back,
+        _ => 0.0,
+    };
+    passes * forward_flops(layer)
+}
+
+/// Every tensor that a launch binds counts once if it is read and once if it is written, however often the kernel comes
+/// back to a value: caches serve that.
+fn bytes(
+    model: &Model,
+    plan: &Plan,
+    batches: &BatchSettings,
+    dispatch: &Dispatch,
+    owner: Option<usize>,
+) -> f64 {
+    let mut uses: BTreeMap<usize, [bool; 2]> = BTreeMap::new();
+    for bound in &dispatch.bindings {
+        let [read, written] = uses.entry(bound.tensor).or_default();
+        *read |= bound.read;
+        *written |= bound.written;
+    }
+    let bytes = |(tensor, [read, written]): (usize, [bool; 2])| {
+        let times = f64::from(u8::from(read) + u8::from(written));
+        times * touched(model, plan, batches, &plan.tensors[tensor], owner)
+    };
+    uses.into_iter().map(bytes).sum()
+}
+
+/// Bytes of a tensor that a launch touches. Some are bound whole but used in part: of the data set, a batch; of what holds
+/// the parameters of all layers, the launch's own; of what has an entry for each step, one entry.
+fn touched(
+    model: &Model,
+    plan: &Plan,
+    batches: &BatchSettings,
+    tensor: &TensorPlan,
+    owner: Option<usize>,
+) -> f64 {
+    let part = match tensor.name.as_str() {
+        "images" | "labels" => (plan.batch_size * plan.replicas) as f64 / batches.image_count as f64,
+        "packed" | "grads" => owner.map_or(1.0, |index| {
+            model.layers[index].parameter_count() as f64 / model.parameter_count().max(1) as f64
+        }),
+        "metrics_ring" => 1.0 / METRICS_RING as f64,
+        "learning_rates" => 4.0 / tensor.bytes as f64,
+        _ => 1.0,
+    };
+    part * tensor.bytes as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::PlanOptions;
+
+    const MODEL: &str = r#"
+        name = "counted"
+        input = [2, 10, 9]
+        layers = [
+          { type = "conv2d", out_channels = 4, kernel = 3 },
+          { type = "relu" },
+          { type = "batch_norm2d" },
+          { type = "conv2d", out_channels = 8, kernel = 3, groups = 2, bias = false },
+          { type = "conv2d", out_channels = 5, kernel = 3, padding = 1 },
+          { type = "flatten" },
+          { type = "linear", out_features = 3 },
+        ]
+        [train]
+        optimizer = { type = "sgd", momentum = 0.9 }
+        "#;
+    const IMAGES: usize = 8;
+
+    fn planned(fuse: bool, replicas: usize) -> (Model, Plan, Vec<Work>) {
+        let model = Model::parse(MODEL, "counted").unwrap();
+        let batches = BatchSettings {
+            batch_size: IMAGES,
+            image_count: 80,
+            image: model.input,
+            shuffle: true,
+            augment: Default::default(),
+            mean: 0.0,
+            std: 1.0,
+        };
+        let options = PlanOptions { replicas, reuse: true, fuse };
+        let plan = Plan::training(&model, &batches, &model.train, options);
+        let work = of_launches(&model, &plan, &batches);
+        (model, plan, work)
+    }
+
+    #[test]
+    fn operations_are_those_counted_by_hand() {
+        let (model, ..) = planned(false, 1);
+        let first = 2 * (4 * 8 * 7) * (2 * 9);
+        let second = 2 * (8 * 6 * 5) * (2 * 9);
+        let third = 2 * (5 * 6 * 5) * (8 * 9);
+        let linear = 2 * 3 * (5 * 6 * 5);
+        let step = 2 * first + 3 * (second + third + linear);
+        assert_eq!(step_flops(&model, IMAGES), (IMAGES * step) as f64);
+    }
+
+    #[test]
+    fn the_launches_have_all_operations_of_the_step() {
+        for (fuse, replicas) in [(false, 1), (true, 1), (true, 3)] {
+            let (model, plan, work) = planned(fuse, replicas);
+            let sum: f64 = work.iter().map(|work| work.flops).sum();
+            assert_eq!(sum, replicas as f64 * step_flops(&model, IMAGES), "{plan}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_what_a_launch_needs() {
+        let (_, plan, work) = planned(false, 1);
+        let bytes = |label: &str| {
+            let index = plan.dispatches.iter().position(|dispatch| dispatch.label == label);
+            work[index.unwrap()].bytes as usize
+        };
+        // Reads and writes a value for each of conv1's outputs.
+        assert_eq!(bytes("relu1.forward"), 2 * 4 * IMAGES * (4 * 8 * 7));
+        // Reads and writes parameters and velocities, reads gradients and decays, and a word or two besides.
+        let vector = plan.tensor("params").unwrap().bytes as usize;
+        assert!((6 * vector..6 * vector + 64).contains(&bytes("optimizer.update")), "{plan}");
+        // Reads the bytes of a batch, six numbers and an index for each image; writes floats.
+        let state = plan.tensor("state").unwrap().bytes as usize;
+        let gathered = bytes("batch.gather");
+        let needed = IMAGES * (180 + 4 * 180 + 4);
+        assert!((needed..=needed + state + 24 * IMAGES + 64).contains(&gathered), "{gathered} for {needed}");
+    }
+}

@@ -1,0 +1,150 @@
+//! `shadernet bench`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use shadernet::bench::{MOST_STEPS, Options, Report, measure};
+use shadernet::error::{Error, Result};
+use shadernet::gpu::GpuOptions;
+
+use super::{DeviceArgs, Output, load_model};
+
+#[derive(Args)]
+pub(crate) struct BenchArgs {
+    /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    device: DeviceArgs<false>,
+    /// Images of one step [default: the model's]
+    #[arg(long, value_name = "N")]
+    batch_size: Option<usize>,
+    /// Train so many nets side by side
+    #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
+    replicas: u32,
+    /// Steps of each of the repeats, whose median counts [default: as many as take half a second]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_STEPS as i64))]
+    steps: Option<u32>,
+    /// On a GPU, launch the kernels of each layer on their own
+    #[arg(long)]
+    no_fusion: bool,
+    /// Print the report as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Measures.
+pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
+    let mut model = load_model(args.model.as_deref())?;
+    model.train.batch_size = args.batch_size.unwrap_or(model.train.batch_size);
+    model.train.check().map_err(Error::Usage)?;
+    let options = Options {
+        device: &args.device.device,
+        threads: args.device.threads.map(usize::from),
+        replicas: args.replicas as usize,
+        steps: args.steps.map(|steps| steps as usize),
+        gpu: GpuOptions { fuse: !args.no_fusion, ..GpuOptions::DEFAULT },
+        data: Path::new("data/mnist"),
+    };
+    let report = measure(&model, &options)?;
+    if args.json {
+        let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
+        output.line(format_args!("{json}"));
+    } else {
+        print(&report, output);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(report: &Report, output: &mut Output) {
+    let Report { model, parameters, batch_size, replicas, images, device, .. } = report;
+    let from = if report.generated { "made up: there is no data/mnist that fits" } else { "of data/mnist" };
+    output.line(format_args!(
+        "shadernet {} on {device}\n\
+         model {model}: {parameters} parameters, batch size {batch_size}, replicas {replicas}\n\
+         {images} images {from}\n",
+        report.version
+    ));
+    let step = report.step;
+    output.line(format_args!(
+        "step      {:.3} ms: median of {} times {} steps, {:.3} to {:.3}\n\
+         speed     {:.0} images/s, {:.2} GFLOP/s ({:.4} GFLOP a step)\n\
+         epoch     {:.2} s",
+        step.milliseconds,
+        step.repeats,
+        step.steps,
+        step.fastest_milliseconds,
+        step.slowest_milliseconds,
+        step.images_per_second,
+        step.gflop_per_second,
+        step.gflop,
+        step.epoch_seconds,
+    ));
+    let start = report.start_up;
+    let parts = [
+        ("device found", Some(start.find_seconds)),
+        ("opened", start.open_seconds),
+        ("pipelines", start.pipelines_seconds),
+        ("upload", start.upload_seconds),
+        ("first step", Some(start.first_step_seconds)),
+    ];
+    let parts = parts.into_iter().filter_map(|(name, seconds)| Some(format!("{name} {:.3}", seconds?)));
+    let parts = parts.collect::<Vec<_>>().join(", ");
+    output.line(format_args!("start-up  {:.3} s: {parts}", start.seconds));
+    if let Some(plan) = report.plan {
+        let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        output.line(format_args!(
+            "plan      {} dispatches, {:.1} MiB of working memory, {:.1} MiB if none were shared",
+            plan.dispatches,
+            mebibytes(plan.memory_bytes),
+            mebibytes(plan.unshared_bytes)
+        ));
+    }
+    let (ceilings, bound) = (report.ceilings, report.bound);
+    let memory = ceilings.gb_per_second.map(|rate| format!(", {rate:.2} GB/s copied"));
+    let dispatch = ceilings.dispatch_microseconds.map(|time| format!(", {time:.2} µs a dispatch"));
+    output.line(format_args!(
+        "ceilings  {:.2} GFLOP/s of multiply-adds{}{}",
+        ceilings.gflop_per_second,
+        memory.unwrap_or_default(),
+        dispatch.unwrap_or_default()
+    ));
+    let of_what = match report.plan {
+        None => "the arithmetic alone".to_owned(),
+        Some(_) => format!(
+            "arithmetic {:.3} or memory {:.3}, and dispatches {:.3}",
+            bound.arithmetic_milliseconds, bound.memory_milliseconds, bound.dispatch_milliseconds
+        ),
+    };
+    output.line(format_args!(
+        "bound     {:.3} ms: {of_what}; {:.1} % of this speed is reached",
+        bound.milliseconds,
+        100.0 * bound.reached
+    ));
+    let Some(launches) = &report.launches else {
+        if report.plan.is_some() {
+            output.line(format_args!("\nthis device does not tell how long its dispatches take"));
+        }
+        return;
+    };
+    let width = launches.iter().map(|row| row.launch.len()).max().unwrap_or(0).max(8);
+    output.line(format_args!(
+        "\n{:<width$}  {:>10}  {:>6}  {:>9}  {:>8}",
+        "dispatch", "µs", "share", "GFLOP/s", "GB/s"
+    ));
+    for row in launches {
+        let arithmetic = match row.gflop_per_second {
+            0.0 => String::new(),
+            rate => format!("{rate:.2}"),
+        };
+        output.line(format_args!(
+            "{:<width$}  {:>10.1}  {:>4.1} %  {arithmetic:>9}  {:>8.2}",
+            row.launch,
+            row.microseconds,
+            100.0 * row.share,
+            row.gb_per_second
+        ));
+    }
+    let sum: f64 = launches.iter().map(|row| row.microseconds).sum();
+    output.line(format_args!("{:<width$}  {sum:>10.1}", "sum"));
+}

@@ -1,0 +1,120 @@
+//! How fast a device can be at all: what `bench` sets its times against. What is run is in `shaders/ceilings.wgsl`.
+
+use std::time::Instant;
+
+use super::device::Gpu;
+use super::program::{Buffers, GpuOptions, Pipelines, Program};
+use crate::error::Result;
+use crate::layers::Launch;
+use crate::plan::Plan;
+
+/// The highest rates that were measured on a device.
+#[derive(Debug, Clone, Copy)]
+pub struct Ceilings {
+    /// Multiplications and additions a second, in `f32`, as many of the one as of the other.
+    pub flops_per_second: f64,
+    /// Bytes read and written a second, in a copy that is larger than most caches.
+    pub bytes_per_second: f64,
+    /// Seconds of a launch that does next to nothing, but has to wait for the one before it.
+    pub dispatch_seconds: f64,
+}
+
+/// Invocations of a workgroup, as the shader has it.
+const WORKGROUP: usize = 64;
+/// Rounds of eight multiply-adds in eight chains. Some drivers end an invocation's loops after 65,535 rounds.
+const ROUNDS: usize = 256;
+const FLOPS_OF_INVOCATION: usize = 2 * 8 * 8 * ROUNDS;
+/// Bytes that are copied.
+const COPIED: usize = 64 << 20;
+/// A run should last so long that the host's part in it is small. Twice that is still short enough for a display.
+const RUN_SECONDS: f64 = 0.02;
+/// Larger runs than this many times the first are not tried.
+const MOST_DOUBLINGS: u32 = 18;
+/// The fastest of so many runs counts.
+const REPEATS: usize = 5;
+
+impl Ceilings {
+    /// The plans that are run: multiply-adds by the fewest workgroups that are tried, the copy, the launch.
+    pub fn plans() -> [Plan; 3] {
+        [multiply_add(1), copy(COPIED), add_one()]
+    }
+
+    /// Measures a device, in less than a second on most.
+    ///
+    /// # Errors
+    /// Too little memory, or a device that is lost.
+    pub fn measure(gpu: &Gpu) -> Result<Self> {
+        let [first, copied, launched] = Self::plans();
+        let plans = [&first, &copied, &launched];
+        let buffers = Buffers::new(gpu, &plans)?;
+        let pipelines = Pipelines::new(gpu, &plans, GpuOptions::DEFAULT);
+        let program = |plan: &Plan| Program::new(gpu, plan, &buffers, &pipelines);
+
+        // More workgroups, not more launches: a large device is not filled by what a small one does in one launch.
+        let mut flops_per_second = 0.0;
+        for doubling in 0..MOST_DOUBLINGS {
+            let plan = multiply_add(1 << doubling);
+            let seconds = fastest(gpu, &program(&plan)?, 1)?;
+            let workgroups: usize =
+                plan.dispatches[0].workgroups.iter().map(|&count| count as usize).product();
+            flops_per_second = (workgroups * WORKGROUP * FLOPS_OF_INVOCATION) as f64 / seconds;
+            if seconds >= RUN_SECONDS {
+                break;
+            }
+        }
+        Ok(Self {
+            flops_per_second,
+            bytes_per_second: 2.0 * COPIED as f64 / seconds_each(gpu, &program(&copied)?)?,
+            dispatch_seconds: seconds_each(gpu, &program(&launched)?)?,
+        })
+    }
+}
+
+fn launch(entry_point: &'static str, invocations: usize) -> Launch {
+    let constants = [("ELEMENTS", (COPIED / 16) as f64), ("ROUNDS", ROUNDS as f64)];
+    Launch::new("ceilings", entry_point, invocations, constants)
+}
+
+/// `scale` times the least work that is tried.
+fn multiply_add(scale: usize) -> Plan {
+    let invocations = 16 * WORKGROUP * scale;
+    let tensors = [("factors", 2), ("sums", WORKGROUP)];
+    Plan::of_launches(1, "ceilings", &[launch("multiply_add", invocations)], &tensors)
+}
+
+fn copy(bytes: usize) -> Plan {
+    let tensors = [("original", bytes / 4), ("duplicate", bytes / 4)];
+    Plan::of_launches(1, "ceilings", &[launch("copy", bytes / 16)], &tensors)
+}
+
+fn add_one() -> Plan {
+    Plan::of_launches(1, "ceilings", &[launch("add_one", WORKGROUP)], &[("count", WORKGROUP)])
+}
+
+/// Seconds of a program by the host's clock, of as many runs in one submission as last long enough.
+fn seconds_each(gpu: &Gpu, program: &Program) -> Result<f64> {
+    let mut times = 1;
+    loop {
+        let seconds = fastest(gpu, program, times)?;
+        if seconds >= RUN_SECONDS || times == 1 << MOST_DOUBLINGS {
+            return Ok(seconds / times as f64);
+        }
+        times *= 2;
+    }
+}
+
+fn fastest(gpu: &Gpu, program: &Program, times: usize) -> Result<f64> {
+    let mut fastest = f64::INFINITY;
+    for _ in 0..REPEATS {
+        // In training the host records ahead of the device: that is no part of the device's time.
+        let commands = program.encode(gpu, times);
+        let start = Instant::now();
+        gpu.wait(gpu.queue.submit([commands]))?;
+        fastest = fastest.min(start.elapsed().as_secs_f64());
+        if fastest < RUN_SECONDS / 2.0 {
+            // Too short to be the answer.
+            break;
+        }
+    }
+    Ok(fastest)
+}

@@ -1,0 +1,202 @@
+//! `bench`: its report, and that what it takes for a device's ceilings is really computed.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use shadernet::gpu::{Ceilings, GpuOptions, PlanRunner};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const TINY: &str = r#"
+    name = "tiny"
+    input = [1, 8, 8]
+    layers = [
+      { type = "conv2d", out_channels = 4, kernel = 3 },
+      { type = "relu" },
+      { type = "batch_norm2d" },
+      { type = "conv2d", out_channels = 3, kernel = 3 },
+      { type = "global_avg_pool2d" },
+    ]
+    [train]
+    batch_size = 48
+    "#;
+/// Operations of a step of [`TINY`] for one image: twice through the first convolution, three times through the second.
+const TINY_FLOPS: usize = 2 * 2 * (4 * 6 * 6) * 9 + 3 * 2 * (3 * 4 * 4) * 36;
+
+fn bench(dir: &Path, args: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_shadernet"));
+    // Without it the Vulkan loader may complain on standard error.
+    command.env("XDG_RUNTIME_DIR", std::env::temp_dir());
+    command.current_dir(dir).arg("bench").args(args).output().unwrap()
+}
+
+fn text(dir: &Path, args: &[&str]) -> String {
+    let output = bench(dir, args);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(output.status.success(), "{args:?}: {stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(dir: &Path, args: &[&str]) -> Value {
+    serde_json::from_str(&text(dir, &[args, &["--json"]].concat())).unwrap()
+}
+
+/// A folder with `tiny.toml` and no data set.
+fn workplace() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    dir
+}
+
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or_else(|| panic!("{value} is no number"))
+}
+
+fn close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
+/// What must hold of every report, for so many images a step.
+fn check(report: &Value, images: f64) {
+    let (step, bound, ceilings) = (&report["step"], &report["bound"], &report["ceilings"]);
+    let seconds = number(&step["milliseconds"]) / 1e3;
+    assert!(seconds > 0.0 && number(&report["start_up"]["first_step_seconds"]) > 0.0, "{report}");
+    assert!(number(&report["start_up"]["seconds"]) >= number(&report["start_up"]["first_step_seconds"]));
+    assert!(number(&step["fastest_milliseconds"]) <= number(&step["milliseconds"]));
+    assert!(number(&step["slowest_milliseconds"]) >= number(&step["milliseconds"]));
+    assert!(close(number(&step["images_per_second"]), images / seconds), "{step}");
+    assert!(close(number(&step["gflop_per_second"]), number(&step["gflop"]) / seconds), "{step}");
+    let peak = number(&ceilings["gflop_per_second"]);
+    assert!(close(number(&bound["arithmetic_milliseconds"]), 1e3 * number(&step["gflop"]) / peak), "{bound}");
+    let part = |name: &str| number(&bound[format!("{name}_milliseconds")]);
+    let longest = part("arithmetic").max(part("memory")) + part("dispatch");
+    assert!(longest > 0.0 && close(number(&bound["milliseconds"]), longest), "{bound}");
+    assert!(close(number(&bound["reached"]), longest / (1e3 * seconds)), "{bound}");
+}
+
+#[test]
+fn the_cpu_engine_is_measured_without_a_data_set() {
+    let dir = workplace();
+    let report = json(
+        dir.path(),
+        &["tiny.toml", "--device", "cpu", "--threads", "1", "--steps", "2", "--replicas", "2"],
+    );
+    check(&report, 2.0 * 48.0);
+    for (key, value) in
+        [("batch_size", 48), ("replicas", 2), ("images", 60_000), ("parameters", 4 * 10 + 8 + 3 * 37)]
+    {
+        assert_eq!(report[key], value, "{key}");
+    }
+    assert_eq!((&report["model"], &report["generated"]), (&"tiny".into(), &true.into()));
+    assert!(report["device"].as_str().unwrap().contains("1 thread,"), "{report}");
+    assert_eq!(
+        (&report["step"]["steps"], &report["plan"], &report["launches"]),
+        (&2.into(), &Value::Null, &Value::Null)
+    );
+    let flops = 1e9 * number(&report["step"]["gflop"]);
+    assert!(close(flops, (2 * 48 * TINY_FLOPS) as f64), "{flops}");
+    let epoch = number(&report["step"]["milliseconds"]) / 1e3 * 1250.0;
+    assert!(close(number(&report["step"]["epoch_seconds"]), epoch), "{report}");
+}
+
+#[test]
+fn a_data_set_is_used_where_it_fits() {
+    let root = Path::new(ROOT);
+    let report = json(root, &["--device", "cpu", "--steps", "1", "--batch-size", "100"]);
+    check(&report, 100.0);
+    assert_eq!(
+        (&report["model"], &report["generated"], &report["images"]),
+        (&"seed".into(), &false.into(), &60_000.into())
+    );
+    let dir = workplace();
+    let tiny = dir.path().join("tiny.toml");
+    let said = text(root, &[tiny.to_str().unwrap(), "--device", "cpu", "--steps", "1"]);
+    for words in ["60000 images made up", "CPU engine", "images/s", "start-up", "ceilings", "reached"] {
+        assert!(said.contains(words), "{words:?} is not in {said}");
+    }
+}
+
+#[test]
+fn every_launch_of_a_gpu_is_in_the_table() {
+    let Some(gpu) = common::gpu() else { return };
+    let device = gpu.report.to_string();
+    let dir = workplace();
+    let mut dispatches = Vec::new();
+    for more in [&[][..], &["--no-fusion"]] {
+        let args = [&["tiny.toml", "--device", &device, "--steps", "2"], more].concat();
+        let report = json(dir.path(), &args);
+        check(&report, 48.0);
+        let (plan, ceilings) = (&report["plan"], &report["ceilings"]);
+        assert!(number(&plan["memory_bytes"]) > 0.0 && number(&plan["traffic_bytes"]) > 0.0, "{plan}");
+        assert!(number(&plan["unshared_bytes"]) >= number(&plan["memory_bytes"]), "{plan}");
+        assert!(number(&ceilings["gb_per_second"]) > 0.0 && number(&ceilings["dispatch_microseconds"]) > 0.0);
+        dispatches.push(number(&plan["dispatches"]) as usize);
+        let Some(launches) = report["launches"].as_array() else {
+            println!("{device} has no clock");
+            continue;
+        };
+        assert_eq!(launches.len(), *dispatches.last().unwrap());
+        let sum = |key: &str| launches.iter().map(|launch| number(&launch[key])).sum::<f64>();
+        assert!((sum("share") - 1.0).abs() < 1e-9 && sum("microseconds") > 0.0, "{launches:?}");
+        // Rate times time is work: of all launches, that of the step.
+        let work = |rate: &str| -> f64 {
+            let of = |launch: &Value| 1e3 * number(&launch["microseconds"]) * number(&launch[rate]);
+            launches.iter().map(of).sum()
+        };
+        assert!((work("gflop_per_second") / (48 * TINY_FLOPS) as f64 - 1.0).abs() < 1e-6, "{launches:?}");
+        assert!((work("gb_per_second") / number(&plan["traffic_bytes"]) - 1.0).abs() < 1e-6, "{launches:?}");
+        let said = text(dir.path(), &args);
+        for launch in launches.iter().map(|launch| launch["launch"].as_str().unwrap()) {
+            assert!(said.contains(launch), "{launch} is not in {said}");
+        }
+    }
+    assert!(dispatches[0] < dispatches[1], "{dispatches:?} dispatches with and without fusion");
+}
+
+#[test]
+fn the_ceilings_are_really_computed() {
+    let Some(gpu) = common::gpu() else { return };
+    let [multiply_add, copy, add_one] = Ceilings::plans();
+    let runner = |plan| PlanRunner::new(&gpu, plan, 0, GpuOptions::DEFAULT).unwrap();
+
+    let chains = runner(multiply_add);
+    // x / 2 + 1/2 comes to exactly 1 from any start; a sum of eight.
+    chains.write("factors", &[0.5f32.to_bits(); 2]).unwrap();
+    chains.run().unwrap();
+    assert_eq!(chains.read("sums").unwrap().unwrap(), [8.0f32.to_bits(); 64]);
+
+    let copied = runner(copy);
+    let words: Vec<u32> = (0..copied.plan().tensor("original").unwrap().bytes as u32 / 4).collect();
+    copied.write("original", &words).unwrap();
+    copied.run().unwrap();
+    assert!(copied.read("duplicate").unwrap().unwrap() == words, "the copy differs");
+
+    let counted = runner(add_one);
+    (0..3).for_each(|_| counted.run().unwrap());
+    assert_eq!(counted.read("count").unwrap().unwrap(), [3; 64]);
+}
+
+#[test]
+fn wrong_arguments_get_one_clear_message() {
+    let dir = workplace();
+    let cases: [(&[&str], i32, &str); 8] = [
+        (&["--steps", "0"], 2, "--steps"),
+        (&["--steps", "65537"], 2, "1..=65536"),
+        (&["--replicas", "0"], 2, "--replicas"),
+        (&["--batch-size", "0"], 2, "batch_size = 0 must be from 1 to 65536"),
+        (&["--device", "nosuchthing"], 2, "--device nosuchthing: no adapter has this in its name"),
+        (&["--device", ""], 2, "--device is empty"),
+        (&["--device", "gpu", "--threads", "2"], 2, "--threads is for the CPU engine"),
+        (&["nosuch.toml"], 1, "cannot open nosuch.toml"),
+    ];
+    for (args, code, words) in cases {
+        let output = bench(dir.path(), args);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{args:?}: {said}");
+        assert!(said.contains(words) && said.matches("error: ").count() == 1, "{args:?}: {said}");
+        assert!(output.stdout.is_empty() && !said.contains("panicked"), "{args:?}: {said}");
+    }
+}
