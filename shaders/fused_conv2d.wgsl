@@ -1,11 +1,10 @@
-// A convolution of stride 1 without groups (formulas: conv2d.wgsl), fused with what stands before and behind it:
+// A convolution of stride 1 without groups (formula: conv2d.wgsl), fused with what stands before and behind it:
 //   x = drop(pool(rectify(normalise(input))))    applied wherever the input is loaded
 //   output = rectify(x ∗ weight + bias)          and, for a batch normalisation that follows, mean and Σ(output − mean)²
-// `backward` carries the gradient of the output through all that to the input, in one launch: some workgroups make the
-// gradient of the input, the others that of weight and bias.
+// The way back is fused_conv2d_backward.wgsl.
 //
-// The batch is cut into PARTS of whole quads. Each part has a row in `sums` and in `grads`; whoever reads a sum adds up its
-// rows in order. One workgroup makes CHANNELS maps of one part, an invocation STRIP neighbouring pixels of them at a time.
+// The batch is cut into PARTS of whole quads. Each part has a row in `sums`; whoever reads a sum adds up its rows in order. One
+// workgroup makes CHANNELS maps of one part, an invocation some neighbouring pixels of them at a time.
 
 override QUADS: u32;
 override REPLICAS: u32;
@@ -22,7 +21,6 @@ override PADDING: u32;
 // length of one replica.
 override PACKED: u32;
 override FORWARD_WEIGHT: u32;
-override BACKWARD_WEIGHT: u32;
 override HAS_BIAS: bool;
 override BIAS: u32;
 // Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; maximum
@@ -48,16 +46,6 @@ override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
 override OUT_NORMALISE: bool;
 override OUT_SUMS: u32;
-override OUT_SCALE: u32;
-// Gradients: first element in a row of `grads`, which has GRADS.
-override GRADS: u32;
-override GRAD_WEIGHT: u32;
-override GRAD_BIAS: u32;
-override GRAD_IN_SCALE: u32;
-override GRAD_IN_SHIFT: u32;
-override GRAD_OUT_SCALE: u32;
-override GRAD_OUT_SHIFT: u32;
-override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient of the input
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before all that is applied on loading
 // Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
@@ -69,10 +57,6 @@ override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient o
 @group(0) @binding(5) var<storage, read_write> average_running: array<f32>;
 // next step, this step, images of this step's batch, 0, then the replicas' seeds
 @group(0) @binding(6) var<storage, read> state: array<u32>;
-@group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of what normalises it
-@group(0) @binding(9) var<storage, read_write> grads: array<f32>; // [part, element]
-@group(0) @binding(10) var<storage, read> made: array<vec4<f32>>; // the output, in the backward pass
 
 const CHANNELS = 4u;
 const STRIP = 4u;
@@ -82,38 +66,22 @@ const BLOCK_COLUMNS = 2u;
 const MOST_PIXELS = 6u;
 const SMALL = 64u; // pixels of a map that is not worth it
 const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
-// A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
-const GRAD_CHANNELS = 8u;
-const GRAD_COLUMNS = 9u;
 const MOST_CHANNELS = 256u;
 
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override OUT_TILES: u32 = (OUT_CHANNELS + CHANNELS - 1u) / CHANNELS;
-override IN_TILES: u32 = (IN_CHANNELS + CHANNELS - 1u) / CHANNELS;
 override OUT_BLOCKS: bool = KERNEL == 3u && OUT_HEIGHT * OUT_WIDTH >= SMALL;
-override IN_BLOCKS: bool = KERNEL == 3u && IN_HEIGHT * IN_WIDTH >= SMALL;
 override OUT_STRIPS: u32 = (OUT_WIDTH + STRIP - 1u) / STRIP;
-override IN_STRIPS: u32 = (IN_WIDTH + STRIP - 1u) / STRIP;
 override OUT_COLUMNS: u32 = select(OUT_STRIPS, (OUT_WIDTH + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS, OUT_BLOCKS);
 override OUT_ROWS: u32 = select(OUT_HEIGHT, (OUT_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_ROWS, OUT_BLOCKS);
-override IN_COLUMNS: u32 = select(IN_STRIPS, (IN_WIDTH + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS, IN_BLOCKS);
 override OUT_PIXELS: u32 = select(STRIP, BLOCK_ROWS * BLOCK_COLUMNS, OUT_BLOCKS); // that an invocation makes at a time
-override IN_PIXELS: u32 = select(STRIP, BLOCK_ROWS * BLOCK_COLUMNS, IN_BLOCKS);
 override OUT_ACROSS: u32 = select(STRIP, BLOCK_COLUMNS, OUT_BLOCKS);
-override IN_ACROSS: u32 = select(STRIP, BLOCK_COLUMNS, IN_BLOCKS);
 override OUT_DOWN: u32 = select(1u, BLOCK_ROWS, OUT_BLOCKS);
-override IN_DOWN: u32 = select(1u, BLOCK_ROWS, IN_BLOCKS);
-override IN_ROWS: u32 = select(IN_HEIGHT, (IN_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_ROWS, IN_BLOCKS);
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
-override COLUMNS: u32 = IN_CHANNELS * KERNEL * KERNEL;
-// A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
-override SLIDES: bool = GRAD_COLUMNS % KERNEL == 0u;
 
 // x̂ · weight + bias of the input as value · scale + shift, with mean and 1/√(var + EPS)
 var<workgroup> in_norms: array<vec4<f32>, MOST_CHANNELS>;
-// Gradient behind the batch normalisation to that before it: a · gradient + b · output + c
-var<workgroup> out_norms: array<vec4<f32>, MOST_CHANNELS>;
 var<workgroup> tree_a: array<vec4<f32>, 64>;
 var<workgroup> tree_b: array<vec4<f32>, 64>;
 var<workgroup> tree_count: array<f32, 64>;
@@ -527,364 +495,5 @@ fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
                 finish_pixel(none, group.z, quad, tile, y + p / OUT_ACROSS, x + p % OUT_ACROSS, zero, zero, here.sums[p]);
             }
         }
-    }
-}
-
-// a, b and c of a channel of the output: dz = weight · inv_std · (g − Σg/M − x̂ · Σ(g·x̂)/M), with x̂ = (z − mean) · inv_std.
-fn out_norm(replica: u32, o: u32, images: u32) -> vec4<f32> {
-    var sum = 0.0;
-    var sum_normalised = 0.0;
-    for (var part = 0u; part < PARTS; part++) {
-        sum += grads[part * GRADS + GRAD_OUT_SHIFT + replica * OUT_CHANNELS + o];
-        sum_normalised += grads[part * GRADS + GRAD_OUT_SCALE + replica * OUT_CHANNELS + o];
-    }
-    let count = f32(images * OUT_HEIGHT * OUT_WIDTH);
-    let norm = sums[OUT_SUMS + (PARTS * REPLICAS + replica) * OUT_CHANNELS + o];
-    let a = param(replica, OUT_SCALE, o) * norm.y;
-    let slope = a * (sum_normalised / count) * norm.y;
-    return vec4(a, -slope, slope * norm.x - a * (sum / count), 0.0);
-}
-
-// Gradient of the convolution's result at a place of `grad_output`.
-fn upstream(at: u32, norm: vec4<f32>, mask: vec4<f32>) -> vec4<f32> {
-    var gradient = grad_output[at];
-    if (OUT_NORMALISE) {
-        gradient = (norm.x * gradient + norm.y * made[at] + norm.z) * mask;
-    }
-    if (OUT_RECTIFY) {
-        gradient = select(OUT_SLOPE * gradient, gradient, made[at] > vec4(0.0));
-    }
-    return gradient;
-}
-
-fn load_norms(replica: u32, local: u32, images: u32) {
-    if (OUT_NORMALISE) {
-        for (var o = local; o < OUT_CHANNELS; o += 64u) {
-            out_norms[o] = out_norm(replica, o, images);
-        }
-    }
-    if (IN_NORMALISE) {
-        for (var c = local; c < IN_CHANNELS; c += 64u) {
-            let norm = sums[IN_SUMS + (PARTS * REPLICAS + replica) * IN_CHANNELS + c];
-            in_norms[c] = in_norm(replica, c, norm.x, norm.y);
-        }
-    }
-}
-
-fn out_norm_of(o: u32) -> vec4<f32> {
-    if (!OUT_NORMALISE) {
-        return vec4(0.0);
-    }
-    return out_norms[o];
-}
-
-// Writes the gradient of one value of x back to the places of the input that it came from; returns its sum over images and
-// places, and that of its product with x̂.
-fn store_gradient(replica: u32, quad: u32, c: u32, y: u32, x: u32, of_x: vec4<f32>) -> vec2<f32> {
-    var sum = vec4(0.0);
-    var sum_normalised = vec4(0.0);
-    if (c < IN_CHANNELS) {
-        var norm = vec4(0.0);
-        if (IN_NORMALISE) {
-            norm = in_norms[c];
-        }
-        let gradient = dropped(of_x, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
-        let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
-        var winner = vec4(0u);
-        if (POOL > 1u) {
-            // The first maximum in row-major order.
-            var best = before_pool(at, norm);
-            for (var k = 1u; k < POOL * POOL; k++) {
-                let value = before_pool(at + k / POOL * RAW_WIDTH + k % POOL, norm);
-                let wins = value > best;
-                best = select(best, value, wins);
-                winner = select(winner, vec4(k), wins);
-            }
-        }
-        for (var k = 0u; k < POOL * POOL; k++) {
-            let place = at + k / POOL * RAW_WIDTH + k % POOL;
-            var routed = gradient;
-            if (POOL > 1u) {
-                routed = select(vec4(0.0), gradient, winner == vec4(k));
-            }
-            if (IN_RECTIFY) {
-                routed = select(IN_SLOPE * routed, routed, before_pool(place, norm) > vec4(0.0));
-            }
-            grad_input[place] = routed;
-            if (IN_NORMALISE) {
-                sum += routed;
-                sum_normalised += routed * ((input[place] - norm.z) * norm.w);
-            }
-        }
-    }
-    return vec2(dot(sum, vec4(1.0)), dot(sum_normalised, vec4(1.0)));
-}
-
-// The same for one pixel of CHANNELS maps, added to `before`.
-fn store_gradients(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, of_x: mat4x4<f32>) -> Pair {
-    var after = before;
-    var maps = of_x;
-    if (x < IN_WIDTH && y < IN_HEIGHT) {
-        for (var t = 0u; t < CHANNELS; t++) {
-            let sums_here = store_gradient(replica, quad, tile * CHANNELS + t, y, x, maps[t]);
-            let of_this = vec4<f32>(vec4(0u, 1u, 2u, 3u) == vec4(t));
-            after.sum += sums_here.x * of_this;
-            after.sum_of_products += sums_here.y * of_this;
-        }
-    }
-    return after;
-}
-
-// Gradient of the convolution's result at a row and column, 0 outside.
-fn upstream_at(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> vec4<f32> {
-    let at = (map + min(row, OUT_HEIGHT - 1u)) * OUT_WIDTH + min(column, OUT_WIDTH - 1u);
-    return select(vec4(0.0), upstream(at, norm, mask), row < OUT_HEIGHT && column < OUT_WIDTH);
-}
-
-fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> array<vec4<f32>, 4> {
-    return array<vec4<f32>, 4>(
-        upstream_at(map, row, column, norm, mask),
-        upstream_at(map, row, column + 1u, norm, mask),
-        upstream_at(map, row, column + 2u, norm, mask),
-        upstream_at(map, row, column + 3u, norm, mask),
-    );
-}
-
-// Gradient of x for a block from (y, x) on: the convolution with the kernel turned by half a turn.
-fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Block {
-    let zero = mat4x4<f32>();
-    var whole = Block(zero, zero, zero, zero, zero, zero);
-    // Wraps to a huge number where it is negative, and is then outside.
-    let row = y + PADDING - 2u;
-    let column = x + PADDING - 2u;
-    for (var o = 0u; o < OUT_CHANNELS; o++) {
-        let norm = out_norm_of(o);
-        let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
-        let at = replica * PACKED + BACKWARD_WEIGHT + o * 9u * IN_TILES + tile;
-        let first = array<vec4<f32>, 3>(packed[at + 8u * IN_TILES], packed[at + 7u * IN_TILES], packed[at + 6u * IN_TILES]);
-        let second = array<vec4<f32>, 3>(packed[at + 5u * IN_TILES], packed[at + 4u * IN_TILES], packed[at + 3u * IN_TILES]);
-        let third = array<vec4<f32>, 3>(packed[at + 2u * IN_TILES], packed[at + IN_TILES], packed[at]);
-        whole = add_row(whole, 0u, upstream_row(map, row, column, norm, mask), first, second, third);
-        whole = add_row(whole, 1u, upstream_row(map, row + 1u, column, norm, mask), first, second, third);
-        whole = add_row(whole, 2u, upstream_row(map, row + 2u, column, norm, mask), first, second, third);
-        whole = add_row(whole, 3u, upstream_row(map, row + 3u, column, norm, mask), first, second, third);
-        whole = add_row(whole, 4u, upstream_row(map, row + 4u, column, norm, mask), first, second, third);
-    }
-    return whole;
-}
-
-// Gradient of x for a strip from (y, x) on.
-fn gradient_strip(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Pixels {
-    var here: array<mat4x4<f32>, STRIP>;
-    for (var o = 0u; o < OUT_CHANNELS; o++) {
-        let norm = out_norm_of(o);
-        let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
-        for (var i = 0u; i < KERNEL; i++) {
-            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j. What is negative wraps to a huge number.
-            var row: array<vec4<f32>, ROW>;
-            for (var q = 0u; q < STRIP + KERNEL - 1u; q++) {
-                row[q] = upstream_at(map, y + PADDING - i, x + q + PADDING + 1u - KERNEL, norm, mask);
-            }
-            let taps = replica * PACKED + BACKWARD_WEIGHT + (o * KERNEL + i) * KERNEL * IN_TILES + tile;
-            for (var j = 0u; j < KERNEL; j++) {
-                let tap = packed[taps + j * IN_TILES];
-                for (var p = 0u; p < STRIP; p++) {
-                    here[p] += product(row[p + KERNEL - 1u - j], tap);
-                }
-            }
-        }
-    }
-    var made_here: Pixels;
-    made_here.sums[0] = here[0];
-    made_here.sums[1] = here[1];
-    made_here.sums[2] = here[2];
-    made_here.sums[3] = here[3];
-    return made_here;
-}
-
-fn gradient_pixels(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Pixels {
-    if (IN_BLOCKS) {
-        return pixels_of(gradient_block(replica, quad, tile, y, x, mask));
-    }
-    return gradient_strip(replica, quad, tile, y, x, mask);
-}
-
-fn input_gradient(replica: u32, group: u32, local: u32, images: u32) {
-    let part = group / IN_TILES;
-    let tile = group % IN_TILES;
-    var all = Pair(vec4(0.0), vec4(0.0));
-    for (var place = local; place < PART_QUADS * IN_ROWS * IN_COLUMNS; place += 64u) {
-        let quad = part * PART_QUADS + place / (IN_ROWS * IN_COLUMNS);
-        if (quad < QUADS) {
-            let y = place / IN_COLUMNS % IN_ROWS * IN_DOWN;
-            let x = place % IN_COLUMNS * IN_ACROSS;
-            var here = gradient_pixels(replica, quad, tile, y, x, lane_mask(quad, images));
-            for (var p = 0u; p < IN_PIXELS; p++) {
-                all = store_gradients(all, replica, quad, tile, y + p / IN_ACROSS, x + p % IN_ACROSS, here.sums[p]);
-            }
-        }
-    }
-    if (IN_NORMALISE) {
-        tree_a[local] = all.sum;
-        tree_b[local] = all.sum_of_products;
-        for (var half = 32u; half > 0u; half /= 2u) {
-            workgroupBarrier();
-            if (local < half) {
-                tree_a[local] += tree_a[local + half];
-                tree_b[local] += tree_b[local + half];
-            }
-        }
-        workgroupBarrier();
-        let c = tile * CHANNELS + local;
-        if (local < CHANNELS && c < IN_CHANNELS) {
-            grads[part * GRADS + GRAD_IN_SHIFT + replica * IN_CHANNELS + c] = tree_a[0][local];
-            grads[part * GRADS + GRAD_IN_SCALE + replica * IN_CHANNELS + c] = tree_b[0][local];
-        }
-    }
-}
-
-// Gradients of four maps from channel `first` on at one place; v * matrix is then the product of v with each, over images.
-fn upstream_of_four(replica: u32, quad: u32, first: u32, y: u32, x: u32, mask: vec4<f32>) -> mat4x4<f32> {
-    let map = (replica * QUADS + quad) * OUT_CHANNELS;
-    let o = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(OUT_CHANNELS - 1u));
-    let at = ((o + map) * OUT_HEIGHT + y) * OUT_WIDTH + x;
-    return mat4x4<f32>(
-        upstream(at.x, out_norm_of(o.x), mask),
-        upstream(at.y, out_norm_of(o.y), mask),
-        upstream(at.z, out_norm_of(o.z), mask),
-        upstream(at.w, out_norm_of(o.w), mask),
-    );
-}
-
-fn store_weight_gradient(replica: u32, part: u32, o: u32, column: u32, total: f32) {
-    if (o < OUT_CHANNELS && column < COLUMNS) {
-        grads[part * GRADS + GRAD_WEIGHT + (replica * OUT_CHANNELS + o) * COLUMNS + column] = total;
-    }
-}
-
-fn weight_gradient(replica: u32, index: u32, images: u32) {
-    let column_tiles = (COLUMNS + GRAD_COLUMNS - 1u) / GRAD_COLUMNS;
-    let channel_tiles = (OUT_CHANNELS + GRAD_CHANNELS - 1u) / GRAD_CHANNELS;
-    if (index >= PARTS * column_tiles * channel_tiles) {
-        return;
-    }
-    let part = index % PARTS;
-    let first_column = index / PARTS % column_tiles * GRAD_COLUMNS;
-    let first = index / (PARTS * column_tiles) * GRAD_CHANNELS;
-    // Channel, row, column and normalisation of each column's tap.
-    var tap_channel: array<u32, GRAD_COLUMNS>;
-    var tap_row: array<u32, GRAD_COLUMNS>;
-    var tap_column: array<u32, GRAD_COLUMNS>;
-    var tap_norm: array<vec4<f32>, GRAD_COLUMNS>;
-    for (var k = 0u; k < GRAD_COLUMNS; k++) {
-        let column = min(first_column + k, COLUMNS - 1u);
-        tap_channel[k] = column / (KERNEL * KERNEL);
-        tap_row[k] = column / KERNEL % KERNEL;
-        tap_column[k] = column % KERNEL;
-        if (IN_NORMALISE) {
-            tap_norm[k] = in_norms[tap_channel[k]];
-        }
-    }
-    // For each column, of the first four channels and of the next four.
-    var totals_a: array<vec4<f32>, GRAD_COLUMNS>;
-    var totals_b: array<vec4<f32>, GRAD_COLUMNS>;
-    var bias_a = vec4(0.0);
-    var bias_b = vec4(0.0);
-    for (var row = 0u; row < PART_QUADS * OUT_HEIGHT; row++) {
-        let quad = part * PART_QUADS + row / OUT_HEIGHT;
-        let y = row % OUT_HEIGHT;
-        if (quad < QUADS) {
-            let mask = lane_mask(quad, images);
-            var values: array<vec4<f32>, GRAD_COLUMNS>;
-            if (SLIDES) {
-                for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    if (k % KERNEL > 0u) {
-                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], tap_column[k] - 1u);
-                    }
-                }
-            }
-            for (var x = 0u; x < OUT_WIDTH; x++) {
-                for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    if (SLIDES && k % KERNEL + 1u < KERNEL) {
-                        values[k] = values[min(k + 1u, GRAD_COLUMNS - 1u)];
-                    } else {
-                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], x + tap_column[k]);
-                    }
-                }
-                let gradient_a = upstream_of_four(replica, quad, first, y, x, mask);
-                let gradient_b = upstream_of_four(replica, quad, first + 4u, y, x, mask);
-                for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    totals_a[k] += values[k] * gradient_a;
-                }
-                for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    totals_b[k] += values[k] * gradient_b;
-                }
-                if (HAS_BIAS) {
-                    bias_a += vec4(1.0) * gradient_a;
-                    bias_b += vec4(1.0) * gradient_b;
-                }
-            }
-        }
-    }
-    for (var k = 0u; k < GRAD_COLUMNS; k++) {
-        for (var t = 0u; t < 4u; t++) {
-            store_weight_gradient(replica, part, first + t, first_column + k, totals_a[k][t]);
-            store_weight_gradient(replica, part, first + 4u + t, first_column + k, totals_b[k][t]);
-        }
-    }
-    if (HAS_BIAS && first_column == 0u) {
-        let start = part * GRADS + GRAD_BIAS + replica * OUT_CHANNELS + first;
-        for (var t = 0u; t < 4u; t++) {
-            if (first + t < OUT_CHANNELS) {
-                grads[start + t] = bias_a[t];
-            }
-            if (first + 4u + t < OUT_CHANNELS) {
-                grads[start + 4u + t] = bias_b[t];
-            }
-        }
-    }
-}
-
-@compute @workgroup_size(64)
-fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
-            @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
-    load_norms(group.z, local, images);
-    workgroupBarrier();
-    // The two kinds spread evenly, as devices share out workgroups in order.
-    let weight_groups = groups.x - INPUT_GROUPS;
-    let weights_before = group.x * weight_groups / groups.x;
-    if ((group.x + 1u) * weight_groups / groups.x == weights_before) {
-        input_gradient(group.z, group.x - weights_before, local, images);
-    } else {
-        weight_gradient(group.z, weights_before * 64u + local, images);
-    }
-}
-
-// For a layer below which nothing is trained.
-@compute @workgroup_size(64)
-fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
-    load_norms(group.z, local, images);
-    workgroupBarrier();
-    weight_gradient(group.z, group.x * 64u + local, images);
-}
-
-// The gradient of the convolution's result on its own, where it would be computed too often on loading. A workgroup makes
-// one map of one quad.
-@compute @workgroup_size(64)
-fn backward_output(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
-    let quad = group.x / OUT_CHANNELS;
-    let o = group.x % OUT_CHANNELS;
-    if (local == 0u) {
-        out_norms[0] = out_norm(group.z, o, images);
-    }
-    workgroupBarrier();
-    let norm = out_norms[0];
-    let mask = lane_mask(quad, images);
-    let start = ((group.z * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT * OUT_WIDTH;
-    for (var place = local; place < OUT_HEIGHT * OUT_WIDTH; place += 64u) {
-        grad_input[start + place] = upstream(start + place, norm, mask);
     }
 }

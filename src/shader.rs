@@ -22,6 +22,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "cross_entropy",
     "dropout",
     "fused_conv2d",
+    "fused_conv2d_backward",
     "head",
     "leaky_relu",
     "max_pool2d",

@@ -72,9 +72,7 @@ impl BatchNorm2d {
         let mean = sum.value / m;
         let var = channel(input, c).map(|(_, x)| (x - mean) * (x - mean)).sum::<f64>() / m;
         let mean = Bounded { value: mean, bound: gamma(count + 4) * (sum.magnitude / m + 2.0 * first.abs()) };
-        // Or around the first value of each part of the batch, the parts' sums then joined by their means.
-        let around = around_first.max(4.0 * var * m);
-        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around / m };
+        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around_first / m };
         Statistics { mean, var, inv_std: inv_std(var, f64::from(self.eps)), count }
     }
 }

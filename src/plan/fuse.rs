@@ -10,6 +10,7 @@ use crate::layers::window::Conv;
 use crate::layers::{Launch, Tuned};
 use crate::model::Model;
 use crate::rng::{Stream, drop_threshold};
+use crate::shader;
 
 /// Invocations of every fused kernel's workgroup.
 const WORKGROUP: usize = 64;
@@ -52,6 +53,20 @@ impl Packing {
 }
 
 type Constants = BTreeMap<&'static str, f64>;
+
+const BACKWARD: &str = "fused_conv2d_backward";
+
+/// A launch of so many workgroups with those of the constants that its shader has.
+fn launch(
+    shader: &'static str,
+    entry_point: &'static str,
+    mut constants: Constants,
+    groups: usize,
+) -> Launch {
+    let known: Vec<&str> = shader::find(shader).overrides().map(|(name, _)| name).collect();
+    constants.retain(|name, _| known.contains(name));
+    Launch { shader, entry_point, constants, invocations: groups * WORKGROUP }
+}
 
 /// How many quads of images a part of a batch of `quads` has.
 fn part_quads(quads: usize) -> usize {
@@ -230,11 +245,8 @@ impl<'a> Fusion<'a> {
         constants
             .insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
         let entry_point = if training { "forward" } else { "forward_eval" };
-        let invocations = self.parts * tiles * WORKGROUP;
-        draft.launch(
-            self.name(fused.conv),
-            &Launch { shader: "fused_conv2d", entry_point, constants, invocations },
-        );
+        let launch = launch("fused_conv2d", entry_point, constants, self.parts * tiles);
+        draft.launch(self.name(fused.conv), &launch);
     }
 
     /// Backward launches of a fused convolution; `to_input` if something below is trained.
@@ -249,13 +261,8 @@ impl<'a> Fusion<'a> {
             for variable in ["grad_output", "made"] {
                 draft.alias(&format!("{owner}.{variable}"), &format!("{name}.{variable}"));
             }
-            let launch = |constants: &Constants| Launch {
-                shader: "fused_conv2d",
-                entry_point: "backward_output",
-                constants: constants.clone(),
-                invocations: self.quads * conv.output.channels * WORKGROUP,
-            };
-            draft.launch(&owner, &launch(&constants));
+            let groups = self.quads * conv.output.channels;
+            draft.launch(&owner, &launch(BACKWARD, "backward_output", constants.clone(), groups));
             draft.alias(&format!("{name}.grad_output"), &format!("{owner}.grad_input"));
             constants.insert("OUT_NORMALISE", 0.0);
             constants.insert("OUT_RECTIFY", 0.0);
@@ -265,8 +272,8 @@ impl<'a> Fusion<'a> {
         let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
         constants.insert("INPUT_GROUPS", input_groups as f64);
         let entry_point = if to_input { "backward" } else { "backward_weight" };
-        let invocations = (input_groups + weight_tiles.div_ceil(WORKGROUP)) * WORKGROUP;
-        draft.launch(&name, &Launch { shader: "fused_conv2d", entry_point, constants, invocations });
+        let groups = input_groups + weight_tiles.div_ceil(WORKGROUP);
+        draft.launch(&name, &launch(BACKWARD, entry_point, constants, groups));
     }
 
     fn constants(&self, fused: &FusedConv, training: bool) -> Constants {

@@ -12,9 +12,9 @@ const MATRICES = 'wgsl_reflect 1.6.0 does not know sums of matrices, nor barrier
 const NOT_RUN = new Map([
   ['fused_conv2d.forward', MATRICES],
   ['fused_conv2d.forward_eval', MATRICES],
-  ['fused_conv2d.backward', MATRICES],
-  ['fused_conv2d.backward_weight', MATRICES],
-  ['fused_conv2d.backward_output', MATRICES],
+  ['fused_conv2d_backward.backward', MATRICES],
+  ['fused_conv2d_backward.backward_weight', MATRICES],
+  ['fused_conv2d_backward.backward_output', MATRICES],
   ['head.forward', MATRICES],
   ['head.forward_eval', MATRICES],
 ]);

@@ -1,0 +1,134 @@
+//! What a device made in a step, by the names that it has in the reference, and which launch made it.
+
+use super::StepCheck;
+use crate::plan::{Dispatch, Entry};
+use crate::tensor::{Array, Sum};
+
+impl StepCheck<'_> {
+    /// The launch that makes a tensor; the last, if several write to it.
+    pub(super) fn maker(&self, tensor: &str) -> &str {
+        let writes = |dispatch: &&Dispatch| {
+            dispatch.bindings.iter().any(|b| b.written && self.plan.tensors[b.tensor].name == tensor)
+        };
+        let dispatch = self.plan.dispatches.iter().rev().find(writes);
+        &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
+    }
+
+    /// The launch that a constant tells where to write: fused kernels make several small tensors in shared buffers.
+    pub(super) fn maker_by_constant(&self, entry_points: &[&str], constants: &[(&str, usize)]) -> &str {
+        let fits = |dispatch: &&Dispatch| {
+            let has = |&(name, value): &(&str, usize)| dispatch.constants.get(name) == Some(&(value as f64));
+            entry_points.contains(&dispatch.entry_point.as_str()) && constants.iter().all(has)
+        };
+        let dispatch = self.plan.dispatches.iter().rev().find(fits);
+        &dispatch.unwrap_or_else(|| panic!("no launch has {constants:?}")).label
+    }
+
+    /// What a layer makes besides its output and the gradient of its input: statistics, and the gradients of parameters.
+    /// The launch that makes it, and the values with their bounds; `None` if the plan makes no such thing.
+    pub(super) fn small(
+        &self,
+        replica: usize,
+        index: usize,
+        variable: &str,
+        shape: &[usize],
+    ) -> Option<(&str, Array)> {
+        let layer = &self.setup.model.layers[index];
+        let tensor = format!("{}.{variable}", layer.name);
+        if let Some(name) = variable.strip_prefix("grad_") {
+            if !self.training {
+                return None;
+            }
+            let entry = self.entry(index, name);
+            let (parts, len) = (self.rows_of_grads(), entry.len / self.setup.seeds.len());
+            let start = entry.offset + replica * len;
+            let words = &self.tensors["grads"];
+            let mut array = Array::zeros(shape);
+            for element in 0..len {
+                let mut sum = Sum::default();
+                for part in 0..parts {
+                    sum.add(f32::from_bits(words[part * (words.len() / parts) + start + element]).into());
+                }
+                // A device that adds up the rows rounds; one row is what it is.
+                array.data[element] = sum.value;
+                array.bound[element] = if parts > 1 { sum.bound() } else { 0.0 };
+            }
+            if self.tensors.contains_key(&tensor) {
+                return Some((self.maker(&tensor), array));
+            }
+            let backward = ["backward", "backward_weight", "forward"];
+            let launch = match (layer.kind.name, name) {
+                ("batch_norm2d", "weight") => self.maker_by_constant(
+                    &backward[..1],
+                    &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", entry.offset)],
+                ),
+                ("batch_norm2d", _) => self.maker_by_constant(
+                    &backward[..1],
+                    &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", entry.offset)],
+                ),
+                (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", entry.offset)]),
+                _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", entry.offset)]),
+            };
+            return Some((launch, array));
+        }
+        if self.tensors.contains_key(&tensor) {
+            return Some((self.maker(&tensor), Array::from_f32(shape, &self.floats(&tensor, replica))));
+        }
+        let statistics = format!("{}.statistics", layer.name);
+        self.tensors.get(&statistics)?;
+        let entry = self.entry(index, "running_mean");
+        let launch =
+            self.maker_by_constant(&["forward"], &[("IN_NORMALISE", 1), ("IN_RUNNING_MEAN", entry.offset)]);
+        let channels = layer.input.channels;
+        let pairs = &self.floats(&statistics, replica);
+        let values: Vec<f32> = match variable {
+            "mean" => (0..channels).map(|c| pairs[2 * c]).collect(),
+            "inv_std" => (0..channels).map(|c| pairs[2 * c + 1]).collect(),
+            _ => {
+                let entry = self.entry(index, variable);
+                let words = &self.tensors["running"][entry.offset + replica * channels..][..channels];
+                words.iter().map(|&word| f32::from_bits(word)).collect()
+            }
+        };
+        Some((launch, Array::from_f32(shape, &values)))
+    }
+
+    /// Where a parameter of a layer lies.
+    pub(super) fn entry(&self, layer: usize, name: &str) -> &Entry {
+        let mut entries = self.layout.entries().iter();
+        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name);
+        entry.expect("a parameter of the layer")
+    }
+
+    /// Rows of `grads`, whose sum is the gradient.
+    pub(super) fn rows_of_grads(&self) -> usize {
+        self.tensors["grads"].len() / self.layout.trained_len()
+    }
+
+    /// The part of a tensor [replica, ...] that belongs to a replica.
+    pub(super) fn part(&self, tensor: &str, replica: usize) -> &[u32] {
+        let words = &self.tensors[tensor];
+        let len = words.len() / self.setup.seeds.len();
+        &words[replica * len..][..len]
+    }
+
+    pub(super) fn floats(&self, tensor: &str, replica: usize) -> Vec<f32> {
+        self.part(tensor, replica).iter().map(|&word| f32::from_bits(word)).collect()
+    }
+
+    /// Values [image, ...] of a tensor [quad, ..., 4 images]: those of the batch, and those of the lanes behind it.
+    pub(super) fn split(&self, tensor: &str, replica: usize) -> (Vec<f32>, Vec<f32>) {
+        let values = self.floats(tensor, replica);
+        let size = values.len() / (4 * self.quads());
+        let at = |n: usize, element: usize| values[(n / 4 * size + element) * 4 + n % 4];
+        let pick = |images: std::ops::Range<usize>| {
+            images.flat_map(|n| (0..size).map(move |element| (n, element))).map(|(n, e)| at(n, e)).collect()
+        };
+        (pick(0..self.valid()), pick(self.valid()..4 * self.quads()))
+    }
+
+    pub(super) fn array(&self, tensor: &str, replica: usize, shape: [usize; 3]) -> Array {
+        let shape = [&[self.valid()], &shape[..]].concat();
+        Array::from_f32(&shape, &self.split(tensor, replica).0)
+    }
+}
