@@ -141,3 +141,107 @@ fn head(model: &Model, tuned: &[Tuned], at: usize) -> Option<Head> {
     let fits = conv.input.channels <= MOST_HEAD_CHANNELS && conv.output.channels <= MOST_CLASSES;
     fits.then_some(Head { first: at, linear, pixels })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The blocks of a model of these layers, in words.
+    fn cut(input: &str, layers: &[&str], part_quads: usize) -> Vec<String> {
+        let layers: Vec<_> = layers.iter().map(|layer| format!("{{ type = {layer} }}")).collect();
+        let text = format!("name = \"x\"\ninput = {input}\nlayers = [\n{}\n]", layers.join(",\n"));
+        let model = Model::parse(&text, "x").unwrap();
+        let name = |layer: usize| model.layers[layer].name.clone();
+        let words = |block: Block| match block {
+            Block::Layer(layer) => name(layer),
+            Block::Conv(fused) => {
+                let before: Vec<_> = fused.before.layers().map(name).collect();
+                let behind: Vec<_> = [fused.relu, fused.norm].into_iter().flatten().map(name).collect();
+                format!("[{}] {} [{}]", before.join(" "), name(fused.conv), behind.join(" "))
+            }
+            Block::Head(head) => format!("head {} {} {}", name(head.first), name(head.linear), head.pixels),
+        };
+        blocks(&model, part_quads).into_iter().map(words).collect()
+    }
+
+    const CONV: &str = r#""conv2d", out_channels = 4, kernel = 3"#;
+    const LINEAR: &str = r#""linear", out_features = 3"#;
+    const NORM: &str = r#""batch_norm2d""#;
+    const RELU: &str = r#""relu""#;
+    const POOL: &str = r#""max_pool2d", kernel = 2"#;
+    const DROP: &str = r#""dropout", rate = 0.1"#;
+    const GAP: &str = r#""global_avg_pool2d""#;
+    const ONE: &str = r#""conv2d", out_channels = 3, kernel = 1"#;
+
+    #[test]
+    fn what_stands_around_a_convolution_goes_with_it() {
+        let all = [CONV, RELU, NORM, CONV, NORM, RELU, POOL, DROP, CONV, ONE, GAP];
+        let want = [
+            "[] conv1 [relu1 batch_norm1]",
+            "[batch_norm1] conv2 [batch_norm2]",
+            "[batch_norm2 relu2 max_pool1 dropout1] conv3 []",
+            "head conv4 conv4 36",
+        ];
+        assert_eq!(cut("[1, 20, 20]", &all, 1), want);
+    }
+
+    #[test]
+    fn what_does_not_fit_keeps_its_launches() {
+        let stride = r#""conv2d", out_channels = 4, kernel = 3, stride = 2"#;
+        let groups = r#""conv2d", out_channels = 4, kernel = 3, groups = 2"#;
+        for conv in [stride, groups, r#""conv2d", out_channels = 257, kernel = 3"#] {
+            let want = ["conv1", "batch_norm1", "head global_avg_pool1 linear1 ANY"];
+            let got = cut("[2, 9, 9]", &[conv, NORM, GAP, LINEAR], 1);
+            assert_eq!(got[..2], want[..2], "{conv}");
+            assert!(got[2].starts_with("head global_avg_pool1 linear1"), "{got:?}");
+        }
+        let fused = cut("[2, 9, 9]", &[r#""conv2d", out_channels = 256, kernel = 3"#, NORM, GAP, LINEAR], 1);
+        assert_eq!(fused[0], "[] conv1 []", "its normalisation has no convolution behind it");
+        // Windows that overlap, leave a row out, or reach into padding; a mean.
+        for pool in [
+            r#""max_pool2d", kernel = 3, stride = 2"#,
+            r#""max_pool2d", kernel = 3"#,
+            r#""max_pool2d", kernel = 2, padding = 1"#,
+            r#""avg_pool2d", kernel = 2"#,
+        ] {
+            let got = cut("[1, 12, 12]", &[CONV, NORM, pool, CONV, ONE, GAP], 1);
+            assert_eq!(got[..2], ["[] conv1 []", "batch_norm1"], "{pool}");
+            assert!(got[2].contains("pool1") && got[3] == "[] conv2 []", "{got:?}");
+        }
+        // A normalisation of what is no fused convolution's output.
+        let got = cut("[1, 12, 12]", &[NORM, CONV, POOL, NORM, CONV, ONE, GAP], 1);
+        assert_eq!(got[..4], ["batch_norm1", "[] conv1 []", "max_pool1", "batch_norm2"]);
+        // As many pixels as one invocation may go through: 62 · 62 · 4 of a part of four quads, and more.
+        assert_eq!(cut("[1, 64, 64]", &[CONV, ONE, GAP], 4)[0], "[] conv1 []");
+        assert_eq!(cut("[1, 64, 64]", &[CONV, ONE, GAP], 5)[0], "conv1");
+        assert_eq!(cut("[1, 66, 66]", &[CONV, ONE, GAP], 4)[0], "[] conv1 []", "64 · 64 · 4 = 16,384");
+    }
+
+    #[test]
+    fn a_network_ends_with_a_head_if_it_ends_like_one() {
+        let flatten = r#""flatten""#;
+        for (input, layers, want) in [
+            ("[4, 3, 5]", &[ONE, GAP][..], "head conv1 conv1 15"),
+            ("[4, 3, 5]", &[GAP, LINEAR], "head global_avg_pool1 linear1 15"),
+            ("[4, 3, 5]", &[GAP, flatten, LINEAR], "head global_avg_pool1 linear1 15"),
+            ("[4, 3, 5]", &[flatten, LINEAR], "head flatten1 linear1 1"),
+            ("[4, 1, 1]", &[ONE], "head conv1 conv1 1"),
+            ("[512, 1, 1]", &[LINEAR], "head linear1 linear1 1"),
+        ] {
+            assert_eq!(cut(input, layers, 1), [want]);
+        }
+        let many = r#""linear", out_features = 256"#;
+        assert_eq!(cut("[4, 1, 1]", &[many], 1), ["head linear1 linear1 1"]);
+        // Too many channels; a kernel, stride or groups of its own; a mean of parts.
+        for (input, layers) in [
+            ("[513, 1, 1]", &[LINEAR][..]),
+            ("[4, 3, 5]", &[CONV, GAP]),
+            ("[3, 3, 5]", &[r#""conv2d", out_channels = 3, kernel = 1, groups = 3"#, GAP]),
+            ("[3, 3, 5]", &[r#""conv2d", out_channels = 3, kernel = 1, stride = 2"#, GAP]),
+            ("[3, 4, 4]", &[ONE, r#""avg_pool2d", kernel = 2"#, flatten]),
+        ] {
+            let got = cut(input, layers, 1);
+            assert!(!got.concat().contains("head"), "{got:?}");
+        }
+    }
+}
