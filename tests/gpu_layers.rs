@@ -242,6 +242,40 @@ fn evaluation_agrees_with_the_reference() {
     assert_eq!(kinds.len(), LAYERS.len(), "{kinds:?}");
 }
 
+/// More than 64 quads of images: each part of the batch has several, the last one fewer, and the last quad is not full.
+#[test]
+fn parts_of_a_large_batch_have_several_quads() {
+    let Some(gpu) = gpu() else { return };
+    let text = r#"
+        name = "parts"
+        input = [1, 9, 8]
+        layers = [
+            { type = "conv2d", out_channels = 3, kernel = 3, padding = 1 },
+            { type = "relu" },
+            { type = "batch_norm2d" },
+            { type = "conv2d", out_channels = 2, kernel = 2 },
+            { type = "batch_norm2d" },
+            { type = "leaky_relu" },
+            { type = "conv2d", out_channels = 5, kernel = 3 },
+            { type = "conv2d", out_channels = 3, kernel = 1 },
+            { type = "global_avg_pool2d" },
+        ]"#;
+    let model = Model::parse(text, "parts").unwrap();
+    let train = TrainConfig { batch_size: 275, average_decay: 0.9, ..TrainConfig::default() };
+    let images = Draw::new(2).images(400, model.input.into(), 3);
+    let setup = setup(&model, &train, &[6, 8], &images);
+    let mut engine = engine(gpu, &setup, false, CHECKED);
+    let plan = engine.training_plan().unwrap();
+    let parts = plan.dispatches.iter().find_map(|dispatch| dispatch.constants.get("PARTS"));
+    assert_eq!(parts, Some(&35.0), "69 quads by two");
+    let mut table = Table::default();
+    for step in [0, 1] {
+        engine.set_step(step).unwrap();
+        check_step(&mut engine, &setup, "net", &mut table).unwrap();
+    }
+    assert!(table.has("batch_norm2d.running_var") && table.has("conv2d.grad_weight"));
+}
+
 /// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be met once.
 #[test]
 fn launches_beyond_the_limit_of_workgroups_are_folded() {

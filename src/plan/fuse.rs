@@ -19,8 +19,8 @@ const MOST_PARTS: usize = 64;
 /// A value of `packed` that is no parameter's: see shaders/batch.wgsl.
 const NOTHING: u32 = u32::MAX;
 /// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
-/// values it pays to write it down first.
-const MOST_ON_LOAD: usize = 200000;
+/// values an image it pays to write it down first. (The batch has no say, so that `doctor` examines the kernels of training.)
+const MOST_ON_LOAD: usize = 4096;
 
 /// A model cut into blocks, and where everything lies that the fused kernels share.
 pub(super) struct Fusion<'a> {
@@ -255,8 +255,7 @@ impl<'a> Fusion<'a> {
         let conv = self.conv(fused.conv);
         let name = self.name(fused.conv).to_owned();
         let mut constants = self.constants(fused, true);
-        let values = self.quads * conv.output.len();
-        if fused.norm.is_some() && to_input && values > MOST_ON_LOAD {
+        if fused.norm.is_some() && to_input && conv.output.len() > MOST_ON_LOAD {
             let owner = self.name(fused.relu.or(fused.norm).expect("there is a normalisation")).to_owned();
             for variable in ["grad_output", "made"] {
                 draft.alias(&format!("{owner}.{variable}"), &format!("{name}.{variable}"));

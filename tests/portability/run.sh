@@ -21,8 +21,7 @@ plan_json() {
     cargo run --quiet --release --manifest-path ../../Cargo.toml --example plan_json -- "$@"
 }
 for model in ../../data/models/*.toml; do
-    # So large that every fused kernel is planned.
-    plan_json "$model" --batch-size 128 >"$plans/$(basename "$model" .toml).json"
+    plan_json "$model" >"$plans/$(basename "$model" .toml).json"
 done
 plan_json all_layers.toml --batch-size 5 >"$plans/all_layers.json"
 node check.mjs "$plans"/*.json
