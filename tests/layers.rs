@@ -94,6 +94,8 @@ fn limits_are_where_they_should_be() {
             (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
         }
     }
+    let linear = parse("linear", "out_features = 2").unwrap();
+    assert!(linear.output_shape(Shape::new(4, 3, 3)).unwrap_err().contains("more than one pixel"));
 }
 
 #[test]
