@@ -73,7 +73,7 @@ fn limits_are_where_they_should_be() {
         ("max_pool2d", "kernel = 3\npadding = 2", Some("more than half of kernel 3")),
         ("max_pool2d", "kernel = 4\npadding = 2", None),
         ("batch_norm2d", "eps = 1.0", Some("below 1")),
-        ("batch_norm2d", "eps = -0.5", Some("above 0")),
+        ("batch_norm2d", "eps = 0.0", Some("above 0")),
         ("batch_norm2d", "eps = 0.99", None),
         ("batch_norm2d", "momentum = 1.0", None),
         ("conv2d", "out_channels = 2\nkernel = 14", Some("it can be 1 to 13")),
@@ -94,6 +94,8 @@ fn limits_are_where_they_should_be() {
             (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
         }
     }
+    let linear = parse("linear", "out_features = 2").unwrap();
+    assert!(linear.output_shape(Shape::new(4, 3, 3)).unwrap_err().contains("more than one pixel"));
 }
 
 #[test]
@@ -244,6 +246,21 @@ fn batch_norm_in_evaluation_has_its_bounds() {
     arrays.insert("input", column(&[1e6, 1e6 + 1e-3]));
     let made = layer.forward(&arrays, &context(true));
     assert!(made["output"].bound.iter().all(|bound| bound.is_finite() && *bound > 0.0));
+}
+
+/// Σ(x − mean)·(x + mean) is the same sum, but not in floating point.
+#[test]
+fn the_variance_survives_a_mean_that_dwarfs_it() {
+    let values = [0.25, 1.0, 3.5];
+    let mut arrays = Arrays::from([("input", column(&values.map(|value| value + 1e13)))]);
+    for name in ["weight", "bias", "running_mean", "running_var"] {
+        arrays.insert(name, vector(&[1.0]));
+    }
+    let made = parse("batch_norm2d", NORM).unwrap().forward(&arrays, &context(true));
+    let mean = values.iter().sum::<f64>() / 3.0;
+    let var = values.iter().map(|value| (value - mean) * (value - mean)).sum::<f64>() / 3.0;
+    let inv_std = 1.0 / (var + 0.5).sqrt();
+    assert!((made["inv_std"].data[0] - inv_std).abs() < 1e-3, "{:?}, not {inv_std}", made["inv_std"].data);
 }
 
 /// Given a mean of 2 and a deviation of 2, x̂ = 0.5 and 2.5, as exact inputs.

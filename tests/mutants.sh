@@ -5,6 +5,8 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 # No GPU: what these modules do must show without one.
 export VK_DRIVER_FILES=/nonexistent
+# cargo-mutants works on a copy; without this it would build the dependencies anew for each line below.
+export CARGO_TARGET_DIR=$PWD/target/mutants/build
 
 # Runs cargo-mutants with these arguments and a folder of its own. That mutants survive (2) or loop (3) is a result.
 mutate() {
