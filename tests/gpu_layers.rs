@@ -82,6 +82,9 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     .unwrap_or_else(|message| panic!("{message}"));
     let tables = tables.into_inner().unwrap();
     tables.iter().for_each(|table| println!("{table}"));
+    if std::env::var_os("SHADERNET_RANDOM_NETS").is_some() {
+        return; // perhaps too few to meet everything
+    }
     for kind in [
         "avg_pool2d.grad_input",
         "batch_norm2d.grad_bias",
