@@ -7,7 +7,7 @@ use std::path::Path;
 
 use shadernet::batch::BatchSettings;
 use shadernet::model::Model;
-use shadernet::plan::{Place, Plan, PlanOptions};
+use shadernet::plan::{ParamLayout, Place, Plan, PlanOptions};
 
 const SEED: &str = include_str!("../data/models/seed.toml");
 
@@ -100,6 +100,27 @@ fn the_fused_plans_are_the_golden_ones() {
     assert_golden("seed_fused.txt", &plan);
     // What has no fused kernel keeps its own.
     assert_golden("all_layers_fused.txt", &fused(ALL_LAYERS, 6, 3, false));
+}
+
+/// Weights of fused convolutions are packed for both directions, everything else that fused kernels read once.
+#[test]
+fn every_parameter_is_packed() {
+    let model = Model::parse(SEED, "seed").unwrap();
+    let plan = fused(SEED, 128, 3, true);
+    let packed = plan.tensor("packed").unwrap().bytes as usize;
+    assert_eq!(4 * 3 * plan.sources.len(), packed);
+    let layout = ParamLayout::new(&model, 3);
+    for entry in layout.entries().iter().filter(|entry| entry.param.param.trained) {
+        let len = entry.len / 3;
+        let twice = entry.param.name.starts_with("conv") && entry.param.name != "conv7.weight";
+        let want = if twice && entry.param.param.name == "weight" { 2 } else { 1 };
+        for value in 0..len {
+            let source = [(entry.offset + value) as u32, len as u32];
+            let count = plan.sources.iter().filter(|&&other| other == source).count();
+            assert_eq!(count, want, "{}[{value}]", entry.param.name);
+        }
+    }
+    assert!(evaluation(SEED, 4, false).sources.is_empty(), "nothing is fused");
 }
 
 #[test]
