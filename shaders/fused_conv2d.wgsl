@@ -273,12 +273,12 @@ fn add_row(before: Block, number: u32, v: array<vec4<f32>, 4>, first: array<vec4
 }
 
 fn loaded_row(replica: u32, quad: u32, c: u32, norm: vec4<f32>, y: u32, x: u32) -> array<vec4<f32>, 4> {
-    return array<vec4<f32>, 4>(
-        loaded(replica, quad, c, norm, y, x),
-        loaded(replica, quad, c, norm, y, x + 1u),
-        loaded(replica, quad, c, norm, y, x + 2u),
-        loaded(replica, quad, c, norm, y, x + 3u),
-    );
+    // In a loop: twenty copies in all are too much for some compilers.
+    var row: array<vec4<f32>, 4>;
+    for (var q = 0u; q < 4u; q++) {
+        row[q] = loaded(replica, quad, c, norm, y, x + q);
+    }
+    return row;
 }
 
 // A block of pixels from (y, x) on under a 3x3 kernel.

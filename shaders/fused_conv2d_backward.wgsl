@@ -361,12 +361,12 @@ fn upstream_at(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>
 }
 
 fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> array<vec4<f32>, 4> {
-    return array<vec4<f32>, 4>(
-        upstream_at(map, row, column, norm, mask),
-        upstream_at(map, row, column + 1u, norm, mask),
-        upstream_at(map, row, column + 2u, norm, mask),
-        upstream_at(map, row, column + 3u, norm, mask),
-    );
+    // In a loop: twenty copies in all are too much for some compilers.
+    var row_here: array<vec4<f32>, 4>;
+    for (var q = 0u; q < 4u; q++) {
+        row_here[q] = upstream_at(map, row, column + q, norm, mask);
+    }
+    return row_here;
 }
 
 // Gradient of x for a block from (y, x) on: the convolution with the kernel turned by half a turn.

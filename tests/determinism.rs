@@ -66,7 +66,7 @@ const ON_CPU: [(&str, &str); 3] = [
 ];
 /// The same on lavapipe of Debian 12 where it takes vectors of 256 bits by itself: on processors with AVX. naga (which
 /// `Cargo.lock` holds still), Mesa and LLVM make the code; for processors with SSE alone they make other bits.
-const ON_LAVAPIPE: &str = "afa2aa1e981fb99dfb2661b283570671e49720097a8eaa4786fd7d9747a8441d";
+const ON_LAVAPIPE: &str = "c758adfa5793187695605950137c803e4f9ddf9a9ed9292f9b59bad85227be2e";
 const LAVAPIPE: [&str; 2] = ["llvmpipe (LLVM 15.0.6, 256 bits)", "llvmpipe Mesa 22.3.6 (LLVM 15.0.6)"];
 
 /// Training in processes of their own, on a hundred images of MNIST.

@@ -72,7 +72,7 @@ fn fused_model(optimizer: &str) -> Model {
     Model::parse(&FUSED_MODEL.replace("OPTIMIZER", optimizer), "fused").unwrap()
 }
 
-const UNFUSED: GpuOptions = GpuOptions { fuse: false, ..GpuOptions::DEFAULT };
+const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
 
 /// The adapters, and which of them tests run on; `None`, with a message, where there is none.
 fn adapter() -> Option<(Adapters, usize)> {
@@ -111,7 +111,7 @@ fn a_right_adapter_is_well() {
 #[test]
 fn fused_kernels_are_examined() {
     let Some((adapters, index)) = adapter() else { return };
-    let report = examine(&fused_model(SGD), &adapters, index, Depth::Full, GpuOptions::DEFAULT).unwrap();
+    let report = examine(&fused_model(SGD), &adapters, index, Depth::Full, GpuOptions::FUSED).unwrap();
     assert!(report.is_well(), "{report:?}");
     let names: Vec<&str> = report.launches.iter().map(|row| row.launch.as_str()).collect();
     assert_eq!(
@@ -149,7 +149,7 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
         || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
     match fused {
-        true => (fused_model(optimizer), GpuOptions::DEFAULT),
+        true => (fused_model(optimizer), GpuOptions::FUSED),
         false => (model(optimizer), UNFUSED),
     }
 }

@@ -11,7 +11,7 @@ use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
-use shadernet::gpu::{GpuEngine, GpuOptions};
+use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::model::Model;
 use shadernet::reference::{At, Reference};
 use shadernet::tensor::Array;
@@ -174,23 +174,27 @@ fn with_setup(run: impl FnOnce(&Setup<'_>)) {
 
 #[test]
 fn gpu_follows_the_reference() {
-    let Some(gpu) = gpu() else { return };
-    with_setup(|setup| {
-        let options = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
-        let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse: false, ..options }).unwrap();
-        check_each_step("gpu", &mut engine, setup);
-        check_run("gpu", &mut engine, setup);
-        for step in 0..STEPS {
-            engine.set_step(step).unwrap();
-            engine.train(1).unwrap();
-            // Which images these are is not written down; their classes are.
-            let targets = engine.read_tensor("targets").unwrap().unwrap();
-            let (seen, ..) = batch(setup, step);
-            let classes: Vec<u32> =
-                seen.iter().map(|&index| u32::from(setup.test.labels[index as usize])).collect();
-            assert_eq!(targets[..classes.len()], classes, "step {step}");
-        }
-    });
+    for fuse in [false, true] {
+        let Some(gpu) = gpu() else { return };
+        with_setup(|setup| follow(gpu, setup, fuse));
+    }
+}
+
+fn follow(gpu: Gpu, setup: &Setup<'_>, fuse: bool) {
+    let options = GpuOptions { checked: true, fuse, ..GpuOptions::DEFAULT };
+    let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse: false, ..options }).unwrap();
+    check_each_step("gpu", &mut engine, setup);
+    check_run("gpu", &mut engine, setup);
+    for step in 0..STEPS {
+        engine.set_step(step).unwrap();
+        engine.train(1).unwrap();
+        // Which images these are is not written down; their classes are.
+        let targets = engine.read_tensor("targets").unwrap().unwrap();
+        let (seen, ..) = batch(setup, step);
+        let classes: Vec<u32> =
+            seen.iter().map(|&index| u32::from(setup.test.labels[index as usize])).collect();
+        assert_eq!(targets[..classes.len()], classes, "step {step}");
+    }
 }
 
 #[test]

@@ -19,7 +19,7 @@ use shadernet::reference::Reference;
 use shadernet::shader;
 use shadernet::tensor::Array;
 
-const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
+const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::FUSED };
 const UNFUSED: GpuOptions = GpuOptions { fuse: false, ..CHECKED };
 
 fn setup<'a>(model: &'a Model, train: &'a TrainConfig, seeds: &'a [u32], images: &'a Images) -> Setup<'a> {
@@ -185,7 +185,7 @@ fn the_same_seed_gives_the_same_bits_however_it_is_run() {
     };
     same(&first[0], &again(&[4], true, CHECKED)[0], "a second run");
     same(&first[0], &again(&[4], false, CHECKED)[0], "without sharing of memory");
-    same(&first[0], &again(&[4], true, GpuOptions::DEFAULT)[0], "without checks in the shaders");
+    same(&first[0], &again(&[4], true, GpuOptions::FUSED)[0], "without checks in the shaders");
     let unfused = again(&[4], true, UNFUSED);
     let apart =
         first[0].0.iter().zip(&unfused[0].0).map(|(&a, &b)| (f32::from_bits(a) - f32::from_bits(b)).abs());

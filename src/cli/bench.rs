@@ -25,9 +25,9 @@ pub(crate) struct BenchArgs {
     /// Steps of each of the repeats, whose median counts [default: as many as take half a second]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_STEPS as i64))]
     steps: Option<u32>,
-    /// On a GPU, launch the kernels of each layer on their own
+    /// On a GPU, compute neighbouring layers in one launch
     #[arg(long)]
-    no_fusion: bool,
+    fusion: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -43,7 +43,7 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
         threads: args.device.threads.map(usize::from),
         replicas: args.replicas as usize,
         steps: args.steps.map(|steps| steps as usize),
-        gpu: GpuOptions { fuse: !args.no_fusion, ..GpuOptions::DEFAULT },
+        gpu: GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT },
         data: Path::new("data/mnist"),
     };
     let report = measure(&model, &options)?;

@@ -17,6 +17,9 @@ pub(crate) struct DoctorArgs {
     /// A part of an adapter's name [default: the first, software or not]
     #[arg(long)]
     device: Option<String>,
+    /// Examine the kernels that compute neighbouring layers in one launch, as `train --fusion` uses them
+    #[arg(long)]
+    fusion: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -31,7 +34,8 @@ pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
         None if adapters.reports().next().is_some() => 0,
         None => return Err(Error::Device(format!("there is nothing to examine: {}", adapters.listing()))),
     };
-    let report = examine(&model, &adapters, index, Depth::Full, GpuOptions::DEFAULT)?;
+    let options = if args.fusion { GpuOptions::FUSED } else { GpuOptions::DEFAULT };
+    let report = examine(&model, &adapters, index, Depth::Full, options)?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
         output.line(format_args!("{json}"));

@@ -71,9 +71,9 @@ pub(crate) struct TrainArgs {
     /// On a GPU, give every tensor its own memory
     #[arg(long)]
     no_reuse: bool,
-    /// On a GPU, launch the kernels of each layer on their own
+    /// On a GPU, compute neighbouring layers in one launch; measure first which way is faster with `bench`
     #[arg(long)]
-    no_fusion: bool,
+    fusion: bool,
     /// Print only the result
     #[arg(long)]
     quiet: bool,
@@ -137,7 +137,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {
-    GpuOptions { fuse: !args.no_fusion, reuse: !args.no_reuse, ..GpuOptions::DEFAULT }
+    GpuOptions { fuse: args.fusion, reuse: !args.no_reuse, ..GpuOptions::DEFAULT }
 }
 
 /// No training on a GPU that computes wrongly.

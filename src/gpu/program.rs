@@ -23,8 +23,11 @@ pub struct GpuOptions {
 }
 
 impl GpuOptions {
-    /// The fastest: all is fused, memory is shared, the compiled-in shaders run without checks.
-    pub const DEFAULT: Self = Self { fuse: true, reuse: true, checked: false, replace: None };
+    /// Each layer by its own kernels, memory is shared, the compiled-in shaders run without checks. Fusion is off until it has
+    /// been measured on a real GPU: docs/decisions.md has its figures.
+    pub const DEFAULT: Self = Self { fuse: false, reuse: true, checked: false, replace: None };
+    /// The same with fused kernels.
+    pub const FUSED: Self = Self { fuse: true, ..Self::DEFAULT };
 }
 
 impl Default for GpuOptions {
