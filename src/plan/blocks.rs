@@ -80,8 +80,8 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
             if let Some(Block::Conv(producer)) = blocks.last_mut() {
                 producer.norm = before.norm;
             }
-            let relu = (conv + 1 < tuned.len() && matches!(tuned[conv + 1], Tuned::LeakyRelu { .. }))
-                .then_some(conv + 1);
+            let behind = tuned.get(conv + 1);
+            let relu = behind.filter(|tuned| matches!(tuned, Tuned::LeakyRelu { .. })).map(|_| conv + 1);
             blocks.push(Block::Conv(FusedConv { conv, before, relu, norm: None }));
             at = relu.unwrap_or(conv) + 1;
         } else if let Some(head) = head(model, &tuned, at) {
