@@ -236,6 +236,7 @@ mod tests {
         for (input, layers) in [
             ("[513, 1, 1]", &[LINEAR][..]),
             ("[4, 3, 5]", &[CONV, GAP]),
+            ("[4, 3, 3]", &[CONV]),
             ("[3, 3, 5]", &[r#""conv2d", out_channels = 3, kernel = 1, groups = 3"#, GAP]),
             ("[3, 3, 5]", &[r#""conv2d", out_channels = 3, kernel = 1, stride = 2"#, GAP]),
             ("[3, 4, 4]", &[ONE, r#""avg_pool2d", kernel = 2"#, flatten]),
