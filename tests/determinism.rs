@@ -138,18 +138,23 @@ fn five_runs_on_a_gpu_give_one_hash() {
     // The name of lavapipe tells the width of its vectors, which is about to change.
     let name = if lavapipe { "llvmpipe".into() } else { format!("{} ({}", report.name, report.backend) };
     let workplace = Workplace::new();
-    let hash = |seed, environment: &[(&str, &str)]| workplace.hash(&name, seed, &[], environment);
-    let mut hashes = BTreeSet::from([hash("5", &[])]);
-    // Other drivers do not know these variables: four runs more, all the same.
-    for threads in ["0", "2"] {
-        for width in ["128", "256"] {
-            let environment = [("LP_NUM_THREADS", threads), ("LP_NATIVE_VECTOR_WIDTH", width)];
-            hashes.insert(hash("5", &environment));
+    let one_hash = |more: &[&str]| {
+        let hash = |seed, environment: &[(&str, &str)]| workplace.hash(&name, seed, more, environment);
+        let mut hashes = BTreeSet::from([hash("5", &[])]);
+        // Other drivers do not know these variables: four runs more, all the same.
+        for threads in ["0", "2"] {
+            for width in ["128", "256"] {
+                let environment = [("LP_NUM_THREADS", threads), ("LP_NATIVE_VECTOR_WIDTH", width)];
+                hashes.insert(hash("5", &environment));
+            }
         }
-    }
-    assert_eq!(hashes.len(), 1, "{hashes:?}");
-    let hash_of_5 = hashes.first().unwrap();
-    assert_ne!(hash("6", &[]), *hash_of_5, "another seed gives other weights");
+        assert_eq!(hashes.len(), 1, "{more:?}: {hashes:?}");
+        let hash_of_5 = hashes.pop_first().unwrap();
+        assert_ne!(hash("6", &[]), hash_of_5, "another seed gives other weights");
+        hash_of_5
+    };
+    let hash_of_5 = one_hash(&[]);
+    assert_ne!(one_hash(&["--fusion"]), hash_of_5, "fused kernels round differently");
     if [&*report.name, &*report.driver] == LAVAPIPE {
         assert_eq!(hash_of_5, ON_LAVAPIPE);
     } else {
