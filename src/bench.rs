@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::config::TrainConfig;
 use crate::cpu;
 use crate::dataset::Images;
-use crate::device::Device;
+use crate::device::{Device, open_gpu};
 use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{self, GpuEngine, GpuOptions};
@@ -199,7 +199,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let measured = match found.device.adapter() {
         None => on_cpu(&found, &setup, options)?,
         Some((adapters, index)) => {
-            let open = || adapters.open(index);
+            let open = || open_gpu(adapters, index);
             on_gpu(&found, open, &setup, options)?
         }
     };

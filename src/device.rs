@@ -1,11 +1,12 @@
 //! Choosing a device and making an engine on it.
 
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::cpu::{self, CpuEngine};
 use crate::engine::{Engine, Setup};
 use crate::error::{Error, Result};
-use crate::gpu::{Adapters, GpuEngine, GpuOptions};
+use crate::gpu::{Adapters, Gpu, GpuEngine, GpuOptions};
 
 /// A device and why it was chosen. `Display` says both.
 #[derive(Debug)]
@@ -116,7 +117,8 @@ impl Device {
                 Ok(Opened { engine: Box::new(CpuEngine::new(setup, *threads)?), memory: None })
             }
             Place::Gpu { adapters, index } => {
-                let engine = GpuEngine::new(adapters.open(*index)?, setup, options)?;
+                let gpu = open_gpu(adapters, *index)?;
+                let engine = GpuEngine::new(gpu, setup, options)?;
                 let memory = engine.training_plan().map(|plan| plan.pooled_bytes());
                 Ok(Opened { engine: Box::new(engine), memory })
             }
@@ -129,6 +131,18 @@ impl fmt::Display for Device {
         f.write_str(&self.name())?;
         if self.why.is_empty() { Ok(()) } else { write!(f, " ({})", self.why) }
     }
+}
+
+/// Opens an adapter that keeps what its driver compiles in the user's cache.
+pub(crate) fn open_gpu(adapters: &Adapters, index: usize) -> Result<Gpu> {
+    let mut gpu = adapters.open(index)?;
+    gpu.pipelines = cache_folder("pipelines");
+    Ok(gpu)
+}
+
+/// Where shadernet remembers things between runs: `part` of its folder in the user's cache, if there is such a place.
+pub fn cache_folder(part: &str) -> Option<PathBuf> {
+    dirs::cache_dir().map(|folder| folder.join("shadernet").join(part))
 }
 
 /// Why `auto` takes the CPU engine.

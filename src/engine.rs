@@ -111,18 +111,44 @@ pub enum Vector {
 /// A device with a network on it.
 ///
 /// A step is a function of (weights, seed, step number) alone, so engines can be stopped, saved and restored anywhere.
+///
+/// Work is started, then collected, so that a device has the next steps while the host looks at the sums of the last ones.
+/// Only [`Engine::start_training`] and [`Engine::start_evaluation`] may be called while anything waits to be collected.
 pub trait Engine {
+    /// Starts `steps` training steps. They may be taken now, in the background, or when they are collected.
+    fn start_training(&mut self, steps: usize) -> Result<()>;
+
+    /// Starts going through the test images, with the moving averages if `averaged` and if there are any.
+    fn start_evaluation(&mut self, averaged: bool) -> Result<()>;
+
+    /// Waits for the end of what was started first; returns each replica's sums over it.
+    ///
+    /// # Panics
+    /// If nothing was started that is not collected yet.
+    fn collect(&mut self) -> Result<Vec<Metrics>>;
+
     /// Takes `steps` training steps; returns each replica's sums over them.
-    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>>;
+    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
+        self.start_training(steps)?;
+        self.collect()
+    }
 
     /// Goes through the test images; returns each replica's sums.
-    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>>;
+    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
+        self.start_evaluation(averaged)?;
+        self.collect()
+    }
 
     /// Logits [images, classes] of the test images for the first replica.
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>>;
 
-    /// Reads a vector of a replica, as tensors in the order of [`Model::params`].
-    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>>;
+    /// Reads a vector of every replica, as tensors in the order of [`Model::params`].
+    fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>>;
+
+    /// Reads a vector of one replica.
+    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>> {
+        Ok(self.read_all(vector)?.swap_remove(replica))
+    }
 
     /// Writes a vector of a replica; `tensors` are as [`Engine::read`] gives them.
     fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()>;

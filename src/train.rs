@@ -1,5 +1,6 @@
 //! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -271,41 +272,56 @@ impl<'a> Run<'a> {
         let has_row = |row: &Row| row.step == self.progress.step;
         if self.progress.step > 0 && !self.progress.rows.last().is_some_and(has_row) {
             // Stopped midway before, and again asked to stop there.
+            let averaged = self.averaged();
+            self.opened.engine.start_evaluation(averaged)?;
             self.finish_epoch(watch)?;
         }
         Ok(())
     }
 
-    /// Trains to the step `stop` of the current epoch.
+    /// Trains to the step `stop` of the current epoch, and starts the evaluation behind it.
     fn train_until(&mut self, stop: u32, watch: &mut dyn Watch) -> Result<()> {
-        let mut steps = 4;
-        while self.progress.step < stop {
-            let steps_now = steps.min(stop - self.progress.step);
-            let start = Instant::now();
-            let sums = self.opened.engine.train(steps_now as usize)?;
-            let seconds = start.elapsed().as_secs_f64();
-            let progress = &mut self.progress;
+        let averaged = self.averaged();
+        let Self { opened, progress, steps_per_epoch, .. } = self;
+        let epoch = progress.step / *steps_per_epoch;
+        let mut ahead = VecDeque::new();
+        let (mut started, mut steps) = (progress.step, 4);
+        let mut last = Instant::now();
+        while progress.step < stop {
+            // While the host looks at some steps, the device has the next ones.
+            while started < stop && ahead.len() < 2 {
+                let now = steps.min(stop - started);
+                opened.engine.start_training(now as usize)?;
+                ahead.push_back(now);
+                started += now;
+                if started == stop {
+                    opened.engine.start_evaluation(averaged)?;
+                }
+            }
+            let sums = opened.engine.collect()?;
+            let collected = ahead.pop_front().expect("steps were started");
+            let seconds = last.elapsed().as_secs_f64();
+            last = Instant::now();
             for (partial, sum) in progress.partial.iter_mut().zip(sums) {
                 let mut total = Metrics::from(*partial);
                 total.add(sum);
                 *partial = total.into();
             }
-            progress.step += steps_now;
+            progress.step += collected;
             progress.partial_seconds += seconds;
-            let wanted = REPORT_SECONDS / (seconds / f64::from(steps_now)).max(1e-6);
+            let wanted = REPORT_SECONDS / (seconds / f64::from(collected)).max(1e-6);
             steps = (wanted as u32).clamp(1, 100_000);
             let sums: Vec<Metrics> = progress.partial.iter().map(|&partial| partial.into()).collect();
-            let epoch = (progress.step - 1) / self.steps_per_epoch;
-            let done = progress.step - epoch * self.steps_per_epoch;
-            watch.steps(epoch as usize + 1, done as usize, self.steps_per_epoch as usize, &sums);
+            let done = progress.step - epoch * *steps_per_epoch;
+            watch.steps(epoch as usize + 1, done as usize, *steps_per_epoch as usize, &sums);
         }
         Ok(())
     }
 
-    /// Evaluates, and writes the state and the metrics.
+    /// Collects the evaluation that was started, and writes the state and the metrics.
     fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<()> {
         let start = Instant::now();
-        let tests = self.opened.engine.evaluate(self.averaged())?;
+        let tests = self.opened.engine.collect()?;
         let progress = &mut self.progress;
         let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
         let first = progress.rows.len();
@@ -364,7 +380,8 @@ impl<'a> Run<'a> {
         let several = self.settings.seeds.len() > 1;
         let vector = if self.averaged() { Vector::Average } else { Vector::Weights };
         let mut replicas = Vec::new();
-        for (replica, &seed) in self.settings.seeds.iter().enumerate() {
+        let weights = self.opened.engine.read_all(vector)?;
+        for (&seed, weights) in self.settings.seeds.iter().zip(weights) {
             let rows = || self.progress.rows.iter().filter(|row| row.seed == seed);
             let last = rows().next_back().expect("a step was taken");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
@@ -382,7 +399,7 @@ impl<'a> Run<'a> {
             let checkpoint = Checkpoint {
                 // A model cannot be cloned, but it can be written down and read again.
                 model: Model::parse(&self.model.to_toml(), &self.model.name)?,
-                weights: self.opened.engine.read(vector, replica)?,
+                weights,
                 mean: self.data.mean,
                 std: self.data.std,
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use shadernet::checkpoint::read_weights;
 use shadernet::config::Augment;
-use shadernet::device::Device;
+use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
 use shadernet::error::{Error, Result};
 use shadernet::gpu::GpuOptions;
@@ -143,7 +143,7 @@ fn gpu_options(args: &TrainArgs) -> GpuOptions {
 /// No training on a GPU that computes wrongly.
 fn check_adapter(device: &Device, model: &Model, options: GpuOptions, report: &mut Report) -> Result<()> {
     let Some((adapters, index)) = device.adapter() else { return Ok(()) };
-    let cache = dirs::cache_dir().map(|folder| folder.join("shadernet").join("self-check"));
+    let cache = cache_folder("self-check");
     report.checked(self_check(model, adapters, index, cache.as_deref(), options)?);
     Ok(())
 }

@@ -4,6 +4,8 @@
 //! normalisation to the next (and back) without waiting for others; between phases the blocks' sums are added in block
 //! order. The results are the same bits for any number of threads.
 
+use std::collections::VecDeque;
+
 use rayon::prelude::*;
 
 use crate::batch::BatchSettings;
@@ -39,6 +41,14 @@ pub struct CpuEngine<'a> {
     test: (BatchSettings, &'a Images),
     learning_rates: Vec<f32>,
     step: u32,
+    started: VecDeque<Work>,
+}
+
+/// What was started and is carried out when it is collected.
+#[derive(Debug)]
+enum Work {
+    Training { steps: usize },
+    Evaluation { averaged: bool },
 }
 
 /// The best instruction set of this processor, for the user to read.
@@ -72,6 +82,7 @@ impl<'a> CpuEngine<'a> {
             test: (eval, setup.test),
             learning_rates: setup.learning_rates(),
             step: 0,
+            started: VecDeque::new(),
             pool,
             program,
         })
@@ -80,6 +91,32 @@ impl<'a> CpuEngine<'a> {
     /// Number of threads.
     pub fn threads(&self) -> usize {
         self.pool.current_num_threads()
+    }
+
+    fn train_steps(&mut self, steps: usize) -> Vec<Metrics> {
+        let Self { pool, program, nets, blocks, training, learning_rates, step: first, .. } = self;
+        let (batches, images) = training.as_ref().expect("an engine without training images cannot train");
+        let gather = gather::Gather::new(batches, images);
+        let mut total = vec![Metrics::default(); nets.len()];
+        pool.install(|| {
+            for step in *first..*first + steps as u32 {
+                for (net, total) in nets.iter_mut().zip(&mut total) {
+                    total.add(train_step(program, net, blocks, &gather, step, learning_rates[step as usize]));
+                }
+            }
+        });
+        *first += steps as u32;
+        total
+    }
+
+    fn evaluate_all(&mut self, averaged: bool) -> Vec<Metrics> {
+        let mut totals = vec![Metrics::default(); self.nets.len()];
+        for (replica, total) in totals.iter_mut().enumerate() {
+            self.evaluate_blocks(replica, averaged, |_, block, images| {
+                total.add(Metrics { loss_sum: f64::from(block.loss_sum), correct: block.correct, images });
+            });
+        }
+        totals
     }
 
     /// Runs all test images through a net; `each` sees every block with its number of images.
@@ -154,32 +191,21 @@ fn train_step(
 }
 
 impl Engine for CpuEngine<'_> {
-    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
-        let Self { pool, program, nets, blocks, training, learning_rates, step: first, .. } = self;
-        let Some((batches, images)) = training else {
-            panic!("an engine without training images cannot train");
-        };
-        let gather = gather::Gather::new(batches, images);
-        let mut total = vec![Metrics::default(); nets.len()];
-        pool.install(|| {
-            for step in *first..*first + steps as u32 {
-                for (net, total) in nets.iter_mut().zip(&mut total) {
-                    total.add(train_step(program, net, blocks, &gather, step, learning_rates[step as usize]));
-                }
-            }
-        });
-        *first += steps as u32;
-        Ok(total)
+    fn start_training(&mut self, steps: usize) -> Result<()> {
+        self.started.push_back(Work::Training { steps });
+        Ok(())
     }
 
-    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
-        let mut totals = vec![Metrics::default(); self.nets.len()];
-        for (replica, total) in totals.iter_mut().enumerate() {
-            self.evaluate_blocks(replica, averaged, |_, block, images| {
-                total.add(Metrics { loss_sum: f64::from(block.loss_sum), correct: block.correct, images });
-            });
-        }
-        Ok(totals)
+    fn start_evaluation(&mut self, averaged: bool) -> Result<()> {
+        self.started.push_back(Work::Evaluation { averaged });
+        Ok(())
+    }
+
+    fn collect(&mut self) -> Result<Vec<Metrics>> {
+        Ok(match self.started.pop_front().expect("work was started") {
+            Work::Training { steps } => self.train_steps(steps),
+            Work::Evaluation { averaged } => self.evaluate_all(averaged),
+        })
     }
 
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
@@ -192,8 +218,8 @@ impl Engine for CpuEngine<'_> {
         Ok(logits)
     }
 
-    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>> {
-        Ok(self.nets[replica].read(vector))
+    fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>> {
+        Ok(self.nets.iter().map(|net| net.read(vector)).collect())
     }
 
     fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()> {

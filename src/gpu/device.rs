@@ -1,6 +1,7 @@
 //! Finding, choosing and opening an adapter.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -154,8 +155,7 @@ impl Adapters {
         let (report, adapter) = &self.found[index];
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shadernet"),
-            // For `bench`; nothing else depends on it.
-            required_features: adapter.features() & wgpu::Features::TIMESTAMP_QUERY,
+            required_features: adapter.features() & OPTIONAL,
             ..Default::default()
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
@@ -174,9 +174,12 @@ impl Adapters {
         });
         let uncaptured = Arc::clone(&failure);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(&uncaptured, error.to_string())));
-        Ok(Gpu { device, queue, report: report.clone(), failure })
+        Ok(Gpu { device, queue, report: report.clone(), pipelines: None, failure })
     }
 }
+
+/// Clocks for `bench`, and a cache of what the driver compiled. All works without.
+const OPTIONAL: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
 
 /// An open device. Errors that wgpu reports aside are kept until someone asks.
 #[derive(Debug)]
@@ -185,6 +188,8 @@ pub struct Gpu {
     pub(super) queue: wgpu::Queue,
     /// Which adapter it is.
     pub report: AdapterReport,
+    /// Folder to keep what the driver compiled, where it lets us; `None`: nowhere.
+    pub pipelines: Option<PathBuf>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
@@ -221,6 +226,11 @@ impl Gpu {
 
     /// Copies part of a buffer to the host. `offset` and `bytes` are multiples of 4.
     pub(super) fn read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Result<Vec<u32>> {
+        self.start_read(buffer, offset, bytes).finish(self)
+    }
+
+    /// Starts to copy part of a buffer, as what was submitted before leaves it.
+    pub(super) fn start_read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Readback {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
             size: bytes,
@@ -231,9 +241,25 @@ impl Gpu {
         encoder.copy_buffer_to_buffer(buffer, offset, &staging, 0, bytes);
         let submission = self.queue.submit([encoder.finish()]);
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
-        self.wait(submission)?;
-        let mapped =
-            staging.get_mapped_range(..).map_err(|error| self.error(&format!("readback failed: {error}")))?;
+        Readback { staging, submission }
+    }
+}
+
+/// A copy on its way to the host.
+#[derive(Debug)]
+pub(super) struct Readback {
+    staging: wgpu::Buffer,
+    submission: wgpu::SubmissionIndex,
+}
+
+impl Readback {
+    /// Waits for it.
+    pub(super) fn finish(self, gpu: &Gpu) -> Result<Vec<u32>> {
+        gpu.wait(self.submission)?;
+        let mapped = self
+            .staging
+            .get_mapped_range(..)
+            .map_err(|error| gpu.error(&format!("readback failed: {error}")))?;
         Ok(mapped
             .chunks_exact(4)
             .map(|word| u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))

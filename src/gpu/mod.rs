@@ -1,5 +1,7 @@
 //! The GPU engine: carries out plans through wgpu. `wgpu` is named in this folder only.
 
+use std::collections::VecDeque;
+use std::ops::Range;
 use std::time::Instant;
 
 use crate::dataset::Images;
@@ -9,6 +11,7 @@ use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
 use crate::shader;
 use crate::tensor::Tensor;
 
+mod cache;
 mod ceilings;
 mod device;
 mod profile;
@@ -16,6 +19,7 @@ mod program;
 mod runner;
 
 pub use ceilings::Ceilings;
+use device::Readback;
 pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Pipelines, Program};
@@ -39,7 +43,25 @@ pub struct GpuEngine {
     replicas: usize,
     step: u32,
     steps_per_submit: usize,
+    in_flight: VecDeque<wgpu::SubmissionIndex>,
+    started: VecDeque<Started>,
+    collected: Instant,
     preparation: Preparation,
+}
+
+/// What steps are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Work {
+    Training,
+    Evaluation { averaged: bool },
+}
+
+/// Steps under way, and the copies of the ring that will hold their metrics.
+#[derive(Debug)]
+struct Started {
+    training: bool,
+    at: Instant,
+    rings: Vec<(Range<u32>, Readback)>,
 }
 
 /// What it took to make an engine.
@@ -53,6 +75,8 @@ pub struct Preparation {
 
 /// A submission should last about this long: long enough to hide the host, short enough for a display.
 const SUBMIT_SECONDS: f64 = 0.05;
+/// Submissions that the device has before it.
+const IN_FLIGHT: usize = 3;
 
 impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
@@ -94,6 +118,9 @@ impl GpuEngine {
             replicas: setup.seeds.len(),
             step: 0,
             steps_per_submit: 1,
+            in_flight: VecDeque::new(),
+            started: VecDeque::new(),
+            collected: Instant::now(),
             preparation: Preparation::default(),
             gpu,
         };
@@ -190,47 +217,55 @@ impl GpuEngine {
         self.upload("state", bytemuck::cast_slice(&[step, 0, 0, 0]));
     }
 
-    /// Reads the metrics of `count` steps of a plan from `first` on; `images_of` tells how many images each had.
-    fn metrics(
-        &self,
-        plan: &Plan,
-        first: u32,
-        count: usize,
-        images_of: impl Fn(u32) -> usize,
-    ) -> Result<Vec<Metrics>> {
-        // [step, replica, part of the batch], each a sum of losses and hits
-        let bytes = plan.tensor("metrics_ring").expect("a plan has metrics").bytes;
-        let width = bytes as usize / (8 * METRICS_RING * self.replicas);
-        let words = self.gpu.read(self.buffers.get("metrics_ring"), 0, bytes)?;
-        let sum = |replica: usize| {
-            let mut metrics = Metrics::default();
-            for step in first..first + count as u32 {
+    /// Submits the steps of a range, never far ahead of the device, and copies of their metrics.
+    fn start(&mut self, work: Work, steps: Range<u32>) -> Result<()> {
+        self.write_step(steps.start);
+        let mut started = Started { training: work == Work::Training, at: Instant::now(), rings: Vec::new() };
+        let mut first = steps.start;
+        while first < steps.end {
+            let end = steps.end.min(first + METRICS_RING as u32);
+            let mut left = (end - first) as usize;
+            while left > 0 {
+                let now = left.min(self.steps_per_submit);
+                let submission = self.program(work).1.submit(&self.gpu, now);
+                self.in_flight.push_back(submission);
+                left -= now;
+                if self.in_flight.len() >= IN_FLIGHT
+                    && let Some(oldest) = self.in_flight.pop_front()
+                {
+                    self.gpu.wait(oldest)?;
+                }
+            }
+            let ring = self.buffers.get("metrics_ring");
+            let bytes = self.program(work).0.tensor("metrics_ring").expect("a plan has metrics").bytes;
+            started.rings.push((first..end, self.gpu.start_read(ring, 0, bytes)));
+            first = end;
+        }
+        self.started.push_back(started);
+        Ok(())
+    }
+
+    /// Adds up the steps of a range from a copy of the ring: [step, replica, part of the batch], each the sum of losses and
+    /// the hits.
+    fn add_up(&self, total: &mut [Metrics], words: &[u32], steps: Range<u32>, images: impl Fn(u32) -> usize) {
+        let width = words.len() / (2 * METRICS_RING * self.replicas);
+        for step in steps {
+            for (replica, metrics) in total.iter_mut().enumerate() {
                 let start = 2 * width * (step as usize % METRICS_RING * self.replicas + replica);
                 for pair in words[start..start + 2 * width].chunks(2) {
                     metrics.loss_sum += f64::from(f32::from_bits(pair[0]));
                     metrics.correct += f32::from_bits(pair[1]) as usize;
                 }
-                metrics.images += images_of(step);
-            }
-            metrics
-        };
-        Ok((0..self.replicas).map(sum).collect())
-    }
-
-    /// Submits `steps` runs of a program, never more than two submissions ahead of the device.
-    fn run(&self, program: &Program, mut steps: usize) -> Result<()> {
-        let mut in_flight = std::collections::VecDeque::new();
-        while steps > 0 {
-            let now = steps.min(self.steps_per_submit);
-            in_flight.push_back(program.submit(&self.gpu, now));
-            steps -= now;
-            if in_flight.len() > 2
-                && let Some(oldest) = in_flight.pop_front()
-            {
-                self.gpu.wait(oldest)?;
+                metrics.images += images(step);
             }
         }
-        in_flight.pop_back().map_or(Ok(()), |last| self.gpu.wait(last))
+    }
+
+    fn program(&self, work: Work) -> &(Plan, Program) {
+        match work {
+            Work::Training => self.training.as_ref().expect("an engine without training images cannot train"),
+            Work::Evaluation { averaged } => self.evaluation(averaged),
+        }
     }
 
     fn evaluation(&self, averaged: bool) -> &(Plan, Program) {
@@ -257,43 +292,35 @@ fn logits(plan: &Plan) -> String {
 }
 
 impl Engine for GpuEngine {
-    fn train(&mut self, steps: usize) -> Result<Vec<Metrics>> {
-        let (Some((plan, program)), Some(batches)) = (&self.training, &self.batches) else {
-            panic!("an engine without training images cannot train");
-        };
-        let mut total = vec![Metrics::default(); self.replicas];
-        let start = Instant::now();
-        let mut left = steps;
-        self.write_step(self.step);
-        while left > 0 {
-            let now = left.min(METRICS_RING);
-            self.run(program, now)?;
-            for (sum, part) in
-                total.iter_mut().zip(self.metrics(plan, self.step, now, |step| batches.images_of(step))?)
-            {
-                sum.add(part);
-            }
-            self.step += now as u32;
-            left -= now;
-        }
-        let step_seconds = start.elapsed().as_secs_f64() / steps.max(1) as f64;
-        self.steps_per_submit = ((SUBMIT_SECONDS / step_seconds) as usize).clamp(1, 64);
-        Ok(total)
+    fn start_training(&mut self, steps: usize) -> Result<()> {
+        let first = self.step;
+        self.step += steps as u32;
+        self.start(Work::Training, first..self.step)
     }
 
-    fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
-        let (plan, program) = self.evaluation(averaged);
+    fn start_evaluation(&mut self, averaged: bool) -> Result<()> {
+        let steps = self.test_count.div_ceil(self.eval_batch) as u32;
+        self.start(Work::Evaluation { averaged }, 0..steps)
+    }
+
+    fn collect(&mut self) -> Result<Vec<Metrics>> {
+        let Started { training, at, rings } = self.started.pop_front().expect("work was started");
         let mut total = vec![Metrics::default(); self.replicas];
-        let steps = self.test_count.div_ceil(self.eval_batch);
-        self.write_step(0);
-        for first in (0..steps).step_by(METRICS_RING) {
-            let count = (steps - first).min(METRICS_RING);
-            self.run(program, count)?;
-            let images_of =
-                |step: u32| self.eval_batch.min(self.test_count - step as usize * self.eval_batch);
-            for (sum, part) in total.iter_mut().zip(self.metrics(plan, first as u32, count, images_of)?) {
-                sum.add(part);
+        let steps: usize = rings.iter().map(|(steps, _)| steps.len()).sum();
+        for (steps, ring) in rings {
+            let words = ring.finish(&self.gpu)?;
+            match self.batches.as_ref().filter(|_| training) {
+                Some(batches) => self.add_up(&mut total, &words, steps, |step| batches.images_of(step)),
+                None => self.add_up(&mut total, &words, steps, |step| {
+                    self.eval_batch.min(self.test_count - step as usize * self.eval_batch)
+                }),
             }
+        }
+        let seconds = at.max(self.collected).elapsed().as_secs_f64();
+        self.collected = Instant::now();
+        if training {
+            let most = SUBMIT_SECONDS * steps as f64 / seconds.max(1e-9);
+            self.steps_per_submit = (most as usize).clamp(1, 64);
         }
         Ok(total)
     }
@@ -305,7 +332,7 @@ impl Engine for GpuEngine {
         let mut logits = Vec::with_capacity(self.test_count * self.classes);
         self.write_step(0);
         for start in (0..self.test_count).step_by(self.eval_batch) {
-            self.run(program, 1)?;
+            program.submit(&self.gpu, 1);
             let words = self.gpu.read(buffer, offset, bytes)?;
             for image in 0..self.eval_batch.min(self.test_count - start) {
                 let quad = image / 4 * self.classes;
@@ -317,23 +344,25 @@ impl Engine for GpuEngine {
         Ok(logits)
     }
 
-    fn read(&mut self, vector: Vector, replica: usize) -> Result<Vec<Tensor>> {
+    fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>> {
         let (trained, running) = Self::vector_buffers(vector);
-        let mut tensors = Vec::new();
+        // Whole buffers: a round trip for each tensor of each net would take longer than an epoch.
+        let trained = self.buffers.read_whole(&self.gpu, trained)?;
+        let running = running.map(|name| self.buffers.read_whole(&self.gpu, name)).transpose()?;
+        let mut replicas = vec![Vec::new(); self.replicas];
         for entry in self.layout.entries() {
-            let buffer = if entry.param.param.trained { Some(trained) } else { running };
-            let Some(buffer) = buffer else { continue };
-            let len = entry.len / self.replicas;
-            let offset = 4 * (entry.offset + replica * len) as u64;
-            let words = self.gpu.read(self.buffers.get(buffer), offset, 4 * len as u64)?;
-            let data = words.into_iter().map(f32::from_bits).collect();
-            tensors.push(Tensor {
-                name: entry.param.name.clone(),
-                shape: entry.param.param.shape.clone(),
-                data,
-            });
+            let words = if entry.param.param.trained { Some(&trained) } else { running.as_ref() };
+            let Some(words) = words else { continue };
+            let all = words[entry.offset..][..entry.len].chunks(entry.len / self.replicas);
+            for (tensors, words) in replicas.iter_mut().zip(all) {
+                tensors.push(Tensor {
+                    name: entry.param.name.clone(),
+                    shape: entry.param.param.shape.clone(),
+                    data: words.iter().copied().map(f32::from_bits).collect(),
+                });
+            }
         }
-        Ok(tensors)
+        Ok(replicas)
     }
 
     fn write(&mut self, vector: Vector, replica: usize, tensors: &[Tensor]) -> Result<()> {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use rayon::prelude::*;
 
+use super::cache::PipelineCache;
 use super::device::Gpu;
 use crate::error::{Error, Result};
 use crate::plan::{Dispatch, Place, Plan};
@@ -120,6 +121,12 @@ impl Buffers {
         self.place(plan, tensor).map(|(buffer, offset, bytes)| gpu.read(buffer, offset, bytes)).transpose()
     }
 
+    /// Reads a buffer as raw words; empty if no plan has it.
+    pub(super) fn read_whole(&self, gpu: &Gpu, name: &str) -> Result<Vec<u32>> {
+        let buffer = self.by_name.get(name);
+        buffer.map_or(Ok(Vec::new()), |(buffer, size)| gpu.read(buffer, 0, *size))
+    }
+
     /// Fills all pooled memory with `word`.
     pub(super) fn poison(&self, gpu: &Gpu, word: u32) {
         for (name, (buffer, size)) in &self.by_name {
@@ -182,10 +189,16 @@ impl Pipelines {
             names.into_iter().map(|name| (name, module(gpu, shader::find(name), options))).collect();
         let unique: BTreeMap<String, &Dispatch> =
             dispatches().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
+        let cache = gpu.pipelines.as_ref().and_then(|folder| PipelineCache::open(gpu, folder));
         let compile = |(key, dispatch): (String, &Dispatch)| {
-            (key, pipeline(gpu, &modules[dispatch.shader.as_str()], dispatch))
+            let module = &modules[dispatch.shader.as_str()];
+            (key, pipeline(gpu, module, dispatch, cache.as_ref().map(PipelineCache::driver)))
         };
-        Self(unique.into_par_iter().map(compile).collect())
+        let compiled = Self(unique.into_par_iter().map(compile).collect());
+        if let Some(cache) = cache {
+            cache.save();
+        }
+        compiled
     }
 }
 
@@ -265,7 +278,12 @@ fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::Shad
     }
 }
 
-fn pipeline(gpu: &Gpu, module: &wgpu::ShaderModule, dispatch: &Dispatch) -> wgpu::ComputePipeline {
+fn pipeline(
+    gpu: &Gpu,
+    module: &wgpu::ShaderModule,
+    dispatch: &Dispatch,
+    cache: Option<&wgpu::PipelineCache>,
+) -> wgpu::ComputePipeline {
     let constants: Vec<_> = dispatch.constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
         label: Some(&dispatch.label),
@@ -277,6 +295,6 @@ fn pipeline(gpu: &Gpu, module: &wgpu::ShaderModule, dispatch: &Dispatch) -> wgpu
             // Every kernel writes workgroup memory before it reads it.
             zero_initialize_workgroup_memory: false,
         },
-        cache: None,
+        cache,
     })
 }

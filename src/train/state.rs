@@ -95,13 +95,18 @@ pub(super) fn save(
     settings: &Settings,
     progress: &Progress,
 ) -> Result<Vec<u8>> {
+    let vectors = vectors(&model.train);
+    let mut read = Vec::new();
+    for &(_, vector) in &vectors {
+        read.push(engine.read_all(vector)?.into_iter());
+    }
     let mut tensors = Vec::new();
-    for replica in 0..settings.seeds.len() {
-        for (vector_name, vector) in vectors(&model.train) {
-            for tensor in engine.read(vector, replica)? {
+    for (replica, &seed) in settings.seeds.iter().enumerate() {
+        for ((vector_name, _), replicas) in vectors.iter().zip(&mut read) {
+            for tensor in replicas.next().expect("every replica was read") {
                 let name = format!("{replica}.{vector_name}.{}", tensor.name);
                 if !tensor.data.iter().all(|value| value.is_finite()) {
-                    return Err(super::diverged(model, settings.seeds[replica], &name));
+                    return Err(super::diverged(model, seed, &name));
                 }
                 tensors.push(Tensor { name, ..tensor });
             }
