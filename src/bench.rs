@@ -16,7 +16,10 @@ use crate::model::Model;
 use crate::rng;
 use crate::train::TrainingData;
 
+mod scaling;
 mod work;
+
+pub use scaling::{Point, Quantity, chart, scaling};
 
 /// What is measured besides the model, whose own batch size it is.
 #[derive(Debug, Clone)]

@@ -33,6 +33,7 @@ pub mod losses;
 pub mod model;
 pub mod optimizers;
 pub mod plan;
+pub mod plot;
 pub mod reference;
 pub mod rng;
 pub mod schedule;

@@ -200,3 +200,33 @@ fn wrong_arguments_get_one_clear_message() {
         assert!(output.stdout.is_empty() && !said.contains("panicked"), "{args:?}: {said}");
     }
 }
+
+#[test]
+fn scaling_measures_every_point_and_draws_it() {
+    let dir = workplace();
+    let points = json(dir.path(), &["tiny.toml", "--device", "cpu", "--steps", "1", "--scaling", "s.svg"]);
+    let points = points.as_array().unwrap();
+    let of = |quantity: &str| -> Vec<&Value> {
+        points.iter().filter(|point| point["quantity"] == quantity).collect()
+    };
+    let gflop = |point: &Value| number(&point["report"]["step"]["gflop"]);
+    let batches = of("batch_size");
+    for (point, batch_size) in batches.iter().zip([32, 64, 128, 256, 512, 1024]) {
+        assert_eq!(point["value"], batch_size);
+        assert_eq!(point["report"]["batch_size"], batch_size);
+        assert!(close(gflop(point) * 1e9, (batch_size * TINY_FLOPS) as f64), "{point}");
+    }
+    assert_eq!(batches.len(), 6);
+    // The second convolution has the classes, so only its inputs grow.
+    assert!(close(gflop(of("channels")[2]), 4.0 * gflop(of("channels")[0])));
+    assert!(gflop(of("image_size")[1]) > 4.0 * gflop(of("image_size")[0]));
+    let replicas: Vec<_> = of("replicas").iter().map(|point| point["report"]["replicas"].clone()).collect();
+    assert_eq!(replicas, [1, 2, 4, 8, 16]);
+    assert!(!of("threads").is_empty());
+    let drawing = std::fs::read_to_string(dir.path().join("s.svg")).unwrap();
+    assert_eq!(drawing.matches("<circle").count(), points.len());
+
+    let output = bench(dir.path(), &["tiny.toml", "--device", "cpu", "--scaling", "nowhere/s.svg"]);
+    let message = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success() && message.contains("nowhere/s.svg"), "{message}");
+}

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::bench::{MOST_STEPS, Options, Report, measure};
+use shadernet::bench::{MOST_STEPS, Options, Point, Quantity, Report, chart, measure, scaling};
 use shadernet::error::{Error, Result};
 use shadernet::gpu::GpuOptions;
+use shadernet::model::Model;
 
 use super::{DeviceArgs, Output, load_model};
 
@@ -28,6 +29,10 @@ pub(crate) struct BenchArgs {
     /// On a GPU, compute neighbouring layers in one launch
     #[arg(long)]
     fusion: bool,
+    /// Measure how a step's cost grows with batch size, channels, image size, replicas and threads: prints a Markdown table
+    /// and draws it into this file
+    #[arg(long, value_name = "FILE.svg")]
+    scaling: Option<PathBuf>,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -46,12 +51,65 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
         gpu: GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT },
         data: Path::new("data/mnist"),
     };
+    if let Some(path) = &args.scaling {
+        return scale(&model, &options, path, args.json, output);
+    }
     let report = measure(&model, &options)?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
         output.line(format_args!("{json}"));
     } else {
         print(&report, output);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints each point as it is measured.
+fn scale(
+    model: &Model,
+    options: &Options<'_>,
+    path: &Path,
+    json: bool,
+    output: &mut Output,
+) -> Result<ExitCode> {
+    // Better to hear now than after some minutes.
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
+        return Err(Error::Usage(format!(
+            "--scaling {}: name a file in a folder that exists",
+            path.display()
+        )));
+    }
+    if !json {
+        output.line(format_args!(
+            "| | | ms a step | ÷ the first | operations ÷ the first | images/s | GFLOP/s | reached of the bound | working memory, MiB |\n\
+             |---|---|---|---|---|---|---|---|---|"
+        ));
+    }
+    let mut first: Option<(Quantity, Report)> = None;
+    let mut watch = |point: &Point| {
+        let Some(report) = point.report.as_ref().filter(|_| !json) else { return };
+        let base = first.take().filter(|(quantity, _)| *quantity == point.quantity);
+        let (_, base) = first.insert(base.unwrap_or_else(|| (point.quantity, report.clone())));
+        let memory = report.plan.map(|plan| format!("{:.1}", plan.memory_bytes as f64 / f64::from(1 << 20)));
+        output.line(format_args!(
+            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.1} | {:.0} % | {} |",
+            point.quantity.name(),
+            point.value,
+            report.step.milliseconds,
+            report.step.milliseconds / base.step.milliseconds,
+            report.step.gflop / base.step.gflop,
+            report.step.images_per_second,
+            report.step.gflop_per_second,
+            100.0 * report.bound.reached,
+            memory.unwrap_or_default(),
+        ));
+    };
+    let points = scaling(model, options, &mut watch)?;
+    std::fs::write(path, chart(&points)).map_err(Error::io("write", path))?;
+    if json {
+        let text = serde_json::to_string_pretty(&points).expect("a report is plain values");
+        output.line(format_args!("{text}"));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -1,0 +1,222 @@
+//! How the cost of a step grows: one quantity at a time is varied, all others stay.
+
+use serde::Serialize;
+
+use super::{Options, Report, measure};
+use crate::cpu;
+use crate::error::Result;
+use crate::model::Model;
+use crate::plot::{Line, Panel, Scale, svg};
+
+/// What is varied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Quantity {
+    /// Images of a step.
+    BatchSize,
+    /// Channels of all layers but the last, as a multiple of the model's.
+    Channels,
+    /// Rows and columns of the input.
+    ImageSize,
+    /// Nets side by side.
+    Replicas,
+    /// Threads of the CPU engine.
+    Threads,
+}
+
+impl Quantity {
+    const ALL: [Self; 5] = [Self::BatchSize, Self::Channels, Self::ImageSize, Self::Replicas, Self::Threads];
+
+    /// As a person reads it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BatchSize => "batch size",
+            Self::Channels => "channels ×",
+            Self::ImageSize => "image size",
+            Self::Replicas => "replicas",
+            Self::Threads => "threads",
+        }
+    }
+}
+
+/// One measurement.
+#[derive(Debug, Clone, Serialize)]
+pub struct Point {
+    /// What is varied.
+    pub quantity: Quantity,
+    /// Its value here.
+    pub value: usize,
+    /// What was measured; `None` where the model does not fit such images.
+    pub report: Option<Report>,
+}
+
+/// The points to measure for a model: batch size 32 to 1,024, channels ×1 to ×4, images of the model's size to four times that,
+/// 1 to 16 replicas, and on the CPU engine 1, 2, 4, ... threads up to the processors that there are.
+fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
+    let side = model.input.height.max(model.input.width);
+    let most = if threads { cpu::default_threads() } else { 0 };
+    let doubled = |first: usize, last: usize| {
+        std::iter::successors(Some(first), |value| Some(2 * value)).take_while(move |&value| value <= last)
+    };
+    let values = |quantity| -> Vec<usize> {
+        match quantity {
+            Quantity::BatchSize => doubled(32, 1024).collect(),
+            Quantity::Channels => doubled(1, 4).collect(),
+            Quantity::ImageSize => doubled(side, 4 * side).collect(),
+            Quantity::Replicas => doubled(1, 16).collect(),
+            Quantity::Threads => doubled(1, most).collect(),
+        }
+    };
+    Quantity::ALL
+        .into_iter()
+        .flat_map(|quantity| values(quantity).into_iter().map(move |value| (quantity, value)))
+        .collect()
+}
+
+/// Measures a model's training at every point; `watch` sees each as it is measured.
+///
+/// # Errors
+/// Those of [`measure`].
+pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
+    let on_cpu = crate::device::Device::choose(options.device, options.threads)?.adapter().is_none();
+    let mut measured = Vec::new();
+    for (quantity, value) in points(model, on_cpu) {
+        let mut varied = options.clone();
+        let mut text = model.to_toml();
+        match quantity {
+            Quantity::BatchSize => text = edited(&text, |file| scale_batch(file, value)),
+            Quantity::Channels => text = edited(&text, |file| scale_channels(file, value)),
+            Quantity::ImageSize => text = edited(&text, |file| scale_image(file, value)),
+            Quantity::Replicas => varied.replicas = value,
+            Quantity::Threads => varied.threads = Some(value),
+        }
+        let report = match Model::parse(&text, &model.name) {
+            Ok(varied_model) => Some(measure(&varied_model, &varied)?),
+            Err(_) => None,
+        };
+        let point = Point { quantity, value, report };
+        watch(&point);
+        measured.push(point);
+    }
+    Ok(measured)
+}
+
+fn edited(text: &str, edit: impl Fn(&mut toml::Table)) -> String {
+    let mut file: toml::Table = text.parse().expect("a model that was read can be read again");
+    edit(&mut file);
+    file.to_string()
+}
+
+fn scale_batch(file: &mut toml::Table, batch_size: usize) {
+    if let Some(toml::Value::Table(train)) = file.get_mut("train") {
+        train.insert("batch_size".into(), (batch_size as i64).into());
+    }
+}
+
+/// Multiplies channels and groups of every convolution and the features of every linear layer, except where the classes
+/// come out.
+fn scale_channels(file: &mut toml::Table, factor: usize) {
+    const WIDTHS: [&str; 2] = ["out_channels", "out_features"];
+    let Some(toml::Value::Array(layers)) = file.get_mut("layers") else { return };
+    let mut tables: Vec<_> = layers.iter_mut().filter_map(toml::Value::as_table_mut).collect();
+    let last = tables.iter().rposition(|layer| WIDTHS.iter().any(|key| layer.contains_key(*key)));
+    for (index, layer) in tables.iter_mut().enumerate() {
+        // The last layer's groups must go on dividing its classes.
+        let keys = if Some(index) == last { &[][..] } else { &["out_channels", "out_features", "groups"] };
+        for key in keys {
+            if let Some(toml::Value::Integer(value)) = layer.get_mut(*key)
+                && (*key != "groups" || *value > 1)
+            {
+                *value *= factor as i64;
+            }
+        }
+    }
+}
+
+/// Makes the longer side of the input `side` pixels.
+fn scale_image(file: &mut toml::Table, side: usize) {
+    let Some(toml::Value::Array(input)) = file.get_mut("input") else { return };
+    let extents: Vec<i64> = input.iter().filter_map(toml::Value::as_integer).collect();
+    let longest = extents[1].max(extents[2]);
+    for (at, extent) in extents.iter().enumerate().skip(1) {
+        input[at] = (extent * side as i64 / longest).into();
+    }
+}
+
+/// Time and arithmetic of each point relative to the first of its quantity, as an SVG.
+pub fn chart(points: &[Point]) -> String {
+    let panel = |quantity: Quantity| {
+        let all = points.iter().filter(|point| point.quantity == quantity);
+        let measured: Vec<(f64, &Report)> =
+            all.filter_map(|point| Some((point.value as f64, point.report.as_ref()?))).collect();
+        let (_, base) = *measured.first()?;
+        let line = |name: &str, faint, of: fn(&Report) -> f64| Line {
+            name: name.into(),
+            points: measured.iter().map(|(value, report)| [*value, of(report) / of(base)]).collect(),
+            faint,
+        };
+        Some(Panel {
+            title: quantity.name().into(),
+            x: (quantity.name().into(), Scale::Log2),
+            y: ("÷ the first".into(), Scale::Log2),
+            lines: vec![
+                line("time of a step", false, |report| report.step.milliseconds),
+                line("its multiplications and additions", true, |report| report.step.gflop),
+            ],
+        })
+    };
+    let panels: Vec<Panel> = Quantity::ALL.into_iter().filter_map(panel).collect();
+    svg(&panels, 3)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MODEL: &str = r#"
+        name = "scaled"
+        input = [1, 12, 8]
+        layers = [
+          { type = "conv2d", out_channels = 4, kernel = 3 },
+          { type = "conv2d", out_channels = 4, kernel = 3, groups = 4 },
+          { type = "conv2d", out_channels = 3, kernel = 1 },
+          { type = "global_avg_pool2d" },
+        ]
+        "#;
+
+    fn edited_model(edit: impl Fn(&mut toml::Table)) -> Model {
+        let model = Model::parse(MODEL, "scaled").unwrap();
+        Model::parse(&edited(&model.to_toml(), edit), "scaled").unwrap()
+    }
+
+    #[test]
+    fn channels_grow_but_classes_do_not() {
+        let model = edited_model(|file| scale_channels(file, 4));
+        let outputs: Vec<usize> = model.layers.iter().map(|layer| layer.output.channels).collect();
+        assert_eq!(outputs, [16, 16, 3, 3]);
+        // The depthwise layer is still one: nine weights and a bias for each channel.
+        assert_eq!(model.layers[1].parameter_count(), 16 * 10);
+    }
+
+    #[test]
+    fn images_and_batches_grow() {
+        let model = edited_model(|file| scale_image(file, 24));
+        assert_eq!(model.input, crate::tensor::Shape::new(1, 24, 16));
+        assert_eq!(edited_model(|file| scale_batch(file, 512)).train.batch_size, 512);
+    }
+
+    #[test]
+    fn each_quantity_begins_where_the_model_is() {
+        let model = Model::parse(MODEL, "scaled").unwrap();
+        let all = points(&model, false);
+        let of = |quantity| -> Vec<usize> {
+            all.iter().filter(|point| point.0 == quantity).map(|point| point.1).collect()
+        };
+        assert_eq!(of(Quantity::BatchSize), [32, 64, 128, 256, 512, 1024]);
+        assert_eq!(of(Quantity::Channels), [1, 2, 4]);
+        assert_eq!(of(Quantity::ImageSize), [12, 24, 48]);
+        assert_eq!(of(Quantity::Replicas), [1, 2, 4, 8, 16]);
+        assert!(of(Quantity::Threads).is_empty());
+        assert!(points(&model, true).contains(&(Quantity::Threads, 1)));
+    }
+}

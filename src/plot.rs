@@ -1,0 +1,204 @@
+//! Charts as SVG text: panels side by side, each with a few lines.
+
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
+
+/// Values along an axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scale {
+    /// Equal steps are equal differences.
+    Linear,
+    /// Equal steps are equal factors; all values are above 0.
+    Log2,
+}
+
+impl Scale {
+    fn place(self, value: f64) -> f64 {
+        match self {
+            Self::Linear => value,
+            Self::Log2 => value.log2(),
+        }
+    }
+
+    fn label(self, place: f64) -> String {
+        match self {
+            Self::Linear => short(place),
+            Self::Log2 if place > 3.0 => format!("{:.0}", place.exp2()),
+            Self::Log2 => short((100.0 * place.exp2()).round() / 100.0),
+        }
+    }
+}
+
+/// At most three digits behind the point, and no zeros at the end.
+fn short(value: f64) -> String {
+    let text = format!("{value:.3}");
+    let text = text.trim_end_matches('0').trim_end_matches('.');
+    if text == "-0" { "0".into() } else { text.into() }
+}
+
+/// One line of a panel.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Line {
+    /// What it shows.
+    pub name: String,
+    /// Its points, left to right.
+    pub points: Vec<[f64; 2]>,
+    /// Drawn thin and without marks: what is expected, not measured.
+    pub faint: bool,
+}
+
+/// One chart.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Panel {
+    /// What stands above it.
+    pub title: String,
+    /// What the horizontal axis counts.
+    pub x: (String, Scale),
+    /// What the vertical axis counts.
+    pub y: (String, Scale),
+    /// Its lines; panels of one chart give a line of the same place the same colour.
+    pub lines: Vec<Line>,
+}
+
+const PANEL: (u32, u32) = (330, 270);
+/// Room for the names of the lines.
+const LEGEND: u32 = 30;
+/// Okabe and Ito's colours, which most colour-blind people can tell apart.
+const COLOURS: [RGBColor; 6] = [
+    RGBColor(0, 114, 178),
+    RGBColor(213, 94, 0),
+    RGBColor(0, 158, 115),
+    RGBColor(204, 121, 167),
+    RGBColor(230, 159, 0),
+    RGBColor(86, 180, 233),
+];
+const FONT: &str = "sans-serif";
+
+fn colour(index: usize) -> RGBColor {
+    COLOURS[index % COLOURS.len()]
+}
+
+/// Draws panels in rows of `columns`; the names of the first panel's lines stand above them.
+///
+/// # Panics
+/// If there are no panels or no columns.
+pub fn svg(panels: &[Panel], columns: usize) -> String {
+    assert!(!panels.is_empty() && columns > 0, "nothing to draw");
+    let columns = columns.min(panels.len());
+    let rows = panels.len().div_ceil(columns);
+    let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32 + LEGEND);
+    let mut text = String::new();
+    draw(&SVGBackend::with_string(&mut text, size).into_drawing_area(), panels, [rows, columns])
+        .expect("a string takes all that is drawn");
+    text
+}
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
+type Drawn = Result<(), Box<dyn std::error::Error>>;
+
+fn draw(root: &Area<'_>, panels: &[Panel], [rows, columns]: [usize; 2]) -> Drawn {
+    root.fill(&WHITE)?;
+    let (legend, body) = root.split_vertically(LEGEND);
+    let mut left = 12;
+    for (index, line) in panels[0].lines.iter().enumerate() {
+        let style = colour(index).stroke_width(if line.faint { 1 } else { 3 });
+        legend.draw(&PathElement::new([(left, 16), (left + 22, 16)], style))?;
+        let anchor = Pos::new(HPos::Left, VPos::Center);
+        let label = (FONT, 13).into_font().color(&BLACK).pos(anchor);
+        legend.draw(&Text::new(line.name.clone(), (left + 28, 16), label))?;
+        left += 50 + 7 * line.name.chars().count() as i32;
+    }
+    for (panel, area) in panels.iter().zip(body.split_evenly((rows, columns))) {
+        draw_panel(&area, panel)?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+/// The range of values with a margin of a twentieth on either side.
+fn range(values: impl Iterator<Item = f64> + Clone) -> std::ops::Range<f64> {
+    let low = values.clone().fold(f64::INFINITY, f64::min);
+    let high = values.fold(f64::NEG_INFINITY, f64::max);
+    if !(low.is_finite() && high.is_finite()) {
+        return 0.0..1.0;
+    }
+    let margin = if high > low { 0.05 * (high - low) } else { 0.5 };
+    low - margin..high + margin
+}
+
+fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
+    let ((x_name, x), (y_name, y)) = (&panel.x, &panel.y);
+    let place = |&[a, b]: &[f64; 2]| (x.place(a), y.place(b));
+    let points = || panel.lines.iter().flat_map(|line| &line.points).map(place);
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, (FONT, 15))
+        .margin(8)
+        .x_label_area_size(38)
+        .y_label_area_size(52)
+        .build_cartesian_2d(range(points().map(|(x, _)| x)), range(points().map(|(_, y)| y)))?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .x_labels(8)
+        .y_labels(8)
+        .x_label_formatter(&|at| x.label(*at))
+        .y_label_formatter(&|at| y.label(*at))
+        .x_desc(x_name)
+        .y_desc(y_name)
+        .label_style((FONT, 12))
+        .draw()?;
+    for (index, line) in panel.lines.iter().enumerate() {
+        let style = colour(index).stroke_width(if line.faint { 1 } else { 2 });
+        chart.draw_series(LineSeries::new(line.points.iter().map(place), style))?;
+        if !line.faint {
+            let dots = line.points.iter().map(|point| Circle::new(place(point), 3, colour(index).filled()));
+            chart.draw_series(dots)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn panel(y: Scale, values: [f64; 3]) -> Panel {
+        let points = values.iter().zip([1.0, 2.0, 4.0]).map(|(&y, x)| [x, y]).collect();
+        Panel {
+            title: "cost <&>".into(),
+            x: ("nets".into(), Scale::Log2),
+            y: ("time".into(), y),
+            lines: vec![Line { name: "measured".into(), points, faint: false }],
+        }
+    }
+
+    #[test]
+    fn a_chart_is_one_svg_with_every_point_and_name() {
+        let text = svg(&[panel(Scale::Log2, [1.0, 3.0, 9.0]), panel(Scale::Linear, [5.0, 5.0, 5.0])], 2);
+        assert!(text.starts_with("<svg") && text.trim_end().ends_with("</svg>"), "{text}");
+        assert_eq!(text.matches("<circle").count(), 6);
+        for word in ["measured", "nets", "time", "cost &lt;&amp;&gt;"] {
+            assert!(text.contains(word), "{word}: {text}");
+        }
+        assert!(!text.contains("NaN") && !text.contains("inf"));
+    }
+
+    #[test]
+    fn equal_factors_are_equal_distances() {
+        let text = svg(&[panel(Scale::Log2, [2.0, 8.0, 32.0])], 1);
+        let height = |circle: &str| -> f64 {
+            let rest = &circle[circle.find("cy=\"").unwrap() + 4..];
+            rest[..rest.find('"').unwrap()].parse().unwrap()
+        };
+        let heights: Vec<f64> = text.split("<circle").skip(1).map(height).collect();
+        let [low, middle, high] = heights[..] else { panic!("{heights:?}") };
+        assert!(low > middle && ((low - middle) - (middle - high)).abs() <= 1.0, "{heights:?}");
+    }
+
+    #[test]
+    fn labels_are_short() {
+        assert_eq!(["0.125", "3", "-0.5", "0"].map(String::from), [0.125, 3.0, -0.5, -0.0].map(short));
+        assert_eq!([3.0, 5.5, -1.0, 0.2].map(|place| Scale::Log2.label(place)), ["8", "45", "0.5", "1.15"]);
+    }
+}
