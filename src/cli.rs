@@ -14,6 +14,7 @@ mod bench;
 mod classify;
 mod doctor;
 mod eval;
+mod experiments;
 mod output;
 mod train;
 
@@ -48,6 +49,8 @@ enum Command {
     Doctor(doctor::DoctorArgs),
     /// Measure how fast a network trains here, and what this device could do at best
     Bench(bench::BenchArgs),
+    /// Run a suite of recipes with many seeds, and report means with their uncertainty
+    Experiments(experiments::ExperimentsArgs),
 }
 
 /// Where to compute.
@@ -90,6 +93,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),
         Command::Bench(args) => bench::run(&args, &mut output),
+        Command::Experiments(args) => experiments::run(&args, &mut output),
     };
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,

@@ -26,6 +26,7 @@ pub mod doctor;
 pub mod engine;
 pub mod error;
 pub mod eval;
+pub mod experiments;
 mod files;
 pub mod gpu;
 pub mod layers;

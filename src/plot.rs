@@ -159,6 +159,70 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
     Ok(())
 }
 
+/// Values of one name, for [`strips`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct Strip {
+    /// Whose they are.
+    pub name: String,
+    /// The values.
+    pub values: Vec<f64>,
+}
+
+const STRIP_HEIGHT: u32 = 26;
+const NAMES: u32 = 230;
+
+/// Draws one strip below the other: every value as a dot, their mean as a bar, and a line at `target`.
+///
+/// # Panics
+/// If there are no strips.
+pub fn strips(strips: &[Strip], axis: &str, target: f64) -> String {
+    assert!(!strips.is_empty(), "nothing to draw");
+    let size = (760, STRIP_HEIGHT * strips.len() as u32 + 60);
+    let mut text = String::new();
+    draw_strips(&SVGBackend::with_string(&mut text, size).into_drawing_area(), strips, axis, target)
+        .expect("a string takes all that is drawn");
+    text
+}
+
+fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: f64) -> Drawn {
+    root.fill(&WHITE)?;
+    let values = || strips.iter().flat_map(|strip| strip.values.iter().copied());
+    let top = |index: usize| strips.len() as f64 - index as f64;
+    let mut chart = ChartBuilder::on(root)
+        .margin(8)
+        .x_label_area_size(38)
+        .y_label_area_size(NAMES)
+        .build_cartesian_2d(range(values().chain([target])), 0.0..strips.len() as f64)?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.12))
+        .disable_y_mesh()
+        .y_labels(0)
+        .x_label_formatter(&|at| short(*at))
+        .x_desc(axis)
+        .label_style((FONT, 12))
+        .draw()?;
+    let line = [(target, 0.0), (target, strips.len() as f64)];
+    chart.draw_series(LineSeries::new(line, colour(1).stroke_width(1)))?;
+    for (index, strip) in strips.iter().enumerate() {
+        let middle = top(index) - 0.5;
+        let dots = strip.values.iter().map(|&value| Circle::new((value, middle), 3, colour(0).mix(0.5).filled()));
+        chart.draw_series(dots)?;
+        if !strip.values.is_empty() {
+            let mean = strip.values.iter().sum::<f64>() / strip.values.len() as f64;
+            let bar = [(mean, middle - 0.35), (mean, middle + 0.35)];
+            chart.draw_series(LineSeries::new(bar, BLACK.stroke_width(2)))?;
+        }
+        let anchor = Pos::new(HPos::Right, VPos::Center);
+        let label = (FONT, 12).into_font().color(&BLACK).pos(anchor);
+        let at = (NAMES as i32, (8 + STRIP_HEIGHT * index as u32 + STRIP_HEIGHT / 2) as i32);
+        root.draw(&Text::new(strip.name.clone(), at, label))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference"],
     &["gpu", "cpu"],
-    &["device", "doctor", "bench", "eval", "train", "classify"],
+    &["device", "doctor", "bench", "eval", "train", "classify", "experiments"],
 ];
 
 fn floor(module: &str) -> usize {

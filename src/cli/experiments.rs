@@ -1,0 +1,141 @@
+//! `shadernet experiments`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Args, ValueEnum};
+use indicatif::{ProgressBar, ProgressStyle};
+use shadernet::engine::Metrics;
+use shadernet::error::{Error, Result};
+use shadernet::experiments::{Job, Options, Phase, Row, Rows, Suite, Watcher, carry_out, report};
+use shadernet::gpu::GpuOptions;
+use shadernet::train::Watch;
+
+use super::{DeviceArgs, Output};
+
+#[derive(Args)]
+pub(crate) struct ExperimentsArgs {
+    /// Suite of arms and seeds (.toml)
+    suite: PathBuf,
+    /// Folder for tables, models and the report; what is done there is not done again [default: experiments/<suite>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Folder with the data set
+    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
+    data: PathBuf,
+    #[command(flatten)]
+    device: DeviceArgs<false>,
+    /// Train so many seeds of an arm side by side, where that is faster [default: 8 on a GPU, 1 on the processor]
+    #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
+    replicas: Option<u32>,
+    /// Do the I-th of N parts of the suite, as in 1/4: for several machines that share the folder, or whose CSV files are
+    /// put together in one
+    #[arg(long, value_name = "I/N", value_parser = shard, default_value = "1/1")]
+    shard: (usize, usize),
+    /// Choose recipes on held-out images, or test what was chosen [default: both, one after the other]
+    #[arg(long)]
+    phase: Option<OnePhase>,
+    /// Train nothing; write the report of what is done
+    #[arg(long)]
+    report: bool,
+    /// On a GPU, compute neighbouring layers in one launch
+    #[arg(long)]
+    fusion: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum OnePhase {
+    Select,
+    Test,
+}
+
+fn shard(text: &str) -> Result<(usize, usize), String> {
+    let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+    match parts {
+        Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
+        _ => Err("write it as I/N, with I from 1 to N".into()),
+    }
+}
+
+/// Runs what is missing, and writes the report.
+pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCode> {
+    let suite = Suite::load(&args.suite)?;
+    let out = args.out.clone().unwrap_or_else(|| {
+        Path::new("experiments").join(args.suite.file_stem().unwrap_or(suite.name.as_ref()))
+    });
+    let own_file = match args.shard {
+        (0, 1) => "runs.csv".to_owned(),
+        (i, n) => format!("runs-{}-of-{n}.csv", i + 1),
+    };
+    let mut rows = Rows::read(&out, &own_file)?;
+    if !args.report {
+        let device = args.device.choose()?;
+        let default = if device.adapter().is_some() { 8 } else { 1 };
+        let phases: &[Phase] = match args.phase {
+            Some(OnePhase::Select) => &[Phase::Select],
+            Some(OnePhase::Test) => &[Phase::Test],
+            None => &[Phase::Select, Phase::Test],
+        };
+        std::fs::create_dir_all(&out).map_err(Error::io("make the folder", &out))?;
+        let options = Options {
+            data: &args.data,
+            out: &out,
+            device: &device,
+            gpu: GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT },
+            replicas: args.replicas.unwrap_or(default) as usize,
+            shard: args.shard,
+            phases,
+        };
+        output.line(format_args!("device: {device}"));
+        let mut progress = Progress { output, bar: None, label: String::new() };
+        carry_out(&suite, &options, &mut rows, &mut progress)?;
+    }
+    let report = report(&suite, &rows);
+    std::fs::create_dir_all(&out).map_err(Error::io("make the folder", &out))?;
+    for (name, chart) in &report.charts {
+        let path = out.join(name);
+        std::fs::write(&path, chart).map_err(Error::io("write", &path))?;
+    }
+    let path = out.join("report.md");
+    std::fs::write(&path, &report.text).map_err(Error::io("write", &path))?;
+    output.line(format_args!("report: {}", path.display()));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A line for each run that is done, and a bar for the one that is not.
+struct Progress<'a> {
+    output: &'a mut Output,
+    bar: Option<ProgressBar>,
+    label: String,
+}
+
+impl Watch for Progress<'_> {
+    fn steps(&mut self, epoch: usize, done: usize, of: usize, _sums: &[Metrics]) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(format!("{}, epoch {epoch}, step {done} of {of}", self.label));
+            bar.tick();
+        }
+    }
+}
+
+impl Watcher for Progress<'_> {
+    fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {
+        let change = if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };
+        self.label = format!("[{} of {of}] {}: {}{change}", done + 1, job.phase.name(), job.arm.name);
+        let style = ProgressStyle::with_template("{msg}").expect("a valid template");
+        self.bar = Some(ProgressBar::new_spinner().with_style(style));
+    }
+
+    fn rows(&mut self, rows: &[Row]) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+        for row in rows {
+            let result = match row.epochs {
+                0 => "diverged".to_owned(),
+                epochs => format!("{:.2} % after epoch {epochs}", row.final_accuracy),
+            };
+            self.output.line(format_args!("{}, seed {}: {result}, {:.0} s", self.label, row.seed, row.seconds));
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Suites of experiments: arms and seeds, run until all are done, and a report with the uncertainty of every figure.
+//!
+//! A recipe with several candidates is chosen on images held out of the training set, and only then trained with fresh seeds
+//! and tested. All results are rows of CSV files; reading them together is all the merging that several machines need.
+
+mod report;
+mod run;
+mod statistics;
+mod suite;
+mod table;
+
+pub use report::{Report, report};
+pub use run::{Job, Options, Watcher, carry_out, chosen};
+pub use statistics::{Difference, median};
+pub use suite::{Arm, Group, Phase, Recipe, Seeds, Select, Suite};
+pub use table::{Row, Rows};

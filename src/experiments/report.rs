@@ -1,0 +1,253 @@
+//! What came out of a suite, as Markdown with charts: made from the rows alone, whatever part of the suite is done.
+
+use std::fmt::Write;
+
+use super::run::chosen;
+use super::statistics::{Difference, median};
+use super::suite::{Arm, Group, Phase, Suite};
+use super::table::{Row, Rows};
+use crate::plot::{Line, Panel, Scale, Strip, strips, svg};
+use crate::train::Spread;
+
+/// A report: its text and the charts that it shows, by file name.
+#[derive(Debug)]
+pub struct Report {
+    /// Markdown.
+    pub text: String,
+    /// SVG files that stand beside it.
+    pub charts: Vec<(String, String)>,
+}
+
+/// An arm with its runs on the test set.
+struct Tested<'a> {
+    arm: &'a Arm,
+    change: &'a str,
+    rows: Vec<&'a Row>,
+}
+
+impl Tested<'_> {
+    fn finals(&self) -> Vec<f64> {
+        self.rows.iter().map(|row| row.final_accuracy).collect()
+    }
+}
+
+/// Writes the report.
+pub fn report(suite: &Suite, rows: &Rows) -> Report {
+    let mut made = Report { text: String::new(), charts: Vec::new() };
+    let text = &mut made.text;
+    let Suite { name, target, select, test, groups } = suite;
+    line(text, &format!("# Experiments: {name}\n"));
+    let choosing = suite.arms().any(|(_, arm)| arm.candidates.len() > 1);
+    line(
+        text,
+        &format!(
+            "Accuracy on the test set in percent after the LAST epoch; mean ± sample standard deviation over seeds {} to {}, \
+             of which none is left out. Figures of the best epoch are chosen by looking at the test set and stand apart. \
+             Differences are to the first arm of a table, with 95 % confidence intervals after Welch.",
+            test.first_seed,
+            test.first_seed + test.seeds - 1
+        ),
+    );
+    if choosing {
+        line(
+            text,
+            &format!(
+                "\nWhere an arm has several candidates, its recipe was chosen by the mean accuracy of {} seeds ({} to {}) on {} \
+                 images held out of the training set; the test set's files are not opened for that.",
+                select.seeds,
+                select.first_seed,
+                select.first_seed + select.seeds - 1,
+                select.hold_out
+            ),
+        );
+    }
+    let mut devices: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
+    devices.sort_unstable();
+    devices.dedup();
+    line(text, &format!("\n{} runs so far, on: {}.", rows.iter().count(), devices.join("; ")));
+    for group in groups {
+        line(text, &format!("\n## {}: {}\n", group.name, group.question));
+        let tested: Vec<Tested<'_>> = group.arms.iter().map(|arm| tested(suite, arm, rows)).collect();
+        table(text, suite, &tested);
+        selection(text, suite, group, rows);
+        if tested.iter().all(|tested| tested.rows.is_empty()) {
+            continue;
+        }
+        for (kind, chart) in [("accuracy", spread_chart(&tested, *target)), ("curves", curves(&tested))] {
+            let file = format!("{}-{kind}.svg", group.name);
+            line(text, &format!("\n![{kind} of {}]({file})", group.name));
+            made.charts.push((file, chart));
+        }
+    }
+    if let Some(chart) = parameters(suite, rows) {
+        line(&mut made.text, "\n## Accuracy against parameters\n\n![accuracy against parameters](parameters.svg)");
+        made.charts.push(("parameters.svg".into(), chart));
+    }
+    made
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("a string takes all");
+}
+
+fn tested<'a>(suite: &'a Suite, arm: &'a Arm, rows: &'a Rows) -> Tested<'a> {
+    let recipe = chosen(suite, arm, rows);
+    let seeds = suite.test.first_seed..suite.test.first_seed + suite.test.seeds;
+    let found = recipe.into_iter().flat_map(|recipe| {
+        seeds.clone().filter_map(|seed| rows.find(Phase::Test, &recipe.fingerprint, seed))
+    });
+    Tested { arm, change: recipe.map_or("", |recipe| &recipe.change), rows: found.collect() }
+}
+
+fn table(text: &mut String, suite: &Suite, tested: &[Tested<'_>]) {
+    let target = suite.target;
+    line(
+        text,
+        &format!(
+            "| arm | parameters | seeds | last epoch | min | max | ≥ {target} | difference to the first | training images | best epoch \
+             (chosen on the test set) | epochs to {target}, median | s a run |\n|---|---|---|---|---|---|---|---|---|---|---|---|"
+        ),
+    );
+    let base = tested[0].finals();
+    for (index, arm) in tested.iter().enumerate() {
+        let name = if arm.change.is_empty() {
+            arm.arm.name.clone()
+        } else {
+            format!("{} ({})", arm.arm.name, arm.change)
+        };
+        let finals = arm.finals();
+        if finals.is_empty() {
+            line(text, &format!("| {name} | | 0 | | | | | | | | | |"));
+            continue;
+        }
+        let of = |value: fn(&Row) -> f64| arm.rows.iter().map(|row| value(row)).collect::<Vec<f64>>();
+        let spread = Spread::of(finals.iter().copied());
+        let difference = match Difference::of(&finals, &base) {
+            Some(difference) if index > 0 => written(difference),
+            _ => String::new(),
+        };
+        let reached: Vec<f64> =
+            arm.rows.iter().filter_map(|row| row.epochs_to(target)).map(|epoch| epoch as f64).collect();
+        let diverged = arm.rows.iter().filter(|row| row.epochs == 0).count();
+        let note = if diverged == 0 { String::new() } else { format!(", {diverged} diverged") };
+        line(
+            text,
+            &format!(
+                "| {name} | {} | {}{note} | **{:.3}** ± {:.3} | {:.2} | {:.2} | {} of {} | {difference} | {:.2} | {:.3} | {} | {:.0} |",
+                arm.rows[0].parameters,
+                finals.len(),
+                spread.mean,
+                spread.deviation,
+                spread.min,
+                spread.max,
+                finals.iter().filter(|&&accuracy| accuracy >= target).count(),
+                finals.len(),
+                Spread::of(of(|row| row.train_accuracy)).mean,
+                Spread::of(of(|row| row.best_accuracy)).mean,
+                epochs(&reached, finals.len()),
+                median(&of(|row| row.seconds)).unwrap_or(0.0),
+            ),
+        );
+    }
+}
+
+/// `+0.05 ± 0.02 *`: the star says that 0 is outside.
+fn written(difference: Difference) -> String {
+    let star = if difference.is_clear() { " *" } else { "" };
+    format!("{:+.3} ± {:.3}{star}", difference.mean, difference.half_width)
+}
+
+/// Median of those that got there, and how many did.
+fn epochs(reached: &[f64], of: usize) -> String {
+    match median(reached) {
+        Some(median) => format!("{median} ({} of {of})", reached.len()),
+        None => format!("none of {of}"),
+    }
+}
+
+/// How the recipes of a group's arms were chosen.
+fn selection(text: &mut String, suite: &Suite, group: &Group, rows: &Rows) {
+    let choosing: Vec<&Arm> = group.arms.iter().filter(|arm| arm.candidates.len() > 1).collect();
+    if choosing.is_empty() {
+        return;
+    }
+    line(text, "\nChosen on held-out images:\n\n| arm | candidate | held-out accuracy | loss | |\n|---|---|---|---|---|");
+    for arm in choosing {
+        let winner = chosen(suite, arm, rows).map(|recipe| &recipe.fingerprint);
+        for recipe in &arm.candidates {
+            let seeds = suite.select.first_seed..suite.select.first_seed + suite.select.seeds;
+            let found: Vec<&Row> =
+                seeds.filter_map(|seed| rows.find(Phase::Select, &recipe.fingerprint, seed)).collect();
+            let figures = if found.is_empty() {
+                "| |".into()
+            } else {
+                let accuracy = Spread::of(found.iter().map(|row| row.final_accuracy));
+                let loss = Spread::of(found.iter().map(|row| row.final_loss));
+                format!("{:.3} ± {:.3} | {:.4}", accuracy.mean, accuracy.deviation, loss.mean)
+            };
+            let mark = if Some(&recipe.fingerprint) == winner { "chosen" } else { "" };
+            line(text, &format!("| {} | {} | {figures} | {mark} |", arm.name, recipe.change));
+        }
+    }
+}
+
+fn spread_chart(tested: &[Tested<'_>], target: f64) -> String {
+    let rows: Vec<Strip> = tested
+        .iter()
+        .map(|arm| Strip {
+            name: arm.arm.name.clone(),
+            // What diverged would hide the differences of all others.
+            values: arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.final_accuracy).collect(),
+        })
+        .collect();
+    strips(&rows, "test accuracy after the last epoch, %", target)
+}
+
+/// Mean accuracy after each epoch, without the first few, which would flatten the rest.
+fn curves(tested: &[Tested<'_>]) -> String {
+    let lines = tested.iter().map(|arm| {
+        let curves: Vec<Vec<f64>> = arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.curve()).collect();
+        let epochs = curves.iter().map(Vec::len).min().unwrap_or(0);
+        let first = epochs / 4;
+        let mean = |epoch: usize| curves.iter().map(|curve| curve[epoch]).sum::<f64>() / curves.len() as f64;
+        let points = (first..epochs).map(|epoch| [(epoch + 1) as f64, mean(epoch)]).collect();
+        Line { name: arm.arm.name.clone(), points, faint: false }
+    });
+    let panel = Panel {
+        title: "learning curves, mean over seeds".into(),
+        x: ("epoch".into(), Scale::Linear),
+        y: ("test accuracy, %".into(), Scale::Linear),
+        lines: lines.collect(),
+    };
+    svg(&[panel], 1)
+}
+
+/// Mean accuracy of every arm against its parameters; `None` before two sizes of network were tested.
+fn parameters(suite: &Suite, rows: &Rows) -> Option<String> {
+    let mut points: Vec<[f64; 2]> = Vec::new();
+    for (_, arm) in suite.arms() {
+        let tested = tested(suite, arm, rows);
+        if let Some(row) = tested.rows.first() {
+            points.push([row.parameters as f64, Spread::of(tested.finals()).mean]);
+        }
+    }
+    points.sort_by(|a, b| a[0].total_cmp(&b[0]));
+    if points.first()?[0] == points.last()?[0] {
+        return None;
+    }
+    // The best arm of each size.
+    let mut best: Vec<[f64; 2]> = Vec::new();
+    for point in &points {
+        match best.last_mut() {
+            Some(last) if last[0] == point[0] => last[1] = last[1].max(point[1]),
+            _ => best.push(*point),
+        }
+    }
+    let panel = Panel {
+        title: "mean of the best arm of each size".into(),
+        x: ("parameters".into(), Scale::Log2),
+        y: ("test accuracy after the last epoch, %".into(), Scale::Linear),
+        lines: vec![Line { name: "best arm".into(), points: best, faint: false }],
+    };
+    Some(svg(&[panel], 1))
+}

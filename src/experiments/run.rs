@@ -1,0 +1,269 @@
+//! Carries out what a suite still lacks: the choice among candidates first, then the tests.
+
+use std::path::{Path, PathBuf};
+
+use super::suite::{Arm, Group, Phase, Recipe, Suite};
+use super::table::{Row, Rows};
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::gpu::GpuOptions;
+use crate::replica::Replica;
+use crate::train::{Run, RunState, Settings, Summary, TrainingData, Watch};
+
+/// How a suite is carried out.
+#[derive(Debug)]
+pub struct Options<'a> {
+    /// Folder of the data set.
+    pub data: &'a Path,
+    /// Folder for the tables, the runs and the report.
+    pub out: &'a Path,
+    /// Where to train.
+    pub device: &'a Device,
+    /// How a GPU carries it out.
+    pub gpu: GpuOptions,
+    /// Seeds of an arm that are trained side by side.
+    pub replicas: usize,
+    /// Which part of how many this process does: (0, 1) is all.
+    pub shard: (usize, usize),
+    /// Phases to carry out.
+    pub phases: &'a [Phase],
+}
+
+/// Seeds of one recipe, to be trained side by side.
+#[derive(Debug)]
+pub struct Job<'a> {
+    /// Held-out images or the test set.
+    pub phase: Phase,
+    /// Group of the arm that it is run for.
+    pub group: &'a Group,
+    /// The arm.
+    pub arm: &'a Arm,
+    /// Its recipe.
+    pub recipe: &'a Recipe,
+    /// The seeds.
+    pub seeds: Vec<u32>,
+}
+
+/// Someone who wants to see how a suite goes.
+pub trait Watcher: Watch {
+    /// Called before a job: how many of the phase's jobs of this process are done, and how many there are.
+    fn job(&mut self, job: &Job<'_>, done: usize, of: usize);
+    /// Called after a job with its rows.
+    fn rows(&mut self, rows: &[Row]);
+}
+
+/// Runs what is missing in `rows` and adds it there, run by run.
+///
+/// # Errors
+/// What training reports, except that a training that diverges is a result. In the test phase: a choice that cannot be
+/// made yet, since another shard has not finished its part of the select phase.
+pub fn carry_out(suite: &Suite, options: &Options<'_>, rows: &mut Rows, watcher: &mut dyn Watcher) -> Result<()> {
+    for &phase in options.phases {
+        let jobs = jobs(suite, phase, rows, options)?;
+        let mine: Vec<Job<'_>> = jobs
+            .into_iter()
+            .enumerate()
+            .filter(|(index, _)| index % options.shard.1 == options.shard.0)
+            .map(|(_, job)| job)
+            .filter(|job| job.seeds.iter().any(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none()))
+            .collect();
+        if mine.is_empty() {
+            continue;
+        }
+        // In the select phase the test set's files are not opened.
+        let hold_out = if phase == Phase::Select { suite.select.hold_out } else { 0 };
+        let data = TrainingData::load(options.data, hold_out)?;
+        let of = mine.len();
+        for (done, job) in mine.iter().enumerate() {
+            watcher.job(job, done, of);
+            let made = train(job, hold_out, &data, options, watcher)?;
+            watcher.rows(&made);
+            rows.add(made)?;
+        }
+    }
+    Ok(())
+}
+
+/// Jobs of a phase in an order that depends on the suite alone: seed by seed, so that a suite that is stopped has something
+/// to say about every arm. Recipes that several arms share are run once.
+fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) -> Result<Vec<Job<'a>>> {
+    let (first, count) = match phase {
+        Phase::Select => (suite.select.first_seed, suite.select.seeds),
+        Phase::Test => (suite.test.first_seed, suite.test.seeds),
+    };
+    let mut wanted: Vec<(&Group, &Arm, &Recipe)> = Vec::new();
+    for (group, arm) in suite.arms() {
+        let recipes: Vec<&Recipe> = match phase {
+            Phase::Select if arm.candidates.len() == 1 => continue,
+            Phase::Select => arm.candidates.iter().collect(),
+            Phase::Test => vec![chosen(suite, arm, rows).ok_or_else(|| {
+                Error::Usage(format!(
+                    "group {:?}, arm {:?}: its recipe is not chosen yet; finish `--phase select` on all shards first",
+                    group.name, arm.name
+                ))
+            })?],
+        };
+        for recipe in recipes {
+            if !wanted.iter().any(|(.., other)| other.fingerprint == recipe.fingerprint) {
+                wanted.push((group, arm, recipe));
+            }
+        }
+    }
+    let seeds: Vec<u32> = (first..first + count).collect();
+    let mut jobs = Vec::new();
+    for seeds in seeds.chunks(options.replicas.max(1)) {
+        for &(group, arm, recipe) in &wanted {
+            jobs.push(Job { phase, group, arm, recipe, seeds: seeds.to_vec() });
+        }
+    }
+    Ok(jobs)
+}
+
+/// The recipe of an arm that is to be tested: its only one, or the one with the best mean accuracy on held-out images, of equal
+/// ones that with the lower mean loss. `None` while runs are missing.
+pub fn chosen<'a>(suite: &Suite, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe> {
+    if let [only] = &arm.candidates[..] {
+        return Some(only);
+    }
+    let mut best: Option<((f64, f64), &Recipe)> = None;
+    for recipe in &arm.candidates {
+        let (mut accuracy, mut loss) = (0.0, 0.0);
+        for seed in (suite.select.first_seed..).take(suite.select.seeds as usize) {
+            let row = rows.find(Phase::Select, &recipe.fingerprint, seed)?;
+            accuracy += row.final_accuracy;
+            loss += row.final_loss;
+        }
+        // Accuracies are multiples of one image: sums in another order must not decide.
+        let score = ((accuracy * 1e6).round(), -loss);
+        if best.is_none_or(|(other, _)| score > other) {
+            best = Some((score, recipe));
+        }
+    }
+    best.map(|(_, recipe)| recipe)
+}
+
+/// Trains the seeds of a job, going on where an earlier process was stopped.
+fn train(
+    job: &Job<'_>,
+    hold_out: usize,
+    data: &TrainingData,
+    options: &Options<'_>,
+    watcher: &mut dyn Watcher,
+) -> Result<Vec<Row>> {
+    let model = &job.recipe.model;
+    let settings = Settings {
+        replicas: Replica::of_seeds(model, &model.train, job.seeds.iter().copied()),
+        shuffle: true,
+        data: std::path::absolute(options.data).unwrap_or_else(|_| options.data.to_owned()),
+        hold_out,
+    };
+    let folder = folder(job, options);
+    let state = RunState::load(&folder).ok().filter(|state| state.settings == settings);
+    let trained = match &state {
+        Some(state) => Run::resume(state, data, options.device, options.gpu, &folder),
+        None => {
+            // What a process that was killed before its first epoch left behind.
+            let _ = std::fs::remove_dir_all(&folder);
+            Run::start(model, &settings, data, options.device, options.gpu, None, Some(&folder))
+        }
+    }
+    .and_then(|mut run| {
+        run.train(None, &mut Forward(watcher))?;
+        let summary = run.finish()?;
+        let curves = job.seeds.iter().map(|&seed| run.rows().filter(|row| row.seed == seed).copied().collect());
+        Ok((summary, curves.collect::<Vec<Vec<_>>>()))
+    });
+    match trained {
+        Ok((summary, curves)) => {
+            // The models stay; to go on with a finished run nobody needs.
+            let _ = std::fs::remove_file(folder.join(RunState::FILE));
+            let curves = job.seeds.iter().zip(&curves);
+            Ok(curves.map(|(&seed, curve)| row(job, seed, curve, &summary)).collect())
+        }
+        Err(Error::Diverged { .. }) if job.seeds.len() > 1 => {
+            // One net spoils a run for those beside it.
+            let mut rows = Vec::new();
+            for &seed in &job.seeds {
+                let Job { phase, group, arm, recipe, .. } = *job;
+                let alone = Job { phase, group, arm, recipe, seeds: vec![seed] };
+                rows.extend(train(&alone, hold_out, data, options, watcher)?);
+            }
+            Ok(rows)
+        }
+        Err(Error::Diverged { .. }) => Ok(vec![diverged(job, options)]),
+        Err(error) => Err(error),
+    }
+}
+
+fn folder(job: &Job<'_>, options: &Options<'_>) -> PathBuf {
+    let seeds = match job.seeds[..] {
+        [only] => format!("seed{only}"),
+        [first, .., last] => format!("seeds{first}-{last}"),
+        [] => String::new(),
+    };
+    let name = format!("{}-{}-{}-{seeds}", job.group.name, job.phase.name(), job.recipe.fingerprint);
+    options.out.join("runs").join(name)
+}
+
+fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
+    let last = curve.last().expect("a run has an epoch");
+    let best = curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
+    let first_best = curve.iter().find(|row| row.test_accuracy == best.test_accuracy).unwrap_or(best);
+    let replica = summary.replicas.iter().find(|replica| replica.seed == seed);
+    let hash = replica.map(|replica| &replica.weights_sha256).or(summary.weights_sha256.as_ref());
+    let accuracies: Vec<String> = curve.iter().map(|row| row.test_accuracy.to_string()).collect();
+    Row {
+        epochs: last.epoch,
+        final_accuracy: last.test_accuracy,
+        final_loss: last.test_loss,
+        best_accuracy: best.test_accuracy,
+        best_epoch: first_best.epoch,
+        train_accuracy: last.train_accuracy,
+        seconds: (summary.seconds / job.seeds.len() as f64 * 1e3).round() / 1e3,
+        device: summary.device.clone(),
+        weights_sha256: hash.cloned().unwrap_or_default(),
+        accuracies: accuracies.join(" "),
+        ..blank(job, seed)
+    }
+}
+
+/// A run whose weights did not stay finite: no image is right.
+fn diverged(job: &Job<'_>, options: &Options<'_>) -> Row {
+    Row { device: options.device.name(), final_loss: f64::INFINITY, ..blank(job, job.seeds[0]) }
+}
+
+fn blank(job: &Job<'_>, seed: u32) -> Row {
+    Row {
+        phase: job.phase,
+        group: job.group.name.clone(),
+        arm: job.arm.name.clone(),
+        change: job.recipe.change.clone(),
+        seed,
+        parameters: job.recipe.model.parameter_count(),
+        epochs: 0,
+        final_accuracy: 0.0,
+        final_loss: 0.0,
+        best_accuracy: 0.0,
+        best_epoch: 0,
+        train_accuracy: 0.0,
+        seconds: 0.0,
+        device: String::new(),
+        weights_sha256: String::new(),
+        version: env!("CARGO_PKG_VERSION").into(),
+        fingerprint: job.recipe.fingerprint.clone(),
+        accuracies: String::new(),
+    }
+}
+
+/// A suite's watcher as a run's.
+struct Forward<'a>(&'a mut dyn Watcher);
+
+impl Watch for Forward<'_> {
+    fn steps(&mut self, epoch: usize, done: usize, of: usize, sums: &[crate::engine::Metrics]) {
+        self.0.steps(epoch, done, of, sums);
+    }
+
+    fn epoch(&mut self, rows: &[crate::train::Row]) {
+        self.0.epoch(rows);
+    }
+}

@@ -1,0 +1,289 @@
+//! A suite file: groups of arms, each a model with changes of its recipe, and how many seeds they get.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use toml::Table;
+
+use crate::error::{Error, Result};
+use crate::model::Model;
+
+/// A suite of experiments.
+#[derive(Debug)]
+pub struct Suite {
+    /// Name, for the report.
+    pub name: String,
+    /// Accuracy in percent whose first epoch is reported, and how many seeds end at it or above.
+    pub target: f64,
+    /// How recipes are chosen where an arm has several candidates.
+    pub select: Select,
+    /// The seeds of the arms whose recipes are settled.
+    pub test: Seeds,
+    /// Arms that answer one question.
+    pub groups: Vec<Group>,
+}
+
+/// Consecutive seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Seeds {
+    /// The first.
+    pub first_seed: u32,
+    /// How many.
+    pub seeds: u32,
+}
+
+/// The choice among candidates, on images held out of the training set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Select {
+    /// Training images to hold out; the test set is not opened.
+    pub hold_out: usize,
+    /// The first seed.
+    pub first_seed: u32,
+    /// How many.
+    pub seeds: u32,
+}
+
+/// Arms that answer one question.
+#[derive(Debug)]
+pub struct Group {
+    /// Name: files and tables are called after it.
+    pub name: String,
+    /// What is asked.
+    pub question: String,
+    /// The arms; the first is what the others are compared with.
+    pub arms: Vec<Arm>,
+}
+
+/// One way to train one network.
+#[derive(Debug)]
+pub struct Arm {
+    /// Name within the group.
+    pub name: String,
+    /// Recipes to choose from; one, where nothing is to be chosen.
+    pub candidates: Vec<Recipe>,
+}
+
+/// A network and all that its training is made of, except for the seed.
+#[derive(Debug)]
+pub struct Recipe {
+    /// What distinguishes it from the arm's other candidates, as in the suite file; empty if it is the only one.
+    pub change: String,
+    /// The network with its recipe.
+    pub model: Model,
+    /// Hash of the model with its recipe, but not of its name: recipes that agree in it share their runs.
+    pub fingerprint: String,
+}
+
+/// The two phases of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Candidates are trained on a part of the training set and judged on the rest.
+    Select,
+    /// What was chosen is trained on the whole training set and judged on the test set.
+    Test,
+}
+
+impl Phase {
+    /// As it is written in CSV files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Select => "select",
+            Self::Test => "test",
+        }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    name: String,
+    #[serde(default = "default_target")]
+    target: f64,
+    #[serde(default = "default_select")]
+    select: Select,
+    test: Seeds,
+    groups: Vec<GroupFile>,
+}
+
+fn default_target() -> f64 {
+    99.4
+}
+
+fn default_select() -> Select {
+    Select { hold_out: 5000, first_seed: 900, seeds: 2 }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct GroupFile {
+    name: String,
+    question: String,
+    arms: Vec<ArmFile>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArmFile {
+    name: String,
+    model: PathBuf,
+    #[serde(default)]
+    set: Table,
+    #[serde(default)]
+    candidates: Vec<Table>,
+}
+
+impl Suite {
+    /// Reads a suite; models are found from the suite's folder.
+    ///
+    /// # Errors
+    /// A file that cannot be read or does not fit, and models that do not: with the arm they belong to.
+    pub fn load(path: &Path) -> Result<Self> {
+        let fail = |message: String| Error::Config {
+            path: path.display().to_string(),
+            line: None,
+            message,
+        };
+        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let file: File = toml::from_str(&text).map_err(|error| Error::Config {
+            path: path.display().to_string(),
+            line: error.span().map(|span| text[..span.start].matches('\n').count() + 1),
+            message: error.message().to_owned(),
+        })?;
+        let seeds = [(file.select.first_seed, file.select.seeds), (file.test.first_seed, file.test.seeds)];
+        for (first, count) in seeds {
+            if count == 0 || first.checked_add(count).is_none() {
+                return Err(fail(format!("seeds = {count}, first_seed = {first}: at least one seed, below 2³²")));
+            }
+        }
+        let ranges = seeds.map(|(first, count)| first..first + count);
+        if ranges[0].start < ranges[1].end && ranges[1].start < ranges[0].end {
+            return Err(fail("[test] needs other seeds than [select]: what was chosen by a seed is not fresh".into()));
+        }
+        let folder = path.parent().unwrap_or(Path::new(""));
+        let mut groups: Vec<Group> = Vec::new();
+        for group in file.groups {
+            let place = |arm: &str| format!("group {:?}, arm {arm:?}", group.name);
+            if groups.iter().any(|other| other.name == group.name) || !is_file_name(&group.name) {
+                let message = format!("group {:?}: names are letters, digits and '-', each once", group.name);
+                return Err(fail(message));
+            }
+            let mut arms: Vec<Arm> = Vec::new();
+            for arm in &group.arms {
+                if arms.iter().any(|other| other.name == arm.name) {
+                    return Err(fail(format!("{}: this name is taken", place(&arm.name))));
+                }
+                let made = self::arm(folder, arm).map_err(|error| fail(format!("{}: {error}", place(&arm.name))))?;
+                arms.push(made);
+            }
+            if arms.is_empty() {
+                return Err(fail(format!("group {:?} has no arms", group.name)));
+            }
+            groups.push(Group { name: group.name, question: group.question, arms });
+        }
+        if groups.is_empty() {
+            return Err(fail("groups is empty: there is nothing to run".into()));
+        }
+        Ok(Self { name: file.name, target: file.target, select: file.select, test: file.test, groups })
+    }
+
+    /// Every arm with its group.
+    pub fn arms(&self) -> impl Iterator<Item = (&Group, &Arm)> {
+        self.groups.iter().flat_map(|group| group.arms.iter().map(move |arm| (group, arm)))
+    }
+}
+
+fn is_file_name(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
+    let path = folder.join(&arm.model);
+    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+    // Read as it is first, for messages with the right lines.
+    let name = path.display().to_string();
+    let base = Model::parse(&text, &name)?;
+    let recipe = |change: &Table| -> Result<Recipe> {
+        let mut file: Table = base.to_toml().parse().expect("a model that was read can be read again");
+        for changes in [&arm.set, change] {
+            apply(&mut file, changes).map_err(Error::Usage)?;
+        }
+        let model = Model::parse(&file.to_string(), &format!("{name} with its changes"))?;
+        model.train.check().map_err(Error::Usage)?;
+        let change = if change.is_empty() { String::new() } else { written(change) };
+        Ok(Recipe { change, fingerprint: fingerprint(&model), model })
+    };
+    let unchanged = [Table::new()];
+    let changes = if arm.candidates.is_empty() { &unchanged[..] } else { &arm.candidates };
+    let candidates = changes.iter().map(recipe).collect::<Result<Vec<_>>>()?;
+    Ok(Arm { name: arm.name.clone(), candidates })
+}
+
+/// Changes a model file: `dropout` is the rate of all dropout layers, `train` is merged into the model's table.
+fn apply(file: &mut Table, changes: &Table) -> Result<(), String> {
+    for (key, value) in changes {
+        match (key.as_str(), value) {
+            ("dropout", toml::Value::Float(_) | toml::Value::Integer(_)) => {
+                let layers = file.get_mut("layers").and_then(toml::Value::as_array_mut);
+                let dropouts = layers.into_iter().flatten().filter_map(toml::Value::as_table_mut);
+                let mut found = false;
+                for layer in dropouts.filter(|layer| layer.get("type").is_some_and(|kind| kind.as_str() == Some("dropout"))) {
+                    layer.insert("rate".into(), value.clone());
+                    found = true;
+                }
+                if !found {
+                    return Err("dropout: the model has no dropout layer".into());
+                }
+            }
+            ("train", toml::Value::Table(changes)) => {
+                let train = file.entry("train").or_insert_with(|| Table::new().into());
+                merge(train.as_table_mut().ok_or("train is not a table")?, changes);
+            }
+            _ => return Err(format!("{key} cannot be changed; `train.KEY` and `dropout` can")),
+        }
+    }
+    Ok(())
+}
+
+/// Merges tables key by key; one that names its kind (`type`, `schedule`) takes the place of the old one.
+fn merge(old: &mut Table, changes: &Table) {
+    for (key, value) in changes {
+        match (old.get_mut(key), value) {
+            (Some(toml::Value::Table(old)), toml::Value::Table(new))
+                if !new.contains_key("type") && !new.contains_key("schedule") =>
+            {
+                merge(old, new);
+            }
+            _ => {
+                old.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}
+
+/// A change on one line: `train.learning_rate.peak = 0.1`.
+fn written(change: &Table) -> String {
+    fn leaves(prefix: &str, table: &Table, found: &mut Vec<String>) {
+        for (key, value) in table {
+            match value {
+                toml::Value::Table(table) => leaves(&format!("{prefix}{key}."), table, found),
+                value => found.push(format!("{prefix}{key} = {value}")),
+            }
+        }
+    }
+    let mut found = Vec::new();
+    leaves("", change, &mut found);
+    found.join(", ").replace("train.", "")
+}
+
+fn fingerprint(model: &Model) -> String {
+    let mut file: Table = model.to_toml().parse().expect("a model can be read again");
+    for not_its_meaning in ["name", "classes"] {
+        file.remove(not_its_meaning);
+    }
+    let digest = Sha256::digest(file.to_string());
+    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+}
