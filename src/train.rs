@@ -1,5 +1,6 @@
 //! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -11,31 +12,73 @@ use crate::engine::{Metrics, Setup, Vector};
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::tensor::Tensor;
 
 mod folder;
 mod images;
 mod state;
 mod summary;
+mod sweep;
 
 use folder::RunFolder;
 pub use images::TrainingData;
 pub use state::RunState;
 use state::{Partial, Progress};
 use summary::round;
-pub use summary::{ReplicaSummary, Spread, Summary};
+pub use summary::{PointSummary, ReplicaSummary, Spread, Summary};
+pub use sweep::{MOST_NETS, Sweep};
 
 /// What a run is started with, besides the model and its recipe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Settings {
-    /// One net for each seed.
-    pub seeds: Vec<u32>,
+    /// The nets, trained side by side: any list of seeds and settings. Those of one seed must differ in
+    /// [`Replica::point`], so that each has a file of its own.
+    pub replicas: Vec<Replica>,
     /// Draw training images in random order.
     pub shuffle: bool,
     /// Folder of the data set.
     pub data: PathBuf,
     /// Training images to hold out as a stand-in for the test set; 0: none.
     pub hold_out: usize,
+}
+
+impl Settings {
+    /// True if nets must be told apart: there are several, or one that has its place in a sweep.
+    pub fn has_several(&self) -> bool {
+        self.replicas.len() > 1 || !self.swept_keys().is_empty()
+    }
+
+    /// Settings in which nets are told apart besides their seeds.
+    pub fn swept_keys(&self) -> BTreeSet<&str> {
+        self.replicas.iter().flat_map(|net| net.point.0.keys().map(String::as_str)).collect()
+    }
+
+    /// Name of a net's file in the run's folder.
+    pub fn model_file(&self, net: &Replica) -> String {
+        if !self.has_several() {
+            return "model.safetensors".into();
+        }
+        let values: String = net.point.0.iter().map(|(key, value)| format!("-{key}={value}")).collect();
+        format!("model{values}-seed{}.safetensors", net.seed)
+    }
+
+    /// Fails if there is no net, two that have the same name, or one whose settings do not fit the model.
+    fn check(&self, model: &Model) -> Result<()> {
+        let mut names = BTreeSet::new();
+        for net in &self.replicas {
+            net.model(model, &model.train)?;
+            if !names.insert(self.model_file(net)) {
+                let message = format!("two nets of seed {}: they must differ in `point`", net.seed);
+                return Err(Error::Usage(message));
+            }
+        }
+        if names.is_empty() || names.len() > MOST_NETS {
+            let message = format!("{} nets; 1 to {MOST_NETS} are trained side by side", names.len());
+            return Err(Error::Usage(message));
+        }
+        Ok(())
+    }
 }
 
 /// Figures of one net after one epoch.
@@ -85,7 +128,8 @@ pub struct Run<'a> {
     device: String,
     opened: Opened<'a>,
     folder: RunFolder,
-    learning_rates: Vec<f32>,
+    /// Of every step, for each net.
+    learning_rates: Vec<Vec<f32>>,
     steps_per_epoch: u32,
     progress: Progress,
 }
@@ -99,26 +143,26 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
-/// Engines keep a learning rate for each step of the run, in one GPU buffer of at most 128 MiB.
+/// Engines keep a learning rate for each step of the run and net, in one GPU buffer of at most 128 MiB.
 const MAX_STEPS: usize = 30_000_000;
 /// How often a watcher hears of a run.
 const REPORT_SECONDS: f64 = 0.2;
 
-/// An engine for a run, with the learning rate of every step and the steps of an epoch.
+/// An engine for a run, with the learning rate of every step of each net, and the steps of an epoch.
 fn open<'a>(
     model: &'a Model,
     settings: &'a Settings,
     data: &'a TrainingData,
     device: &Device,
     options: GpuOptions,
-) -> Result<(Opened<'a>, Vec<f32>, u32)> {
+) -> Result<(Opened<'a>, Vec<Vec<f32>>, u32)> {
     data.check(model)?;
-    // The files of the run carry the model as text: better to hear now than in the end that it does not come back.
-    Model::parse(&model.to_toml(), &model.name)?;
+    // The files of the run carry each net's model as text: better to hear now than in the end that it does not come back.
+    settings.check(model)?;
     let setup = Setup {
         model,
         train: &model.train,
-        seeds: &settings.seeds,
+        replicas: &settings.replicas,
         shuffle: settings.shuffle,
         mean: data.mean,
         std: data.std,
@@ -127,24 +171,27 @@ fn open<'a>(
     };
     let steps_per_epoch = setup.train_batches().map_or(1, |batches| batches.steps_per_epoch());
     let (epochs, steps) = (model.train.epochs, model.train.epochs.saturating_mul(steps_per_epoch));
-    if steps > MAX_STEPS {
-        let message =
-            format!("{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {MAX_STEPS} fit");
+    let (nets, most) = (settings.replicas.len(), MAX_STEPS / settings.replicas.len());
+    if steps > most {
+        let message = format!(
+            "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} fit for {nets} nets"
+        );
         return Err(Error::Usage(message));
     }
     let opened = device.open(&setup, options)?;
-    Ok((opened, setup.learning_rates(), steps_per_epoch as u32))
+    let learning_rates = settings.replicas.iter().map(|net| setup.learning_rates(net)).collect();
+    Ok((opened, learning_rates, steps_per_epoch as u32))
 }
 
 /// The weights are no longer numbers.
-fn diverged(model: &Model, seed: u32, what: &str) -> Error {
-    Error::Config {
-        path: model.name.clone(),
-        line: None,
-        message: format!(
-            "training diverged (seed {seed}): {what} is no longer finite; lower learning_rate in [train]"
-        ),
-    }
+fn diverged(model: &Model, net: &Replica, what: &str) -> Error {
+    let Replica { seed, point, .. } = net;
+    let (which, cure) = match point.is_empty() {
+        true => (format!("seed {seed}"), "lower learning_rate in [train]"),
+        false => (format!("{point}, seed {seed}"), "leave it out, or lower its learning rate"),
+    };
+    let message = format!("training diverged ({which}): {what} is no longer finite; {cure}");
+    Error::Config { path: model.name.clone(), line: None, message }
 }
 
 impl<'a> Run<'a> {
@@ -164,12 +211,12 @@ impl<'a> Run<'a> {
         }
         let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
         let engine = &mut opened.engine;
-        for (replica, &seed) in settings.seeds.iter().enumerate() {
+        for (replica, net) in settings.replicas.iter().enumerate() {
             let random;
             let weights = match init {
                 Some(weights) => weights,
                 None => {
-                    random = model.init(seed);
+                    random = model.init(net.seed);
                     &random
                 }
             };
@@ -181,7 +228,7 @@ impl<'a> Run<'a> {
         let progress = Progress {
             step: 0,
             rows: Vec::new(),
-            partial: vec![Partial::default(); settings.seeds.len()],
+            partial: vec![Partial::default(); settings.replicas.len()],
             partial_seconds: 0.0,
             data_sha256: data.sha256(),
         };
@@ -209,7 +256,7 @@ impl<'a> Run<'a> {
             ));
         }
         let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
-        if state.progress.step as usize > learning_rates.len() {
+        if state.progress.step as usize > learning_rates[0].len() {
             return Err(Error::checkpoint(folder, "damaged metadata: more steps taken than the run has"));
         }
         state.restore(&mut *opened.engine)?;
@@ -261,7 +308,7 @@ impl<'a> Run<'a> {
     /// # Errors
     /// What the device or the disk refuses, and weights that are no longer finite.
     pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<()> {
-        let last = self.learning_rates.len() as u32;
+        let last = self.learning_rates[0].len() as u32;
         let end = max_steps.unwrap_or(last).min(last);
         while self.progress.step < end {
             let epoch_end = (self.progress.step / self.steps_per_epoch + 1) * self.steps_per_epoch;
@@ -309,16 +356,18 @@ impl<'a> Run<'a> {
         let progress = &mut self.progress;
         let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
         let first = progress.rows.len();
-        for ((&seed, &partial), test) in self.settings.seeds.iter().zip(&progress.partial).zip(tests) {
+        for (replica, ((net, &partial), test)) in
+            self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
+        {
             let train = Metrics::from(partial);
             if !(train.loss().is_finite() && test.loss().is_finite()) {
-                return Err(diverged(self.model, seed, "the loss"));
+                return Err(diverged(self.model, net, "the loss"));
             }
             progress.rows.push(Row {
-                seed,
+                seed: net.seed,
                 epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
                 step: progress.step,
-                learning_rate: self.learning_rates[progress.step as usize - 1],
+                learning_rate: self.learning_rates[replica][progress.step as usize - 1],
                 train_loss: round(train.loss()),
                 train_accuracy: round(train.accuracy()),
                 test_loss: round(test.loss()),
@@ -340,10 +389,17 @@ impl<'a> Run<'a> {
     }
 
     fn csv(&self) -> String {
-        let several = self.settings.seeds.len() > 1;
-        let mut text = String::from(if several { "seed," } else { "" });
+        let several = self.settings.has_several();
+        let keys = self.settings.swept_keys();
+        // The column learning_rate is that of the step, whether it is swept or not.
+        let mut text: String = keys.iter().map(|key| format!("sweep.{key},")).collect();
+        text += if several { "seed," } else { "" };
         text += "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n";
-        for row in &self.progress.rows {
+        for (row, net) in self.progress.rows.iter().zip(self.settings.replicas.iter().cycle()) {
+            for key in &keys {
+                text += &net.point.0.get(*key).map_or_else(String::new, f32::to_string);
+                text += ",";
+            }
             if several {
                 text += &format!("{},", row.seed);
             }
@@ -361,27 +417,25 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Before the first step.
     pub fn finish(&mut self) -> Result<Summary> {
-        let several = self.settings.seeds.len() > 1;
         let vector = if self.averaged() { Vector::Average } else { Vector::Weights };
         let mut replicas = Vec::new();
-        for (replica, &seed) in self.settings.seeds.iter().enumerate() {
-            let rows = || self.progress.rows.iter().filter(|row| row.seed == seed);
-            let last = rows().next_back().expect("a step was taken");
+        let nets = self.settings.replicas.len();
+        for (replica, net) in self.settings.replicas.iter().enumerate() {
+            let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
+            let last = rows().last().expect("a step was taken");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
-            let file =
-                if several { format!("model-seed{seed}.safetensors") } else { "model.safetensors".into() };
+            let file = self.settings.model_file(net);
             let trained = Trained {
                 epochs: last.epoch,
                 steps: last.step,
                 batch_size: self.model.train.batch_size,
-                seed,
+                seed: net.seed,
                 device: self.device.clone(),
                 images: self.data.train.count,
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {
-                // A model cannot be cloned, but it can be written down and read again.
-                model: Model::parse(&self.model.to_toml(), &self.model.name)?,
+                model: net.model(self.model, &self.model.train)?,
                 weights: self.opened.engine.read(vector, replica)?,
                 mean: self.data.mean,
                 std: self.data.std,
@@ -392,7 +446,7 @@ impl<'a> Run<'a> {
             };
             checkpoint.save(&self.folder.path().join(&file))?;
             replicas.push(ReplicaSummary {
-                seed,
+                net: net.clone(),
                 file,
                 final_test_accuracy: last.test_accuracy,
                 final_test_loss: last.test_loss,

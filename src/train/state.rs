@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 
 /// Name of the file in a run's folder.
 pub(super) const FILE: &str = "checkpoint.safetensors";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// The header has a row for each epoch and net, so it grows with the run.
 const MAX_HEADER: u64 = 64 << 20;
 
@@ -96,12 +96,12 @@ pub(super) fn save(
     progress: &Progress,
 ) -> Result<Vec<u8>> {
     let mut tensors = Vec::new();
-    for replica in 0..settings.seeds.len() {
+    for replica in 0..settings.replicas.len() {
         for (vector_name, vector) in vectors(&model.train) {
             for tensor in engine.read(vector, replica)? {
                 let name = format!("{replica}.{vector_name}.{}", tensor.name);
                 if !tensor.data.iter().all(|value| value.is_finite()) {
-                    return Err(super::diverged(model, settings.seeds[replica], &name));
+                    return Err(super::diverged(model, &settings.replicas[replica], &name));
                 }
                 tensors.push(Tensor { name, ..tensor });
             }
@@ -148,19 +148,19 @@ impl RunState {
         let damaged = |error: serde_json::Error| bad(format!("damaged metadata: {error}"));
         let settings: Settings = serde_json::from_str(get("settings")?).map_err(damaged)?;
         let progress: Progress = serde_json::from_str(get("progress")?).map_err(damaged)?;
-        if settings.seeds.is_empty() || progress.partial.len() != settings.seeds.len() {
-            return Err(bad("damaged metadata: seeds and sums do not fit together".into()));
+        if settings.replicas.is_empty() || progress.partial.len() != settings.replicas.len() {
+            return Err(bad("damaged metadata: nets and sums do not fit together".into()));
         }
         let vectors = vectors(&model.train);
         let mut wanted = Vec::new();
-        for replica in 0..settings.seeds.len() {
+        for replica in 0..settings.replicas.len() {
             for &(vector_name, vector) in &vectors {
                 let named = tensors_of(&model, vector).into_iter();
                 wanted.extend(named.map(|(name, shape)| (format!("{replica}.{vector_name}.{name}"), shape)));
             }
         }
         let mut tensors = file.tensors(&wanted, |_, _| false)?.into_iter();
-        let replicas = (0..settings.seeds.len())
+        let replicas = (0..settings.replicas.len())
             .map(|_| {
                 let vector = |&(_, vector): &(&str, Vector)| {
                     let names = tensors_of(&model, vector).into_iter();

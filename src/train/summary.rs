@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Row, Run};
+use crate::replica::{Point, Replica};
 
 /// The results of a run. With several replicas, figures are means over them.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -61,6 +62,9 @@ pub struct Summary {
     /// SHA-256 of the weights, of a run with one net.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
+    /// Each point of a sweep.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<PointSummary>,
     /// Each net of a run with several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
@@ -77,8 +81,9 @@ pub struct Summary {
 /// One net of a run with several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplicaSummary {
-    /// Its seed.
-    pub seed: u32,
+    /// Its seed and settings.
+    #[serde(flatten)]
+    pub net: Replica,
     /// Its file in the run's folder.
     pub file: String,
     /// Right answers on the test images after the last epoch, in percent.
@@ -91,6 +96,17 @@ pub struct ReplicaSummary {
     pub best_epoch: usize,
     /// SHA-256 of its weights.
     pub weights_sha256: String,
+}
+
+/// The nets of one point of a sweep, which differ in their seeds alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PointSummary {
+    /// The point.
+    pub point: Point,
+    /// Mean of their losses on the test images after the last epoch.
+    pub final_test_loss: f64,
+    /// Spread of their accuracies there, in percent.
+    pub spread: Spread,
 }
 
 /// Mean, deviation and range of a few numbers.
@@ -137,17 +153,17 @@ impl Run<'_> {
         let epochs_trained = f64::from(self.progress.step) / f64::from(self.steps_per_epoch);
         let train_seconds_per_epoch = train_seconds / epochs_trained;
         let seconds_per_epoch = train_seconds_per_epoch + (seconds - train_seconds) / epochs as f64;
-        let several = nets > 1;
+        let several = self.settings.has_several();
         let one = |value: &str| (!several).then(|| value.to_owned());
         Summary {
             model: self.model.name.clone(),
             parameters: self.model.parameter_count(),
             epochs: self.model.train.epochs,
             steps: self.progress.step,
-            complete: self.progress.step as usize == self.learning_rates.len(),
+            complete: self.progress.step as usize == self.learning_rates[0].len(),
             batch_size: self.model.train.batch_size,
-            seed: (!several).then_some(self.settings.seeds[0]),
-            seeds: several.then(|| self.settings.seeds.clone()),
+            seed: (!several).then_some(self.settings.replicas[0].seed),
+            seeds: several.then(|| self.settings.replicas.iter().map(|net| net.seed).collect()),
             device: self.device.clone(),
             data: self.settings.data.display().to_string(),
             hold_out: self.settings.hold_out,
@@ -163,6 +179,7 @@ impl Run<'_> {
             seconds_per_epoch: round(seconds_per_epoch),
             train_seconds_per_epoch: round(train_seconds_per_epoch),
             spread: several.then(|| Spread::of(last.iter().map(|row| row.test_accuracy))),
+            points: if self.settings.swept_keys().is_empty() { Vec::new() } else { points(&replicas) },
             weights_sha256: one(&replicas[0].weights_sha256),
             replicas: if several { replicas } else { Vec::new() },
             shadernet: env!("CARGO_PKG_VERSION").into(),
@@ -170,6 +187,17 @@ impl Run<'_> {
             final_test_correct: mean(last, |row| row.test_correct as f64),
         }
     }
+}
+
+/// Nets that agree in what was swept, in order.
+fn points(replicas: &[ReplicaSummary]) -> Vec<PointSummary> {
+    let nets_of_points = replicas.chunk_by(|a, b| a.net.point == b.net.point);
+    let point = |nets: &[ReplicaSummary]| PointSummary {
+        point: nets[0].net.point.clone(),
+        final_test_loss: round(nets.iter().map(|net| net.final_test_loss).sum::<f64>() / nets.len() as f64),
+        spread: Spread::of(nets.iter().map(|net| net.final_test_accuracy)),
+    };
+    nets_of_points.map(point).collect()
 }
 
 /// The largest accuracy and the first epoch that had it.

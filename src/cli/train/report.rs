@@ -1,5 +1,7 @@
 //! What the user sees of a training.
 
+use std::collections::BTreeSet;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::config::{LearningRate, Optimizer, TrainConfig};
 use shadernet::device::Device;
@@ -50,9 +52,18 @@ impl Report {
             data.mean,
             data.std
         ));
-        let seeds: Vec<_> = settings.seeds.iter().map(u32::to_string).collect();
+        let seeds: BTreeSet<u32> = settings.replicas.iter().map(|net| net.seed).collect();
+        let seeds: Vec<_> = seeds.iter().map(u32::to_string).collect();
         let shuffle = if settings.shuffle { "" } else { ", not shuffled" };
         out.line(format_args!("recipe: {}{shuffle}, seed {}", recipe(&model.train), seeds.join(", ")));
+        let keys: Vec<_> = settings.swept_keys().into_iter().collect();
+        if !keys.is_empty() {
+            let nets = settings.replicas.len();
+            out.line(format_args!(
+                "sweep:  {nets} nets side by side, with values of their own of {}",
+                keys.join(", ")
+            ));
+        }
     }
 
     /// That the GPU computes right.
@@ -89,14 +100,17 @@ impl Report {
         let out = &mut self.output;
         out.line(format_args!("\n{}\n", result(summary)));
         if !summary.replicas.is_empty() {
+            let widest =
+                summary.replicas.iter().map(|net| net.net.point.to_string().len()).max().unwrap_or(0);
             out.line(format_args!(
-                "{:>10} {:>16} {:>12} {:>16} {:>11}  weights' SHA-256",
-                "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
+                "{:<widest$}{:>10} {:>16} {:>12} {:>16} {:>11}  weights' SHA-256",
+                "", "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
             ));
             for net in &summary.replicas {
                 out.line(format_args!(
-                    "{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}  {}",
-                    net.seed,
+                    "{:<widest$}{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}  {}",
+                    net.net.point.to_string(),
+                    net.net.seed,
                     net.final_test_accuracy,
                     net.final_test_loss,
                     net.best_test_accuracy,
@@ -106,8 +120,21 @@ impl Report {
             }
             out.line(format_args!(""));
         }
-        for line in targets(summary, model) {
-            out.line(format_args!("{line}"));
+        if summary.points.len() < summary.replicas.len() {
+            let widest = summary.points.iter().map(|point| point.point.to_string().len()).max().unwrap_or(0);
+            for point in &summary.points {
+                let (loss, spread) = (point.final_test_loss, spread_text(&point.spread));
+                out.line(format_args!(
+                    "{:<widest$}  accuracy {spread}, loss {loss:.4}",
+                    point.point.to_string()
+                ));
+            }
+        }
+        // A sweep is for choosing, not for reaching them.
+        if summary.points.is_empty() {
+            for line in targets(summary, model) {
+                out.line(format_args!("{line}"));
+            }
         }
         if let Some(hash) = &summary.weights_sha256 {
             out.line(format_args!("\nweights: SHA-256 {}... (whole in summary.json)", short(hash)));
@@ -115,8 +142,11 @@ impl Report {
         let folder = summary.folder.display();
         let (seconds, each) = (summary.seconds, summary.seconds_per_epoch);
         out.line(format_args!("\n{seconds:.1} s, {each:.2} s an epoch. In {folder}:"));
-        let models =
-            if summary.replicas.is_empty() { "model.safetensors" } else { "model-seed<S>.safetensors" };
+        let models = match (summary.points.is_empty(), summary.replicas.is_empty()) {
+            (true, true) => "model.safetensors",
+            (true, false) => "model-seed<S>.safetensors",
+            (false, _) => "model-<settings>-seed<S>.safetensors",
+        };
         out.line(format_args!(
             "  {models}, metrics.csv, summary.json, checkpoint.safetensors (for --resume)"
         ));
@@ -185,6 +215,12 @@ fn spread_text(spread: &Spread) -> String {
 pub(super) fn result(summary: &Summary) -> String {
     let set = if summary.hold_out > 0 { "Held-out set" } else { "Test set" };
     let Summary { final_test_loss: loss, final_test_accuracy: accuracy, test_images, .. } = summary;
+    let best = summary.points.iter().reduce(|a, b| if b.spread.mean > a.spread.mean { b } else { a });
+    if let Some(point) = best {
+        let (points, spread) = (summary.points.len(), spread_text(&point.spread));
+        let (point, loss) = (&point.point, point.final_test_loss);
+        return format!("{set}, best of {points} points: {point}: average loss {loss:.4}, accuracy {spread}");
+    }
     match &summary.spread {
         Some(spread) => {
             let nets = summary.replicas.len();
