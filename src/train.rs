@@ -1,10 +1,9 @@
 //! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::device::{Device, Opened};
@@ -17,69 +16,19 @@ use crate::tensor::Tensor;
 
 mod folder;
 mod images;
+mod settings;
 mod state;
 mod summary;
 mod sweep;
 
 use folder::RunFolder;
 pub use images::TrainingData;
+pub use settings::Settings;
 pub use state::RunState;
 use state::{Partial, Progress};
 use summary::round;
 pub use summary::{PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
-
-/// What a run is started with, besides the model and its recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
-    /// The nets, trained side by side: any list of seeds and settings. Those of one seed must differ in
-    /// [`Replica::point`], so that each has a file of its own.
-    pub replicas: Vec<Replica>,
-    /// Draw training images in random order.
-    pub shuffle: bool,
-    /// Folder of the data set.
-    pub data: PathBuf,
-    /// Training images to hold out as a stand-in for the test set; 0: none.
-    pub hold_out: usize,
-}
-
-impl Settings {
-    /// True if nets must be told apart: there are several, or one that has its place in a sweep.
-    pub fn has_several(&self) -> bool {
-        self.replicas.len() > 1 || !self.swept_keys().is_empty()
-    }
-
-    /// Settings in which nets are told apart besides their seeds.
-    pub fn swept_keys(&self) -> BTreeSet<&str> {
-        self.replicas.iter().flat_map(|net| net.point.0.keys().map(String::as_str)).collect()
-    }
-
-    /// Name of a net's file in the run's folder.
-    pub fn model_file(&self, net: &Replica) -> String {
-        if !self.has_several() {
-            return "model.safetensors".into();
-        }
-        let values: String = net.point.0.iter().map(|(key, value)| format!("-{key}={value}")).collect();
-        format!("model{values}-seed{}.safetensors", net.seed)
-    }
-
-    /// Fails if there is no net, two that have the same name, or one whose settings do not fit the model.
-    fn check(&self, model: &Model) -> Result<()> {
-        let mut names = BTreeSet::new();
-        for net in &self.replicas {
-            net.model(model, &model.train)?;
-            if !names.insert(self.model_file(net)) {
-                let message = format!("two nets of seed {}: they must differ in `point`", net.seed);
-                return Err(Error::Usage(message));
-            }
-        }
-        if names.is_empty() || names.len() > MOST_NETS {
-            let message = format!("{} nets; 1 to {MOST_NETS} are trained side by side", names.len());
-            return Err(Error::Usage(message));
-        }
-        Ok(())
-    }
-}
 
 /// Figures of one net after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -92,13 +41,17 @@ pub struct Row {
     pub step: u32,
     /// Learning rate of the last of them.
     pub learning_rate: f32,
-    /// Mean loss over the epoch's training steps.
+    /// Mean loss over the epoch's training steps; NaN, as all figures of the net, once its weights are no longer numbers.
+    #[serde(deserialize_with = "number_or_nan")]
     pub train_loss: f64,
     /// Right answers during the epoch's training steps, in percent.
+    #[serde(deserialize_with = "number_or_nan")]
     pub train_accuracy: f64,
     /// Mean loss on the test images after the epoch.
+    #[serde(deserialize_with = "number_or_nan")]
     pub test_loss: f64,
     /// Right answers there, in percent.
+    #[serde(deserialize_with = "number_or_nan")]
     pub test_accuracy: f64,
     /// Number of right answers there.
     pub test_correct: usize,
@@ -106,6 +59,11 @@ pub struct Row {
     pub seconds: f64,
     /// Seconds of its training steps alone.
     pub train_seconds: f64,
+}
+
+/// JSON has no NaN and writes null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Someone who wants to see how a run goes.
@@ -230,6 +188,7 @@ impl<'a> Run<'a> {
             rows: Vec::new(),
             partial: vec![Partial::default(); settings.replicas.len()],
             partial_seconds: 0.0,
+            diverged: vec![false; settings.replicas.len()],
             data_sha256: data.sha256(),
         };
         let folder = RunFolder::create(out, &model.name)?;
@@ -306,7 +265,7 @@ impl<'a> Run<'a> {
     /// Trains until `max_steps` steps were taken in all, or to the end. Saves the state after every epoch.
     ///
     /// # Errors
-    /// What the device or the disk refuses, and weights that are no longer finite.
+    /// What the device or the disk refuses, and weights that are no longer finite; in a sweep only if no net's are.
     pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<()> {
         let last = self.learning_rates[0].len() as u32;
         let end = max_steps.unwrap_or(last).min(last);
@@ -360,22 +319,29 @@ impl<'a> Run<'a> {
             self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
         {
             let train = Metrics::from(partial);
-            if !(train.loss().is_finite() && test.loss().is_finite()) {
+            let out = &mut progress.diverged[replica];
+            *out |= !(train.loss().is_finite() && test.loss().is_finite());
+            // To find out which values do not train is what a sweep is for.
+            if *out && net.point.is_empty() {
                 return Err(diverged(self.model, net, "the loss"));
             }
+            let figure = |value: f64| if *out { f64::NAN } else { round(value) };
             progress.rows.push(Row {
                 seed: net.seed,
                 epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
                 step: progress.step,
                 learning_rate: self.learning_rates[replica][progress.step as usize - 1],
-                train_loss: round(train.loss()),
-                train_accuracy: round(train.accuracy()),
-                test_loss: round(test.loss()),
-                test_accuracy: round(test.accuracy()),
+                train_loss: figure(train.loss()),
+                train_accuracy: figure(train.accuracy()),
+                test_loss: figure(test.loss()),
+                test_accuracy: figure(test.accuracy()),
                 test_correct: test.correct,
                 seconds: round(seconds),
                 train_seconds: round(progress.partial_seconds),
             });
+        }
+        if progress.diverged.iter().all(|&out| out) {
+            return Err(diverged(self.model, &self.settings.replicas[0], "the loss of every net"));
         }
         if progress.step.is_multiple_of(self.steps_per_epoch) {
             progress.partial.fill(Partial::default());
@@ -424,7 +390,19 @@ impl<'a> Run<'a> {
             let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
             let last = rows().last().expect("a step was taken");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
-            let file = self.settings.model_file(net);
+            let mut summary = ReplicaSummary {
+                net: net.clone(),
+                file: None,
+                final_test_accuracy: last.test_accuracy,
+                final_test_loss: last.test_loss,
+                best_test_accuracy: best,
+                best_epoch,
+                weights_sha256: None,
+            };
+            if self.progress.diverged[replica] {
+                replicas.push(summary);
+                continue;
+            }
             let trained = Trained {
                 epochs: last.epoch,
                 steps: last.step,
@@ -444,16 +422,11 @@ impl<'a> Run<'a> {
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
             };
+            let file = self.settings.model_file(net);
             checkpoint.save(&self.folder.path().join(&file))?;
-            replicas.push(ReplicaSummary {
-                net: net.clone(),
-                file,
-                final_test_accuracy: last.test_accuracy,
-                final_test_loss: last.test_loss,
-                best_test_accuracy: best,
-                best_epoch,
-                weights_sha256: checkpoint.weights_sha256(),
-            });
+            summary.weights_sha256 = Some(checkpoint.weights_sha256());
+            summary.file = Some(file);
+            replicas.push(summary);
         }
         let summary = self.summary(replicas);
         let mut json = serde_json::to_string_pretty(&summary).expect("plain values are JSON");

@@ -42,6 +42,8 @@ pub(super) struct Progress {
     pub(super) partial: Vec<Partial>,
     /// Seconds spent in that epoch.
     pub(super) partial_seconds: f64,
+    /// Nets of a sweep whose weights are no longer numbers. They stay out, and the file has zeros for them.
+    pub(super) diverged: Vec<bool>,
     /// SHA-256 of the images and labels: a run goes on with the same data or not at all.
     pub(super) data_sha256: String,
 }
@@ -98,7 +100,10 @@ pub(super) fn save(
     let mut tensors = Vec::new();
     for replica in 0..settings.replicas.len() {
         for (vector_name, vector) in vectors(&model.train) {
-            for tensor in engine.read(vector, replica)? {
+            for mut tensor in engine.read(vector, replica)? {
+                if progress.diverged[replica] {
+                    tensor.data.fill(0.0);
+                }
                 let name = format!("{replica}.{vector_name}.{}", tensor.name);
                 if !tensor.data.iter().all(|value| value.is_finite()) {
                     return Err(super::diverged(model, &settings.replicas[replica], &name));
@@ -148,7 +153,9 @@ impl RunState {
         let damaged = |error: serde_json::Error| bad(format!("damaged metadata: {error}"));
         let settings: Settings = serde_json::from_str(get("settings")?).map_err(damaged)?;
         let progress: Progress = serde_json::from_str(get("progress")?).map_err(damaged)?;
-        if settings.replicas.is_empty() || progress.partial.len() != settings.replicas.len() {
+        if settings.replicas.is_empty()
+            || [progress.partial.len(), progress.diverged.len()] != [settings.replicas.len(); 2]
+        {
             return Err(bad("damaged metadata: nets and sums do not fit together".into()));
         }
         let vectors = vectors(&model.train);

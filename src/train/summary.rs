@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Row, Run};
 use crate::replica::{Point, Replica};
 
-/// The results of a run. With several replicas, figures are means over them.
+/// The results of a run. With several replicas, figures are means over them, without those that diverged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Name of the model.
@@ -84,9 +84,9 @@ pub struct ReplicaSummary {
     /// Its seed and settings.
     #[serde(flatten)]
     pub net: Replica,
-    /// Its file in the run's folder.
-    pub file: String,
-    /// Right answers on the test images after the last epoch, in percent.
+    /// Its file in the run's folder; none if it diverged.
+    pub file: Option<String>,
+    /// Right answers on the test images after the last epoch, in percent; NaN if it diverged.
     pub final_test_accuracy: f64,
     /// Mean loss there.
     pub final_test_loss: f64,
@@ -95,7 +95,7 @@ pub struct ReplicaSummary {
     /// The first epoch that had it.
     pub best_epoch: usize,
     /// SHA-256 of its weights.
-    pub weights_sha256: String,
+    pub weights_sha256: Option<String>,
 }
 
 /// The nets of one point of a sweep, which differ in their seeds alone.
@@ -103,10 +103,12 @@ pub struct ReplicaSummary {
 pub struct PointSummary {
     /// The point.
     pub point: Point,
-    /// Mean of their losses on the test images after the last epoch.
+    /// How many of them diverged; they do not count in what follows.
+    pub diverged: usize,
+    /// Mean loss on the test images after the last epoch; NaN if all of them diverged.
     pub final_test_loss: f64,
-    /// Spread of their accuracies there, in percent.
-    pub spread: Spread,
+    /// Spread of the accuracies there, in percent.
+    pub spread: Option<Spread>,
 }
 
 /// Mean, deviation and range of a few numbers.
@@ -143,7 +145,7 @@ impl Run<'_> {
         let nets = replicas.len();
         let rows = &self.progress.rows;
         let epochs = rows.len() / nets;
-        let mean = |rows: &[Row], value: fn(&Row) -> f64| rows.iter().map(value).sum::<f64>() / nets as f64;
+        let mean = |rows: &[Row], value: fn(&Row) -> f64| mean(rows.iter().map(value));
         let last = &rows[rows.len() - nets..];
         let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));
         let (best_test_accuracy, best_epoch) = best(means);
@@ -154,7 +156,6 @@ impl Run<'_> {
         let train_seconds_per_epoch = train_seconds / epochs_trained;
         let seconds_per_epoch = train_seconds_per_epoch + (seconds - train_seconds) / epochs as f64;
         let several = self.settings.has_several();
-        let one = |value: &str| (!several).then(|| value.to_owned());
         Summary {
             model: self.model.name.clone(),
             parameters: self.model.parameter_count(),
@@ -178,9 +179,9 @@ impl Run<'_> {
             seconds: round(seconds),
             seconds_per_epoch: round(seconds_per_epoch),
             train_seconds_per_epoch: round(train_seconds_per_epoch),
-            spread: several.then(|| Spread::of(last.iter().map(|row| row.test_accuracy))),
+            spread: several.then(|| Spread::of(finite(last.iter().map(|row| row.test_accuracy)))),
             points: if self.settings.swept_keys().is_empty() { Vec::new() } else { points(&replicas) },
-            weights_sha256: one(&replicas[0].weights_sha256),
+            weights_sha256: replicas[0].weights_sha256.clone().filter(|_| !several),
             replicas: if several { replicas } else { Vec::new() },
             shadernet: env!("CARGO_PKG_VERSION").into(),
             folder: self.folder.path().to_owned(),
@@ -192,12 +193,27 @@ impl Run<'_> {
 /// Nets that agree in what was swept, in order.
 fn points(replicas: &[ReplicaSummary]) -> Vec<PointSummary> {
     let nets_of_points = replicas.chunk_by(|a, b| a.net.point == b.net.point);
-    let point = |nets: &[ReplicaSummary]| PointSummary {
-        point: nets[0].net.point.clone(),
-        final_test_loss: round(nets.iter().map(|net| net.final_test_loss).sum::<f64>() / nets.len() as f64),
-        spread: Spread::of(nets.iter().map(|net| net.final_test_accuracy)),
+    let point = |nets: &[ReplicaSummary]| {
+        let diverged = nets.iter().filter(|net| net.file.is_none()).count();
+        let accuracies = finite(nets.iter().map(|net| net.final_test_accuracy));
+        PointSummary {
+            point: nets[0].net.point.clone(),
+            diverged,
+            final_test_loss: round(mean(nets.iter().map(|net| net.final_test_loss))),
+            spread: (diverged < nets.len()).then(|| Spread::of(accuracies)),
+        }
     };
     nets_of_points.map(point).collect()
+}
+
+fn finite(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
+    values.filter(|value| value.is_finite())
+}
+
+/// Mean of those that are numbers.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = finite(values).fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
 }
 
 /// The largest accuracy and the first epoch that had it.

@@ -162,3 +162,43 @@ fn a_sweep_runs_on_a_gpu() {
         assert_ne!(swept["replicas"][1]["weights_sha256"], plain["weights_sha256"]);
     }
 }
+
+/// To find out which values do not train is what a sweep is for: it goes on without them.
+#[test]
+fn a_net_that_diverges_does_not_stop_the_others() {
+    let dir = workplace();
+    // Weight decay turns each weight into -99 times itself, step by step.
+    let sgd = TINY
+        .replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0")
+        .replace("\"cosine\", peak", "\"constant\", rate");
+    fs::write(dir.path().join("tiny.toml"), sgd).unwrap();
+    let more = ["--sweep", "learning_rate=100,0.02", "--replicas", "2", "--epochs", "20"];
+    let done = ok(dir.path(), &train(&[&more[..], &["--out", "whole"]].concat()));
+    assert!(done.stdout.contains("2 of 4 diverged"), "{}", done.stdout);
+    assert!(done.stdout.contains("best of 2 points: learning_rate=0.02: "), "{}", done.stdout);
+    let rows = |words: &str| done.stdout.lines().filter(|line| line.starts_with(words)).count();
+    assert_eq!(rows("learning_rate=100 "), 3, "{}", done.stdout);
+
+    let path = |folder: &str, file: &str| dir.path().join(folder).join(file);
+    let text = fs::read_to_string(path("whole", "summary.json")).unwrap();
+    let summary: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(summary["points"][0]["diverged"], 2);
+    assert_eq!(summary["points"][0]["spread"], Value::Null);
+    assert_eq!(summary["replicas"][1]["file"], Value::Null);
+    let accuracies = [2, 3].map(|net| summary["replicas"][net]["final_test_accuracy"].as_f64().unwrap());
+    let mean = summary["points"][1]["spread"]["mean"].as_f64().unwrap();
+    assert!((mean - (accuracies[0] + accuracies[1]) / 2.0).abs() < 1e-5, "{text}");
+    assert_eq!(summary["final_test_accuracy"].as_f64().unwrap(), mean, "of those that trained");
+    let models = listing(&dir.path().join("whole"));
+    assert_eq!(models.iter().filter(|path| path.to_str().unwrap().contains("model-")).count(), 2);
+
+    // It stays out when the run goes on.
+    ok(dir.path(), &train(&[&more[..], &["--out", "parts", "--max-steps", "60"]].concat()));
+    ok(dir.path(), &["train", "--resume", "parts", "--device", "cpu"]);
+    for file in ["metrics.csv", "summary.json"] {
+        assert_eq!(timeless(path("parts", file)), timeless(path("whole", file)), "{file}");
+    }
+    let all = run(dir.path(), &train(&["--sweep", "learning_rate=100", "--epochs", "20", "--out", "none"]));
+    assert_eq!(all.code, 2);
+    assert!(all.stderr.contains("diverged (learning_rate=100, seed 0)"), "{}", all.stderr);
+}
