@@ -388,7 +388,7 @@ impl<'a> Run<'a> {
         let nets = self.settings.replicas.len();
         for (replica, net) in self.settings.replicas.iter().enumerate() {
             let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
-            let last = rows().last().expect("a step was taken");
+            let last = rows().next_back().expect("a step was taken");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
             let mut summary = ReplicaSummary {
                 net: net.clone(),

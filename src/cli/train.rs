@@ -36,10 +36,7 @@ pub(crate) struct TrainArgs {
     /// Train so many nets side by side, with the seeds S, S+1, ...; in a sweep so many of each [default: 1]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: Option<u32>,
-    /// Train a net for each of these values of a setting, side by side; several times for all combinations. Settings:
-    /// learning_rate, weight_decay, dropout, label_smoothing, augment (a factor), augment.rotate_degrees,
-    /// augment.shift_pixels, augment.scale, augment.shear
-    #[arg(long, value_name = "KEY=V1,V2,...")]
+    #[arg(long, value_name = "KEY=V1,V2,...", help = sweep_help())]
     sweep: Vec<String>,
     /// Times through the training set [default: the model's]
     #[arg(long, value_name = "N")]
@@ -86,6 +83,14 @@ pub(crate) struct TrainArgs {
     /// Print only summary.json, to standard output
     #[arg(long)]
     json: bool,
+}
+
+fn sweep_help() -> String {
+    format!(
+        "Train a net for each of these values of a setting, side by side; given several times, one for each combination. \
+         Settings: {}",
+        Sweep::keys()
+    )
 }
 
 /// Trains.

@@ -86,12 +86,13 @@ impl Setting {
 impl Axis {
     /// Reads `KEY=V1,V2,...`.
     fn parse(text: &str) -> Result<Self, String> {
-        let keys = || SETTINGS.map(|(key, _)| key).join(", ");
-        let (key, values) =
-            text.split_once('=').ok_or_else(|| format!("write KEY=V1,V2,... with one of {}", keys()))?;
+        let (key, values) = text
+            .split_once('=')
+            .ok_or_else(|| format!("write KEY=V1,V2,... with one of {}", Sweep::keys()))?;
         let setting = SETTINGS.iter().find(|(known, _)| *known == key.trim());
-        let (_, setting) = setting
-            .ok_or_else(|| format!("there is no setting {:?} to sweep; there are {}", key.trim(), keys()))?;
+        let (_, setting) = setting.ok_or_else(|| {
+            format!("there is no setting {:?} to sweep; there are {}", key.trim(), Sweep::keys())
+        })?;
         let mut axis = Self { setting: *setting, values: Vec::new() };
         for value in values.split(',').map(str::trim) {
             let number: f32 = value.parse().map_err(|_| format!("{value:?} is no number"))?;
@@ -107,6 +108,11 @@ impl Axis {
 }
 
 impl Sweep {
+    /// Keys of all settings that can be swept; `augment` is a factor on the four that follow it.
+    pub fn keys() -> String {
+        SETTINGS.map(|(key, _)| key).join(", ")
+    }
+
     /// Reads axes such as `learning_rate=0.1,0.2`; with none there is one point, the model's own recipe.
     ///
     /// # Errors
