@@ -170,8 +170,9 @@ fn train(
     .and_then(|mut run| {
         run.train(None, &mut Forward(watcher))?;
         let summary = run.finish()?;
-        let curves = job.seeds.iter().map(|&seed| run.rows().filter(|row| row.seed == seed).copied().collect());
-        Ok((summary, curves.collect::<Vec<Vec<_>>>()))
+        let of = |seed: u32| run.rows().iter().filter(move |row| row.seed == seed).copied();
+        let curves: Vec<Vec<_>> = job.seeds.iter().map(|&seed| of(seed).collect()).collect();
+        Ok((summary, curves))
     });
     match trained {
         Ok((summary, curves)) => {
@@ -180,17 +181,10 @@ fn train(
             let curves = job.seeds.iter().zip(&curves);
             Ok(curves.map(|(&seed, curve)| row(job, seed, curve, &summary)).collect())
         }
-        Err(Error::Diverged { .. }) if job.seeds.len() > 1 => {
-            // One net spoils a run for those beside it.
-            let mut rows = Vec::new();
-            for &seed in &job.seeds {
-                let Job { phase, group, arm, recipe, .. } = *job;
-                let alone = Job { phase, group, arm, recipe, seeds: vec![seed] };
-                rows.extend(train(&alone, hold_out, data, options, watcher)?);
-            }
-            Ok(rows)
+        // Of every net: some beside others that did not are in the summary.
+        Err(Error::Diverged { .. }) => {
+            Ok(job.seeds.iter().map(|&seed| diverged(job, seed, options.device.name())).collect())
         }
-        Err(Error::Diverged { .. }) => Ok(vec![diverged(job, options)]),
         Err(error) => Err(error),
     }
 }
@@ -209,8 +203,11 @@ fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary)
     let last = curve.last().expect("a run has an epoch");
     let best = curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
     let first_best = curve.iter().find(|row| row.test_accuracy == best.test_accuracy).unwrap_or(best);
-    let replica = summary.replicas.iter().find(|replica| replica.seed == seed);
-    let hash = replica.map(|replica| &replica.weights_sha256).or(summary.weights_sha256.as_ref());
+    let hash = match summary.replicas.iter().find(|replica| replica.net.seed == seed) {
+        Some(replica) => replica.weights_sha256.clone(),
+        None => summary.weights_sha256.clone(),
+    };
+    let Some(weights_sha256) = hash else { return diverged(job, seed, summary.device.clone()) };
     let accuracies: Vec<String> = curve.iter().map(|row| row.test_accuracy.to_string()).collect();
     Row {
         epochs: last.epoch,
@@ -221,15 +218,15 @@ fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary)
         train_accuracy: last.train_accuracy,
         seconds: (summary.seconds / job.seeds.len() as f64 * 1e3).round() / 1e3,
         device: summary.device.clone(),
-        weights_sha256: hash.cloned().unwrap_or_default(),
+        weights_sha256,
         accuracies: accuracies.join(" "),
         ..blank(job, seed)
     }
 }
 
 /// A run whose weights did not stay finite: no image is right.
-fn diverged(job: &Job<'_>, options: &Options<'_>) -> Row {
-    Row { device: options.device.name(), final_loss: f64::INFINITY, ..blank(job, job.seeds[0]) }
+fn diverged(job: &Job<'_>, seed: u32, device: String) -> Row {
+    Row { device, final_loss: f64::INFINITY, ..blank(job, seed) }
 }
 
 fn blank(job: &Job<'_>, seed: u32) -> Row {

@@ -2,8 +2,6 @@
 
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
-use crate::train::Spread;
-
 /// A difference of two means with a 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
@@ -56,11 +54,6 @@ pub fn median(values: &[f64]) -> Option<f64> {
         n if n % 2 == 1 => Some(sorted[half]),
         _ => Some((sorted[half - 1] + sorted[half]) / 2.0),
     }
-}
-
-/// `99.47 ± 0.03`.
-pub fn mean_and_deviation(spread: Spread) -> String {
-    format!("{:.3} ± {:.3}", spread.mean, spread.deviation)
 }
 
 #[cfg(test)]

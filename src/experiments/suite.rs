@@ -201,14 +201,19 @@ fn is_file_name(name: &str) -> bool {
 }
 
 fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
-    let path = folder.join(&arm.model);
-    let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-    // Read as it is first, for messages with the right lines.
-    let name = path.display().to_string();
-    let base = Model::parse(&text, &name)?;
     let recipe = |change: &Table| -> Result<Recipe> {
+        let mut rest = change.clone();
+        // Networks can be candidates, too.
+        let path = folder.join(match rest.remove("model") {
+            Some(toml::Value::String(path)) => path.into(),
+            _ => arm.model.clone(),
+        });
+        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        // Read as it is first, for messages with the right lines.
+        let name = path.display().to_string();
+        let base = Model::parse(&text, &name)?;
         let mut file: Table = base.to_toml().parse().expect("a model that was read can be read again");
-        for changes in [&arm.set, change] {
+        for changes in [&arm.set, &rest] {
             apply(&mut file, changes).map_err(Error::Usage)?;
         }
         let model = Model::parse(&file.to_string(), &format!("{name} with its changes"))?;
