@@ -207,7 +207,8 @@ fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: f64) -> Dr
     chart.draw_series(LineSeries::new(line, colour(1).stroke_width(1)))?;
     for (index, strip) in strips.iter().enumerate() {
         let middle = top(index) - 0.5;
-        let dots = strip.values.iter().map(|&value| Circle::new((value, middle), 3, colour(0).mix(0.5).filled()));
+        let dots =
+            strip.values.iter().map(|&value| Circle::new((value, middle), 3, colour(0).mix(0.5).filled()));
         chart.draw_series(dots)?;
         if !strip.values.is_empty() {
             let mean = strip.values.iter().sum::<f64>() / strip.values.len() as f64;

@@ -15,6 +15,8 @@ use shadernet::model::Model;
 #[path = "cli/bad_input.rs"]
 mod bad_input;
 mod common;
+#[path = "cli/experiments.rs"]
+mod experiments;
 #[path = "cli/sweep.rs"]
 mod sweep;
 

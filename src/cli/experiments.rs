@@ -120,7 +120,8 @@ impl Watch for Progress<'_> {
 
 impl Watcher for Progress<'_> {
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {
-        let change = if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };
+        let change =
+            if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };
         self.label = format!("[{} of {of}] {}: {}{change}", done + 1, job.phase.name(), job.arm.name);
         let style = ProgressStyle::with_template("{msg}").expect("a valid template");
         self.bar = Some(ProgressBar::new_spinner().with_style(style));
@@ -135,7 +136,8 @@ impl Watcher for Progress<'_> {
                 0 => "diverged".to_owned(),
                 epochs => format!("{:.2} % after epoch {epochs}", row.final_accuracy),
             };
-            self.output.line(format_args!("{}, seed {}: {result}, {:.0} s", self.label, row.seed, row.seconds));
+            self.output
+                .line(format_args!("{}, seed {}: {result}, {:.0} s", self.label, row.seed, row.seconds));
         }
     }
 }

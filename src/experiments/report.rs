@@ -80,7 +80,10 @@ pub fn report(suite: &Suite, rows: &Rows) -> Report {
         }
     }
     if let Some(chart) = parameters(suite, rows) {
-        line(&mut made.text, "\n## Accuracy against parameters\n\n![accuracy against parameters](parameters.svg)");
+        line(
+            &mut made.text,
+            "\n## Accuracy against parameters\n\n![accuracy against parameters](parameters.svg)",
+        );
         made.charts.push(("parameters.svg".into(), chart));
     }
     made
@@ -171,7 +174,10 @@ fn selection(text: &mut String, suite: &Suite, group: &Group, rows: &Rows) {
     if choosing.is_empty() {
         return;
     }
-    line(text, "\nChosen on held-out images:\n\n| arm | candidate | held-out accuracy | loss | |\n|---|---|---|---|---|");
+    line(
+        text,
+        "\nChosen on held-out images:\n\n| arm | candidate | held-out accuracy | loss | |\n|---|---|---|---|---|",
+    );
     for arm in choosing {
         let winner = chosen(suite, arm, rows).map(|recipe| &recipe.fingerprint);
         for recipe in &arm.candidates {
@@ -206,7 +212,8 @@ fn spread_chart(tested: &[Tested<'_>], target: f64) -> String {
 /// Mean accuracy after each epoch, without the first few, which would flatten the rest.
 fn curves(tested: &[Tested<'_>]) -> String {
     let lines = tested.iter().map(|arm| {
-        let curves: Vec<Vec<f64>> = arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.curve()).collect();
+        let curves: Vec<Vec<f64>> =
+            arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.curve()).collect();
         let epochs = curves.iter().map(Vec::len).min().unwrap_or(0);
         let first = epochs / 4;
         let mean = |epoch: usize| curves.iter().map(|curve| curve[epoch]).sum::<f64>() / curves.len() as f64;

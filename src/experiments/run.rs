@@ -57,7 +57,12 @@ pub trait Watcher: Watch {
 /// # Errors
 /// What training reports, except that a training that diverges is a result. In the test phase: a choice that cannot be
 /// made yet, since another shard has not finished its part of the select phase.
-pub fn carry_out(suite: &Suite, options: &Options<'_>, rows: &mut Rows, watcher: &mut dyn Watcher) -> Result<()> {
+pub fn carry_out(
+    suite: &Suite,
+    options: &Options<'_>,
+    rows: &mut Rows,
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
     for &phase in options.phases {
         let jobs = jobs(suite, phase, rows, options)?;
         let mine: Vec<Job<'_>> = jobs
@@ -65,7 +70,9 @@ pub fn carry_out(suite: &Suite, options: &Options<'_>, rows: &mut Rows, watcher:
             .enumerate()
             .filter(|(index, _)| index % options.shard.1 == options.shard.0)
             .map(|(_, job)| job)
-            .filter(|job| job.seeds.iter().any(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none()))
+            .filter(|job| {
+                job.seeds.iter().any(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none())
+            })
             .collect();
         if mine.is_empty() {
             continue;
@@ -201,7 +208,8 @@ fn folder(job: &Job<'_>, options: &Options<'_>) -> PathBuf {
 
 fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
     let last = curve.last().expect("a run has an epoch");
-    let best = curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
+    let best =
+        curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
     let first_best = curve.iter().find(|row| row.test_accuracy == best.test_accuracy).unwrap_or(best);
     let hash = match summary.replicas.iter().find(|replica| replica.net.seed == seed) {
         Some(replica) => replica.weights_sha256.clone(),

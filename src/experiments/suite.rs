@@ -142,11 +142,7 @@ impl Suite {
     /// # Errors
     /// A file that cannot be read or does not fit, and models that do not: with the arm they belong to.
     pub fn load(path: &Path) -> Result<Self> {
-        let fail = |message: String| Error::Config {
-            path: path.display().to_string(),
-            line: None,
-            message,
-        };
+        let fail = |message: String| Error::Config { path: path.display().to_string(), line: None, message };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
         let file: File = toml::from_str(&text).map_err(|error| Error::Config {
             path: path.display().to_string(),
@@ -156,12 +152,16 @@ impl Suite {
         let seeds = [(file.select.first_seed, file.select.seeds), (file.test.first_seed, file.test.seeds)];
         for (first, count) in seeds {
             if count == 0 || first.checked_add(count).is_none() {
-                return Err(fail(format!("seeds = {count}, first_seed = {first}: at least one seed, below 2³²")));
+                return Err(fail(format!(
+                    "seeds = {count}, first_seed = {first}: at least one seed, below 2³²"
+                )));
             }
         }
         let ranges = seeds.map(|(first, count)| first..first + count);
         if ranges[0].start < ranges[1].end && ranges[1].start < ranges[0].end {
-            return Err(fail("[test] needs other seeds than [select]: what was chosen by a seed is not fresh".into()));
+            return Err(fail(
+                "[test] needs other seeds than [select]: what was chosen by a seed is not fresh".into(),
+            ));
         }
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut groups: Vec<Group> = Vec::new();
@@ -176,7 +176,8 @@ impl Suite {
                 if arms.iter().any(|other| other.name == arm.name) {
                     return Err(fail(format!("{}: this name is taken", place(&arm.name))));
                 }
-                let made = self::arm(folder, arm).map_err(|error| fail(format!("{}: {error}", place(&arm.name))))?;
+                let made =
+                    self::arm(folder, arm).map_err(|error| fail(format!("{}: {error}", place(&arm.name))))?;
                 arms.push(made);
             }
             if arms.is_empty() {
@@ -235,7 +236,9 @@ fn apply(file: &mut Table, changes: &Table) -> Result<(), String> {
                 let layers = file.get_mut("layers").and_then(toml::Value::as_array_mut);
                 let dropouts = layers.into_iter().flatten().filter_map(toml::Value::as_table_mut);
                 let mut found = false;
-                for layer in dropouts.filter(|layer| layer.get("type").is_some_and(|kind| kind.as_str() == Some("dropout"))) {
+                for layer in dropouts
+                    .filter(|layer| layer.get("type").is_some_and(|kind| kind.as_str() == Some("dropout")))
+                {
                     layer.insert("rate".into(), value.clone());
                     found = true;
                 }

@@ -90,8 +90,11 @@ impl Rows {
                 let message = format!("not a table of runs: {error}");
                 Error::Config { path: path.display().to_string(), line, message }
             };
-            let found: Vec<Row> =
-                csv::Reader::from_path(&path).map_err(fail)?.deserialize().collect::<Result<_, _>>().map_err(fail)?;
+            let found: Vec<Row> = csv::Reader::from_path(&path)
+                .map_err(fail)?
+                .deserialize()
+                .collect::<Result<_, _>>()
+                .map_err(fail)?;
             if path == rows.own_file { rows.own = found } else { rows.others.extend(found) }
         }
         Ok(rows)

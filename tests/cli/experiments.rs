@@ -1,0 +1,234 @@
+//! Suites of experiments: what is chosen and tested, that nothing is done twice, and that parts make up the whole.
+
+use super::*;
+
+const SUITE: &str = r#"
+name = "bars"
+target = 50.0
+select = { hold_out = 20, first_seed = 5, seeds = 2 }
+test = { first_seed = 40, seeds = 3 }
+
+[[groups]]
+name = "rate"
+question = "which learning rate?"
+arms = [
+  { name = "as it is", model = "tiny.toml" },
+  { name = "tuned", model = "tiny.toml", candidates = [
+    { train.learning_rate.peak = 1e-6 },
+    { train.learning_rate.peak = 0.04 },
+  ] },
+]
+
+[[groups]]
+name = "dropout"
+question = "does it help?"
+arms = [
+  { name = "as it is, again", model = "tiny.toml" },
+  { name = "none", model = "tiny.toml", set = { dropout = 0.0, train.optimizer = { type = "sgd" } } },
+]
+"#;
+
+fn suite(text: &str) -> tempfile::TempDir {
+    let dir = workplace();
+    fs::write(dir.path().join("suite.toml"), text).unwrap();
+    dir
+}
+
+fn experiments<'a>(more: &[&'a str]) -> Vec<&'a str> {
+    [&["experiments", "suite.toml", "--data", "data", "--device", "cpu", "--out", "out"], more].concat()
+}
+
+/// Rows of a table: phase, arm, change, seed, accuracy, hash of the weights.
+fn rows(path: &Path) -> Vec<[String; 6]> {
+    let mut reader = csv::Reader::from_path(path).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let columns = ["phase", "arm", "change", "seed", "final_accuracy", "weights_sha256"]
+        .map(|name| header.iter().position(|column| column == name).unwrap());
+    reader.records().map(|row| columns.map(|column| row.as_ref().unwrap()[column].to_owned())).collect()
+}
+
+#[test]
+fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
+    let dir = suite(SUITE);
+    let table = dir.path().join("out/runs.csv");
+    let first = ok(dir.path(), &experiments(&[]));
+    let all = rows(&table);
+    let count = |phase: &str| all.iter().filter(|row| row[0] == phase).count();
+    // Two candidates of two seeds; then three recipes of three seeds, one of which two arms share.
+    assert_eq!((count("select"), count("test")), (4, 9), "{all:?}");
+    assert_eq!(first.stdout.lines().filter(|line| line.contains(", seed ")).count(), 13, "{}", first.stdout);
+    let tuned: BTreeSet<_> = all.iter().filter(|row| row[0] == "test" && row[1] == "tuned").collect();
+    assert!(tuned.iter().all(|row| row[2] == "learning_rate.peak = 0.04"), "{tuned:?}");
+    let seeds: BTreeSet<_> = all.iter().filter(|row| row[0] == "test").map(|row| row[3].as_str()).collect();
+    assert_eq!(seeds, BTreeSet::from(["40", "41", "42"]));
+    let hashes: BTreeSet<_> = all.iter().map(|row| &row[5]).collect();
+    assert_eq!(hashes.len(), 13, "every run has weights of its own");
+
+    // A net of the suite is the net that `train` makes.
+    ok(dir.path(), &train(&["--seed", "41", "--out", "single"]));
+    let alone = Checkpoint::load(&dir.path().join("single/model.safetensors")).unwrap();
+    let same = all.iter().find(|row| row[0] == "test" && row[1] == "as it is" && row[3] == "41").unwrap();
+    assert_eq!(same[5], alone.weights_sha256());
+    assert_eq!(same[4].parse::<f64>().unwrap(), alone.test_accuracy);
+
+    let before = fs::read_to_string(&table).unwrap();
+    let again = ok(dir.path(), &experiments(&[]));
+    assert!(!again.stdout.contains(", seed "), "{}", again.stdout);
+    assert_eq!(fs::read_to_string(&table).unwrap(), before);
+
+    // What is missing is done, to the same bits.
+    let lines: Vec<&str> = before.lines().collect();
+    let without = [&lines[..7], &lines[8..]].concat().join("\n") + "\n";
+    fs::write(&table, without).unwrap();
+    let filled = ok(dir.path(), &experiments(&[]));
+    assert_eq!(filled.stdout.lines().filter(|line| line.contains(", seed ")).count(), 1, "{}", filled.stdout);
+    assert_eq!(rows(&table).into_iter().collect::<BTreeSet<_>>(), all.iter().cloned().collect());
+}
+
+#[test]
+fn the_report_is_made_from_the_rows() {
+    let dir = suite(SUITE);
+    ok(dir.path(), &experiments(&["--replicas", "2"]));
+    let all = rows(&dir.path().join("out/runs.csv"));
+    let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    let accuracies = |arm: &str| -> Vec<f64> {
+        let of_arm = all.iter().filter(|row| row[0] == "test" && row[1] == arm);
+        of_arm.map(|row| row[4].parse().unwrap()).collect()
+    };
+    for (arm, written) in
+        [("as it is", "as it is"), ("tuned", "tuned (learning_rate.peak = 0.04)"), ("none", "none")]
+    {
+        let values = accuracies(arm);
+        assert_eq!(values.len(), 3, "{arm}");
+        let mean = values.iter().sum::<f64>() / 3.0;
+        let squares: f64 = values.iter().map(|value| (value - mean).powi(2)).sum();
+        let cells = format!("| {written} | 133 | 3 | **{mean:.3}** ± {:.3} |", (squares / 2.0).sqrt());
+        let parameters = Model::parse(TINY, "tiny.toml").unwrap().parameter_count();
+        let cells = cells.replace("133", &parameters.to_string());
+        assert!(report.contains(&cells), "{cells} is not in {report}");
+    }
+    // The first arm of the second group has its runs from the first.
+    assert!(report.contains("| as it is, again | "), "{report}");
+    assert!(
+        report.contains("| tuned | learning_rate.peak = 0.04 | ") && report.contains("| chosen |"),
+        "{report}"
+    );
+    for chart in ["rate-accuracy.svg", "rate-curves.svg", "dropout-accuracy.svg", "dropout-curves.svg"] {
+        assert!(report.contains(&format!("]({chart})")), "{chart}");
+        let text = fs::read_to_string(dir.path().join("out").join(chart)).unwrap();
+        assert!(text.contains("as it is") || chart.contains("curves"), "{text}");
+        assert!(text.contains("<circle"), "{text}");
+    }
+}
+
+#[test]
+fn shards_together_are_the_whole() {
+    let (whole, parts) = (suite(SUITE), suite(SUITE));
+    ok(whole.path(), &experiments(&[]));
+    let early = run(parts.path(), &experiments(&["--shard", "1/2"]));
+    assert_eq!(early.code, 2, "{}", early.stdout);
+    assert!(
+        early.stderr.contains("not chosen yet") && early.stderr.contains("\"tuned\""),
+        "{}",
+        early.stderr
+    );
+    ok(parts.path(), &experiments(&["--shard", "2/2", "--phase", "select"]));
+    for shard in ["1/2", "2/2"] {
+        ok(parts.path(), &experiments(&["--shard", shard]));
+    }
+    let table = |dir: &tempfile::TempDir, name: &str| rows(&dir.path().join("out").join(name));
+    let halves = [table(&parts, "runs-1-of-2.csv"), table(&parts, "runs-2-of-2.csv")];
+    assert_eq!(halves.each_ref().map(Vec::len), [7, 6]);
+    let together: BTreeSet<_> = halves.into_iter().flatten().collect();
+    assert_eq!(together, table(&whole, "runs.csv").into_iter().collect());
+    let report = |dir: &tempfile::TempDir| fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    let without_times = |text: String| -> Vec<String> {
+        text.lines().map(|line| line.rsplitn(3, '|').last().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(without_times(report(&whole)), without_times(report(&parts)));
+}
+
+/// The protocol is not a promise: while recipes are chosen there is no test set.
+#[test]
+fn the_choice_does_not_open_the_test_set() {
+    let dir = suite(SUITE);
+    for file in [TEST_IMAGES, TEST_LABELS] {
+        fs::remove_file(dir.path().join(file)).unwrap();
+    }
+    ok(dir.path(), &experiments(&["--phase", "select"]));
+    assert_eq!(rows(&dir.path().join("out/runs.csv")).len(), 4);
+    let test = run(dir.path(), &experiments(&[]));
+    assert_eq!(test.code, 1);
+    assert!(test.stderr.contains("t10k"), "{}", test.stderr);
+}
+
+#[test]
+fn a_run_that_was_stopped_goes_on() {
+    let dir = suite(SUITE);
+    ok(dir.path(), &experiments(&[]));
+    let table = dir.path().join("out/runs.csv");
+    let all = rows(&table);
+    let text = fs::read_to_string(&table).unwrap();
+    let (gone, kept): (Vec<_>, Vec<_>) =
+        text.lines().partition(|line| line.starts_with("test,rate,as it is,") && line.contains(",41,"));
+    assert_eq!(gone.len(), 1);
+    fs::write(&table, kept.join("\n") + "\n").unwrap();
+    let fingerprint = gone[0].rsplit(',').nth(1).unwrap();
+    let folder = dir.path().join(format!("out/runs/rate-test-{fingerprint}-seed41"));
+    // As a process leaves it that is killed in the second epoch.
+    fs::remove_dir_all(&folder).unwrap();
+    ok(dir.path(), &train(&["--seed", "41", "--max-steps", "5", "--out", folder.to_str().unwrap()]));
+    fs::write(folder.join("marker"), "").unwrap();
+    ok(dir.path(), &experiments(&[]));
+    assert_eq!(rows(&table).into_iter().collect::<BTreeSet<_>>(), all.into_iter().collect());
+    assert!(folder.join("marker").exists(), "the run was begun anew");
+}
+
+#[test]
+fn divergence_is_a_result() {
+    let text = SUITE.replace("dropout = 0.0, ", "train.learning_rate.peak = 100.0, train.batch_size = 1, ");
+    let dir = suite(&text.replace("type = \"sgd\"", "type = \"sgd\", momentum = 0.9"));
+    let done = ok(dir.path(), &experiments(&[]));
+    let all = rows(&dir.path().join("out/runs.csv"));
+    let diverged: Vec<_> = all.iter().filter(|row| row[1] == "none").collect();
+    assert_eq!(diverged.len(), 3);
+    assert!(diverged.iter().all(|row| row[4] == "0.0" && row[5].is_empty()), "{diverged:?}");
+    assert_eq!(done.stdout.matches(": diverged,").count(), 3, "{}", done.stdout);
+    let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    assert!(report.contains("3, 3 diverged |"), "{report}");
+}
+
+#[test]
+fn bad_suites() {
+    let model = TINY.replace("kernel = 2", "kernel = 0");
+    let cases: &[(&str, &str, &str)] = &[
+        ("name = \"bars\"", "nam = \"bars\"", "suite.toml:2: "),
+        ("first_seed = 40", "first_seed = 6", "other seeds than [select]"),
+        ("seeds = 3", "seeds = 0", "at least one seed"),
+        ("name = \"none\"", "name = \"as it is, again\"", "this name is taken"),
+        ("name = \"dropout\"", "name = \"rate\"", "each once"),
+        ("dropout = 0.0,", "layers = 3,", "layers cannot be changed"),
+        ("dropout = 0.0,", "dropout = 1.5,", "rate"),
+        ("peak = 0.04", "peek = 0.04", "peek"),
+        ("model = \"tiny.toml\", set", "model = \"no.toml\", set", "no.toml"),
+        ("model = \"tiny.toml\", set", "model = \"bad.toml\", set", "bad.toml:8: layer `max_pool1`"),
+    ];
+    for (good, bad, words) in cases {
+        assert!(SUITE.contains(good), "{good}");
+        let dir = suite(&SUITE.replacen(good, bad, 1));
+        fs::write(dir.path().join("bad.toml"), &model).unwrap();
+        let done = run(dir.path(), &experiments(&[]));
+        assert_eq!(done.code, 2, "{bad}: {}", done.stderr);
+        assert!(done.stderr.contains(words), "{bad}: {words:?} is not in {}", done.stderr);
+        assert!(!dir.path().join("out").exists(), "{bad}");
+    }
+    let dir = suite(SUITE);
+    fs::create_dir(dir.path().join("out")).unwrap();
+    fs::write(dir.path().join("out/notes.csv"), "a,b\n1,2\n").unwrap();
+    let done = run(dir.path(), &experiments(&[]));
+    assert!(
+        done.code == 2 && done.stderr.contains("notes.csv") && done.stderr.contains("not a table of runs")
+    );
+    let done = run(dir.path(), &experiments(&["--shard", "3/2"]));
+    assert!(done.code == 2 && done.stderr.contains("I from 1 to N"), "{}", done.stderr);
+}
