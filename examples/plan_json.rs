@@ -47,7 +47,7 @@ fn print_plans(args: &Args) -> Result<()> {
         image_count: 60_000,
         image: model.input,
         shuffle: true,
-        augment: model.train.augment,
+        augment: !model.train.augment.is_none(),
         mean: 0.1307,
         std: 0.3081,
     };

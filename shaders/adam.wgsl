@@ -6,6 +6,8 @@
 
 override ELEMENTS: u32;
 override PARTS: u32; // rows of `grads`, whose sum is the gradient
+override SETTINGS: u32; // words of a replica in `state`
+override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override BETA1: f32;
 override BETA2: f32;
@@ -16,11 +18,13 @@ override DECOUPLED: bool;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> first_moment: array<f32>;
 @group(0) @binding(3) var<storage, read_write> second_moment: array<f32>;
-@group(0) @binding(4) var<storage, read> weight_decay: array<f32>; // one value each element
-@group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // one value each step
-// next step, this step, images of this step's batch
+@group(0) @binding(4) var<storage, read> owners: array<u32>; // of each element: 2 · replica, and 1 more where weight decay acts
+@group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // [replica, step]
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 @group(0) @binding(7) var<storage, read_write> average: array<f32>;
+
+const WEIGHT_DECAY = 7u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -39,6 +43,18 @@ fn correction(beta: f32, time: u32) -> f32 {
     return result;
 }
 
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
+}
+
+// Learning rate and weight decay of an element.
+fn rates(index: u32) -> vec2<f32> {
+    let replica = owners[index] / 2u;
+    let decay = select(0.0, bitcast<f32>(setting(replica, WEIGHT_DECAY)), owners[index] % 2u == 1u);
+    return vec2(learning_rates[replica * STEPS + state[1]], decay);
+}
+
 fn gradient(index: u32) -> f32 {
     var sum = grads[index];
     for (var part = 1u; part < PARTS; part++) {
@@ -48,9 +64,9 @@ fn gradient(index: u32) -> f32 {
 }
 
 fn adam(index: u32) -> f32 {
-    let rate = learning_rates[state[1]];
+    let rate = rates(index).x;
+    let decay = rates(index).y;
     let time = state[1] + 1u;
-    let decay = weight_decay[index];
     let param = params[index] * select(1.0, 1.0 - rate * decay, DECOUPLED);
     let grad = gradient(index) + select(decay * param, 0.0, DECOUPLED);
     let first = BETA1 * first_moment[index] + (1.0 - BETA1) * grad;

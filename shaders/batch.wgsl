@@ -12,22 +12,16 @@ override IMAGE_COUNT: u32; // of the data set
 override STEPS_PER_EPOCH: u32;
 override SHUFFLE: bool;
 override HALF_BITS: u32; // of the Feistel network that shuffles: the smallest h with 4ʰ ≥ IMAGE_COUNT
-override AUGMENT: bool;
-override ROTATE: f32; // largest rotation in radians
-override SHIFT: f32; // largest shift in pixels
-override SCALE: f32; // largest relative change of size
-override SHEAR: f32; // largest shear, columns per row
+override AUGMENT: bool; // true if any replica changes its images
 override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
 override PIXEL_OFFSET: f32;
-override SHUFFLE_STREAM: u32;
-override AUGMENT_STREAM: u32;
+override SETTINGS: u32; // words of a replica in `state`
 override PACKED: u32;
 
 @group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four to a word
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
-// next step, this step, images of this step's batch, 0, then the replicas' seeds
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(2) var<storage, read_write> state: array<u32>;
-@group(0) @binding(3) var<storage, read> seeds: array<u32>; // one for each replica
 @group(0) @binding(4) var<storage, read_write> indices: array<u32>; // [replica, n]
 @group(0) @binding(5) var<storage, read_write> targets: array<u32>; // [replica, n]
 // [replica, n, 6]: source = (a·x + b·y + c, d·x + e·y + f) for the output pixel (x, y)
@@ -39,9 +33,20 @@ override PACKED: u32;
 @group(0) @binding(10) var<storage, read_write> packed: array<vec4<f32>>; // [replica, PACKED]
 
 const NOTHING = 0xffffffffu;
+const SHUFFLE_KEY = 0u;
+const AUGMENT_KEY = 1u;
+const ROTATE = 3u; // largest rotation in radians
+const SHIFT = 4u; // largest shift in pixels
+const SCALE = 5u; // largest relative change of size
+const SHEAR = 6u; // largest shear, columns per row
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
+}
+
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -95,22 +100,26 @@ struct Transform {
     f: f32,
 }
 
-// The random change of an image in an epoch.
-fn drawn(seed: u32, epoch: u32, index: u32) -> Transform {
-    let key = pcg4d(vec4(seed, AUGMENT_STREAM, 0u, 0u)).x;
+fn strength(replica: u32, index: u32) -> f32 {
+    return bitcast<f32>(setting(replica, index));
+}
+
+// The random change of an image in an epoch. Where all strengths are 0 it is the identity, without any rounding.
+fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
+    let key = setting(replica, AUGMENT_KEY);
     let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
     let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
-    let angle = ROTATE * random.x;
+    let angle = strength(replica, ROTATE) * random.x;
     let square = angle * angle;
     // Taylor series: exact to f32 up to 45°, and the same on every device.
     let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
     let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
-    let shrink = 1.0 / (1.0 + SCALE * random.w);
-    let shear = SHEAR * more.x;
+    let shrink = 1.0 / (1.0 + strength(replica, SCALE) * random.w);
+    let shear = strength(replica, SHEAR) * more.x;
     let centre_x = f32(WIDTH - 1u) * 0.5;
     let centre_y = f32(HEIGHT - 1u) * 0.5;
-    let from_x = centre_x + SHIFT * random.y;
-    let from_y = centre_y + SHIFT * random.z;
+    let from_x = centre_x + strength(replica, SHIFT) * random.y;
+    let from_y = centre_y + strength(replica, SHIFT) * random.z;
     let a = cosine * shrink;
     let b = (sine + shear * cosine) * shrink;
     let d = -sine * shrink;
@@ -119,12 +128,12 @@ fn drawn(seed: u32, epoch: u32, index: u32) -> Transform {
 }
 
 // Index in the data set of image n of the batch of a step. Lanes behind the last image hold some image, too, but never count.
-fn chosen(seed: u32, this_step: u32, n: u32) -> u32 {
+fn chosen(replica: u32, this_step: u32, n: u32) -> u32 {
     let position = (this_step % STEPS_PER_EPOCH * BATCH_SIZE + n) % IMAGE_COUNT;
     if (!SHUFFLE) {
         return position;
     }
-    return shuffled(position, pcg4d(vec4(seed, SHUFFLE_STREAM, 0u, 0u)).x, this_step / STEPS_PER_EPOCH);
+    return shuffled(position, setting(replica, SHUFFLE_KEY), this_step / STEPS_PER_EPOCH);
 }
 
 fn begin_step(this_step: u32) {
@@ -142,13 +151,12 @@ fn begin(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     if (n == 0u && id.z == 0u) {
         begin_step(this_step);
     }
-    let seed = seeds[id.z];
-    let index = chosen(seed, this_step, n);
+    let index = chosen(id.z, this_step, n);
     let at = id.z * QUADS * 4u + n;
     indices[at] = index;
     targets[at] = labels[index];
     if (AUGMENT) {
-        let change = drawn(seed, this_step / STEPS_PER_EPOCH, index);
+        let change = drawn(id.z, this_step / STEPS_PER_EPOCH, index);
         transforms[at * 6u] = change.a;
         transforms[at * 6u + 1u] = change.b;
         transforms[at * 6u + 2u] = change.c;
@@ -241,13 +249,12 @@ fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             begin_step(this_step);
         }
         if (local < 4u) {
-            let seed = state[4u + group.z];
             let n = group.x * 4u + local;
-            let index = chosen(seed, this_step, n);
+            let index = chosen(group.z, this_step, n);
             targets[group.z * QUADS * 4u + n] = labels[index];
             quad_indices[local] = index;
             if (AUGMENT) {
-                quad_changes[local] = drawn(seed, this_step / STEPS_PER_EPOCH, index);
+                quad_changes[local] = drawn(group.z, this_step / STEPS_PER_EPOCH, index);
             }
         }
         workgroupBarrier();

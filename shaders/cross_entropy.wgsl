@@ -1,24 +1,25 @@
 // Log-softmax and negative log-likelihood with label smoothing, for the images of the batch:
-//   p = softmax(logits);  q = (1 − SMOOTHING) · onehot(target) + SMOOTHING / CLASSES
+//   p = softmax(logits);  q = (1 − smoothing) · onehot(target) + smoothing / CLASSES
 //   loss = −Σ q · log p, one value an image;  grad_logits = (p − q) / images, the gradient of the mean
 // Lanes behind the last image get loss and gradient 0. `metrics` adds up a step and moves the state on.
 
 override QUADS: u32;
 override CLASSES: u32;
 override BATCH_SIZE: u32;
-override SMOOTHING: f32;
+override SETTINGS: u32; // words of a replica in `state`
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
 @group(0) @binding(2) var<storage, read_write> loss: array<vec4<f32>>; // [replica, quad]
 @group(0) @binding(3) var<storage, read_write> correct: array<vec4<f32>>; // [replica, quad]: 1 for a hit
 @group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
-// next step, this step, images of this step's batch
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(5) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica]: sum of the losses, hits.
 @group(0) @binding(6) var<storage, read_write> metrics_ring: array<vec2<f32>>;
 
 const RING = 1024u;
+const LABEL_SMOOTHING = 2u;
 
 var<workgroup> tree: array<vec2<f32>, 64>;
 
@@ -31,13 +32,23 @@ fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
 }
 
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
+}
+
+// q of a class.
+fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0 - smoothing), wanted == vec4(class_index)) + smoothing / f32(CLASSES);
+}
+
 struct Softmax {
     max: vec4<f32>,
     total: vec4<f32>, // Σ exp(logit − max)
 }
 
 // Writes loss and hits of a quad of images.
-fn losses(replica: u32, quad: u32) -> Softmax {
+fn losses(replica: u32, quad: u32, smoothing: f32) -> Softmax {
     let start = (replica * QUADS + quad) * CLASSES;
     let wanted = targets[replica * QUADS + quad];
     var max_logit = logits[start];
@@ -55,8 +66,7 @@ fn losses(replica: u32, quad: u32) -> Softmax {
     let log_total = log(total);
     var sum = vec4(0.0);
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
-        let q = select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
-        sum += q * (log_total - (logits[start + class_index] - max_logit));
+        sum += smoothed(wanted, class_index, smoothing) * (log_total - (logits[start + class_index] - max_logit));
     }
     let mask = lane_mask(quad, state[2]);
     loss[replica * QUADS + quad] = sum * mask;
@@ -70,13 +80,14 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     if (quad >= QUADS) {
         return;
     }
-    let softmax = losses(id.z, quad);
+    let smoothing = bitcast<f32>(setting(id.z, LABEL_SMOOTHING));
+    let softmax = losses(id.z, quad, smoothing);
     let start = (id.z * QUADS + quad) * CLASSES;
     let wanted = targets[id.z * QUADS + quad];
     let share = lane_mask(quad, state[2]) / f32(state[2]);
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
         let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
-        let q = select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
+        let q = smoothed(wanted, class_index, smoothing);
         grad_logits[start + class_index] = (p - q) * share;
     }
 }
@@ -87,7 +98,7 @@ fn forward_eval(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     if (quad >= QUADS) {
         return;
     }
-    losses(id.z, quad);
+    losses(id.z, quad, 0.0);
 }
 
 // One workgroup a replica.

@@ -1,22 +1,25 @@
-// In training a value is zero with probability rate, else multiplied by SCALE = 1 / (1 − rate).
+// In training a value is zero with probability rate, else multiplied by 1 / (1 − rate).
 // The mask is not stored: both passes draw the same random words, a function of (seed, layer, step, image, element).
 
 override ELEMENTS: u32; // vec4s of one replica
 override IMAGE_ELEMENTS: u32; // values of one image
-override THRESHOLD: u32; // rate · 2³²
-override SCALE: f32;
-override STREAM: u32;
+override SETTINGS: u32; // words of a replica in `state`
+override DROPOUT: u32; // first of this layer's settings: key of its random words, rate · 2³², 1 / (1 − rate)
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> grad_input: array<vec4<f32>>;
-// next step, this step, images of this step's batch
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(4) var<storage, read> state: array<u32>;
-@group(0) @binding(5) var<storage, read> seeds: array<u32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
+}
+
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -35,9 +38,11 @@ fn pcg4d(words: vec4<u32>) -> vec4<u32> {
 }
 
 fn masked(value: vec4<f32>, index: u32, replica: u32) -> vec4<f32> {
-    let key = pcg4d(vec4(seeds[replica], STREAM, 0u, 0u)).x;
+    let key = setting(replica, DROPOUT);
+    let threshold = setting(replica, DROPOUT + 1u);
+    let scale = bitcast<f32>(setting(replica, DROPOUT + 2u));
     let words = pcg4d(vec4(index % IMAGE_ELEMENTS, index / IMAGE_ELEMENTS, state[1], key));
-    return select(vec4(0.0), value * SCALE, words >= vec4(THRESHOLD));
+    return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
 @compute @workgroup_size(64)

@@ -30,9 +30,8 @@ override IN_RECTIFY: bool;
 override IN_SLOPE: f32;
 override POOL: u32;
 override DROP: bool;
-override THRESHOLD: u32; // rate · 2³²
-override DROP_SCALE: f32;
-override STREAM: u32;
+override DROPOUT: u32; // first of its settings: key of its random words, rate · 2³², 1 / (1 − rate)
+override SETTINGS: u32; // words of a replica in `state`
 // Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
 override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
@@ -54,7 +53,7 @@ override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient o
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
 // [part, replica, channel]: mean and Σ(x − mean)²; behind the parts one row with mean and 1/√(var + EPS) of the batch
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
-// next step, this step, images of this step's batch, 0, then the replicas' seeds
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 @group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of what normalises it
@@ -95,6 +94,11 @@ var<workgroup> in_norms: array<vec4<f32>, MOST_CHANNELS>;
 var<workgroup> out_norms: array<vec4<f32>, MOST_CHANNELS>;
 var<workgroup> tree_a: array<vec4<f32>, 64>;
 var<workgroup> tree_b: array<vec4<f32>, 64>;
+
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
+}
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
 fn pcg4d(words: vec4<u32>) -> vec4<u32> {
@@ -169,9 +173,11 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     if (!DROP) {
         return value;
     }
-    let key = pcg4d(vec4(state[4u + replica], STREAM, 0u, 0u)).x;
+    let key = setting(replica, DROPOUT);
+    let threshold = setting(replica, DROPOUT + 1u);
+    let scale = bitcast<f32>(setting(replica, DROPOUT + 2u));
     let words = pcg4d(vec4(element, quad, state[1], key));
-    return select(vec4(0.0), value * DROP_SCALE, words >= vec4(THRESHOLD));
+    return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
 // Sums for the pixels that an invocation makes at a time; the columns are CHANNELS maps.

@@ -8,7 +8,7 @@ override PARTS: u32;
 override CHANNELS: u32;
 override PIXELS: u32;
 override CLASSES: u32;
-override SMOOTHING: f32;
+override SETTINGS: u32; // words of a replica in `state`
 override HAS_BIAS: bool;
 override PACKED: u32; // vec4s of a replica in `packed`
 override WEIGHT: u32; // first vec4 of this layer's weights [j, k], and of its bias
@@ -23,7 +23,7 @@ override GRAD_BIAS: u32;
 @group(0) @binding(3) var<storage, read_write> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(4) var<storage, read_write> grad_input: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> grads: array<f32>; // [part, element]
-// next step, this step, images of this step's batch, 0, then the replicas' seeds
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica, quad]: sum of the losses, hits.
 @group(0) @binding(7) var<storage, read_write> metrics_ring: array<vec2<f32>>;
@@ -33,6 +33,7 @@ override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override SHARE: f32 = 1.0 / f32(PIXELS);
 
 const RING = 1024u;
+const LABEL_SMOOTHING = 2u;
 const MOST_CHANNELS = 512u;
 const MOST_CLASSES = 256u;
 
@@ -44,6 +45,11 @@ var<workgroup> softmax_total: vec4<f32>;
 // 1 for the lanes of a quad that hold an image of the batch, 0 for the others.
 fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
+}
+
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
 }
 
 // Element number `index` of a parameter that starts at vec4 `start` of the packed ones.
@@ -75,12 +81,13 @@ fn linear_layer(replica: u32, quad: u32, local: u32) {
     workgroupBarrier();
 }
 
-fn smoothed(wanted: vec4<u32>, class_index: u32) -> vec4<f32> {
-    return select(vec4(0.0), vec4(1.0 - SMOOTHING), wanted == vec4(class_index)) + SMOOTHING / f32(CLASSES);
+// q of a class.
+fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
+    return select(vec4(0.0), vec4(1.0 - smoothing), wanted == vec4(class_index)) + smoothing / f32(CLASSES);
 }
 
 // Losses and hits of a quad, by one invocation.
-fn judge(replica: u32, quad: u32) {
+fn judge(replica: u32, quad: u32, smoothing: f32) {
     let wanted = targets[replica * QUADS + quad];
     var max_logit = values[0];
     var best = vec4(0u);
@@ -96,7 +103,7 @@ fn judge(replica: u32, quad: u32) {
     let log_total = log(total);
     var loss = vec4(0.0);
     for (var j = 0u; j < CLASSES; j++) {
-        loss += smoothed(wanted, j) * (log_total - (values[j] - max_logit));
+        loss += smoothed(wanted, j, smoothing) * (log_total - (values[j] - max_logit));
     }
     softmax_max = max_logit;
     softmax_total = total;
@@ -113,19 +120,20 @@ fn end_step(group: vec3<u32>, local: u32) {
 
 @compute @workgroup_size(64)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    let smoothing = bitcast<f32>(setting(group.z, LABEL_SMOOTHING));
     for (var n = 0u; n < PART_QUADS; n++) {
         let quad = min(group.x * PART_QUADS + n, QUADS - 1u);
         let is_new = group.x * PART_QUADS + n < QUADS;
         linear_layer(group.z, quad, local);
         if (local == 0u) {
-            judge(group.z, quad);
+            judge(group.z, quad, smoothing);
         }
         workgroupBarrier();
         let wanted = targets[group.z * QUADS + quad];
         let share = lane_mask(quad, state[2]) / f32(state[2]);
         for (var j = local; j < CLASSES; j += 64u) {
             let p = exp(values[j] - softmax_max) / softmax_total;
-            values[j] = (p - smoothed(wanted, j)) * share;
+            values[j] = (p - smoothed(wanted, j, smoothing)) * share;
         }
         workgroupBarrier();
         for (var k = local; k < CHANNELS; k += 64u) {
@@ -164,7 +172,7 @@ fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
         let quad = min(group.x * PART_QUADS + n, QUADS - 1u);
         linear_layer(group.z, quad, local);
         if (local == 0u) {
-            judge(group.z, quad);
+            judge(group.z, quad, 0.0);
         }
         workgroupBarrier();
     }

@@ -3,6 +3,8 @@
 
 override ELEMENTS: u32;
 override PARTS: u32; // rows of `grads`, whose sum is the gradient
+override SETTINGS: u32; // words of a replica in `state`
+override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override MOMENTUM: f32;
 override NESTEROV: bool;
@@ -10,14 +12,28 @@ override NESTEROV: bool;
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
-@group(0) @binding(3) var<storage, read> weight_decay: array<f32>; // one value each element
-@group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // one value each step
-// next step, this step, images of this step's batch
+@group(0) @binding(3) var<storage, read> owners: array<u32>; // of each element: 2 · replica, and 1 more where weight decay acts
+@group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // [replica, step]
+// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(5) var<storage, read> state: array<u32>;
 @group(0) @binding(6) var<storage, read_write> average: array<f32>;
 
+const WEIGHT_DECAY = 7u;
+
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
+}
+
+// Setting number `index` of a replica.
+fn setting(replica: u32, index: u32) -> u32 {
+    return state[4u + replica * SETTINGS + index];
+}
+
+// Learning rate and weight decay of an element.
+fn rates(index: u32) -> vec2<f32> {
+    let replica = owners[index] / 2u;
+    let decay = select(0.0, bitcast<f32>(setting(replica, WEIGHT_DECAY)), owners[index] % 2u == 1u);
+    return vec2(learning_rates[replica * STEPS + state[1]], decay);
 }
 
 fn gradient(index: u32) -> f32 {
@@ -30,10 +46,11 @@ fn gradient(index: u32) -> f32 {
 
 fn sgd(index: u32) -> f32 {
     let param = params[index];
-    let grad = gradient(index) + weight_decay[index] * param;
+    let rate_and_decay = rates(index);
+    let grad = gradient(index) + rate_and_decay.y * param;
     let moved = MOMENTUM * velocity[index] + grad;
     velocity[index] = moved;
-    return param - learning_rates[state[1]] * select(moved, grad + MOMENTUM * moved, NESTEROV);
+    return param - rate_and_decay.x * select(moved, grad + MOMENTUM * moved, NESTEROV);
 }
 
 @compute @workgroup_size(64)

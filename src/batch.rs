@@ -2,6 +2,7 @@
 
 use crate::config::Augment;
 use crate::layers::Launch;
+use crate::replica::Replica;
 use crate::rng::{self, Permutation, Stream};
 use crate::tensor::{Array, Shape, gamma};
 
@@ -16,8 +17,8 @@ pub struct BatchSettings {
     pub image: Shape,
     /// Draw in random order, another one each epoch.
     pub shuffle: bool,
-    /// Largest random changes.
-    pub augment: Augment,
+    /// True if any net changes these images at random.
+    pub augment: bool,
     /// Mean of pixels/255 that becomes 0.
     pub mean: f32,
     /// Deviation of pixels/255 that becomes 1.
@@ -50,37 +51,38 @@ impl BatchSettings {
         (1.0 / (255.0 * self.std), -self.mean / self.std)
     }
 
-    /// Image `n` of the batch of `step`. Behind the last image of the batch it is any image, as on the GPU.
-    pub fn sample(&self, seed: u32, step: u32, n: usize) -> Sample {
+    /// Image `n` of a net's batch of `step`. Behind the last image of the batch it is any image, as on the GPU.
+    pub fn sample(&self, net: &Replica, step: u32, n: usize) -> Sample {
         let steps = self.steps_per_epoch() as u32;
         let (epoch, start) = (step / steps, step % steps * self.batch_size as u32);
         let count = self.image_count as u32;
         let position = (start + n as u32) % count;
         let index = if self.shuffle {
-            Permutation::new(count, rng::key(seed, Stream::Shuffle), epoch).get(position)
+            Permutation::new(count, rng::key(net.seed, Stream::Shuffle), epoch).get(position)
         } else {
             position
         };
-        let transform =
-            (!self.augment.is_none()).then(|| self.transform(rng::key(seed, Stream::Augment), epoch, index));
+        let transform = (self.augment && !net.augment.is_none())
+            .then(|| self.transform(net.seed, &net.augment, epoch, index));
         Sample { index, transform }
     }
 
-    fn transform(&self, key: u32, epoch: u32, index: u32) -> [f32; 6] {
+    fn transform(&self, seed: u32, augment: &Augment, epoch: u32, index: u32) -> [f32; 6] {
+        let key = rng::key(seed, Stream::Augment);
         let random = rng::words(key, epoch, 0, index).map(rng::signed);
         let more = rng::words(key, epoch, 1, index).map(rng::signed);
-        let angle = self.augment.rotate_degrees.to_radians() * random[0];
+        let angle = augment.rotate_degrees.to_radians() * random[0];
         let square = angle * angle;
         // Taylor series: exact to f32 up to 45°, and the same on every device.
         let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
         let cosine = 1.0
             + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
-        let shrink = 1.0 / (1.0 + self.augment.scale * random[3]);
-        let shear = self.augment.shear * more[0];
+        let shrink = 1.0 / (1.0 + augment.scale * random[3]);
+        let shear = augment.shear * more[0];
         let centre_x = (self.image.width - 1) as f32 * 0.5;
         let centre_y = (self.image.height - 1) as f32 * 0.5;
-        let from_x = centre_x + self.augment.shift_pixels * random[1];
-        let from_y = centre_y + self.augment.shift_pixels * random[2];
+        let from_x = centre_x + augment.shift_pixels * random[1];
+        let from_y = centre_y + augment.shift_pixels * random[2];
         let (a, b) = (cosine * shrink, (sine + shear * cosine) * shrink);
         let (d, e) = (-sine * shrink, (cosine - shear * sine) * shrink);
         [a, b, centre_x - (a * from_x + b * from_y), d, e, centre_y - (d * from_x + e * from_y)]
@@ -147,15 +149,9 @@ impl BatchSettings {
             ("STEPS_PER_EPOCH", self.steps_per_epoch() as f64),
             ("SHUFFLE", f64::from(u8::from(self.shuffle))),
             ("HALF_BITS", f64::from(Permutation::half_bits(self.image_count as u32))),
-            ("AUGMENT", f64::from(u8::from(!self.augment.is_none()))),
-            ("ROTATE", f64::from(self.augment.rotate_degrees.to_radians())),
-            ("SHIFT", f64::from(self.augment.shift_pixels)),
-            ("SCALE", f64::from(self.augment.scale)),
-            ("SHEAR", f64::from(self.augment.shear)),
+            ("AUGMENT", f64::from(u8::from(self.augment))),
             ("PIXEL_SCALE", f64::from(scale)),
             ("PIXEL_OFFSET", f64::from(offset)),
-            ("SHUFFLE_STREAM", f64::from(Stream::Shuffle.number())),
-            ("AUGMENT_STREAM", f64::from(Stream::Augment.number())),
             // Parameters to pack: of the fused plan alone.
             ("PACKED", 0.0),
         ];

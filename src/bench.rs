@@ -13,6 +13,7 @@ use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{self, GpuEngine, GpuOptions};
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::rng;
 use crate::train::TrainingData;
 
@@ -182,14 +183,14 @@ const SEED: u32 = 1;
 /// A device that is not there, cannot be opened or fails; a data set that cannot be read.
 pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let data = Data::new(model, options.data)?;
-    let seeds: Vec<u32> = (SEED..).take(options.replicas).collect();
     // The learning rate of every step of a repeat; every repeat begins at the first.
     let steps_per_epoch = data.train.count.div_ceil(model.train.batch_size.min(data.train.count));
     let train = TrainConfig { epochs: MOST_STEPS.div_ceil(steps_per_epoch), ..model.train.clone() };
+    let replicas = Replica::of_seeds(model, &train, (SEED..).take(options.replicas));
     let setup = Setup {
         model,
         train: &train,
-        seeds: &seeds,
+        replicas: &replicas,
         shuffle: true,
         mean: data.mean,
         std: data.std,
@@ -328,8 +329,8 @@ fn quotient(a: f64, b: f64) -> f64 {
 }
 
 fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
-    for (replica, &seed) in setup.seeds.iter().enumerate() {
-        let weights = setup.model.init(seed);
+    for (replica, net) in setup.replicas.iter().enumerate() {
+        let weights = setup.model.init(net.seed);
         engine.write(Vector::Weights, replica, &weights)?;
         if setup.train.average_decay > 0.0 {
             engine.write(Vector::Average, replica, &weights)?;

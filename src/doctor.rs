@@ -5,13 +5,14 @@ use std::time::Instant;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::{LearningRate, TrainConfig};
+use crate::config::{Augment, LearningRate, TrainConfig};
 use crate::dataset::Images;
-use crate::engine::{Engine, Setup, Vector};
+use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{AdapterLimits, AdapterReport, Adapters, GpuEngine, GpuOptions};
 use crate::model::Model;
 use crate::reference::{At, Reference};
+use crate::replica::Replica;
 use crate::rng;
 use crate::tensor::{Array, Tensor};
 
@@ -96,11 +97,11 @@ fn images(model: &Model, count: usize) -> Images {
 
 /// First weights with every value moved away from its default, so that no parameter is tested at 0 or 1. The first output
 /// channel of each convolution is almost constant, so that the eps of a batch normalisation counts.
-fn weights(model: &Model) -> Vec<Tensor> {
-    let mut tensors = model.init(SEED);
+fn weights(model: &Model, seed: u32) -> Vec<Tensor> {
+    let mut tensors = model.init(seed);
     for (index, tensor) in tensors.iter_mut().enumerate() {
         for (at, value) in tensor.data.iter_mut().enumerate() {
-            *value += 0.1 * rng::unit(rng::words(SEED, 1, index as u32, at as u32)[0]);
+            *value += 0.1 * rng::unit(rng::words(seed, 1, index as u32, at as u32)[0]);
         }
         if let [_, rest @ ..] = &tensor.shape[..]
             && rest.len() == 3
@@ -112,21 +113,46 @@ fn weights(model: &Model) -> Vec<Tensor> {
     tensors
 }
 
+/// Two nets, so that a kernel that takes one's settings for the other's shows. The first has the model's recipe, the second
+/// other values of all that is not switched off in it: what is off has no part in the kernels.
+fn replicas(model: &Model, train: &TrainConfig) -> [Replica; 2] {
+    let first = Replica::new(model, train, SEED);
+    let Augment { rotate_degrees, shift_pixels, scale, shear } = first.augment;
+    let second = Replica {
+        seed: SEED + 2,
+        learning_rate: LearningRate::Cosine { peak: 0.02, end: 0.1 },
+        weight_decay: 0.5 * first.weight_decay + 0.01,
+        dropout: first.dropout.iter().map(|rate| 0.6 * rate).collect(),
+        label_smoothing: 0.5 * first.label_smoothing + 0.03,
+        augment: Augment {
+            rotate_degrees: 0.6 * rotate_degrees,
+            shift_pixels: 0.6 * shift_pixels,
+            scale: 0.6 * scale,
+            shear: 0.6 * shear,
+        },
+        ..first.clone()
+    };
+    [first, second]
+}
+
 /// Writes the weights, and random memory of the optimizer: up to `memory`, and of all magnitudes.
-fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Tensor], memory: f32) -> Result<()> {
+fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], memory: f32) -> Result<()> {
     engine.set_step(0)?;
-    engine.write(Vector::Weights, 0, weights)?;
-    if setup.train.average_decay > 0.0 {
-        engine.write(Vector::Average, 0, weights)?;
-    }
-    for name in setup.train.optimizer.memory() {
-        let mut tensors = engine.read(Vector::Memory(name), 0)?;
-        for (index, tensor) in tensors.iter_mut().enumerate() {
-            for (at, value) in tensor.data.iter_mut().enumerate() {
-                *value = memory * rng::unit(rng::words(SEED, 2, index as u32, at as u32)[0]).powi(8);
-            }
+    for (replica, weights) in weights.iter().enumerate() {
+        engine.write(Vector::Weights, replica, weights)?;
+        if setup.train.average_decay > 0.0 {
+            engine.write(Vector::Average, replica, weights)?;
         }
-        engine.write(Vector::Memory(name), 0, &tensors)?;
+        for name in setup.train.optimizer.memory() {
+            let mut tensors = engine.read(Vector::Memory(name), replica)?;
+            for (index, tensor) in tensors.iter_mut().enumerate() {
+                for (at, value) in tensor.data.iter_mut().enumerate() {
+                    let word = rng::words(setup.replicas[replica].seed, 2, index as u32, at as u32)[0];
+                    *value = memory * rng::unit(word).powi(8);
+                }
+            }
+            engine.write(Vector::Memory(name), replica, &tensors)?;
+        }
     }
     Ok(())
 }
@@ -154,17 +180,18 @@ pub fn examine(
         ..model.train.clone()
     };
     let images = images(model, 5 * batch_size / 2);
+    let replicas = replicas(model, &train);
     let setup = Setup {
         model,
         train: &train,
-        seeds: &[SEED],
+        replicas: &replicas,
         shuffle: true,
         mean: 0.3,
         std: 0.4,
         training: Some(&images),
         test: &images,
     };
-    let weights = weights(model);
+    let weights: Vec<_> = replicas.iter().map(|net| weights(model, net.seed)).collect();
     let mut engine = GpuEngine::new(adapters.open(index)?, &setup, GpuOptions { reuse: false, ..options })?;
     let mut table = Table::default();
     let mut wrong_kernel = None;
@@ -205,44 +232,60 @@ fn train_twice(
     engine: &mut GpuEngine,
     setup: &Setup<'_>,
     images: &Images,
-    weights: &[Tensor],
+    weights: &[Vec<Tensor>],
 ) -> Result<TrainingReport> {
     let mut run = || -> Result<(Vec<f64>, Vec<Tensor>)> {
         start(engine, setup, weights, 0.0)?;
-        let losses = (0..STEPS).map(|_| Ok(engine.train(1)?[0].loss())).collect::<Result<_>>()?;
-        Ok((losses, engine.read(Vector::Weights, 0)?))
+        // Step by step, the losses of all nets.
+        let mut losses = Vec::new();
+        for _ in 0..STEPS {
+            losses.extend(engine.train(1)?.iter().map(Metrics::loss));
+        }
+        let mut last = Vec::new();
+        for replica in 0..setup.replicas.len() {
+            last.extend(engine.read(Vector::Weights, replica)?);
+        }
+        Ok((losses, last))
     };
     let (losses, last) = run()?;
     let again = run()?;
     let bits = |tensors: &[Tensor]| -> Vec<u32> {
         tensors.iter().flat_map(|tensor| tensor.data.iter().map(|value| value.to_bits())).collect()
     };
-    let wanted = reference_losses(setup, images, weights);
-    let differences = losses.iter().zip(&wanted).map(|(got, want)| ((got - want) / want).abs());
+    let mut wanted = Vec::new();
+    for (net, weights) in setup.replicas.iter().zip(weights) {
+        wanted.push(reference_losses(setup, net, images, weights)?);
+    }
+    let wanted = (0..STEPS as usize).flat_map(|step| wanted.iter().map(move |losses| losses[step]));
+    let differences = losses.iter().zip(wanted).map(|(got, want)| ((got - want) / want).abs());
     // A NaN is as far away as can be.
     let largest =
         differences.fold(0.0, |largest: f64, d| if d.is_nan() { f64::INFINITY } else { largest.max(d) });
     Ok(TrainingReport { deterministic: bits(&last) == bits(&again.1), largest_loss_difference: largest })
 }
 
-/// Mean loss of each of the steps by the reference.
-fn reference_losses(setup: &Setup<'_>, images: &Images, weights: &[Tensor]) -> Vec<f64> {
+/// Mean loss of a net in each of the steps by the reference.
+fn reference_losses(
+    setup: &Setup<'_>,
+    net: &Replica,
+    images: &Images,
+    weights: &[Tensor],
+) -> Result<Vec<f64>> {
     let batches = setup.train_batches().expect("there are training images");
-    let mut reference = Reference::new(setup.model, setup.train, weights);
-    let rates = setup.learning_rates();
+    let model = net.model(setup.model, setup.train)?;
+    let mut reference = Reference::new(&model, &model.train, weights);
+    let rates = setup.learning_rates(net);
     let size = setup.model.input.len();
-    (0..STEPS)
-        .map(|step| {
-            let samples: Vec<_> =
-                (0..batches.images_of(step)).map(|n| batches.sample(SEED, step, n)).collect();
-            let pixels = |index: u32| &images.pixels[index as usize * size..][..size];
-            let input = samples.iter().flat_map(|&s| batches.reference(pixels(s.index), s).data).collect();
-            let [channels, height, width]: [usize; 3] = setup.model.input.into();
-            let input = Array::exact(&[samples.len(), channels, height, width], input);
-            let targets: Vec<u8> = samples.iter().map(|s| images.labels[s.index as usize]).collect();
-            let at = At { seed: SEED, step, learning_rate: f64::from(rates[step as usize]) };
-            let loss = &reference.step(input, &targets, at)["loss"];
-            loss.data.iter().sum::<f64>() / loss.data.len() as f64
-        })
-        .collect()
+    let losses = (0..STEPS).map(|step| {
+        let samples: Vec<_> = (0..batches.images_of(step)).map(|n| batches.sample(net, step, n)).collect();
+        let pixels = |index: u32| &images.pixels[index as usize * size..][..size];
+        let input = samples.iter().flat_map(|&s| batches.reference(pixels(s.index), s).data).collect();
+        let [channels, height, width]: [usize; 3] = setup.model.input.into();
+        let input = Array::exact(&[samples.len(), channels, height, width], input);
+        let targets: Vec<u8> = samples.iter().map(|s| images.labels[s.index as usize]).collect();
+        let at = At { seed: net.seed, step, learning_rate: f64::from(rates[step as usize]) };
+        let loss = &reference.step(input, &targets, at)["loss"];
+        loss.data.iter().sum::<f64>() / loss.data.len() as f64
+    });
+    Ok(losses.collect())
 }

@@ -5,6 +5,7 @@ use crate::config::TrainConfig;
 use crate::dataset::Images;
 use crate::error::Result;
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::tensor::{Shape, Tensor};
 
 /// What an engine is made from.
@@ -12,10 +13,10 @@ use crate::tensor::{Shape, Tensor};
 pub struct Setup<'a> {
     /// The network.
     pub model: &'a Model,
-    /// How to train it.
+    /// How to train it: what all nets have in common.
     pub train: &'a TrainConfig,
-    /// Seeds of the nets that are trained side by side; one engine can have several.
-    pub seeds: &'a [u32],
+    /// The nets that are trained side by side; at least one. Their settings count, not those of `model` and `train`.
+    pub replicas: &'a [Replica],
     /// Draw training images in random order.
     pub shuffle: bool,
     /// Mean of pixels/255 that becomes 0.
@@ -40,7 +41,7 @@ impl Setup<'_> {
             image_count: training.count,
             image: Shape::new(training.channels, training.height, training.width),
             shuffle: self.shuffle,
-            augment: self.train.augment,
+            augment: self.replicas.iter().any(|net| !net.augment.is_none()),
             mean: self.mean,
             std: self.std,
         })
@@ -54,16 +55,16 @@ impl Setup<'_> {
             image_count: test.count,
             image: Shape::new(test.channels, test.height, test.width),
             shuffle: false,
-            augment: Default::default(),
+            augment: false,
             mean: self.mean,
             std: self.std,
         }
     }
 
-    /// The learning rate of every step of the run.
-    pub fn learning_rates(&self) -> Vec<f32> {
+    /// The learning rate of every step of the run of a net.
+    pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
         let steps = self.train_batches().map_or(0, |batches| batches.steps_per_epoch());
-        self.train.learning_rate.rates(steps * self.train.epochs, steps)
+        net.learning_rate.rates(steps * self.train.epochs, steps)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::tensor::Shape;
 
 /// Loads the test part of the data set in `dir`, if it fits `model`: images of its size, and no label beyond its classes.
@@ -54,11 +55,12 @@ fn with_engine<T>(
     device: &Device,
     work: impl FnOnce(&mut dyn Engine) -> Result<T>,
 ) -> Result<T> {
+    // The loss of a test is the plain one, whatever it was in training.
+    let train = TrainConfig::default();
     let setup = Setup {
         model: &checkpoint.model,
-        // The loss of a test is the plain one, whatever it was in training.
-        train: &TrainConfig::default(),
-        seeds: &[0],
+        train: &train,
+        replicas: &[Replica::new(&checkpoint.model, &train, 0)],
         shuffle: false,
         mean: checkpoint.mean,
         std: checkpoint.std,

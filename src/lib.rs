@@ -7,7 +7,7 @@
 //! | [`config::ModelConfig`] | [`config`] | the keys of a model file |
 //! | [`model::Model`] | [`model`], [`layers`] | shapes and parameters; prints the layer table |
 //! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`] | the tensors and kernel launches of a step, as data |
-//! | [`engine::Engine`] | [`gpu`], [`cpu`] | a device |
+//! | [`engine::Engine`] | [`gpu`], [`cpu`], [`replica`] | a device, and the nets on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
 //! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`] | trained weights and what is done with them |
 //!
@@ -35,6 +35,7 @@ pub mod optimizers;
 pub mod plan;
 pub mod plot;
 pub mod reference;
+pub mod replica;
 pub mod rng;
 pub mod schedule;
 pub mod shader;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::config::{ModelConfig, TrainConfig, WeightInit};
 use crate::error::{Error, Result};
-use crate::layers::{Init, LAYERS, Layer, LayerKind, Param};
+use crate::layers::{Init, LAYERS, Layer, LayerKind, Param, Tuned};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
@@ -150,6 +150,14 @@ impl Model {
             }
         }
         all
+    }
+
+    /// Index and rate of each dropout layer.
+    pub fn dropout_rates(&self) -> impl Iterator<Item = (usize, f32)> {
+        self.layers.iter().enumerate().filter_map(|(index, layer)| match layer.layer.tuned(layer.input) {
+            Tuned::Dropout { rate } => Some((index, rate)),
+            _ => None,
+        })
     }
 
     /// Number of trained parameters; running statistics do not count.

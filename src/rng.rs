@@ -20,7 +20,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The number that enters the key. Shaders that draw words get it as the override `STREAM`.
+    /// The number that enters the key.
     pub fn number(self) -> u32 {
         match self {
             Self::Init => 0,

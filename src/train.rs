@@ -1,10 +1,10 @@
 //! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
 
 use std::collections::VecDeque;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::device::{Device, Opened};
@@ -12,32 +12,24 @@ use crate::engine::{Metrics, Setup, Vector};
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::tensor::Tensor;
 
 mod folder;
 mod images;
+mod settings;
 mod state;
 mod summary;
+mod sweep;
 
 use folder::RunFolder;
 pub use images::TrainingData;
+pub use settings::Settings;
 pub use state::RunState;
 use state::{Partial, Progress};
 use summary::round;
-pub use summary::{ReplicaSummary, Spread, Summary};
-
-/// What a run is started with, besides the model and its recipe.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Settings {
-    /// One net for each seed.
-    pub seeds: Vec<u32>,
-    /// Draw training images in random order.
-    pub shuffle: bool,
-    /// Folder of the data set.
-    pub data: PathBuf,
-    /// Training images to hold out as a stand-in for the test set; 0: none.
-    pub hold_out: usize,
-}
+pub use summary::{PointSummary, ReplicaSummary, Spread, Summary};
+pub use sweep::{MOST_NETS, Sweep};
 
 /// Figures of one net after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -50,13 +42,17 @@ pub struct Row {
     pub step: u32,
     /// Learning rate of the last of them.
     pub learning_rate: f32,
-    /// Mean loss over the epoch's training steps.
+    /// Mean loss over the epoch's training steps; NaN, as all figures of the net, once its weights are no longer numbers.
+    #[serde(deserialize_with = "number_or_nan")]
     pub train_loss: f64,
     /// Right answers during the epoch's training steps, in percent.
+    #[serde(deserialize_with = "number_or_nan")]
     pub train_accuracy: f64,
     /// Mean loss on the test images after the epoch.
+    #[serde(deserialize_with = "number_or_nan")]
     pub test_loss: f64,
     /// Right answers there, in percent.
+    #[serde(deserialize_with = "number_or_nan")]
     pub test_accuracy: f64,
     /// Number of right answers there.
     pub test_correct: usize,
@@ -64,6 +60,11 @@ pub struct Row {
     pub seconds: f64,
     /// Seconds of its training steps alone.
     pub train_seconds: f64,
+}
+
+/// JSON has no NaN and writes null.
+fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
 /// Someone who wants to see how a run goes.
@@ -86,7 +87,8 @@ pub struct Run<'a> {
     device: String,
     opened: Opened<'a>,
     folder: RunFolder,
-    learning_rates: Vec<f32>,
+    /// Of every step, for each net.
+    learning_rates: Vec<Vec<f32>>,
     steps_per_epoch: u32,
     progress: Progress,
 }
@@ -100,26 +102,26 @@ impl std::fmt::Debug for Run<'_> {
     }
 }
 
-/// Engines keep a learning rate for each step of the run, in one GPU buffer of at most 128 MiB.
+/// Engines keep a learning rate for each step of the run and net, in one GPU buffer of at most 128 MiB.
 const MAX_STEPS: usize = 30_000_000;
 /// How often a watcher hears of a run.
 const REPORT_SECONDS: f64 = 0.2;
 
-/// An engine for a run, with the learning rate of every step and the steps of an epoch.
+/// An engine for a run, with the learning rate of every step of each net, and the steps of an epoch.
 fn open<'a>(
     model: &'a Model,
     settings: &'a Settings,
     data: &'a TrainingData,
     device: &Device,
     options: GpuOptions,
-) -> Result<(Opened<'a>, Vec<f32>, u32)> {
+) -> Result<(Opened<'a>, Vec<Vec<f32>>, u32)> {
     data.check(model)?;
-    // The files of the run carry the model as text: better to hear now than in the end that it does not come back.
-    Model::parse(&model.to_toml(), &model.name)?;
+    // The files of the run carry each net's model as text: better to hear now than in the end that it does not come back.
+    settings.check(model)?;
     let setup = Setup {
         model,
         train: &model.train,
-        seeds: &settings.seeds,
+        replicas: &settings.replicas,
         shuffle: settings.shuffle,
         mean: data.mean,
         std: data.std,
@@ -128,24 +130,27 @@ fn open<'a>(
     };
     let steps_per_epoch = setup.train_batches().map_or(1, |batches| batches.steps_per_epoch());
     let (epochs, steps) = (model.train.epochs, model.train.epochs.saturating_mul(steps_per_epoch));
-    if steps > MAX_STEPS {
-        let message =
-            format!("{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {MAX_STEPS} fit");
+    let (nets, most) = (settings.replicas.len(), MAX_STEPS / settings.replicas.len());
+    if steps > most {
+        let message = format!(
+            "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} fit for {nets} nets"
+        );
         return Err(Error::Usage(message));
     }
     let opened = device.open(&setup, options)?;
-    Ok((opened, setup.learning_rates(), steps_per_epoch as u32))
+    let learning_rates = settings.replicas.iter().map(|net| setup.learning_rates(net)).collect();
+    Ok((opened, learning_rates, steps_per_epoch as u32))
 }
 
 /// The weights are no longer numbers.
-fn diverged(model: &Model, seed: u32, what: &str) -> Error {
-    Error::Config {
-        path: model.name.clone(),
-        line: None,
-        message: format!(
-            "training diverged (seed {seed}): {what} is no longer finite; lower learning_rate in [train]"
-        ),
-    }
+fn diverged(model: &Model, net: &Replica, what: &str) -> Error {
+    let Replica { seed, point, .. } = net;
+    let (which, cure) = match point.is_empty() {
+        true => (format!("seed {seed}"), "lower learning_rate in [train]"),
+        false => (format!("{point}, seed {seed}"), "leave it out, or lower its learning rate"),
+    };
+    let message = format!("training diverged ({which}): {what} is no longer finite; {cure}");
+    Error::Diverged { model: model.name.clone(), message }
 }
 
 impl<'a> Run<'a> {
@@ -165,12 +170,12 @@ impl<'a> Run<'a> {
         }
         let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
         let engine = &mut opened.engine;
-        for (replica, &seed) in settings.seeds.iter().enumerate() {
+        for (replica, net) in settings.replicas.iter().enumerate() {
             let random;
             let weights = match init {
                 Some(weights) => weights,
                 None => {
-                    random = model.init(seed);
+                    random = model.init(net.seed);
                     &random
                 }
             };
@@ -182,8 +187,9 @@ impl<'a> Run<'a> {
         let progress = Progress {
             step: 0,
             rows: Vec::new(),
-            partial: vec![Partial::default(); settings.seeds.len()],
+            partial: vec![Partial::default(); settings.replicas.len()],
             partial_seconds: 0.0,
+            diverged: vec![false; settings.replicas.len()],
             data_sha256: data.sha256(),
         };
         let folder = RunFolder::create(out, &model.name)?;
@@ -210,7 +216,7 @@ impl<'a> Run<'a> {
             ));
         }
         let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
-        if state.progress.step as usize > learning_rates.len() {
+        if state.progress.step as usize > learning_rates[0].len() {
             return Err(Error::checkpoint(folder, "damaged metadata: more steps taken than the run has"));
         }
         state.restore(&mut *opened.engine)?;
@@ -260,9 +266,9 @@ impl<'a> Run<'a> {
     /// Trains until `max_steps` steps were taken in all, or to the end. Saves the state after every epoch.
     ///
     /// # Errors
-    /// What the device or the disk refuses, and weights that are no longer finite.
+    /// What the device or the disk refuses, and weights that are no longer finite; in a sweep only if no net's are.
     pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<()> {
-        let last = self.learning_rates.len() as u32;
+        let last = self.learning_rates[0].len() as u32;
         let end = max_steps.unwrap_or(last).min(last);
         while self.progress.step < end {
             let epoch_end = (self.progress.step / self.steps_per_epoch + 1) * self.steps_per_epoch;
@@ -325,24 +331,33 @@ impl<'a> Run<'a> {
         let progress = &mut self.progress;
         let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
         let first = progress.rows.len();
-        for ((&seed, &partial), test) in self.settings.seeds.iter().zip(&progress.partial).zip(tests) {
+        for (replica, ((net, &partial), test)) in
+            self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
+        {
             let train = Metrics::from(partial);
-            if !(train.loss().is_finite() && test.loss().is_finite()) {
-                return Err(diverged(self.model, seed, "the loss"));
+            let out = &mut progress.diverged[replica];
+            *out |= !(train.loss().is_finite() && test.loss().is_finite());
+            // To find out which values do not train is what a sweep is for.
+            if *out && net.point.is_empty() {
+                return Err(diverged(self.model, net, "the loss"));
             }
+            let figure = |value: f64| if *out { f64::NAN } else { round(value) };
             progress.rows.push(Row {
-                seed,
+                seed: net.seed,
                 epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
                 step: progress.step,
-                learning_rate: self.learning_rates[progress.step as usize - 1],
-                train_loss: round(train.loss()),
-                train_accuracy: round(train.accuracy()),
-                test_loss: round(test.loss()),
-                test_accuracy: round(test.accuracy()),
+                learning_rate: self.learning_rates[replica][progress.step as usize - 1],
+                train_loss: figure(train.loss()),
+                train_accuracy: figure(train.accuracy()),
+                test_loss: figure(test.loss()),
+                test_accuracy: figure(test.accuracy()),
                 test_correct: test.correct,
                 seconds: round(seconds),
                 train_seconds: round(progress.partial_seconds),
             });
+        }
+        if progress.diverged.iter().all(|&out| out) {
+            return Err(diverged(self.model, &self.settings.replicas[0], "the loss of every net"));
         }
         if progress.step.is_multiple_of(self.steps_per_epoch) {
             progress.partial.fill(Partial::default());
@@ -356,10 +371,17 @@ impl<'a> Run<'a> {
     }
 
     fn csv(&self) -> String {
-        let several = self.settings.seeds.len() > 1;
-        let mut text = String::from(if several { "seed," } else { "" });
+        let several = self.settings.has_several();
+        let keys = self.settings.swept_keys();
+        // The column learning_rate is that of the step, whether it is swept or not.
+        let mut text: String = keys.iter().map(|key| format!("sweep.{key},")).collect();
+        text += if several { "seed," } else { "" };
         text += "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n";
-        for row in &self.progress.rows {
+        for (row, net) in self.progress.rows.iter().zip(self.settings.replicas.iter().cycle()) {
+            for key in &keys {
+                text += &net.point.0.get(*key).map_or_else(String::new, f32::to_string);
+                text += ",";
+            }
             if several {
                 text += &format!("{},", row.seed);
             }
@@ -377,28 +399,38 @@ impl<'a> Run<'a> {
     /// # Panics
     /// Before the first step.
     pub fn finish(&mut self) -> Result<Summary> {
-        let several = self.settings.seeds.len() > 1;
         let vector = if self.averaged() { Vector::Average } else { Vector::Weights };
         let mut replicas = Vec::new();
+        let nets = self.settings.replicas.len();
         let weights = self.opened.engine.read_all(vector)?;
-        for (&seed, weights) in self.settings.seeds.iter().zip(weights) {
-            let rows = || self.progress.rows.iter().filter(|row| row.seed == seed);
+        for (replica, (net, weights)) in self.settings.replicas.iter().zip(weights).enumerate() {
+            let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
             let last = rows().next_back().expect("a step was taken");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
-            let file =
-                if several { format!("model-seed{seed}.safetensors") } else { "model.safetensors".into() };
+            let mut summary = ReplicaSummary {
+                net: net.clone(),
+                file: None,
+                final_test_accuracy: last.test_accuracy,
+                final_test_loss: last.test_loss,
+                best_test_accuracy: best,
+                best_epoch,
+                weights_sha256: None,
+            };
+            if self.progress.diverged[replica] {
+                replicas.push(summary);
+                continue;
+            }
             let trained = Trained {
                 epochs: last.epoch,
                 steps: last.step,
                 batch_size: self.model.train.batch_size,
-                seed,
+                seed: net.seed,
                 device: self.device.clone(),
                 images: self.data.train.count,
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {
-                // A model cannot be cloned, but it can be written down and read again.
-                model: Model::parse(&self.model.to_toml(), &self.model.name)?,
+                model: net.model(self.model, &self.model.train)?,
                 weights,
                 mean: self.data.mean,
                 std: self.data.std,
@@ -407,16 +439,11 @@ impl<'a> Run<'a> {
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
             };
+            let file = self.settings.model_file(net);
             checkpoint.save(&self.folder.path().join(&file))?;
-            replicas.push(ReplicaSummary {
-                seed,
-                file,
-                final_test_accuracy: last.test_accuracy,
-                final_test_loss: last.test_loss,
-                best_test_accuracy: best,
-                best_epoch,
-                weights_sha256: checkpoint.weights_sha256(),
-            });
+            summary.weights_sha256 = Some(checkpoint.weights_sha256());
+            summary.file = Some(file);
+            replicas.push(summary);
         }
         let summary = self.summary(replicas);
         let mut json = serde_json::to_string_pretty(&summary).expect("plain values are JSON");

@@ -9,7 +9,7 @@ const FLOORS: &[&[&str]] = &[
     &["error", "tensor", "rng", "config", "files", "plot"],
     &["layers", "losses", "optimizers", "schedule", "shader"],
     &["model"],
-    &["batch", "dataset", "checkpoint", "plan", "engine", "reference"],
+    &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],
     &["gpu", "cpu"],
     &["device", "doctor", "bench", "eval", "train", "classify"],
 ];

@@ -14,6 +14,9 @@ use shadernet::model::Model;
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+mod common;
+#[path = "cli/sweep.rs"]
+mod sweep;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

@@ -14,6 +14,7 @@ use shadernet::cpu::{self, CpuEngine};
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::model::Model;
+use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
 
 /// Averaged weights of the seed network after thirty steps, taken in `pieces`.
@@ -23,7 +24,7 @@ fn weights_after(images: &Images, seed: u32, threads: usize, pieces: &[usize]) -
     let setup = Setup {
         model: &model,
         train: &model.train,
-        seeds: &[seed],
+        replicas: &[Replica::new(&model, &model.train, seed)],
         shuffle: true,
         mean: 0.1307,
         std: 0.3081,

@@ -14,6 +14,7 @@ use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::model::Model;
 use shadernet::reference::{At, Reference};
+use shadernet::replica::Replica;
 use shadernet::tensor::Array;
 
 const STEPS: u32 = 20;
@@ -52,7 +53,7 @@ fn batch(setup: &Setup<'_>, step: u32) -> (Vec<u32>, Array, Vec<u8>) {
     let batches = setup.train_batches().unwrap();
     let images = setup.training.unwrap();
     let n = batches.images_of(step);
-    let samples: Vec<_> = (0..n).map(|image| batches.sample(SEED, step, image)).collect();
+    let samples: Vec<_> = (0..n).map(|image| batches.sample(&setup.replicas[0], step, image)).collect();
     let pixels = |index: u32| &images.pixels[index as usize * 784..][..784];
     let input = samples.iter().flat_map(|&sample| batches.reference(pixels(sample.index), sample).data);
     let input = Array::exact(&[n, 1, 28, 28], input.collect());
@@ -95,7 +96,11 @@ fn hits(logits: &Array, targets: &[u8]) -> (usize, usize) {
 fn step(name: &str, engine: &mut dyn Engine, reference: &mut Reference<'_>, setup: &Setup<'_>) -> [f64; 2] {
     let step = engine.step();
     let (_, input, targets) = batch(setup, step);
-    let at = At { seed: SEED, step, learning_rate: f64::from(setup.learning_rates()[step as usize]) };
+    let at = At {
+        seed: SEED,
+        step,
+        learning_rate: f64::from(setup.learning_rates(&setup.replicas[0])[step as usize]),
+    };
     let named = reference.step(input, &targets, at);
     let Metrics { loss_sum, correct, images } = engine.train(1).unwrap()[0];
     assert_eq!(images, targets.len(), "{name}, step {step}");
@@ -163,7 +168,7 @@ fn with_setup(run: impl FnOnce(&Setup<'_>)) {
     run(&Setup {
         model: &model,
         train: &train,
-        seeds: &[SEED],
+        replicas: &[Replica::new(&model, &train, SEED)],
         shuffle: true,
         mean: 0.1307,
         std: 0.3081,
@@ -216,7 +221,7 @@ fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
         let setup = Setup {
             model: &model,
             train: &train,
-            seeds: &[0],
+            replicas: &[Replica::new(&model, &train, 0)],
             shuffle: false,
             mean: 0.1307,
             std: 0.3081,

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 
 use common::nets::{Case, check_random_networks, random_weights, some_cases};
 use common::{Draw, gpu};
+use shadernet::batch::Sample;
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::dataset::Images;
 use shadernet::doctor::{Table, check_step};
@@ -16,20 +17,26 @@ use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::layers::LAYERS;
 use shadernet::model::Model;
 use shadernet::reference::Reference;
+use shadernet::replica::Replica;
 use shadernet::shader;
 use shadernet::tensor::Array;
 
 const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::FUSED };
 const UNFUSED: GpuOptions = GpuOptions { fuse: false, ..CHECKED };
 
-fn setup<'a>(model: &'a Model, train: &'a TrainConfig, seeds: &'a [u32], images: &'a Images) -> Setup<'a> {
-    Setup { model, train, seeds, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
+fn setup<'a>(
+    model: &'a Model,
+    train: &'a TrainConfig,
+    replicas: &'a [Replica],
+    images: &'a Images,
+) -> Setup<'a> {
+    Setup { model, train, replicas, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
 }
 
 /// An engine with random weights and random memory of the optimizer.
 fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuEngine {
     let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse, ..options }).unwrap();
-    for (replica, &seed) in setup.seeds.iter().enumerate() {
+    for (replica, &Replica { seed, .. }) in setup.replicas.iter().enumerate() {
         let weights = random_weights(setup.model, seed);
         engine.write(Vector::Weights, replica, &weights).unwrap();
         let average = random_weights(setup.model, seed + 1);
@@ -51,11 +58,34 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
 /// One step of a random network, every element of every tensor.
 fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table) -> Result<(), String> {
     let train = &case.train;
-    let seeds = &[case.seed, 900, 31][..case.replicas];
+    let mut nets = Replica::of_seeds(model, train, [case.seed, 900, 31]);
+    // The second has other settings, in the third everything is switched off.
+    let Augment { rotate_degrees, shift_pixels, scale, shear } = train.augment;
+    nets[1] = Replica {
+        learning_rate: LearningRate::Constant { rate: 0.05 },
+        weight_decay: 0.04,
+        dropout: nets[1].dropout.iter().map(|rate| 0.5 * rate).collect(),
+        label_smoothing: 0.2,
+        augment: Augment {
+            rotate_degrees: 0.5 * rotate_degrees,
+            shift_pixels: 0.25 * shift_pixels,
+            scale: 1.5 * scale,
+            shear: 2.0 * shear,
+        },
+        ..nets[1].clone()
+    };
+    nets[2] = Replica {
+        weight_decay: 0.0,
+        dropout: vec![0.0; nets[2].dropout.len()],
+        label_smoothing: 0.0,
+        augment: Augment::default(),
+        ..nets[2].clone()
+    };
+    nets.truncate(case.replicas);
     // The third step of each epoch is short.
     let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
     let images = Draw::new(case.seed).images(count, model.input.into(), model.class_count());
-    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, seeds, &images) };
+    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, &nets, &images) };
     let mut engine = engine(gpu().unwrap(), &setup, false, options);
     engine.set_step(case.step).unwrap();
     check_step(&mut engine, &setup, "net", table)
@@ -157,7 +187,8 @@ fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>
         ..TrainConfig::default()
     };
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
-    let setup = setup(&model, &train, seeds, &images);
+    let nets = Replica::of_seeds(&model, &train, seeds.iter().copied());
+    let setup = setup(&model, &train, &nets, &images);
     let mut engine = engine(gpu()?, &setup, reuse, options);
     engine.poison(0x7fc0_0001);
     let metrics = engine.train(3).unwrap();
@@ -211,15 +242,13 @@ fn evaluation_agrees_with_the_reference() {
         let train = TrainConfig { average_decay: 0.9, ..case.train.clone() };
         // Two batches of 256, the second short and no multiple of four.
         let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
-        let setup = setup(&model, &train, &[2, 3], &images);
+        let nets = Replica::of_seeds(&model, &train, [2, 3]);
+        let setup = setup(&model, &train, &nets, &images);
         let mut engine = engine(gpu, &setup, true, CHECKED);
         let batches = setup.eval_batches();
         let size = model.input.len();
-        let input = images.pixels.chunks(size).enumerate().flat_map(|(index, pixels)| {
-            let sample = batches.sample(0, 0, 0);
-            assert!(sample.transform.is_none(), "image {index}");
-            batches.reference(pixels, sample).data
-        });
+        let sample = Sample { index: 0, transform: None };
+        let input = images.pixels.chunks(size).flat_map(|pixels| batches.reference(pixels, sample).data);
         let shape = [331, model.input.channels, model.input.height, model.input.width];
         let input = Array::exact(&shape, input.collect());
         for averaged in [false, true] {
@@ -266,7 +295,8 @@ fn parts_of_a_large_batch_have_several_quads() {
     let model = Model::parse(text, "parts").unwrap();
     let train = TrainConfig { batch_size: 275, average_decay: 0.9, ..TrainConfig::default() };
     let images = Draw::new(2).images(400, model.input.into(), 3);
-    let setup = setup(&model, &train, &[6, 8], &images);
+    let nets = Replica::of_seeds(&model, &train, [6, 8]);
+    let setup = setup(&model, &train, &nets, &images);
     let mut engine = engine(gpu, &setup, false, CHECKED);
     let plan = engine.training_plan().unwrap();
     let parts = plan.dispatches.iter().find_map(|dispatch| dispatch.constants.get("PARTS"));
@@ -295,7 +325,8 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
     let model = Model::parse(text, "wide").unwrap();
     let train = TrainConfig { batch_size: 4, ..TrainConfig::default() };
     let images = Draw::new(1).images(4, model.input.into(), 2);
-    let setup = setup(&model, &train, &[1], &images);
+    let nets = Replica::of_seeds(&model, &train, [1]);
+    let setup = setup(&model, &train, &nets, &images);
     let mut engine = engine(gpu, &setup, false, UNFUSED);
     engine.poison(0x7fc0_0001);
     engine.train(1).unwrap();
@@ -309,7 +340,7 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
     let (input, output) = (floats("input"), floats("leaky_relu1.output"));
     let scale = setup.train_batches().unwrap().pixel_scale();
     let image_of: Vec<usize> =
-        (0..4).map(|n| setup.train_batches().unwrap().sample(1, 0, n).index as usize).collect();
+        (0..4).map(|n| setup.train_batches().unwrap().sample(&nets[0], 0, n).index as usize).collect();
     let size = model.input.len();
     for (at, (&value, &result)) in input.iter().zip(&output).enumerate() {
         let pixel = f32::from(images.pixels[image_of[at % 4] * size + at / 4]);

@@ -10,6 +10,7 @@ use shadernet::doctor::{Table, check_step};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::replica::Replica;
 use shadernet::shader;
 use shadernet::tensor::Array;
 
@@ -69,7 +70,7 @@ fn step_with(
     let setup = Setup {
         model: &model,
         train: &train,
-        seeds: &[6, 7],
+        replicas: &Replica::of_seeds(&model, &train, [6, 7]),
         shuffle: true,
         mean: 0.3,
         std: 0.4,
@@ -114,7 +115,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("conv2d", "if (HAS_BIAS && first_column == 0u)", "if (HAS_BIAS && first_column == 1u)"),
     ("batch", "round < 4u", "round < 3u"),
     ("batch", "* (1.0 - fx) + pixel", "* (1.0 + fx) + pixel"),
-    ("sgd", "weight_decay[index] * param", "0.99 * weight_decay[index] * param"),
+    ("sgd", "rate_and_decay.y * param", "0.99 * rate_and_decay.y * param"),
     ("adam", "result *= 2.0 - result", "result *= 2.0"),
     ("average", "(1.0 + steps)", "(2.0 + steps)"),
 ];

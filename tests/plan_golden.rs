@@ -45,7 +45,7 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
         image_count: 60_000,
         image: model.input,
         shuffle: true,
-        augment: model.train.augment,
+        augment: !model.train.augment.is_none(),
         mean: 0.1307,
         std: 0.3081,
     }

@@ -59,7 +59,7 @@ fn plans() -> Vec<Plan> {
                 image_count: 1000,
                 image: model.input,
                 shuffle: true,
-                augment: model.train.augment,
+                augment: !model.train.augment.is_none(),
                 mean: 0.5,
                 std: 0.25,
             };

@@ -118,7 +118,7 @@ fn touched(
             model.layers[index].parameter_count() as f64 / model.parameter_count().max(1) as f64
         }),
         "metrics_ring" => 1.0 / METRICS_RING as f64,
-        "learning_rates" => 4.0 / tensor.bytes as f64,
+        "learning_rates" => 4.0 * plan.replicas as f64 / tensor.bytes as f64,
         _ => 1.0,
     };
     part * tensor.bytes as f64
@@ -192,11 +192,11 @@ mod tests {
         };
         // Reads and writes a value for each of conv1's outputs.
         assert_eq!(bytes("relu1.forward"), 2 * 4 * IMAGES * (4 * 8 * 7));
-        // Reads and writes parameters and velocities, reads gradients and decays, and a word or two besides.
+        // Reads and writes parameters and velocities, reads gradients and owners, state and the step's learning rate.
         let vector = plan.tensor("params").unwrap().bytes as usize;
-        assert!((6 * vector..6 * vector + 64).contains(&bytes("optimizer.update")), "{plan}");
-        // Reads the bytes of a batch, six numbers and an index for each image; writes floats.
         let state = plan.tensor("state").unwrap().bytes as usize;
+        assert_eq!(bytes("optimizer.update"), 6 * vector + state + 4, "{plan}");
+        // Reads the bytes of a batch, six numbers and an index for each image; writes floats.
         let gathered = bytes("batch.gather");
         let needed = IMAGES * (180 + 4 * 180 + 4);
         assert!((needed..=needed + state + 24 * IMAGES + 64).contains(&gathered), "{gathered} for {needed}");

@@ -11,7 +11,8 @@ use shadernet::doctor::self_check;
 use shadernet::error::{Error, Result};
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
-use shadernet::train::{Run, RunState, Settings, TrainingData};
+use shadernet::replica::Replica;
+use shadernet::train::{Run, RunState, Settings, Sweep, TrainingData};
 
 use super::{DeviceArgs, Output, Switch};
 
@@ -32,9 +33,11 @@ pub(crate) struct TrainArgs {
     /// Seed of all random numbers [default: 0]
     #[arg(long, value_name = "S")]
     seed: Option<u32>,
-    /// Train so many nets side by side, with the seeds S, S+1, ... [default: 1]
+    /// Train so many nets side by side, with the seeds S, S+1, ...; in a sweep so many of each [default: 1]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: Option<u32>,
+    #[arg(long, value_name = "KEY=V1,V2,...", help = sweep_help())]
+    sweep: Vec<String>,
     /// Times through the training set [default: the model's]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
@@ -61,7 +64,7 @@ pub(crate) struct TrainArgs {
         long,
         value_name = "DIR",
         conflicts_with_all = [
-            "model", "seed", "replicas", "epochs", "batch_size", "init", "augment", "shuffle", "out", "hold_out"
+            "model", "seed", "replicas", "sweep", "epochs", "batch_size", "init", "augment", "shuffle", "out", "hold_out"
         ]
     )]
     resume: Option<PathBuf>,
@@ -80,6 +83,14 @@ pub(crate) struct TrainArgs {
     /// Print only summary.json, to standard output
     #[arg(long)]
     json: bool,
+}
+
+fn sweep_help() -> String {
+    format!(
+        "Train a net for each of these values of a setting, side by side; given several times, one for each combination. \
+         Settings: {}",
+        Sweep::keys()
+    )
 }
 
 /// Trains.
@@ -101,7 +112,7 @@ pub(crate) fn run(args: &TrainArgs, output: &mut Output) -> Result<ExitCode> {
 /// A new run.
 fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()> {
     let model = model(args)?;
-    let settings = settings(args)?;
+    let settings = settings(args, &model)?;
     if let Some(out) = &args.out {
         Run::check_out(out)?;
     }
@@ -110,7 +121,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
     data.check(&model)?;
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
-    check_adapter(&device, &model, gpu_options(args), &mut report)?;
+    check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
     let mut run = Run::start(
         &model,
         &settings,
@@ -131,7 +142,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     data.check(&state.model)?;
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
-    check_adapter(&device, &state.model, gpu_options(args), &mut report)?;
+    check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
     let mut run = Run::resume(&state, &data, &device, gpu_options(args), folder)?;
     finish(args, &mut run, &state.model, report, output)
 }
@@ -141,10 +152,18 @@ fn gpu_options(args: &TrainArgs) -> GpuOptions {
 }
 
 /// No training on a GPU that computes wrongly.
-fn check_adapter(device: &Device, model: &Model, options: GpuOptions, report: &mut Report) -> Result<()> {
+fn check_adapter(
+    device: &Device,
+    model: &Model,
+    settings: &Settings,
+    options: GpuOptions,
+    report: &mut Report,
+) -> Result<()> {
     let Some((adapters, index)) = device.adapter() else { return Ok(()) };
+    // With all the kernels that any of the nets has.
+    let model = Replica::strongest(&settings.replicas).model(model, &model.train)?;
     let cache = cache_folder("self-check");
-    report.checked(self_check(model, adapters, index, cache.as_deref(), options)?);
+    report.checked(self_check(&model, adapters, index, cache.as_deref(), options)?);
     Ok(())
 }
 
@@ -181,7 +200,7 @@ fn model(args: &TrainArgs) -> Result<Model> {
     Ok(model)
 }
 
-fn settings(args: &TrainArgs) -> Result<Settings> {
+fn settings(args: &TrainArgs, model: &Model) -> Result<Settings> {
     let (seed, replicas) = (args.seed.unwrap_or(0), args.replicas.unwrap_or(1));
     let Some(last) = seed.checked_add(replicas - 1) else {
         let message = format!("--seed {seed} --replicas {replicas}: seeds end at {}", u32::MAX);
@@ -189,7 +208,7 @@ fn settings(args: &TrainArgs) -> Result<Settings> {
     };
     let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
     Ok(Settings {
-        seeds: (seed..=last).collect(),
+        replicas: Sweep::parse(&args.sweep)?.replicas(model, &(seed..=last).collect::<Vec<_>>())?,
         shuffle: args.shuffle != Some(Switch::Off),
         // So that the run can go on from another working directory.
         data: std::path::absolute(data).unwrap_or_else(|_| data.to_owned()),

@@ -117,14 +117,15 @@ impl Block {
                         kernels::batch_norm_apply(arch, input, &batch.scale, &batch.offset, output);
                     });
                 }
-                Kernel::Dropout { rate } => {
-                    let key = super::dropout_key(net.seed(), op.layer);
+                Kernel::Dropout { number } => {
+                    let (rate, key) = net.dropout(*number, op.layer);
                     self.apply(op, |block, input, output| {
-                        kernels::dropout(arch, *rate, key, step, block.first_image as u32, input, output);
+                        kernels::dropout(arch, rate, key, step, block.first_image as u32, input, output);
                     });
                 }
                 Kernel::Fallback { layer, input: shape, .. } => {
-                    let context = fallback::context(net.seed(), step, op.layer, self.first_image, true);
+                    let context =
+                        fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
                     self.apply(op, |_, input, output| {
                         fallback::forward(layer.as_ref(), *shape, net.named(op), &context, input, output);
                     });
@@ -162,7 +163,7 @@ impl Block {
                 }
                 Kernel::Dropout { .. } => self.apply(op, |_, input, output| output.copy_from_slice(input)),
                 Kernel::Fallback { layer, input: shape, .. } => {
-                    let context = fallback::context(net.seed(), 0, op.layer, self.first_image, false);
+                    let context = fallback::context(net.replica().seed, 0, op.layer, self.first_image, false);
                     let named = net.named_weights(op, averaged);
                     self.apply(op, |_, input, output| {
                         fallback::forward(layer.as_ref(), *shape, named, &context, input, output);
@@ -181,12 +182,13 @@ impl Block {
     }
 
     /// Loss, hits and the gradient of the logits; `images` are those of the whole batch.
-    pub(super) fn loss(&mut self, program: &Program, images: usize) {
+    pub(super) fn loss(&mut self, program: &Program, net: &Net, images: usize) {
         let mut grad = std::mem::take(&mut self.grad);
         let grad_logits = &mut grad.values_mut()[..program.classes() * LANES];
         let targets = &self.targets[..self.valid];
         let gradient = Some((&mut *grad_logits, images));
-        let (loss_sum, correct) = loss::measure(self.logits(program), targets, program.smoothing, gradient);
+        let smoothing = net.replica().label_smoothing;
+        let (loss_sum, correct) = loss::measure(self.logits(program), targets, smoothing, gradient);
         (self.loss_sum, self.correct, self.grad) = (loss_sum, correct, grad);
     }
 
@@ -257,12 +259,12 @@ impl Block {
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d_grad(arch, dims, input, grad_output, grad_input),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d_grad(arch, dims, grad_output, grad_input),
-            Kernel::Dropout { rate } => {
-                let key = super::dropout_key(net.seed(), op.layer);
-                kernels::dropout(arch, *rate, key, step, self.first_image as u32, grad_output, grad_input);
+            Kernel::Dropout { number } => {
+                let (rate, key) = net.dropout(*number, op.layer);
+                kernels::dropout(arch, rate, key, step, self.first_image as u32, grad_output, grad_input);
             }
             Kernel::Fallback { layer, input: in_shape, output: out_shape } => {
-                let context = fallback::context(net.seed(), step, op.layer, self.first_image, true);
+                let context = fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
                 let made = fallback::backward(
                     layer.as_ref(),
                     [*in_shape, *out_shape],

@@ -4,6 +4,7 @@ use super::block::Block;
 use super::kernels::LANES;
 use crate::batch::{BatchSettings, Sample};
 use crate::dataset::Images;
+use crate::replica::Replica;
 use crate::tensor::Shape;
 
 /// Draws batches from a data set.
@@ -28,11 +29,11 @@ impl<'a> Gather<'a> {
         self.batches
     }
 
-    /// The block's images of training step `step`, whose batch has so many `images`.
-    pub(super) fn fill(&self, seed: u32, step: u32, images: usize, block: &mut Block) {
+    /// The block's images of a net's training step `step`, whose batch has so many `images`.
+    pub(super) fn fill(&self, net: &Replica, step: u32, images: usize, block: &mut Block) {
         block.valid = LANES.min(images - block.first_image);
         for lane in 0..LANES {
-            let sample = self.batches.sample(seed, step, block.first_image + lane);
+            let sample = self.batches.sample(net, step, block.first_image + lane);
             block.targets[lane] = self.images.labels[sample.index as usize];
             self.place(sample, lane, block.images_mut());
         }

@@ -12,7 +12,6 @@ use crate::batch::BatchSettings;
 use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
-use crate::rng::{self, Stream};
 use crate::tensor::Tensor;
 
 mod block;
@@ -39,7 +38,6 @@ pub struct CpuEngine<'a> {
     blocks: Vec<Block>,
     training: Option<(BatchSettings, &'a Images)>,
     test: (BatchSettings, &'a Images),
-    learning_rates: Vec<f32>,
     step: u32,
     started: VecDeque<Work>,
 }
@@ -69,7 +67,7 @@ impl<'a> CpuEngine<'a> {
             .num_threads(threads)
             .build()
             .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
-        let program = Program::new(setup.model, setup.train.label_smoothing);
+        let program = Program::new(setup.model);
         let batches = setup.train_batches();
         let eval = setup.eval_batches();
         let for_training = batches.as_ref().map_or(0, |batches| batches.batch_size.div_ceil(LANES));
@@ -77,10 +75,9 @@ impl<'a> CpuEngine<'a> {
         let block = |index| Block::new(&program, index * LANES, batches.is_some());
         Ok(Self {
             blocks: (0..for_training.max(for_eval)).map(block).collect(),
-            nets: setup.seeds.iter().map(|&seed| Net::new(setup.model, setup.train, seed)).collect(),
+            nets: setup.replicas.iter().map(|replica| Net::new(setup, replica)).collect(),
             training: batches.zip(setup.training),
             test: (eval, setup.test),
-            learning_rates: setup.learning_rates(),
             step: 0,
             started: VecDeque::new(),
             pool,
@@ -94,14 +91,14 @@ impl<'a> CpuEngine<'a> {
     }
 
     fn train_steps(&mut self, steps: usize) -> Vec<Metrics> {
-        let Self { pool, program, nets, blocks, training, learning_rates, step: first, .. } = self;
+        let Self { pool, program, nets, blocks, training, step: first, .. } = self;
         let (batches, images) = training.as_ref().expect("an engine without training images cannot train");
         let gather = gather::Gather::new(batches, images);
         let mut total = vec![Metrics::default(); nets.len()];
         pool.install(|| {
             for step in *first..*first + steps as u32 {
                 for (net, total) in nets.iter_mut().zip(&mut total) {
-                    total.add(train_step(program, net, blocks, &gather, step, learning_rates[step as usize]));
+                    total.add(train_step(program, net, blocks, &gather, step));
                 }
             }
         });
@@ -152,7 +149,6 @@ fn train_step(
     blocks: &mut [Block],
     gather: &gather::Gather<'_>,
     step: u32,
-    learning_rate: f32,
 ) -> Metrics {
     let images = gather.batches().images_of(step);
     let active = &mut blocks[..images.div_ceil(LANES)];
@@ -162,11 +158,11 @@ fn train_step(
         let last = number + 1 == phases.len();
         active.par_iter_mut().with_max_len(1).for_each(|block| {
             if number == 0 {
-                gather.fill(shared.seed(), step, images, block);
+                gather.fill(shared.replica(), step, images, block);
             }
             block.forward(program, shared, phase.clone(), step);
             if last {
-                block.loss(program, images);
+                block.loss(program, shared, images);
                 block.backward(program, shared, phase.clone(), step);
             }
         });
@@ -181,7 +177,7 @@ fn train_step(
             block.backward_normalised(program, shared, number, phases[number].clone(), step);
         });
     }
-    net.update(program, active, step, learning_rate);
+    net.update(program, active, step);
     let mut metrics = Metrics { images, ..Default::default() };
     for block in active.iter() {
         metrics.loss_sum += f64::from(block.loss_sum);
@@ -235,9 +231,4 @@ impl Engine for CpuEngine<'_> {
         self.step = step;
         Ok(())
     }
-}
-
-/// Key of the dropout mask of a layer.
-fn dropout_key(seed: u32, layer: u32) -> u32 {
-    rng::key(seed, Stream::Dropout(layer))
 }

@@ -2,15 +2,18 @@
 
 use super::block::Block;
 use super::program::{Kernel, Op, Program};
-use crate::config::{Optimizer, TrainConfig};
-use crate::engine::Vector;
-use crate::model::{Model, ModelParam};
+use crate::config::Optimizer;
+use crate::engine::{Setup, Vector};
+use crate::model::ModelParam;
 use crate::optimizers::average;
+use crate::replica::Replica;
+use crate::rng::{self, Stream};
 use crate::tensor::Tensor;
 
 #[derive(Debug)]
 pub(super) struct Net {
-    seed: u32,
+    replica: Replica,
+    learning_rates: Vec<f32>,
     optimizer: Optimizer,
     average_decay: f32,
     about: Vec<ModelParam>,
@@ -37,15 +40,17 @@ pub(super) struct BatchStatistics {
 }
 
 impl Net {
-    pub(super) fn new(model: &Model, train: &TrainConfig, seed: u32) -> Self {
+    pub(super) fn new(setup: &Setup<'_>, replica: &Replica) -> Self {
+        let (model, train) = (setup.model, setup.train);
         let about = model.params();
         let zeros = || -> Vec<Vec<f32>> {
             about.iter().map(|entry| vec![0.0; entry.param.shape.iter().product()]).collect()
         };
         let batch_norms = model.layers.iter().filter(|layer| layer.kind.name == "batch_norm2d").count();
         Self {
-            seed,
-            optimizer: train.optimizer,
+            replica: replica.clone(),
+            learning_rates: setup.learning_rates(replica),
+            optimizer: train.optimizer.with_weight_decay(replica.weight_decay),
             average_decay: train.average_decay,
             params: zeros(),
             averages: zeros(),
@@ -55,8 +60,13 @@ impl Net {
         }
     }
 
-    pub(super) fn seed(&self) -> u32 {
-        self.seed
+    pub(super) fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    /// Rate of the dropout layer with this number, which is `layer` of the model, and the key of its random words.
+    pub(super) fn dropout(&self, number: usize, layer: u32) -> (f32, u32) {
+        (self.replica.dropout[number], rng::key(self.replica.seed, Stream::Dropout(layer)))
     }
 
     /// The weights that count in an evaluation.
@@ -145,7 +155,8 @@ impl Net {
     }
 
     /// Adds the blocks' gradients in order, then takes the optimizer's step and moves the averages.
-    pub(super) fn update(&mut self, program: &Program, blocks: &mut [Block], step: u32, learning_rate: f32) {
+    pub(super) fn update(&mut self, program: &Program, blocks: &mut [Block], step: u32) {
+        let learning_rate = self.learning_rates[step as usize];
         let (first, others) = blocks.split_first_mut().expect("a batch has images");
         for other in others {
             first.grads.iter_mut().zip(&other.grads).for_each(|(sum, part)| *sum += part);

@@ -26,12 +26,25 @@ pub(super) struct Op {
 #[derive(Debug)]
 pub(super) enum Kernel {
     Conv2d(ConvDims),
-    LeakyRelu { slope: f32 },
-    BatchNorm2d { number: usize, eps: f32, momentum: f32 },
+    LeakyRelu {
+        slope: f32,
+    },
+    BatchNorm2d {
+        number: usize,
+        eps: f32,
+        momentum: f32,
+    },
     MaxPool2d(PoolDims),
     AvgPool2d(PoolDims),
-    Dropout { rate: f32 },
-    Fallback { layer: Box<dyn Layer>, input: Shape, output: Shape },
+    /// The dropout layer with this number, counted from 0; each net has its own rate.
+    Dropout {
+        number: usize,
+    },
+    Fallback {
+        layer: Box<dyn Layer>,
+        input: Shape,
+        output: Shape,
+    },
 }
 
 #[derive(Debug)]
@@ -44,18 +57,17 @@ pub(super) struct Program {
     pub(super) grad_ranges: Vec<Option<Range<usize>>>,
     /// Channels and operation of each batch normalisation.
     pub(super) batch_norms: Vec<(usize, usize)>,
-    pub(super) smoothing: f32,
     classes: usize,
     phases: Vec<Range<usize>>,
 }
 
 impl Program {
-    pub(super) fn new(model: &Model, smoothing: f32) -> Self {
+    pub(super) fn new(model: &Model) -> Self {
         let mut ops = Vec::new();
         let mut buffers = vec![model.input.len()];
         let mut batch_norms = Vec::new();
         let mut phases = Vec::new();
-        let (mut input, mut first_param, mut phase_start) = (0, 0, 0);
+        let (mut input, mut first_param, mut phase_start, mut dropouts) = (0, 0, 0, 0);
         let first_trained = model.layers.iter().position(|layer| layer.parameter_count() > 0);
         for (index, layer) in model.layers.iter().enumerate() {
             let kernel = match layer.layer.tuned(layer.input) {
@@ -72,7 +84,10 @@ impl Program {
                 }
                 Tuned::MaxPool2d(pool) => Kernel::MaxPool2d(pool_dims(&pool)),
                 Tuned::AvgPool2d(pool) => Kernel::AvgPool2d(pool_dims(&pool)),
-                Tuned::Dropout { rate } => Kernel::Dropout { rate },
+                Tuned::Dropout { .. } => {
+                    dropouts += 1;
+                    Kernel::Dropout { number: dropouts - 1 }
+                }
                 Tuned::None => {
                     let copy = layer.kind.parse(layer.layer.keys()).expect("a checked layer");
                     Kernel::Fallback { layer: copy, input: layer.input, output: layer.output }
@@ -107,7 +122,6 @@ impl Program {
             ops,
             buffers,
             batch_norms,
-            smoothing,
             classes: model.class_count(),
             phases,
         }

@@ -10,6 +10,7 @@ use crate::error::Error;
 use crate::gpu::GpuEngine;
 use crate::layers::Context;
 use crate::losses::cross_entropy::cross_entropy;
+use crate::model::Model;
 use crate::optimizers::{self, average};
 use crate::plan::{ParamLayout, Plan};
 use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
@@ -32,7 +33,7 @@ pub fn check_step(
     name: &str,
     table: &mut Table,
 ) -> Result<(), String> {
-    let (step, replicas) = (engine.step(), setup.seeds.len());
+    let (step, replicas) = (engine.step(), setup.replicas.len());
     let before: Vec<State> =
         (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
     engine.poison(POISON);
@@ -49,6 +50,7 @@ pub fn check_step(
         images: setup.training.expect("an engine that trains"),
         training: true,
         layout: ParamLayout::new(setup.model, replicas),
+        models: models(setup)?,
     };
     check.run(name, table, |replica, place, table| {
         check.pass(replica, &before[replica].weights, metrics[replica], place, table);
@@ -76,12 +78,14 @@ pub fn check_evaluation(
     let read = |engine: &GpuEngine, name: &str| engine.read_evaluation_tensor(averaged, name);
     let tensors = read_all(name, engine, &plan, read)?;
     let vector = if averaged { Vector::Average } else { Vector::Weights };
-    let weights: Vec<_> = (0..setup.seeds.len())
+    let weights: Vec<_> = (0..setup.replicas.len())
         .map(|replica| engine.read(vector, replica).map_err(text))
         .collect::<Result<_, _>>()?;
-    let layout = ParamLayout::new(setup.model, setup.seeds.len());
+    let layout = ParamLayout::new(setup.model, setup.replicas.len());
     let images = setup.test;
-    let check = StepCheck { setup, plan: &plan, tensors, step: 0, batches, images, training: false, layout };
+    let models = models(setup)?;
+    let check =
+        StepCheck { setup, plan: &plan, tensors, step: 0, batches, images, training: false, layout, models };
     check.run(name, table, |replica, place, table| {
         check.pass(replica, &weights[replica], metrics[replica], place, table);
     })
@@ -89,6 +93,11 @@ pub fn check_evaluation(
 
 fn text(error: Error) -> String {
     error.to_string()
+}
+
+/// The model of each replica, with its own settings.
+fn models(setup: &Setup<'_>) -> Result<Vec<Model>, String> {
+    setup.replicas.iter().map(|net| net.model(setup.model, setup.train).map_err(text)).collect()
 }
 
 /// Every tensor of a plan, after a look at the words behind the buffers.
@@ -139,6 +148,8 @@ struct StepCheck<'a> {
     images: &'a Images,
     training: bool,
     layout: ParamLayout,
+    /// One for each replica.
+    models: Vec<Model>,
 }
 
 impl StepCheck<'_> {
@@ -150,7 +161,7 @@ impl StepCheck<'_> {
         replica: impl Fn(usize, &str, &mut Table),
     ) -> Result<(), String> {
         let mut found = Table::default();
-        for number in 0..self.setup.seeds.len() {
+        for number in 0..self.setup.replicas.len() {
             replica(number, &format!("{name}, replica {number}"), &mut found);
         }
         found.complete(self.plan);
@@ -171,7 +182,7 @@ impl StepCheck<'_> {
     /// Batch, layers and loss, forward and, in training, backward.
     fn pass(&self, replica: usize, weights: &[Tensor], metrics: Metrics, place: &str, table: &mut Table) {
         self.batch(replica, place, table);
-        let model = self.setup.model;
+        let model = &self.models[replica];
         let mut input = self.array("input", replica, model.input.into());
         let mut layers = Vec::new();
         for (index, layer) in model.layers.iter().enumerate() {
@@ -217,7 +228,7 @@ impl StepCheck<'_> {
     }
 
     fn context(&self, replica: usize, layer: usize) -> Context {
-        let seed = self.setup.seeds[replica];
+        let seed = self.setup.replicas[replica].seed;
         Context { training: self.training, seed, step: self.step, layer: layer as u32, first_image: 0 }
     }
 
@@ -271,7 +282,7 @@ impl StepCheck<'_> {
     ) -> Option<Array> {
         let classes = self.setup.model.class_count();
         let targets: Vec<u8> = self.part("targets", replica).iter().map(|&target| target as u8).collect();
-        let smoothing = if self.training { self.setup.train.label_smoothing } else { 0.0 };
+        let smoothing = if self.training { self.setup.replicas[replica].label_smoothing } else { 0.0 };
         let want = cross_entropy(logits, &targets, smoothing);
         let mut grad_logits = None;
         for (name, tensor) in [("loss", "loss"), ("grad_logits", "loss.grad_logits")] {
@@ -341,7 +352,7 @@ impl StepCheck<'_> {
             table.wrong(self.maker("input"), message);
         }
         for n in 0..4 * self.quads() {
-            let mut sample = self.batches.sample(self.setup.seeds[replica], self.step, n);
+            let mut sample = self.batches.sample(&self.setup.replicas[replica], self.step, n);
             let target = u32::from(self.images.labels[sample.index as usize]);
             let place = format!("{place}, image {n}");
             // The fused plan does not write down which image it is: its pixels and its class tell.
@@ -383,13 +394,11 @@ impl StepCheck<'_> {
     }
 
     fn update(&self, replica: usize, before: &State, after: &State, place: &str, table: &mut Table) {
-        let train = self.setup.train;
-        let step = optimizers::Step {
-            step: self.step,
-            learning_rate: f64::from(self.setup.learning_rates()[self.step as usize]),
-        };
+        let train = &self.models[replica].train;
+        let rates = self.setup.learning_rates(&self.setup.replicas[replica]);
+        let step = optimizers::Step { step: self.step, learning_rate: f64::from(rates[self.step as usize]) };
         let array = |tensor: &Tensor| Array::from_f32(&tensor.shape, &tensor.data);
-        let rule = train.optimizer.launch(1, 1, 0.0).shader;
+        let rule = train.optimizer.launch(1, 1, 1, 0.0).shader;
         let mut trained = 0;
         for (index, param) in self.setup.model.params().iter().enumerate() {
             let place = format!("{place}, {}", param.name);

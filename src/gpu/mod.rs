@@ -8,6 +8,7 @@ use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::replica::Replica;
 use crate::shader;
 use crate::tensor::Tensor;
 
@@ -82,13 +83,15 @@ impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
     pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
         let GpuOptions { reuse, fuse, .. } = options;
-        let plan_options = PlanOptions { replicas: setup.seeds.len(), reuse, fuse };
+        let plan_options = PlanOptions { replicas: setup.replicas.len(), reuse, fuse };
         let eval_batches = setup.eval_batches();
         let evaluate =
             |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
+        // What drops in one net is planned for all.
+        let planned = Replica::strongest(setup.replicas).model(setup.model, setup.train)?;
         let training =
-            batches.as_ref().map(|batches| Plan::training(setup.model, batches, setup.train, plan_options));
+            batches.as_ref().map(|batches| Plan::training(&planned, batches, setup.train, plan_options));
         let evaluation = evaluate(false);
         let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
@@ -100,7 +103,7 @@ impl GpuEngine {
             let program = Program::new(&gpu, &plan, &buffers, &pipelines)?;
             Ok((plan, program))
         };
-        let layout = ParamLayout::new(setup.model, setup.seeds.len());
+        let layout = ParamLayout::new(setup.model, setup.replicas.len());
         let training = training.map(program).transpose()?;
         let evaluation = program(evaluation)?;
         let averaged = averaged.map(program).transpose()?;
@@ -115,7 +118,7 @@ impl GpuEngine {
             test_count: setup.test.count,
             eval_batch: eval_batches.batch_size,
             classes: setup.model.class_count(),
-            replicas: setup.seeds.len(),
+            replicas: setup.replicas.len(),
             step: 0,
             steps_per_submit: 1,
             in_flight: VecDeque::new(),
@@ -125,20 +128,16 @@ impl GpuEngine {
             gpu,
         };
         let start = Instant::now();
-        engine.upload("seeds", bytemuck::cast_slice(setup.seeds));
         engine.upload("sources", bytemuck::cast_slice(&engine.evaluation.0.sources));
-        let state: Vec<u32> = [0; 4].iter().chain(setup.seeds).copied().collect();
+        let settings = setup.replicas.iter().flat_map(|net| net.words(setup.model));
+        let state: Vec<u32> = [0; 4].into_iter().chain(settings).collect();
         engine.upload("state", bytemuck::cast_slice(&state));
         engine.upload_images("test", setup.test);
         if let Some(images) = setup.training {
             engine.upload_images("train", images);
-            engine.upload("learning_rates", bytemuck::cast_slice(&setup.learning_rates()));
-            let decay = setup.train.optimizer.weight_decay();
-            let mut decays = vec![0.0f32; engine.layout.trained_len()];
-            for entry in engine.layout.entries().iter().filter(|entry| entry.param.param.decays) {
-                decays[entry.offset..][..entry.len].fill(decay);
-            }
-            engine.upload("weight_decay", bytemuck::cast_slice(&decays));
+            let rates: Vec<f32> = setup.replicas.iter().flat_map(|net| setup.learning_rates(net)).collect();
+            engine.upload("learning_rates", bytemuck::cast_slice(&rates));
+            engine.upload("owners", bytemuck::cast_slice(&engine.layout.owners()));
         }
         engine.gpu.check()?;
         let upload_seconds = start.elapsed().as_secs_f64();

@@ -68,9 +68,7 @@ impl Layer for Dropout {
         let constants = [
             ("ELEMENTS", elements as f64),
             ("IMAGE_ELEMENTS", context.output.len() as f64),
-            ("THRESHOLD", f64::from(rng::drop_threshold(self.rate))),
-            ("SCALE", f64::from(1.0 / (1.0 - self.rate))),
-            ("STREAM", f64::from(Stream::Dropout(context.layer).number())),
+            ("DROPOUT", first_setting(context.layer as usize) as f64),
         ];
         vec![Launch::new("dropout", entry_point, elements, constants)]
     }

@@ -167,6 +167,14 @@ impl Launch {
     }
 }
 
+/// Words of each layer among a net's settings in the tensor `state`; `Replica::words` has the list.
+pub const LAYER_SETTINGS: usize = 3;
+
+/// Number of the first word of a layer among them: those that belong to no layer come before.
+pub const fn first_setting(layer: usize) -> usize {
+    8 + LAYER_SETTINGS * layer
+}
+
 /// What a layer needs to know to describe its launches.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanContext {

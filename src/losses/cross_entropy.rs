@@ -41,22 +41,10 @@ pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
     Arrays::from([("loss", loss), ("grad_logits", grad_logits)])
 }
 
-/// The launches: `forward` (loss, hits and, in training, the gradient), then `metrics` (their sums).
-pub fn launches(
-    quads: usize,
-    classes: usize,
-    batch_size: usize,
-    smoothing: f32,
-    training: bool,
-) -> Vec<Launch> {
-    let constants = || {
-        [
-            ("QUADS", quads as f64),
-            ("CLASSES", classes as f64),
-            ("BATCH_SIZE", batch_size as f64),
-            ("SMOOTHING", f64::from(smoothing)),
-        ]
-    };
+/// The launches: `forward` (loss, hits and, in training, the gradient, with the net's label smoothing), then `metrics` (their sums).
+pub fn launches(quads: usize, classes: usize, batch_size: usize, training: bool) -> Vec<Launch> {
+    let constants =
+        || [("QUADS", quads as f64), ("CLASSES", classes as f64), ("BATCH_SIZE", batch_size as f64)];
     let forward = if training { "forward" } else { "forward_eval" };
     vec![
         Launch::new("cross_entropy", forward, quads, constants()),

@@ -35,6 +35,17 @@ impl Optimizer {
         }
     }
 
+    /// The same rule with another weight decay.
+    #[must_use]
+    pub fn with_weight_decay(mut self, decay: f32) -> Self {
+        match &mut self {
+            Self::Sgd { weight_decay, .. }
+            | Self::Adam { weight_decay, .. }
+            | Self::Adamw { weight_decay, .. } => *weight_decay = decay,
+        }
+        self
+    }
+
     /// Reference: reads `params`, `grads`, `weight_decay` (one value each element) and the memory; makes the new `params`
     /// and memory.
     pub fn update(&self, arrays: &Arrays, step: Step) -> Arrays {
@@ -46,8 +57,8 @@ impl Optimizer {
     }
 
     /// The launch that updates `elements` parameters by gradients that are sums over `parts` rows, and their moving average
-    /// if `average_decay` is above 0.
-    pub fn launch(&self, elements: usize, parts: usize, average_decay: f32) -> Launch {
+    /// if `average_decay` is above 0, in a run of `steps` steps.
+    pub fn launch(&self, elements: usize, parts: usize, steps: usize, average_decay: f32) -> Launch {
         let (shader, mut constants) = match *self {
             Self::Sgd { momentum, nesterov, .. } => ("sgd", sgd::constants(momentum, nesterov)),
             Self::Adam { beta1, beta2, eps, .. } => ("adam", adam::constants([beta1, beta2, eps], false)),
@@ -56,6 +67,7 @@ impl Optimizer {
         constants.extend([
             ("ELEMENTS", elements as f64),
             ("PARTS", parts as f64),
+            ("STEPS", steps as f64),
             ("AVERAGE_DECAY", f64::from(average_decay)),
         ]);
         let entry_point = if average_decay > 0.0 { "update_averaged" } else { "update" };

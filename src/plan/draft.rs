@@ -16,6 +16,8 @@ pub(super) struct Draft {
     by_name: BTreeMap<String, usize>,
     pinned: Vec<usize>,
     dispatches: Vec<Dispatch>,
+    /// Constants of every launch whose shader has them.
+    constants: BTreeMap<&'static str, f64>,
 }
 
 impl Draft {
@@ -26,7 +28,13 @@ impl Draft {
             by_name: BTreeMap::new(),
             pinned: Vec::new(),
             dispatches: Vec::new(),
+            constants: BTreeMap::new(),
         }
+    }
+
+    /// A constant of every launch whose shader has it.
+    pub(super) fn constant(&mut self, name: &'static str, value: usize) {
+        self.constants.insert(name, value as f64);
     }
 
     /// True if a tensor has this name.
@@ -95,6 +103,9 @@ impl Draft {
             Bound { index, tensor, writable, read, written }
         });
         let bindings = bindings.collect();
+        let known = |name: &str| shader.overrides().any(|(other, _)| other == name);
+        let shared = self.constants.iter().filter(|(name, _)| known(name));
+        let constants = shared.chain(&launch.constants);
         let [size, ..] = shader.workgroup_size(launch.entry_point);
         let groups = launch.invocations.div_ceil(size as usize).max(1);
         let across = groups.min(MAX_WORKGROUPS);
@@ -103,7 +114,7 @@ impl Draft {
             label: format!("{owner}.{}", launch.entry_point),
             shader: launch.shader.to_owned(),
             entry_point: launch.entry_point.to_owned(),
-            constants: launch.constants.iter().map(|(name, value)| ((*name).to_owned(), *value)).collect(),
+            constants: constants.map(|(name, value)| ((*name).to_owned(), *value)).collect(),
             bindings,
             workgroups,
         });

@@ -7,9 +7,8 @@ use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
-use crate::layers::{Launch, Tuned};
+use crate::layers::{Launch, Tuned, first_setting};
 use crate::model::Model;
-use crate::rng::{Stream, drop_threshold};
 use crate::shader;
 
 /// Invocations of every fused kernel's workgroup.
@@ -338,7 +337,6 @@ impl<'a> Fusion<'a> {
             Some(Tuned::Dropout { rate }) => rate,
             _ => 0.0,
         };
-        let stream = Stream::Dropout(before.dropout.unwrap_or(0) as u32).number();
         let flag = |set: bool| f64::from(u8::from(set));
         [
             ("IN_NORMALISE", flag(before.norm.is_some())),
@@ -353,9 +351,7 @@ impl<'a> Fusion<'a> {
             ("IN_SLOPE", slope),
             ("POOL", pool as f64),
             ("DROP", flag(training && rate > 0.0)),
-            ("THRESHOLD", f64::from(drop_threshold(rate))),
-            ("DROP_SCALE", f64::from(1.0 / (1.0 - rate))),
-            ("STREAM", f64::from(stream)),
+            ("DROPOUT", first_setting(before.dropout.unwrap_or(0)) as f64),
             ("GRAD_IN_SCALE", self.offset(norm, "weight") as f64),
             ("GRAD_IN_SHIFT", self.offset(norm, "bias") as f64),
         ]
@@ -363,7 +359,7 @@ impl<'a> Fusion<'a> {
     }
 
     /// The launch of the head: loss, hits, logits and, in training, gradients.
-    pub(super) fn head(&self, head: &Head, smoothing: f32, training: bool, draft: &mut Draft) {
+    pub(super) fn head(&self, head: &Head, training: bool, draft: &mut Draft) {
         let first = self.name(head.first).to_owned();
         draft.alias("loss.input", &format!("{first}.input"));
         draft.alias("loss.grad_input", &format!("{first}.grad_input"));
@@ -375,7 +371,6 @@ impl<'a> Fusion<'a> {
             ("CHANNELS", conv.input.channels as f64),
             ("PIXELS", head.pixels as f64),
             ("CLASSES", conv.output.channels as f64),
-            ("SMOOTHING", f64::from(smoothing)),
             ("HAS_BIAS", f64::from(u8::from(self.param(head.linear, "bias").is_some()))),
             ("PACKED", (self.packing.sources.len() / 4) as f64),
             ("WEIGHT", self.packed_at(head.linear, "weight")),

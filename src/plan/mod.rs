@@ -12,6 +12,7 @@ use crate::layers::{Launch, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::average;
+use crate::replica::Replica;
 
 mod blocks;
 mod draft;
@@ -114,12 +115,13 @@ pub struct PlanOptions {
 pub const METRICS_RING: usize = 1024;
 
 impl Plan {
-    /// One training step: batch, forward, loss, backward, optimizer, average.
+    /// One training step: batch, forward, loss, backward, optimizer, average. Of dropout and augmentation a plan knows only
+    /// whether there is any: the strengths are settings of each net, which the kernels read from `state`.
     pub fn training(model: &Model, batch: &BatchSettings, train: &TrainConfig, options: PlanOptions) -> Self {
         let mut planner = Planner::new(model, batch, options, "params", "running");
         planner.batch(batch, "train");
         planner.forward(Pass::Train, train.average_decay);
-        planner.loss(batch.batch_size, train.label_smoothing, true);
+        planner.loss(batch.batch_size, true);
         planner.backward();
         planner.update(train, train.epochs * batch.steps_per_epoch());
         planner.finish(batch.batch_size)
@@ -138,7 +140,7 @@ impl Plan {
         let mut planner = Planner::new(model, batch, options, params, running);
         planner.batch(batch, part);
         planner.forward(Pass::Eval, 0.0);
-        planner.loss(batch.batch_size, 0.0, false);
+        planner.loss(batch.batch_size, false);
         planner.finish(batch.batch_size)
     }
 
@@ -193,8 +195,9 @@ impl<'a> Planner<'a> {
         let fusion = fusion.filter(Fusion::fuses);
         let mut planner = Self { model, quads, options, fusion, draft: Draft::new(options) };
         let image_floats = 4 * quads * options.replicas;
-        planner.draft.keep("state", 4 + options.replicas);
-        planner.draft.keep("seeds", options.replicas);
+        let settings = Replica::word_count(model);
+        planner.draft.constant("SETTINGS", settings);
+        planner.draft.keep("state", 4 + options.replicas * settings);
         let ring_width = if planner.fusion.as_ref().is_some_and(Fusion::has_head) { quads } else { 1 };
         planner.draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas * ring_width);
         planner.draft.pool("input", image_floats * model.input.len());
@@ -295,13 +298,13 @@ impl<'a> Planner<'a> {
     }
 
     /// Loss, metrics and, in training, the gradient of the logits, or what the head makes of it.
-    fn loss(&mut self, batch_size: usize, smoothing: f32, training: bool) {
+    fn loss(&mut self, batch_size: usize, training: bool) {
         if let (Some(Block::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
-            fusion.head(head, smoothing, training, &mut self.draft);
+            fusion.head(head, training, &mut self.draft);
             return;
         }
         let classes = self.model.class_count();
-        for launch in cross_entropy::launches(self.quads, classes, batch_size, smoothing, training) {
+        for launch in cross_entropy::launches(self.quads, classes, batch_size, training) {
             self.draft.launch("loss", &launch);
         }
     }
@@ -335,12 +338,12 @@ impl<'a> Planner<'a> {
         let (trained, running) = (layout.trained_len(), layout.running_len());
         let parts = self.fusion.as_ref().map_or(1, Fusion::parts);
         let draft = &mut self.draft;
-        draft.keep("learning_rates", steps);
+        draft.keep("learning_rates", self.options.replicas * steps);
         draft.keep("grads", parts * trained);
         for memory in train.optimizer.memory() {
             draft.keep(memory, trained);
         }
-        draft.keep("weight_decay", trained);
+        draft.keep("owners", trained);
         draft.keep("average_params", trained);
         draft.alias("optimizer.average", "average_params");
         // Fused, the optimizer averages the parameters, and whoever updates the running statistics averages them.
@@ -349,7 +352,7 @@ impl<'a> Planner<'a> {
             None => (false, false),
         };
         let decay = if fused_params { train.average_decay } else { 0.0 };
-        draft.launch_once("optimizer", &train.optimizer.launch(trained, parts, decay));
+        draft.launch_once("optimizer", &train.optimizer.launch(trained, parts, steps, decay));
         let alone = [
             ("average_params", "params", trained, fused_params),
             ("average_running", "running", running, fused_running),

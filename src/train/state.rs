@@ -15,7 +15,7 @@ use crate::tensor::Tensor;
 
 /// Name of the file in a run's folder.
 pub(super) const FILE: &str = "checkpoint.safetensors";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 /// The header has a row for each epoch and net, so it grows with the run.
 const MAX_HEADER: u64 = 64 << 20;
 
@@ -42,6 +42,8 @@ pub(super) struct Progress {
     pub(super) partial: Vec<Partial>,
     /// Seconds spent in that epoch.
     pub(super) partial_seconds: f64,
+    /// Nets of a sweep whose weights are no longer numbers. They stay out, and the file has zeros for them.
+    pub(super) diverged: Vec<bool>,
     /// SHA-256 of the images and labels: a run goes on with the same data or not at all.
     pub(super) data_sha256: String,
 }
@@ -101,12 +103,15 @@ pub(super) fn save(
         read.push(engine.read_all(vector)?.into_iter());
     }
     let mut tensors = Vec::new();
-    for (replica, &seed) in settings.seeds.iter().enumerate() {
+    for (replica, net) in settings.replicas.iter().enumerate() {
         for ((vector_name, _), replicas) in vectors.iter().zip(&mut read) {
-            for tensor in replicas.next().expect("every replica was read") {
+            for mut tensor in replicas.next().expect("every replica was read") {
+                if progress.diverged[replica] {
+                    tensor.data.fill(0.0);
+                }
                 let name = format!("{replica}.{vector_name}.{}", tensor.name);
                 if !tensor.data.iter().all(|value| value.is_finite()) {
-                    return Err(super::diverged(model, seed, &name));
+                    return Err(super::diverged(model, net, &name));
                 }
                 tensors.push(Tensor { name, ..tensor });
             }
@@ -126,6 +131,9 @@ pub(super) fn save(
 }
 
 impl RunState {
+    /// Name of the file in a run's folder.
+    pub const FILE: &str = FILE;
+
     /// Reads the state of the run in `folder`.
     ///
     /// # Errors
@@ -153,19 +161,21 @@ impl RunState {
         let damaged = |error: serde_json::Error| bad(format!("damaged metadata: {error}"));
         let settings: Settings = serde_json::from_str(get("settings")?).map_err(damaged)?;
         let progress: Progress = serde_json::from_str(get("progress")?).map_err(damaged)?;
-        if settings.seeds.is_empty() || progress.partial.len() != settings.seeds.len() {
-            return Err(bad("damaged metadata: seeds and sums do not fit together".into()));
+        if settings.replicas.is_empty()
+            || [progress.partial.len(), progress.diverged.len()] != [settings.replicas.len(); 2]
+        {
+            return Err(bad("damaged metadata: nets and sums do not fit together".into()));
         }
         let vectors = vectors(&model.train);
         let mut wanted = Vec::new();
-        for replica in 0..settings.seeds.len() {
+        for replica in 0..settings.replicas.len() {
             for &(vector_name, vector) in &vectors {
                 let named = tensors_of(&model, vector).into_iter();
                 wanted.extend(named.map(|(name, shape)| (format!("{replica}.{vector_name}.{name}"), shape)));
             }
         }
         let mut tensors = file.tensors(&wanted, |_, _| false)?.into_iter();
-        let replicas = (0..settings.seeds.len())
+        let replicas = (0..settings.replicas.len())
             .map(|_| {
                 let vector = |&(_, vector): &(&str, Vector)| {
                     let names = tensors_of(&model, vector).into_iter();

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use serde::Serialize;
 
 use super::{Row, Run};
+use crate::replica::{Point, Replica};
 
-/// The results of a run. With several replicas, figures are means over them.
+/// The results of a run. With several replicas, figures are means over them, without those that diverged.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Name of the model.
@@ -61,6 +62,9 @@ pub struct Summary {
     /// SHA-256 of the weights, of a run with one net.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
+    /// Each point of a sweep.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub points: Vec<PointSummary>,
     /// Each net of a run with several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
@@ -77,11 +81,12 @@ pub struct Summary {
 /// One net of a run with several.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReplicaSummary {
-    /// Its seed.
-    pub seed: u32,
-    /// Its file in the run's folder.
-    pub file: String,
-    /// Right answers on the test images after the last epoch, in percent.
+    /// Its seed and settings.
+    #[serde(flatten)]
+    pub net: Replica,
+    /// Its file in the run's folder; none if it diverged.
+    pub file: Option<String>,
+    /// Right answers on the test images after the last epoch, in percent; NaN if it diverged.
     pub final_test_accuracy: f64,
     /// Mean loss there.
     pub final_test_loss: f64,
@@ -90,7 +95,20 @@ pub struct ReplicaSummary {
     /// The first epoch that had it.
     pub best_epoch: usize,
     /// SHA-256 of its weights.
-    pub weights_sha256: String,
+    pub weights_sha256: Option<String>,
+}
+
+/// The nets of one point of a sweep, which differ in their seeds alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PointSummary {
+    /// The point.
+    pub point: Point,
+    /// How many of them diverged; they do not count in what follows.
+    pub diverged: usize,
+    /// Mean loss on the test images after the last epoch; NaN if all of them diverged.
+    pub final_test_loss: f64,
+    /// Spread of the accuracies there, in percent.
+    pub spread: Option<Spread>,
 }
 
 /// Mean, deviation and range of a few numbers.
@@ -127,7 +145,7 @@ impl Run<'_> {
         let nets = replicas.len();
         let rows = &self.progress.rows;
         let epochs = rows.len() / nets;
-        let mean = |rows: &[Row], value: fn(&Row) -> f64| rows.iter().map(value).sum::<f64>() / nets as f64;
+        let mean = |rows: &[Row], value: fn(&Row) -> f64| mean(rows.iter().map(value));
         let last = &rows[rows.len() - nets..];
         let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));
         let (best_test_accuracy, best_epoch) = best(means);
@@ -137,17 +155,16 @@ impl Run<'_> {
         let epochs_trained = f64::from(self.progress.step) / f64::from(self.steps_per_epoch);
         let train_seconds_per_epoch = train_seconds / epochs_trained;
         let seconds_per_epoch = train_seconds_per_epoch + (seconds - train_seconds) / epochs as f64;
-        let several = nets > 1;
-        let one = |value: &str| (!several).then(|| value.to_owned());
+        let several = self.settings.has_several();
         Summary {
             model: self.model.name.clone(),
             parameters: self.model.parameter_count(),
             epochs: self.model.train.epochs,
             steps: self.progress.step,
-            complete: self.progress.step as usize == self.learning_rates.len(),
+            complete: self.progress.step as usize == self.learning_rates[0].len(),
             batch_size: self.model.train.batch_size,
-            seed: (!several).then_some(self.settings.seeds[0]),
-            seeds: several.then(|| self.settings.seeds.clone()),
+            seed: (!several).then_some(self.settings.replicas[0].seed),
+            seeds: several.then(|| self.settings.replicas.iter().map(|net| net.seed).collect()),
             device: self.device.clone(),
             data: self.settings.data.display().to_string(),
             hold_out: self.settings.hold_out,
@@ -162,14 +179,41 @@ impl Run<'_> {
             seconds: round(seconds),
             seconds_per_epoch: round(seconds_per_epoch),
             train_seconds_per_epoch: round(train_seconds_per_epoch),
-            spread: several.then(|| Spread::of(last.iter().map(|row| row.test_accuracy))),
-            weights_sha256: one(&replicas[0].weights_sha256),
+            spread: several.then(|| Spread::of(finite(last.iter().map(|row| row.test_accuracy)))),
+            points: if self.settings.swept_keys().is_empty() { Vec::new() } else { points(&replicas) },
+            weights_sha256: replicas[0].weights_sha256.clone().filter(|_| !several),
             replicas: if several { replicas } else { Vec::new() },
             shadernet: env!("CARGO_PKG_VERSION").into(),
             folder: self.folder.path().to_owned(),
             final_test_correct: mean(last, |row| row.test_correct as f64),
         }
     }
+}
+
+/// Nets that agree in what was swept, in order.
+fn points(replicas: &[ReplicaSummary]) -> Vec<PointSummary> {
+    let nets_of_points = replicas.chunk_by(|a, b| a.net.point == b.net.point);
+    let point = |nets: &[ReplicaSummary]| {
+        let diverged = nets.iter().filter(|net| net.file.is_none()).count();
+        let accuracies = finite(nets.iter().map(|net| net.final_test_accuracy));
+        PointSummary {
+            point: nets[0].net.point.clone(),
+            diverged,
+            final_test_loss: round(mean(nets.iter().map(|net| net.final_test_loss))),
+            spread: (diverged < nets.len()).then(|| Spread::of(accuracies)),
+        }
+    };
+    nets_of_points.map(point).collect()
+}
+
+fn finite(values: impl Iterator<Item = f64>) -> impl Iterator<Item = f64> {
+    values.filter(|value| value.is_finite())
+}
+
+/// Mean of those that are numbers.
+fn mean(values: impl Iterator<Item = f64>) -> f64 {
+    let (sum, count) = finite(values).fold((0.0, 0.0), |(sum, count), value| (sum + value, count + 1.0));
+    sum / count
 }
 
 /// The largest accuracy and the first epoch that had it.

@@ -2,10 +2,12 @@
 
 use shadernet::config::Optimizer;
 use shadernet::gpu::{Gpu, GpuOptions, PlanRunner};
-use shadernet::layers::{Context, Launch, Layer, Pass, PlanContext};
+use shadernet::layers::{Context, LAYER_SETTINGS, Launch, Layer, Pass, PlanContext, Tuned, first_setting};
 use shadernet::losses::cross_entropy;
 use shadernet::optimizers::Step;
 use shadernet::plan::{METRICS_RING, Plan};
+use shadernet::rng::{self, Stream};
+use shadernet::shader;
 use shadernet::tensor::{Array, Arrays, Shape};
 
 /// A NaN, so that what nobody wrote shows.
@@ -43,6 +45,16 @@ fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
     ((0..images).flat_map(image).collect(), behind.flat_map(image).collect())
 }
 
+/// Words of a net's settings with one layer.
+const SETTINGS: usize = first_setting(1);
+/// The setting of this number is weight decay, those of most others are for batches: see `Replica::words`.
+const WEIGHT_DECAY: usize = 7;
+
+/// The tensor `state` of a step with one net.
+fn state(step: u32, images: usize, settings: Vec<u32>) -> Vec<u32> {
+    [vec![step + 1, step, images as u32, 0], settings].concat()
+}
+
 fn floats(words: Vec<u32>) -> Vec<f32> {
     words.into_iter().map(f32::from_bits).collect()
 }
@@ -71,7 +83,13 @@ impl Kernels {
         let arrays = given.iter().chain(wanted).map(|(&name, array)| (name, len(name, array)));
         let words_len = words.iter().map(|(name, words)| (*name, words.len()));
         let tensors: Vec<_> = arrays.chain(words_len).chain(others.iter().copied()).collect();
-        let plan = Plan::of_launches(images, "kernel", launches, &tensors);
+        let mut launches = launches.to_vec();
+        for launch in &mut launches {
+            if shader::find(launch.shader).overrides().any(|(name, _)| name == "SETTINGS") {
+                launch.constants.insert("SETTINGS", SETTINGS as f64);
+            }
+        }
+        let plan = Plan::of_launches(images, "kernel", &launches, &tensors);
         self.launches += plan.dispatches.len();
         let runner = PlanRunner::new(&self.gpu, plan, POISON, self.options).unwrap();
         let has = |name: &str| runner.plan().tensor(name).is_some();
@@ -119,17 +137,23 @@ impl Kernels {
         if given.contains_key("grad_output") {
             launches.extend(layer.launches(Pass::Backward, &plan));
         }
-        let state = vec![context.step + 1, context.step, images as u32, 0];
-        let words = [("state", state), ("seeds", vec![context.seed])];
+        let mut settings = vec![0; SETTINGS];
+        if let Tuned::Dropout { rate } = layer.tuned(input) {
+            let key = rng::key(context.seed, Stream::Dropout(context.layer));
+            let scale: f32 = 1.0 / (1.0 - rate);
+            let words = [key, rng::drop_threshold(rate), scale.to_bits()];
+            settings[first_setting(context.layer as usize)..][..LAYER_SETTINGS].copy_from_slice(&words);
+        }
+        let words = [("state", state(context.step, images, settings))];
         Some(self.run(images, &launches, given, wanted, &words, &layer.saved(&plan)))
     }
 
     /// `loss` and `grad_logits` of [N, C] logits, and the `sum` of the losses.
     pub(crate) fn cross_entropy(&mut self, logits: &Array, targets: &[u8], wanted: &Arrays) -> Arrays {
         let [images, classes] = logits.shape[..] else { panic!("{:?} is no matrix", logits.shape) };
-        let launches = cross_entropy::launches(images.div_ceil(4), classes, images, 0.0, true);
+        let launches = cross_entropy::launches(images.div_ceil(4), classes, images, true);
         let targets: Vec<u32> = targets.iter().map(|&target| target.into()).collect();
-        let words = [("targets", pack(&targets, images, 0)), ("state", vec![0, 0, images as u32, 0])];
+        let words = [("targets", pack(&targets, images, 0)), ("state", state(0, images, vec![0; SETTINGS]))];
         let given = Arrays::from([("logits", logits.clone())]);
         let mut wanted = wanted.clone();
         wanted.remove("sum");
@@ -149,9 +173,17 @@ impl Kernels {
         wanted: &Arrays,
         step: Step,
     ) -> Arrays {
-        let launch = rule.launch(given["params"].data.len(), 1, 0.0);
-        let rates = vec![(step.learning_rate as f32).to_bits(); step.step as usize + 1];
-        let words = [("learning_rates", rates), ("state", vec![step.step + 1, step.step, 1, 0])];
+        let (len, steps) = (given["params"].data.len(), step.step as usize + 1);
+        let launch = rule.launch(len, 1, steps, 0.0);
+        let rates = vec![(step.learning_rate as f32).to_bits(); steps];
+        let mut settings = vec![0; SETTINGS];
+        settings[WEIGHT_DECAY] = (given["weight_decay"].data[0] as f32).to_bits();
+        let words = [
+            ("learning_rates", rates),
+            ("state", state(step.step, 1, settings)),
+            // All of the first net, and all decay.
+            ("owners", vec![1; len]),
+        ];
         self.run(1, &[launch], given, wanted, &words, &[])
     }
 }

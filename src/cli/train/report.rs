@@ -1,5 +1,7 @@
 //! What the user sees of a training.
 
+use std::collections::BTreeSet;
+
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::config::{LearningRate, Optimizer, TrainConfig};
 use shadernet::device::Device;
@@ -50,9 +52,18 @@ impl Report {
             data.mean,
             data.std
         ));
-        let seeds: Vec<_> = settings.seeds.iter().map(u32::to_string).collect();
+        let seeds: BTreeSet<u32> = settings.replicas.iter().map(|net| net.seed).collect();
+        let seeds: Vec<_> = seeds.iter().map(u32::to_string).collect();
         let shuffle = if settings.shuffle { "" } else { ", not shuffled" };
         out.line(format_args!("recipe: {}{shuffle}, seed {}", recipe(&model.train), seeds.join(", ")));
+        let keys: Vec<_> = settings.swept_keys().into_iter().collect();
+        if !keys.is_empty() {
+            let nets = settings.replicas.len();
+            out.line(format_args!(
+                "sweep:  {nets} nets side by side, with values of their own of {}",
+                keys.join(", ")
+            ));
+        }
     }
 
     /// That the GPU computes right.
@@ -89,25 +100,46 @@ impl Report {
         let out = &mut self.output;
         out.line(format_args!("\n{}\n", result(summary)));
         if !summary.replicas.is_empty() {
+            let widest =
+                summary.replicas.iter().map(|net| net.net.point.to_string().len()).max().unwrap_or(0);
             out.line(format_args!(
-                "{:>10} {:>16} {:>12} {:>16} {:>11}  weights' SHA-256",
-                "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
+                "{:<widest$}{:>10} {:>16} {:>12} {:>16} {:>11}  weights' SHA-256",
+                "", "seed", "last accuracy", "last loss", "best accuracy", "best epoch"
             ));
             for net in &summary.replicas {
+                let (point, seed) = (net.net.point.to_string(), net.net.seed);
+                let Some(sha256) = &net.weights_sha256 else {
+                    out.line(format_args!("{point:<widest$}{seed:>10}  diverged"));
+                    continue;
+                };
                 out.line(format_args!(
-                    "{:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}  {}",
-                    net.seed,
+                    "{point:<widest$}{seed:>10} {:>14.2} % {:>12.4} {:>14.2} % {:>11}  {}",
                     net.final_test_accuracy,
                     net.final_test_loss,
                     net.best_test_accuracy,
                     net.best_epoch,
-                    short(&net.weights_sha256)
+                    short(sha256)
                 ));
             }
             out.line(format_args!(""));
         }
-        for line in targets(summary, model) {
-            out.line(format_args!("{line}"));
+        if summary.points.len() < summary.replicas.len() {
+            let widest = summary.points.iter().map(|point| point.point.to_string().len()).max().unwrap_or(0);
+            for point in &summary.points {
+                let name = point.point.to_string();
+                let reached = point.spread.map(|spread| {
+                    format!("accuracy {}, loss {:.4}", spread_text(&spread), point.final_test_loss)
+                });
+                let diverged = (point.diverged > 0).then(|| format!("{} diverged", point.diverged));
+                let text: Vec<_> = reached.into_iter().chain(diverged).collect();
+                out.line(format_args!("{name:<widest$}  {}", text.join(", ")));
+            }
+        }
+        // A sweep is for choosing, not for reaching them.
+        if summary.points.is_empty() {
+            for line in targets(summary, model) {
+                out.line(format_args!("{line}"));
+            }
         }
         if let Some(hash) = &summary.weights_sha256 {
             out.line(format_args!("\nweights: SHA-256 {}... (whole in summary.json)", short(hash)));
@@ -115,8 +147,11 @@ impl Report {
         let folder = summary.folder.display();
         let (seconds, each) = (summary.seconds, summary.seconds_per_epoch);
         out.line(format_args!("\n{seconds:.1} s, {each:.2} s an epoch. In {folder}:"));
-        let models =
-            if summary.replicas.is_empty() { "model.safetensors" } else { "model-seed<S>.safetensors" };
+        let models = match (summary.points.is_empty(), summary.replicas.is_empty()) {
+            (true, true) => "model.safetensors",
+            (true, false) => "model-seed<S>.safetensors",
+            (false, _) => "model-<settings>-seed<S>.safetensors",
+        };
         out.line(format_args!(
             "  {models}, metrics.csv, summary.json, checkpoint.safetensors (for --resume)"
         ));
@@ -124,24 +159,31 @@ impl Report {
     }
 
     fn epoch_line(&mut self, rows: &[Row]) {
-        let Some(first) = rows.first() else { return };
-        let mean = |value: fn(&Row) -> f64| rows.iter().map(value).sum::<f64>() / rows.len() as f64;
+        let trained: Vec<&Row> = rows.iter().filter(|row| row.test_loss.is_finite()).collect();
+        let Some(first) = trained.first() else { return };
+        let mean =
+            |value: fn(&Row) -> f64| trained.iter().map(|row| value(row)).sum::<f64>() / trained.len() as f64;
         let width = self.epochs.to_string().len();
         let test_accuracy = if rows.len() > 1 {
-            let spread = Spread::of(rows.iter().map(|row| row.test_accuracy));
-            spread_text(&spread)
+            spread_text(&Spread::of(trained.iter().map(|row| row.test_accuracy)))
         } else {
             format!("{:.2} %", first.test_accuracy)
         };
+        let mut rest = String::new();
+        if trained.iter().all(|row| row.learning_rate == first.learning_rate) {
+            rest += &format!("lr {}  ", rate(first.learning_rate));
+        }
+        if trained.len() < rows.len() {
+            rest += &format!("{} of {} diverged  ", rows.len() - trained.len(), rows.len());
+        }
         self.output.line(format_args!(
-            "epoch {:>width$}/{}  train loss {:.4} accuracy {:.2} %  {} loss {:.4} accuracy {test_accuracy}  lr {}  {:.1} s",
+            "epoch {:>width$}/{}  train loss {:.4} accuracy {:.2} %  {} loss {:.4} accuracy {test_accuracy}  {rest}{:.1} s",
             first.epoch,
             self.epochs,
             mean(|row| row.train_loss),
             mean(|row| row.train_accuracy),
             self.test,
             mean(|row| row.test_loss),
-            rate(first.learning_rate),
             first.seconds
         ));
     }
@@ -159,7 +201,7 @@ impl Watch for Report {
             ProgressStyle::with_template(template).map_or(bar.clone(), |style| bar.with_style(style))
         });
         let mut all = Metrics::default();
-        sums.iter().for_each(|&sum| all.add(sum));
+        sums.iter().filter(|sum| sum.loss_sum.is_finite()).for_each(|&sum| all.add(sum));
         bar.set_message(format!("loss {:.4}  accuracy {:.2} %", all.loss(), all.accuracy()));
         bar.set_position(done as u64);
     }
@@ -185,6 +227,13 @@ fn spread_text(spread: &Spread) -> String {
 pub(super) fn result(summary: &Summary) -> String {
     let set = if summary.hold_out > 0 { "Held-out set" } else { "Test set" };
     let Summary { final_test_loss: loss, final_test_accuracy: accuracy, test_images, .. } = summary;
+    let reached = summary.points.iter().filter_map(|point| Some((point, point.spread?)));
+    let best = reached.reduce(|a, b| if b.1.mean > a.1.mean { b } else { a });
+    if let Some((point, spread)) = best {
+        let (points, spread) = (summary.points.len(), spread_text(&spread));
+        let (point, loss) = (&point.point, point.final_test_loss);
+        return format!("{set}, best of {points} points: {point}: average loss {loss:.4}, accuracy {spread}");
+    }
     match &summary.spread {
         Some(spread) => {
             let nets = summary.replicas.len();

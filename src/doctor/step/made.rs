@@ -40,7 +40,7 @@ impl StepCheck<'_> {
                 return None;
             }
             let entry = self.entry(index, name);
-            let (parts, len) = (self.rows_of_grads(), entry.len / self.setup.seeds.len());
+            let (parts, len) = (self.rows_of_grads(), entry.len / self.setup.replicas.len());
             let start = entry.offset + replica * len;
             let words = &self.tensors["grads"];
             let mut array = Array::zeros(shape);
@@ -108,7 +108,7 @@ impl StepCheck<'_> {
     /// The part of a tensor [replica, ...] that belongs to a replica.
     pub(super) fn part(&self, tensor: &str, replica: usize) -> &[u32] {
         let words = &self.tensors[tensor];
-        let len = words.len() / self.setup.seeds.len();
+        let len = words.len() / self.setup.replicas.len();
         &words[replica * len..][..len]
     }
 

@@ -1,0 +1,188 @@
+//! One of the nets that are trained side by side: its seed, and the settings in which it may differ from the others.
+//!
+//! Everything that shapes a step is common to all: layers, update rule with its momentum, batch size, epochs, average. A
+//! replica's weights are those of the single run with its seed and settings, bit for bit on the same device.
+//!
+//! `replicas` of a run's settings takes any list of them:
+//!
+//! ```
+//! use shadernet::model::Model;
+//! use shadernet::replica::Replica;
+//!
+//! # fn main() -> shadernet::error::Result<()> {
+//! # let text = "name = \"x\"\ninput = [1, 2, 2]\nlayers = [{ type = \"flatten\" }, { type = \"dropout\", rate = 0.1 }, { type = \"linear\", out_features = 2 }]";
+//! let model = Model::parse(text, "x.toml")?;
+//! // Four nets of seeds 0 to 3; the last two without dropout.
+//! let mut nets = Replica::of_seeds(&model, &model.train, 0..4);
+//! for net in &mut nets[2..] {
+//!     net.dropout.fill(0.0);
+//!     net.point.0.insert("dropout".into(), 0.0);
+//! }
+//! // The recipe that the file of the last one carries.
+//! assert!(nets[3].model(&model, &model.train)?.to_toml().contains("rate = 0.0"));
+//! # Ok(())
+//! # }
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::{Augment, LearningRate, ModelConfig, TrainConfig};
+use crate::error::{Error, Result};
+use crate::layers::{LAYER_SETTINGS, first_setting};
+use crate::model::Model;
+use crate::rng::{self, Stream};
+
+/// A net's seed and settings.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Seed of all its random numbers.
+    pub seed: u32,
+    /// Learning rate over the steps.
+    pub learning_rate: LearningRate,
+    /// Weight decay, for the parameters that decay.
+    pub weight_decay: f32,
+    /// Rate of each dropout layer, first to last.
+    pub dropout: Vec<f32>,
+    /// Share of the target that is spread over all classes.
+    pub label_smoothing: f32,
+    /// Largest random changes of its training images.
+    pub augment: Augment,
+    /// What tells it from others of its seed: it names the net's file, and a run reports nets that agree in it together.
+    /// Nothing is computed from it.
+    #[serde(default, skip_serializing_if = "Point::is_empty")]
+    pub point: Point,
+}
+
+/// A point of a sweep: values of settings, by name. `Display` is `dropout=0.1 learning_rate=0.2`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Point(pub BTreeMap<String, f32>);
+
+impl Point {
+    /// True where nothing is swept.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let values: Vec<_> = self.0.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        f.write_str(&values.join(" "))
+    }
+}
+
+impl Replica {
+    /// A net with the dropout rates of `model` and the rest of its recipe from `train`.
+    pub fn new(model: &Model, train: &TrainConfig, seed: u32) -> Self {
+        Self {
+            seed,
+            learning_rate: train.learning_rate,
+            weight_decay: train.optimizer.weight_decay(),
+            dropout: model.dropout_rates().map(|(_, rate)| rate).collect(),
+            label_smoothing: train.label_smoothing,
+            augment: train.augment,
+            point: Point::default(),
+        }
+    }
+
+    /// Nets that differ in nothing but their seeds.
+    pub fn of_seeds(model: &Model, train: &TrainConfig, seeds: impl IntoIterator<Item = u32>) -> Vec<Self> {
+        seeds.into_iter().map(|seed| Self::new(model, train, seed)).collect()
+    }
+
+    /// For each setting the largest of any replica, under the first one's seed and schedule: whatever is switched on in one
+    /// of them is switched on in it, so its plan has every kernel that theirs has.
+    ///
+    /// # Panics
+    /// Without a replica.
+    pub fn strongest(replicas: &[Self]) -> Self {
+        let mut strongest = replicas.first().expect("at least one net").clone();
+        let raise = |most: &mut f32, value: f32| *most = most.max(value);
+        for other in replicas {
+            raise(&mut strongest.weight_decay, other.weight_decay);
+            raise(&mut strongest.label_smoothing, other.label_smoothing);
+            strongest.dropout.iter_mut().zip(&other.dropout).for_each(|(most, &rate)| raise(most, rate));
+            let most = &mut strongest.augment;
+            raise(&mut most.rotate_degrees, other.augment.rotate_degrees);
+            raise(&mut most.shift_pixels, other.augment.shift_pixels);
+            raise(&mut most.scale, other.augment.scale);
+            raise(&mut most.shear, other.augment.shear);
+        }
+        strongest
+    }
+
+    /// `train` with this net's settings.
+    pub fn train(&self, train: &TrainConfig) -> TrainConfig {
+        TrainConfig {
+            optimizer: train.optimizer.with_weight_decay(self.weight_decay),
+            learning_rate: self.learning_rate,
+            label_smoothing: self.label_smoothing,
+            augment: self.augment,
+            ..train.clone()
+        }
+    }
+
+    /// `model`, to be trained as `train` says, with this net's settings: what a single run of this net would have.
+    ///
+    /// # Errors
+    /// A setting outside its range, and another number of dropout rates than the model has such layers.
+    pub fn model(&self, model: &Model, train: &TrainConfig) -> Result<Model> {
+        let layers: Vec<usize> = model.dropout_rates().map(|(layer, _)| layer).collect();
+        if layers.len() != self.dropout.len() {
+            return Err(Error::Usage(format!(
+                "{} dropout rates for the {} dropout layers of {}",
+                self.dropout.len(),
+                layers.len(),
+                model.name
+            )));
+        }
+        let train = self.train(train);
+        train.check().map_err(Error::Usage)?;
+        // A model cannot be cloned, but it can be written down and read again.
+        let mut config = ModelConfig::parse(&model.to_toml(), &model.name)?;
+        for (layer, &rate) in layers.into_iter().zip(&self.dropout) {
+            config.layers[layer].keys.insert("rate".into(), f64::from(rate).into());
+        }
+        config.train = train;
+        Model::new(config)
+    }
+
+    /// The net's words in the tensor `state`, as the shaders' function `setting` counts them:
+    /// key of the shuffle, key of the augmentation, label smoothing, rotation in radians, shift in pixels, relative change of
+    /// size, shear, weight decay; then three for each layer: if it is dropout, the key of its random words, the threshold
+    /// below which they drop, and 1 / (1 − rate).
+    pub fn words(&self, model: &Model) -> Vec<u32> {
+        let Augment { rotate_degrees, shift_pixels, scale, shear } = self.augment;
+        let settings = [
+            self.label_smoothing,
+            rotate_degrees.to_radians(),
+            shift_pixels,
+            scale,
+            shear,
+            self.weight_decay,
+        ];
+        let mut words = vec![rng::key(self.seed, Stream::Shuffle), rng::key(self.seed, Stream::Augment)];
+        words.extend(settings.map(f32::to_bits));
+        words.resize(Self::word_count(model), 0);
+        for ((layer, _), &rate) in model.dropout_rates().zip(&self.dropout) {
+            let start = first_setting(layer);
+            let key = rng::key(self.seed, Stream::Dropout(layer as u32));
+            let scale = 1.0 / (1.0 - rate);
+            words[start..start + LAYER_SETTINGS].copy_from_slice(&[
+                key,
+                rng::drop_threshold(rate),
+                scale.to_bits(),
+            ]);
+        }
+        words
+    }
+
+    /// How many words these are.
+    pub fn word_count(model: &Model) -> usize {
+        first_setting(model.layers.len())
+    }
+}
