@@ -22,6 +22,14 @@ pub enum Error {
         /// What is wrong and what would fit.
         message: String,
     },
+    /// A training whose weights are no longer finite.
+    #[error("{model}: {message}")]
+    Diverged {
+        /// Name of the model.
+        model: String,
+        /// Which net, and what would help.
+        message: String,
+    },
     /// A data set or image that cannot be used.
     #[error("{}: {message}", path.display())]
     Data {
@@ -73,7 +81,7 @@ impl Error {
     /// Exit code of the program: 2 for what the user typed or wrote, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Usage(_) | Self::Config { .. } => 2,
+            Self::Usage(_) | Self::Config { .. } | Self::Diverged { .. } => 2,
             _ => 1,
         }
     }
