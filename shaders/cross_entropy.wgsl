@@ -87,7 +87,8 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     let share = lane_mask(quad, state[2]) / f32(state[2]);
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
         let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
-        grad_logits[start + class_index] = (p - smoothed(wanted, class_index, smoothing)) * share;
+        let q = smoothed(wanted, class_index, smoothing);
+        grad_logits[start + class_index] = (p - q) * share;
     }
 }
 

@@ -57,25 +57,20 @@ override OUT_SUMS: u32;
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 
-const CHANNELS = 4u;
-const STRIP = 4u;
-// With a 3x3 kernel and large maps an invocation makes a block instead, which loads less for each sum.
-const BLOCK_ROWS = 3u;
-const BLOCK_COLUMNS = 2u;
-const MOST_PIXELS = 6u;
-const SMALL = 64u; // pixels of a map that is not worth it
-const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
+// An invocation makes CHANNELS maps at a time, and of each a strip of neighbouring pixels. TAPS weights of a row of the kernel
+// go together, so that each value that is loaded counts for several sums and each sum is fetched once for several products.
+const CHANNELS = 8u;
+const MOST_STRIP = 4u;
+const MOST_TAPS = 3u;
+const ROW = 6u; // MOST_STRIP + MOST_TAPS - 1
 const MOST_CHANNELS = 256u;
 
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override OUT_TILES: u32 = (OUT_CHANNELS + CHANNELS - 1u) / CHANNELS;
-override OUT_BLOCKS: bool = KERNEL == 3u && OUT_HEIGHT * OUT_WIDTH >= SMALL;
-override OUT_STRIPS: u32 = (OUT_WIDTH + STRIP - 1u) / STRIP;
-override OUT_COLUMNS: u32 = select(OUT_STRIPS, (OUT_WIDTH + BLOCK_COLUMNS - 1u) / BLOCK_COLUMNS, OUT_BLOCKS);
-override OUT_ROWS: u32 = select(OUT_HEIGHT, (OUT_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_ROWS, OUT_BLOCKS);
-override OUT_PIXELS: u32 = select(STRIP, BLOCK_ROWS * BLOCK_COLUMNS, OUT_BLOCKS); // that an invocation makes at a time
-override OUT_ACROSS: u32 = select(STRIP, BLOCK_COLUMNS, OUT_BLOCKS);
-override OUT_DOWN: u32 = select(1u, BLOCK_ROWS, OUT_BLOCKS);
+override OUT_VECTORS: u32 = (OUT_CHANNELS + 3u) / 4u; // vec4s of weights for all maps
+override OUT_STRIPS: u32 = (OUT_WIDTH + MOST_STRIP - 1u) / MOST_STRIP;
+override OUT_STRIP: u32 = (OUT_WIDTH + OUT_STRIPS - 1u) / OUT_STRIPS; // pixels of a strip, as even as can be
+override TAPS: u32 = min(KERNEL, MOST_TAPS);
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
 
@@ -182,13 +177,9 @@ fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u3
         x = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
     }
     let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
-    var value = before_pool(at, norm);
-    if (POOL > 1u) {
-        for (var i = 0u; i < POOL; i++) {
-            for (var j = 0u; j < POOL; j++) {
-                value = max(value, before_pool(at + i * RAW_WIDTH + j, norm));
-            }
-        }
+    var value = before_pool(input[at], norm);
+    for (var k = 1u; k < POOL * POOL; k++) {
+        value = max(value, before_pool(input[at + k / POOL * RAW_WIDTH + k % POOL], norm));
     }
     value = dropped(value, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
     if (PADDING > 0u) {
@@ -197,8 +188,8 @@ fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u3
     return value;
 }
 
-fn before_pool(at: u32, norm: vec4<f32>) -> vec4<f32> {
-    var value = input[at];
+fn before_pool(raw: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
+    var value = raw;
     if (IN_NORMALISE) {
         value = value * norm.x + norm.y;
     }
@@ -220,108 +211,43 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
-// Sums for the pixels that an invocation makes at a time; the columns are CHANNELS maps.
-struct Pixels {
-    sums: array<mat4x4<f32>, MOST_PIXELS>,
-}
-
-// Sums of CHANNELS maps, the columns, for BLOCK_ROWS x BLOCK_COLUMNS pixels.
-struct Block {
-    at_00: mat4x4<f32>,
-    at_01: mat4x4<f32>,
-    at_10: mat4x4<f32>,
-    at_11: mat4x4<f32>,
-    at_20: mat4x4<f32>,
-    at_21: mat4x4<f32>,
+// Sums of a strip: for each pixel four maps, the columns, and the next four.
+struct Strip {
+    first: array<mat4x4<f32>, MOST_STRIP>,
+    second: array<mat4x4<f32>, MOST_STRIP>,
 }
 
 fn product(value: vec4<f32>, tap: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(value * tap.x, value * tap.y, value * tap.z, value * tap.w);
 }
 
-fn row_of_taps(sums_here: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, taps: array<vec4<f32>, 3>) -> mat4x4<f32> {
-    return sums_here + product(a, taps[0]) + product(b, taps[1]) + product(c, taps[2]);
-}
-
-// One row of four values under a 3x3 kernel: it is row i of the kernel for the pixels i rows above it.
-fn add_row(before: Block, number: u32, v: array<vec4<f32>, 4>, first: array<vec4<f32>, 3>,
-           second: array<vec4<f32>, 3>, third: array<vec4<f32>, 3>) -> Block {
-    var after = before;
-    if (number == 0u) {
-        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], first);
-        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], first);
+// TAPS neighbouring values times their weights for four maps, added to the sums.
+fn with_taps(before: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, taps: array<vec4<f32>, MOST_TAPS>) -> mat4x4<f32> {
+    var after = before + product(a, taps[0]);
+    if (TAPS > 1u) {
+        after += product(b, taps[1]);
     }
-    if (number == 1u) {
-        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], second);
-        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], second);
-        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], first);
-        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], first);
-    }
-    if (number == 2u) {
-        after.at_00 = row_of_taps(after.at_00, v[0], v[1], v[2], third);
-        after.at_01 = row_of_taps(after.at_01, v[1], v[2], v[3], third);
-        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], second);
-        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], second);
-        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], first);
-        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], first);
-    }
-    if (number == 3u) {
-        after.at_10 = row_of_taps(after.at_10, v[0], v[1], v[2], third);
-        after.at_11 = row_of_taps(after.at_11, v[1], v[2], v[3], third);
-        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], second);
-        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], second);
-    }
-    if (number == 4u) {
-        after.at_20 = row_of_taps(after.at_20, v[0], v[1], v[2], third);
-        after.at_21 = row_of_taps(after.at_21, v[1], v[2], v[3], third);
+    if (TAPS > 2u) {
+        after += product(c, taps[2]);
     }
     return after;
 }
 
-fn loaded_row(replica: u32, quad: u32, c: u32, norm: vec4<f32>, y: u32, x: u32) -> array<vec4<f32>, 4> {
-    // In a loop: twenty copies in all are too much for some compilers.
-    var row: array<vec4<f32>, 4>;
-    for (var q = 0u; q < 4u; q++) {
-        row[q] = loaded(replica, quad, c, norm, y, x + q);
-    }
-    return row;
+fn weight_at(at: u32, vector: u32) -> vec4<f32> {
+    return packed[at + min(vector, OUT_VECTORS - 1u)];
 }
 
-// A block of pixels from (y, x) on under a 3x3 kernel.
-fn convolved_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Block {
-    var start = vec4(0.0);
+// A strip of CHANNELS maps from (y, x) on, before the rectifier.
+fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Strip {
+    var first: array<mat4x4<f32>, MOST_STRIP>;
+    var second: array<mat4x4<f32>, MOST_STRIP>;
     if (HAS_BIAS) {
-        start = packed[replica * PACKED + BIAS + tile];
-    }
-    let from_bias = product(vec4(1.0), start);
-    var whole = Block(from_bias, from_bias, from_bias, from_bias, from_bias, from_bias);
-    for (var c = 0u; c < IN_CHANNELS; c++) {
-        var norm = vec4(0.0);
-        if (IN_NORMALISE) {
-            norm = in_norms[c];
+        let bias_first = product(vec4(1.0), weight_at(replica * PACKED + BIAS, 2u * tile));
+        let bias_second = product(vec4(1.0), weight_at(replica * PACKED + BIAS, 2u * tile + 1u));
+        for (var p = 0u; p < OUT_STRIP; p++) {
+            first[p] = bias_first;
+            second[p] = bias_second;
         }
-        let at = replica * PACKED + FORWARD_WEIGHT + c * 9u * OUT_TILES + tile;
-        let first = array<vec4<f32>, 3>(packed[at], packed[at + OUT_TILES], packed[at + 2u * OUT_TILES]);
-        let second = array<vec4<f32>, 3>(packed[at + 3u * OUT_TILES], packed[at + 4u * OUT_TILES], packed[at + 5u * OUT_TILES]);
-        let third = array<vec4<f32>, 3>(packed[at + 6u * OUT_TILES], packed[at + 7u * OUT_TILES], packed[at + 8u * OUT_TILES]);
-        whole = add_row(whole, 0u, loaded_row(replica, quad, c, norm, y, x), first, second, third);
-        whole = add_row(whole, 1u, loaded_row(replica, quad, c, norm, y + 1u, x), first, second, third);
-        whole = add_row(whole, 2u, loaded_row(replica, quad, c, norm, y + 2u, x), first, second, third);
-        whole = add_row(whole, 3u, loaded_row(replica, quad, c, norm, y + 3u, x), first, second, third);
-        whole = add_row(whole, 4u, loaded_row(replica, quad, c, norm, y + 4u, x), first, second, third);
-    }
-    return whole;
-}
-
-// STRIP pixels of CHANNELS maps from (y, x) on, before the rectifier.
-fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
-    var start = vec4(0.0);
-    if (HAS_BIAS) {
-        start = packed[replica * PACKED + BIAS + tile];
-    }
-    var here: array<mat4x4<f32>, STRIP>;
-    for (var p = 0u; p < STRIP; p++) {
-        here[p] = product(vec4(1.0), start);
     }
     for (var c = 0u; c < IN_CHANNELS; c++) {
         var norm = vec4(0.0);
@@ -329,44 +255,30 @@ fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
             norm = in_norms[c];
         }
         for (var i = 0u; i < KERNEL; i++) {
-            var row: array<vec4<f32>, ROW>;
-            for (var q = 0u; q < STRIP - 1u + KERNEL; q++) {
-                row[q] = loaded(replica, quad, c, norm, y + i, x + q);
-            }
-            let taps = replica * PACKED + FORWARD_WEIGHT + (c * KERNEL + i) * KERNEL * OUT_TILES + tile;
-            for (var j = 0u; j < KERNEL; j++) {
-                let tap = packed[taps + j * OUT_TILES];
-                for (var p = 0u; p < STRIP; p++) {
-                    here[p] += product(row[p + j], tap);
+            for (var j = 0u; j < KERNEL; j += TAPS) {
+                var row: array<vec4<f32>, ROW>;
+                for (var q = 0u; q < OUT_STRIP + TAPS - 1u; q++) {
+                    row[q] = loaded(replica, quad, c, norm, y + i, x + j + q);
+                }
+                var taps_first: array<vec4<f32>, MOST_TAPS>;
+                var taps_second: array<vec4<f32>, MOST_TAPS>;
+                for (var k = 0u; k < TAPS; k++) {
+                    if (KERNEL % TAPS == 0u || j + k < KERNEL) {
+                        let at = replica * PACKED + FORWARD_WEIGHT + ((c * KERNEL + i) * KERNEL + j + k) * OUT_VECTORS;
+                        taps_first[k] = weight_at(at, 2u * tile);
+                        taps_second[k] = weight_at(at, 2u * tile + 1u);
+                    }
+                }
+                for (var p = 0u; p < OUT_STRIP; p++) {
+                    first[p] = with_taps(first[p], row[p], row[p + 1u], row[p + 2u], taps_first);
+                }
+                for (var p = 0u; p < OUT_STRIP; p++) {
+                    second[p] = with_taps(second[p], row[p], row[p + 1u], row[p + 2u], taps_second);
                 }
             }
         }
     }
-    var made_here: Pixels;
-    made_here.sums[0] = here[0];
-    made_here.sums[1] = here[1];
-    made_here.sums[2] = here[2];
-    made_here.sums[3] = here[3];
-    return made_here;
-}
-
-fn pixels_of(blocks: Block) -> Pixels {
-    var made_here: Pixels;
-    made_here.sums[0] = blocks.at_00;
-    made_here.sums[1] = blocks.at_01;
-    made_here.sums[2] = blocks.at_10;
-    made_here.sums[3] = blocks.at_11;
-    made_here.sums[4] = blocks.at_20;
-    made_here.sums[5] = blocks.at_21;
-    return made_here;
-}
-
-// What one invocation makes at a time, from (y, x) on.
-fn made_pixels(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Pixels {
-    if (OUT_BLOCKS) {
-        return pixels_of(convolved_block(replica, quad, tile, y, x));
-    }
-    return convolved(replica, quad, tile, y, x);
+    return Strip(first, second);
 }
 
 fn rectified(value: vec4<f32>) -> vec4<f32> {
@@ -393,19 +305,19 @@ struct Pair {
     sum_of_products: vec4<f32>,
 }
 
-// Rectifies and writes one pixel of CHANNELS maps; adds to the sums of distances from `first` and of their squares.
-fn finish_pixel(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32, first: vec4<f32>, mask: vec4<f32>,
+// Rectifies and writes one pixel of four maps from o on; adds to the sums of distances from `first` and of their squares.
+fn finish_pixel(before: Pair, replica: u32, quad: u32, o: u32, y: u32, x: u32, first: vec4<f32>, mask: vec4<f32>,
                 maps: mat4x4<f32>) -> Pair {
     var after = before;
-    if (x < OUT_WIDTH && y < OUT_HEIGHT) {
+    if (x < OUT_WIDTH && o < OUT_CHANNELS) {
         let a = rectified(maps[0]);
         let b = rectified(maps[1]);
         let c = rectified(maps[2]);
         let d = rectified(maps[3]);
-        store_output(replica, quad, tile * CHANNELS, y, x, a);
-        store_output(replica, quad, tile * CHANNELS + 1u, y, x, b);
-        store_output(replica, quad, tile * CHANNELS + 2u, y, x, c);
-        store_output(replica, quad, tile * CHANNELS + 3u, y, x, d);
+        store_output(replica, quad, o, y, x, a);
+        store_output(replica, quad, o + 1u, y, x, b);
+        store_output(replica, quad, o + 2u, y, x, c);
+        store_output(replica, quad, o + 3u, y, x, d);
         if (OUT_NORMALISE) {
             let da = (a - first.x) * mask;
             let db = (b - first.y) * mask;
@@ -416,6 +328,31 @@ fn finish_pixel(before: Pair, replica: u32, quad: u32, tile: u32, y: u32, x: u32
         }
     }
     return after;
+}
+
+// Joins what the workgroup's invocations have of four maps from o on, and writes it down.
+fn store_sums(replica: u32, part: u32, o: u32, local: u32, count: f32, first: vec4<f32>, all: Pair) {
+    let apart = all.sum / max(count, 1.0);
+    tree_count[local] = count;
+    tree_a[local] = first + apart;
+    tree_b[local] = max(all.sum_of_products - apart * all.sum, vec4(0.0));
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            let other = local + half;
+            let both = joined(Moments(tree_count[local], tree_a[local], tree_b[local]),
+                              Moments(tree_count[other], tree_a[other], tree_b[other]));
+            tree_count[local] = both.count;
+            tree_a[local] = both.mean;
+            tree_b[local] = both.squares;
+        }
+    }
+    workgroupBarrier();
+    if (local < 4u && o + local < OUT_CHANNELS) {
+        let row = (part * REPLICAS + replica) * OUT_CHANNELS;
+        sums[OUT_SUMS + row + o + local] = vec2(tree_a[0][local], tree_b[0][local]);
+    }
+    workgroupBarrier();
 }
 
 @compute @workgroup_size(64)
@@ -429,51 +366,34 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     }
     let part = group.x / OUT_TILES;
     let tile = group.x % OUT_TILES;
-    // Values around this invocation's first one, so that a large mean does not cancel.
+    let o = tile * CHANNELS;
+    // Values around this invocation's first ones, so that a large mean does not cancel.
     var count = 0.0;
-    var first = vec4(0.0);
-    var all = Pair(vec4(0.0), vec4(0.0));
-    for (var place = local; place < PART_QUADS * OUT_ROWS * OUT_COLUMNS; place += 64u) {
-        let quad = part * PART_QUADS + place / (OUT_ROWS * OUT_COLUMNS);
+    var start_first = vec4(0.0);
+    var start_second = vec4(0.0);
+    var all_first = Pair(vec4(0.0), vec4(0.0));
+    var all_second = Pair(vec4(0.0), vec4(0.0));
+    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
         if (quad < QUADS) {
-            let y = place / OUT_COLUMNS % OUT_ROWS * OUT_DOWN;
-            let x = place % OUT_COLUMNS * OUT_ACROSS;
+            let y = place / OUT_STRIPS % OUT_HEIGHT;
+            let x = place % OUT_STRIPS * OUT_STRIP;
             let mask = lane_mask(quad, images);
-            var here = made_pixels(group.z, quad, tile, y, x);
+            var here = convolved(group.z, quad, tile, y, x);
             if (OUT_NORMALISE && count == 0.0) {
-                first = first_of(here.sums[0]);
+                start_first = first_of(here.first[0]);
+                start_second = first_of(here.second[0]);
             }
-            for (var p = 0u; p < OUT_PIXELS; p++) {
-                all = finish_pixel(all, group.z, quad, tile, y + p / OUT_ACROSS, x + p % OUT_ACROSS, first, mask, here.sums[p]);
+            for (var p = 0u; p < OUT_STRIP; p++) {
+                all_first = finish_pixel(all_first, group.z, quad, o, y, x + p, start_first, mask, here.first[p]);
+                all_second = finish_pixel(all_second, group.z, quad, o + 4u, y, x + p, start_second, mask, here.second[p]);
             }
-            let pixels = min(OUT_DOWN, OUT_HEIGHT - y) * min(OUT_ACROSS, OUT_WIDTH - x);
-            count += dot(mask, vec4(1.0)) * f32(pixels);
+            count += dot(mask, vec4(1.0)) * f32(min(OUT_STRIP, OUT_WIDTH - x));
         }
     }
-    let total = all.sum;
-    let squares = all.sum_of_products;
     if (OUT_NORMALISE) {
-        let apart = total / max(count, 1.0);
-        tree_count[local] = count;
-        tree_a[local] = first + apart;
-        tree_b[local] = max(squares - apart * total, vec4(0.0));
-        for (var half = 32u; half > 0u; half /= 2u) {
-            workgroupBarrier();
-            if (local < half) {
-                let other = local + half;
-                let both = joined(Moments(tree_count[local], tree_a[local], tree_b[local]),
-                                  Moments(tree_count[other], tree_a[other], tree_b[other]));
-                tree_count[local] = both.count;
-                tree_a[local] = both.mean;
-                tree_b[local] = both.squares;
-            }
-        }
-        workgroupBarrier();
-        let o = tile * CHANNELS + local;
-        if (local < CHANNELS && o < OUT_CHANNELS) {
-            let row = (part * REPLICAS + group.z) * OUT_CHANNELS;
-            sums[OUT_SUMS + row + o] = vec2(tree_a[0][local], tree_b[0][local]);
-        }
+        store_sums(group.z, part, o, local, count, start_first, all_first);
+        store_sums(group.z, part, o + 4u, local, count, start_second, all_second);
     }
 }
 
@@ -491,14 +411,15 @@ fn forward_eval(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocati
     let tile = group.x % OUT_TILES;
     let none = Pair(vec4(0.0), vec4(0.0));
     let zero = vec4(0.0);
-    for (var place = local; place < PART_QUADS * OUT_ROWS * OUT_COLUMNS; place += 64u) {
-        let quad = part * PART_QUADS + place / (OUT_ROWS * OUT_COLUMNS);
+    for (var place = local; place < PART_QUADS * OUT_HEIGHT * OUT_STRIPS; place += 64u) {
+        let quad = part * PART_QUADS + place / (OUT_HEIGHT * OUT_STRIPS);
         if (quad < QUADS) {
-            let y = place / OUT_COLUMNS % OUT_ROWS * OUT_DOWN;
-            let x = place % OUT_COLUMNS * OUT_ACROSS;
-            var here = made_pixels(group.z, quad, tile, y, x);
-            for (var p = 0u; p < OUT_PIXELS; p++) {
-                finish_pixel(none, group.z, quad, tile, y + p / OUT_ACROSS, x + p % OUT_ACROSS, zero, zero, here.sums[p]);
+            let y = place / OUT_STRIPS % OUT_HEIGHT;
+            let x = place % OUT_STRIPS * OUT_STRIP;
+            var here = convolved(group.z, quad, tile, y, x);
+            for (var p = 0u; p < OUT_STRIP; p++) {
+                finish_pixel(none, group.z, quad, tile * CHANNELS, y, x + p, zero, zero, here.first[p]);
+                finish_pixel(none, group.z, quad, tile * CHANNELS + 4u, y, x + p, zero, zero, here.second[p]);
             }
         }
     }

@@ -71,6 +71,7 @@ const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
+const GRAD_INVOCATIONS = 16u; // of a workgroup that work at it: more workgroups keep more processors busy
 const MOST_CHANNELS = 256u;
 
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
@@ -142,13 +143,9 @@ fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u3
         x = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
     }
     let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
-    var value = before_pool(at, norm);
-    if (POOL > 1u) {
-        for (var i = 0u; i < POOL; i++) {
-            for (var j = 0u; j < POOL; j++) {
-                value = max(value, before_pool(at + i * RAW_WIDTH + j, norm));
-            }
-        }
+    var value = before_pool(input[at], norm);
+    for (var k = 1u; k < POOL * POOL; k++) {
+        value = max(value, before_pool(input[at + k / POOL * RAW_WIDTH + k % POOL], norm));
     }
     value = dropped(value, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
     if (PADDING > 0u) {
@@ -157,8 +154,8 @@ fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u3
     return value;
 }
 
-fn before_pool(at: u32, norm: vec4<f32>) -> vec4<f32> {
-    var value = input[at];
+fn before_pool(raw: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
+    var value = raw;
     if (IN_NORMALISE) {
         value = value * norm.x + norm.y;
     }
@@ -313,33 +310,26 @@ fn store_gradient(replica: u32, quad: u32, c: u32, y: u32, x: u32, of_x: vec4<f3
         if (IN_NORMALISE) {
             norm = in_norms[c];
         }
-        let gradient = dropped(of_x, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
         let at = (((replica * QUADS + quad) * IN_CHANNELS + c) * RAW_HEIGHT + y * POOL) * RAW_WIDTH + x * POOL;
+        // The first maximum in row-major order.
+        var raw = input[at];
+        var best = before_pool(raw, norm);
         var winner = vec4(0u);
-        if (POOL > 1u) {
-            // The first maximum in row-major order.
-            var best = before_pool(at, norm);
-            for (var k = 1u; k < POOL * POOL; k++) {
-                let value = before_pool(at + k / POOL * RAW_WIDTH + k % POOL, norm);
-                let wins = value > best;
-                best = select(best, value, wins);
-                winner = select(winner, vec4(k), wins);
-            }
+        for (var k = 1u; k < POOL * POOL; k++) {
+            let raw_here = input[at + k / POOL * RAW_WIDTH + k % POOL];
+            let value = before_pool(raw_here, norm);
+            let wins = value > best;
+            raw = select(raw, raw_here, wins);
+            best = select(best, value, wins);
+            winner = select(winner, vec4(k), wins);
         }
+        sum = dropped(of_x, replica, quad, (c * IN_HEIGHT + y) * IN_WIDTH + x);
+        if (IN_RECTIFY) {
+            sum = select(IN_SLOPE * sum, sum, best > vec4(0.0));
+        }
+        sum_normalised = sum * ((raw - norm.z) * norm.w);
         for (var k = 0u; k < POOL * POOL; k++) {
-            let place = at + k / POOL * RAW_WIDTH + k % POOL;
-            var routed = gradient;
-            if (POOL > 1u) {
-                routed = select(vec4(0.0), gradient, winner == vec4(k));
-            }
-            if (IN_RECTIFY) {
-                routed = select(IN_SLOPE * routed, routed, before_pool(place, norm) > vec4(0.0));
-            }
-            grad_input[place] = routed;
-            if (IN_NORMALISE) {
-                sum += routed;
-                sum_normalised += routed * ((input[place] - norm.z) * norm.w);
-            }
+            grad_input[at + k / POOL * RAW_WIDTH + k % POOL] = select(vec4(0.0), sum, winner == vec4(k));
         }
     }
     return vec2(dot(sum, vec4(1.0)), dot(sum_normalised, vec4(1.0)));
@@ -487,10 +477,11 @@ fn store_weight_gradient(replica: u32, part: u32, o: u32, column: u32, total: f3
     }
 }
 
-fn weight_gradient(replica: u32, index: u32, images: u32) {
+fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
     let column_tiles = (COLUMNS + GRAD_COLUMNS - 1u) / GRAD_COLUMNS;
     let channel_tiles = (OUT_CHANNELS + GRAD_CHANNELS - 1u) / GRAD_CHANNELS;
-    if (index >= PARTS * column_tiles * channel_tiles) {
+    let index = group * GRAD_INVOCATIONS + local;
+    if (local >= GRAD_INVOCATIONS || index >= PARTS * column_tiles * channel_tiles) {
         return;
     }
     let part = index % PARTS;
@@ -582,7 +573,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     if ((group.x + 1u) * weight_groups / groups.x == weights_before) {
         input_gradient(group.z, group.x - weights_before, local, images);
     } else {
-        weight_gradient(group.z, weights_before * 64u + local, images);
+        weight_gradient(group.z, weights_before, local, images);
     }
 }
 
@@ -592,7 +583,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
     let images = state[2];
     load_norms(group.z, local, images);
     workgroupBarrier();
-    weight_gradient(group.z, group.x * 64u + local, images);
+    weight_gradient(group.z, group.x, local, images);
 }
 
 // The gradient of the convolution's result on its own, where it would be computed too often on loading. A workgroup makes

@@ -2,6 +2,27 @@
 //!
 //! Everything that shapes a step is common to all: layers, update rule with its momentum, batch size, epochs, average. A
 //! replica's weights are those of the single run with its seed and settings, bit for bit on the same device.
+//!
+//! `replicas` of a run's settings takes any list of them:
+//!
+//! ```
+//! use shadernet::model::Model;
+//! use shadernet::replica::Replica;
+//!
+//! # fn main() -> shadernet::error::Result<()> {
+//! # let text = "name = \"x\"\ninput = [1, 2, 2]\nlayers = [{ type = \"flatten\" }, { type = \"dropout\", rate = 0.1 }, { type = \"linear\", out_features = 2 }]";
+//! let model = Model::parse(text, "x.toml")?;
+//! // Four nets of seeds 0 to 3; the last two without dropout.
+//! let mut nets = Replica::of_seeds(&model, &model.train, 0..4);
+//! for net in &mut nets[2..] {
+//!     net.dropout.fill(0.0);
+//!     net.point.0.insert("dropout".into(), 0.0);
+//! }
+//! // The recipe that the file of the last one carries.
+//! assert!(nets[3].model(&model, &model.train)?.to_toml().contains("rate = 0.0"));
+//! # Ok(())
+//! # }
+//! ```
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -9,6 +9,7 @@ use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::replica::Replica;
 
 const MODEL: &str = r#"
     name = "small"
@@ -44,10 +45,11 @@ fn images() -> Images {
 /// Gives `check` each engine there is, made twice.
 fn with_engines(check: impl Fn(&str, &mut dyn Engine, &mut dyn Engine)) {
     let (model, images) = (Model::parse(MODEL, "small.toml").unwrap(), images());
+    let replicas = Replica::of_seeds(&model, &model.train, SEEDS);
     let setup = Setup {
         model: &model,
         train: &model.train,
-        seeds: &SEEDS,
+        replicas: &replicas,
         shuffle: true,
         mean: 0.5,
         std: 0.3,
@@ -158,10 +160,11 @@ fn what_the_driver_compiled_is_kept_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     gpu.pipelines = Some(folder.path().join("made"));
     let (model, images) = (Model::parse(MODEL, "small.toml").unwrap(), images());
+    let replicas = Replica::of_seeds(&model, &model.train, SEEDS);
     let setup = Setup {
         model: &model,
         train: &model.train,
-        seeds: &SEEDS,
+        replicas: &replicas,
         shuffle: true,
         mean: 0.5,
         std: 0.3,

@@ -411,7 +411,7 @@ fn a_broken_kernel_is_noticed() {
         (
             "dropout",
             "= input[id.z * ELEMENTS + index];",
-            "= SCALE * input[id.z * ELEMENTS + index];",
+            "= 1.01 * input[id.z * ELEMENTS + index];",
             "Dropout",
         ),
         (

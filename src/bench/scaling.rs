@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{Options, Report, measure};
 use crate::cpu;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plot::{Line, Panel, Scale, svg};
 
@@ -46,8 +46,10 @@ pub struct Point {
     pub quantity: Quantity,
     /// Its value here.
     pub value: usize,
-    /// What was measured; `None` where the model does not fit such images.
+    /// What was measured.
     pub report: Option<Report>,
+    /// Why nothing was: the model does not fit such images, or the device has not the memory.
+    pub why_not: Option<String>,
 }
 
 /// The points to measure for a model: batch size 32 to 1,024, channels ×1 to ×4, images of the model's size to four times that,
@@ -76,7 +78,7 @@ fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
 /// Measures a model's training at every point; `watch` sees each as it is measured.
 ///
 /// # Errors
-/// Those of [`measure`].
+/// Those of [`measure`], at the first point. Where a later one does not fit the device, it says so, and the others go on.
 pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
     let on_cpu = crate::device::Device::choose(options.device, options.threads)?.adapter().is_none();
     let mut measured = Vec::new();
@@ -90,11 +92,14 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
             Quantity::Replicas => varied.replicas = value,
             Quantity::Threads => varied.threads = Some(value),
         }
-        let report = match Model::parse(&text, &model.name) {
-            Ok(varied_model) => Some(measure(&varied_model, &varied)?),
-            Err(_) => None,
+        let report = Model::parse(&text, &model.name).and_then(|model| measure(&model, &varied));
+        let point = match report {
+            Ok(report) => Point { quantity, value, report: Some(report), why_not: None },
+            Err(error @ (Error::Config { .. } | Error::Device(_))) if !measured.is_empty() => {
+                Point { quantity, value, report: None, why_not: Some(error.to_string()) }
+            }
+            Err(error) => return Err(error),
         };
-        let point = Point { quantity, value, report };
         watch(&point);
         measured.push(point);
     }

@@ -88,7 +88,14 @@ fn scale(
     }
     let mut first: Option<(Quantity, Report)> = None;
     let mut watch = |point: &Point| {
-        let Some(report) = point.report.as_ref().filter(|_| !json) else { return };
+        if json {
+            return;
+        }
+        let Some(report) = &point.report else {
+            let why_not = point.why_not.as_deref().unwrap_or_default();
+            output.line(format_args!("| {} | {} | {why_not} |", point.quantity.name(), point.value));
+            return;
+        };
         let base = first.take().filter(|(quantity, _)| *quantity == point.quantity);
         let (_, base) = first.insert(base.unwrap_or_else(|| (point.quantity, report.clone())));
         let memory = report.plan.map(|plan| format!("{:.1}", plan.memory_bytes as f64 / f64::from(1 << 20)));

@@ -15,6 +15,10 @@ use crate::shader;
 const WORKGROUP: usize = 64;
 /// Most parts that a batch is cut into.
 const MOST_PARTS: usize = 64;
+/// Channels that an invocation of the fused convolution makes.
+const FORWARD_CHANNELS: usize = 8;
+/// Invocations of a workgroup that work at the gradient of the weights.
+const GRAD_INVOCATIONS: usize = 16;
 /// A value of `packed` that is no parameter's: see shaders/batch.wgsl.
 const NOTHING: u32 = u32::MAX;
 /// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
@@ -239,7 +243,7 @@ impl<'a> Fusion<'a> {
     /// Forward launches of a fused convolution.
     pub(super) fn forward(&self, fused: &FusedConv, average_decay: f32, training: bool, draft: &mut Draft) {
         self.wire(fused, draft);
-        let tiles = self.conv(fused.conv).output.channels.div_ceil(4);
+        let tiles = self.conv(fused.conv).output.channels.div_ceil(FORWARD_CHANNELS);
         let mut constants = self.constants(fused, training);
         constants
             .insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
@@ -270,7 +274,7 @@ impl<'a> Fusion<'a> {
         let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
         constants.insert("INPUT_GROUPS", input_groups as f64);
         let entry_point = if to_input { "backward" } else { "backward_weight" };
-        let groups = input_groups + weight_tiles.div_ceil(WORKGROUP);
+        let groups = input_groups + weight_tiles.div_ceil(GRAD_INVOCATIONS);
         draft.launch(&name, &launch(BACKWARD, entry_point, constants, groups));
     }
 

@@ -46,6 +46,12 @@ impl Settings {
 
     /// Fails if there is no net, two that have the same name, or one whose settings do not fit the model.
     pub(super) fn check(&self, model: &Model) -> Result<()> {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if let Some(key) = self.swept_keys().into_iter().find(|key| !key.chars().all(is_plain)) {
+            // They are parts of file names, and a saved run may come from anywhere.
+            let message = format!("point: {key:?}: use letters, digits, '-', '_' and '.' only");
+            return Err(Error::Usage(message));
+        }
         let mut names = BTreeSet::new();
         for net in &self.replicas {
             net.model(model, &model.train)?;
@@ -59,5 +65,36 @@ impl Settings {
             return Err(Error::Usage(message));
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nets_that_have_one_name_or_none_are_refused() {
+        let model = Model::parse(include_str!("../../data/models/seed.toml"), "seed.toml").unwrap();
+        let net = |seed, key: &str, value| {
+            let mut net = Replica::new(&model, &model.train, seed);
+            net.point.0.extend((!key.is_empty()).then(|| (key.to_owned(), value)));
+            net
+        };
+        let check = |replicas: &[Replica]| {
+            let settings =
+                Settings { replicas: replicas.to_vec(), shuffle: true, data: PathBuf::new(), hold_out: 0 };
+            settings.check(&model).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(&[net(1, "", 0.0), net(2, "", 0.0), net(1, "a", 0.0), net(1, "a", 0.5)]), Ok(()));
+        for (nets, words) in [
+            (&[][..], "0 nets; 1 to 256"),
+            (&[net(1, "", 0.0), net(1, "", 0.0)], "two nets of seed 1"),
+            (&[net(1, "a", 0.5), net(2, "a", 0.5), net(1, "a", 0.5)], "two nets of seed 1"),
+            (&[net(1, "/../a", 0.5)], "letters, digits"),
+            (&(0..257).map(|seed| net(seed, "", 0.0)).collect::<Vec<_>>(), "257 nets; 1 to 256"),
+        ] {
+            let message = check(nets).unwrap_err();
+            assert!(message.contains(words), "{words}: {message}");
+        }
     }
 }

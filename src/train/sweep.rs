@@ -178,6 +178,8 @@ impl Sweep {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
 
     fn sweep(texts: &[&str]) -> Result<Sweep> {
@@ -210,23 +212,55 @@ mod tests {
         assert_eq!((nets[11].augment, nets[11].weight_decay), (own.augment, own.weight_decay));
     }
 
+    /// Every number of a net's settings, by its place.
+    fn places(net: &Replica) -> BTreeMap<String, f64> {
+        fn walk(place: String, value: &serde_json::Value, found: &mut BTreeMap<String, f64>) {
+            match value {
+                serde_json::Value::Object(parts) => {
+                    parts.iter().for_each(|(name, part)| walk(format!("{place}/{name}"), part, found));
+                }
+                serde_json::Value::Array(parts) => {
+                    parts
+                        .iter()
+                        .enumerate()
+                        .for_each(|(at, part)| walk(format!("{place}/{at}"), part, found));
+                }
+                other => found.extend(other.as_f64().map(|number| (place, number))),
+            }
+        }
+        let mut found = BTreeMap::new();
+        walk(String::new(), &serde_json::to_value(net).unwrap(), &mut found);
+        found
+    }
+
     #[test]
     fn every_setting_changes_itself_alone() {
-        let own = Replica::new(&model(), &model().train, 0);
-        assert!(!own.augment.is_none());
-        for (key, setting) in SETTINGS {
-            let nets = sweep(&[&format!("{key}=0.3")]).unwrap().replicas(&model(), &[0]).unwrap();
-            let mut want = own.clone();
-            setting.set(&mut want, 0.3).unwrap();
-            want.point.0.insert(key.into(), 0.3);
-            assert_eq!(nets, [want.clone()], "{key}");
-            let json = |net: &Replica| serde_json::to_value(net).unwrap();
-            let (want, own) = (json(&want), json(&own));
-            let changed = want.as_object().unwrap().iter().filter(|(name, value)| own[*name] != **value);
-            let changed: Vec<_> =
-                changed.map(|(name, _)| name.as_str()).filter(|name| *name != "point").collect();
-            assert_eq!(changed, [key.split('.').next().unwrap()], "{key}");
+        // The recipe of the seed network has no shear.
+        let all =
+            [("/augment/rotate_degrees", 5.0), ("/augment/scale", 0.05), ("/augment/shift_pixels", 1.0)];
+        for (key, want) in [
+            ("learning_rate", &[("/learning_rate/peak", 0.5)][..]),
+            ("weight_decay", &[("/weight_decay", 0.5)]),
+            ("dropout", &[("/dropout/0", 0.5), ("/dropout/1", 0.5)]),
+            ("label_smoothing", &[("/label_smoothing", 0.5)]),
+            ("augment", &all),
+            ("augment.rotate_degrees", &[("/augment/rotate_degrees", 0.5)]),
+            ("augment.shift_pixels", &[("/augment/shift_pixels", 0.5)]),
+            ("augment.scale", &[("/augment/scale", 0.5)]),
+            ("augment.shear", &[("/augment/shear", 0.5)]),
+        ] {
+            let own = places(&Replica::new(&model(), &model().train, 0));
+            let nets = sweep(&[&format!("{key}=0.5")]).unwrap().replicas(&model(), &[0]).unwrap();
+            let mut swept = places(&nets[0]);
+            assert_eq!(swept.remove(&format!("/point/{key}")), Some(0.5), "{nets:?}");
+            assert_eq!(swept.len(), own.len());
+            let changed: Vec<_> = swept.iter().filter(|(place, value)| own[*place] != **value).collect();
+            let near = |((place, value), (other, want)): (&(&String, &f64), &(&str, f64))| {
+                place == other && (*value - want).abs() < 1e-6
+            };
+            assert!(changed.len() == want.len() && changed.iter().zip(want).all(near), "{key}: {changed:?}");
         }
+        assert_eq!(SETTINGS.len(), 9, "a new setting belongs in the table above");
     }
 
     #[test]
