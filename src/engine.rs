@@ -29,7 +29,7 @@ pub struct Setup<'a> {
     pub test: &'a Images,
 }
 
-/// Images of one step of evaluation.
+/// Most images of one step of evaluation.
 const EVAL_BATCH: usize = 256;
 
 impl Setup<'_> {
@@ -50,8 +50,10 @@ impl Setup<'_> {
     /// How test images are gone through: in order, unchanged.
     pub fn eval_batches(&self) -> BatchSettings {
         let test = self.test;
+        // No more than a step of training has: the memory of many nets is then bounded by their training.
+        let most = self.train_batches().map_or(EVAL_BATCH, |training| training.batch_size.min(EVAL_BATCH));
         BatchSettings {
-            batch_size: EVAL_BATCH.min(test.count),
+            batch_size: most.min(test.count),
             image_count: test.count,
             image: Shape::new(test.channels, test.height, test.width),
             shuffle: false,

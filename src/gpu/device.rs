@@ -23,14 +23,14 @@ pub struct AdapterReport {
     pub pci: [u32; 2],
 }
 
-/// What an adapter allows of what shadernet's kernels use. shadernet asks for no more than WebGPU's defaults.
+/// What an adapter allows of what shadernet's kernels use. WebGPU's defaults are enough for all but many nets side by side.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterLimits {
     /// Storage buffers of one kernel; shadernet asks for 8.
     pub storage_buffers: u32,
-    /// Bytes of one binding; shadernet asks for 128 MiB.
+    /// Bytes of one binding; shadernet asks for all, up to 2 GiB.
     pub binding_bytes: u64,
-    /// Bytes of one buffer; shadernet asks for 256 MiB.
+    /// Bytes of one buffer; shadernet asks for all, up to 2 GiB.
     pub buffer_bytes: u64,
     /// Invocations of a workgroup; shadernet asks for 256.
     pub workgroup_invocations: u32,
@@ -150,11 +150,19 @@ impl Adapters {
         }
     }
 
-    /// Opens adapter `index` with WebGPU's default limits.
+    /// Opens adapter `index` with WebGPU's default limits, except that buffers may be as large as the adapter lets them, up to
+    /// [`MOST_BYTES`].
     pub fn open(&self, index: usize) -> Result<Gpu> {
         let (report, adapter) = &self.found[index];
+        let allowed = adapter.limits();
+        let required_limits = wgpu::Limits {
+            max_buffer_size: allowed.max_buffer_size.min(MOST_BYTES),
+            max_storage_buffer_binding_size: allowed.max_storage_buffer_binding_size.min(MOST_BYTES),
+            ..Default::default()
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shadernet"),
+            required_limits,
             required_features: adapter.features() & OPTIONAL,
             ..Default::default()
         };
@@ -177,6 +185,9 @@ impl Adapters {
         Ok(Gpu { device, queue, report: report.clone(), pipelines: None, failure })
     }
 }
+
+/// Byte offsets within a buffer stay below 2³¹ in every driver's arithmetic.
+const MOST_BYTES: u64 = 1 << 31;
 
 /// Clocks for `bench`, and a cache of what the driver compiled. All works without.
 const OPTIONAL: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
