@@ -180,6 +180,13 @@ pub fn examine(
         ..model.train.clone()
     };
     let images = images(model, 5 * batch_size / 2);
+    // An evaluation is compared in one batch.
+    let test = Images {
+        count: batch_size,
+        pixels: images.pixels[..batch_size * model.input.len()].to_vec(),
+        labels: images.labels[..batch_size].to_vec(),
+        ..images
+    };
     let replicas = replicas(model, &train);
     let setup = Setup {
         model,
@@ -189,7 +196,7 @@ pub fn examine(
         mean: 0.3,
         std: 0.4,
         training: Some(&images),
-        test: &images,
+        test: &test,
     };
     let weights: Vec<_> = replicas.iter().map(|net| weights(model, net.seed)).collect();
     let mut engine = GpuEngine::new(adapters.open(index)?, &setup, GpuOptions { reuse: false, ..options })?;

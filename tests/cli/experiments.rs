@@ -66,7 +66,7 @@ fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
 
     // A net of the suite is the net that `train` makes.
     ok(dir.path(), &train(&["--seed", "41", "--out", "single"]));
-    let alone = Checkpoint::load(&dir.path().join("single/model.safetensors")).unwrap();
+    let alone = Checkpoint::load(dir.path().join("single/model.safetensors")).unwrap();
     let same = all.iter().find(|row| row[0] == "test" && row[1] == "as it is" && row[3] == "41").unwrap();
     assert_eq!(same[5], alone.weights_sha256());
     assert_eq!(same[4].parse::<f64>().unwrap(), alone.test_accuracy);
