@@ -60,9 +60,11 @@ pub struct Panel {
     pub lines: Vec<Line>,
 }
 
+/// Pixels of a panel, of one alone and of one among others.
+const ALONE: (u32, u32) = (700, 360);
 const PANEL: (u32, u32) = (330, 270);
-/// Room for the names of the lines.
-const LEGEND: u32 = 30;
+/// Height of a row of names.
+const LEGEND: u32 = 24;
 /// Okabe and Ito's colours, which most colour-blind people can tell apart.
 const COLOURS: [RGBColor; 6] = [
     RGBColor(0, 114, 178),
@@ -86,27 +88,45 @@ pub fn svg(panels: &[Panel], columns: usize) -> String {
     assert!(!panels.is_empty() && columns > 0, "nothing to draw");
     let columns = columns.min(panels.len());
     let rows = panels.len().div_ceil(columns);
-    let size = (PANEL.0 * columns as u32, PANEL.1 * rows as u32 + LEGEND);
+    let panel = if panels.len() == 1 { ALONE } else { PANEL };
+    let width = panel.0 * columns as u32;
+    let names = legend(&panels[0].lines, width);
+    let height = names.last().map_or(0, |&(row, _)| LEGEND * (row + 1));
+    let size = (width, panel.1 * rows as u32 + height);
     let mut text = String::new();
-    draw(&SVGBackend::with_string(&mut text, size).into_drawing_area(), panels, [rows, columns])
+    draw(&SVGBackend::with_string(&mut text, size).into_drawing_area(), panels, [rows, columns], &names)
         .expect("a string takes all that is drawn");
     text
+}
+
+/// Row and left edge of each line's name: as many in a row as fit.
+fn legend(lines: &[Line], width: u32) -> Vec<(u32, u32)> {
+    let (mut row, mut left) = (0, 12);
+    let mut places = Vec::new();
+    for line in lines {
+        let needed = 50 + 7 * line.name.chars().count() as u32;
+        if left > 12 && left + needed > width {
+            (row, left) = (row + 1, 12);
+        }
+        places.push((row, left));
+        left += needed;
+    }
+    places
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 type Drawn = Result<(), Box<dyn std::error::Error>>;
 
-fn draw(root: &Area<'_>, panels: &[Panel], [rows, columns]: [usize; 2]) -> Drawn {
+fn draw(root: &Area<'_>, panels: &[Panel], [rows, columns]: [usize; 2], names: &[(u32, u32)]) -> Drawn {
     root.fill(&WHITE)?;
-    let (legend, body) = root.split_vertically(LEGEND);
-    let mut left = 12;
-    for (index, line) in panels[0].lines.iter().enumerate() {
+    let (legend, body) = root.split_vertically(names.last().map_or(0, |&(row, _)| LEGEND * (row + 1)));
+    for (index, (line, &(row, left))) in panels[0].lines.iter().zip(names).enumerate() {
+        let (left, middle) = (left as i32, (LEGEND * row + LEGEND / 2 + 2) as i32);
         let style = colour(index).stroke_width(if line.faint { 1 } else { 3 });
-        legend.draw(&PathElement::new([(left, 16), (left + 22, 16)], style))?;
+        legend.draw(&PathElement::new([(left, middle), (left + 22, middle)], style))?;
         let anchor = Pos::new(HPos::Left, VPos::Center);
         let label = (FONT, 13).into_font().color(&BLACK).pos(anchor);
-        legend.draw(&Text::new(line.name.clone(), (left + 28, 16), label))?;
-        left += 50 + 7 * line.name.chars().count() as i32;
+        legend.draw(&Text::new(line.name.clone(), (left + 28, middle), label))?;
     }
     for (panel, area) in panels.iter().zip(body.split_evenly((rows, columns))) {
         draw_panel(&area, panel)?;
@@ -259,6 +279,14 @@ mod tests {
         let heights: Vec<f64> = text.split("<circle").skip(1).map(height).collect();
         let [low, middle, high] = heights[..] else { panic!("{heights:?}") };
         assert!(low > middle && ((low - middle) - (middle - high)).abs() <= 1.0, "{heights:?}");
+    }
+
+    #[test]
+    fn every_name_has_room() {
+        let line = |name: &str| Line { name: name.into(), points: vec![[1.0, 1.0]], faint: false };
+        let lines: Vec<Line> = ["a name of some length", "another name, longer still", "c"].map(line).into();
+        assert_eq!(legend(&lines, 330), [(0, 12), (1, 12), (1, 12 + 50 + 7 * 26)]);
+        assert_eq!(legend(&lines, 40), [(0, 12), (1, 12), (2, 12)]);
     }
 
     #[test]

@@ -126,7 +126,7 @@ fn table(text: &mut String, suite: &Suite, tested: &[Tested<'_>]) {
         let of = |value: fn(&Row) -> f64| arm.rows.iter().map(|row| value(row)).collect::<Vec<f64>>();
         let spread = Spread::of(finals.iter().copied());
         let difference = match Difference::of(&finals, &base) {
-            Some(difference) if index > 0 => written(difference),
+            Some(difference) if index > 0 && difference.half_width.is_finite() => written(difference),
             _ => String::new(),
         };
         let reached: Vec<f64> =

@@ -151,7 +151,7 @@ impl Adapters {
     }
 
     /// Opens adapter `index` with WebGPU's default limits, except that buffers may be as large as the adapter lets them, up to
-    /// [`MOST_BYTES`].
+    /// 2 GiB.
     pub fn open(&self, index: usize) -> Result<Gpu> {
         let (report, adapter) = &self.found[index];
         let allowed = adapter.limits();
