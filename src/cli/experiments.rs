@@ -90,14 +90,7 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
         let mut progress = Progress { output, bar: None, label: String::new() };
         carry_out(&suite, &options, &mut rows, &mut progress)?;
     }
-    let report = report(&suite, &rows);
-    std::fs::create_dir_all(&out).map_err(Error::io("make the folder", &out))?;
-    for (name, chart) in &report.charts {
-        let path = out.join(name);
-        std::fs::write(&path, chart).map_err(Error::io("write", &path))?;
-    }
-    let path = out.join("report.md");
-    std::fs::write(&path, &report.text).map_err(Error::io("write", &path))?;
+    let path = report(&suite, &rows).write(&out)?;
     output.line(format_args!("report: {}", path.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,11 +1,14 @@
 //! What came out of a suite, as Markdown with charts: made from the rows alone, whatever part of the suite is done.
 
 use std::fmt::Write;
+use std::path::{Path, PathBuf};
 
 use super::run::chosen;
 use super::statistics::{Difference, median};
 use super::suite::{Arm, Group, Phase, Suite};
 use super::table::{Row, Rows};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 use crate::plot::{Line, Panel, Scale, Strip, strips, svg};
 use crate::train::Spread;
 
@@ -16,6 +19,22 @@ pub struct Report {
     pub text: String,
     /// SVG files that stand beside it.
     pub charts: Vec<(String, String)>,
+}
+
+impl Report {
+    /// Writes `report.md` and its charts into `folder`, which is made if it is not there, and returns the text's path.
+    ///
+    /// # Errors
+    /// What the system refuses; each file is there whole or not at all.
+    pub fn write(&self, folder: &Path) -> Result<PathBuf> {
+        std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+        for (name, chart) in &self.charts {
+            write_atomically(&folder.join(name), chart.as_bytes())?;
+        }
+        let path = folder.join("report.md");
+        write_atomically(&path, self.text.as_bytes())?;
+        Ok(path)
+    }
 }
 
 /// An arm with its runs on the test set.
