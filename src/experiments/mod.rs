@@ -12,5 +12,5 @@ mod table;
 pub use report::{Report, report};
 pub use run::{Job, Options, Watcher, carry_out, chosen};
 pub use statistics::{Difference, median};
-pub use suite::{Arm, Group, Phase, Recipe, Seeds, Select, Suite};
+pub use suite::{Arm, Criterion, Group, Phase, Recipe, Seeds, Select, Suite};
 pub use table::{Row, Rows};

@@ -1,11 +1,12 @@
 //! What came out of a suite, as Markdown with charts: made from the rows alone, whatever part of the suite is done.
 
 use std::fmt::Write;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::run::chosen;
 use super::statistics::{Difference, median};
-use super::suite::{Arm, Group, Phase, Suite};
+use super::suite::{Arm, Criterion, Group, Phase, Select, Suite};
 use super::table::{Row, Rows};
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
@@ -54,30 +55,19 @@ impl Tested<'_> {
 pub fn report(suite: &Suite, rows: &Rows) -> Report {
     let mut made = Report { text: String::new(), charts: Vec::new() };
     let text = &mut made.text;
-    let Suite { name, target, select, test, groups } = suite;
+    let Suite { name, target, groups } = suite;
     line(text, &format!("# Experiments: {name}\n"));
-    let choosing = suite.arms().any(|(_, arm)| arm.candidates.len() > 1);
     line(
         text,
-        &format!(
-            "Accuracy on the test set in percent after the LAST epoch; mean ± sample standard deviation over seeds {} to {}, \
-             of which none is left out. Figures of the best epoch are chosen by looking at the test set and stand apart. \
-             Differences are to the first arm of a table, with 95 % confidence intervals after Welch.",
-            test.first_seed,
-            test.first_seed + test.seeds - 1
-        ),
+        "Accuracy on the test set in percent after the LAST epoch; mean ± sample standard deviation over the seeds, of which \
+         none is left out. Figures of the best epoch are chosen by looking at the test set and stand apart. Differences are to \
+         the first arm of a table, with 95 % confidence intervals after Welch.",
     );
-    if choosing {
+    if suite.arms().any(|(_, arm)| arm.candidates.len() > 1) {
         line(
             text,
-            &format!(
-                "\nWhere an arm has several candidates, its recipe was chosen by the mean accuracy of {} seeds ({} to {}) on {} \
-                 images held out of the training set; the test set's files are not opened for that.",
-                select.seeds,
-                select.first_seed,
-                select.first_seed + select.seeds - 1,
-                select.hold_out
-            ),
+            "\nWhere an arm has several candidates, its recipe was chosen on images held out of the training set; the test \
+             set's files are not opened for that.",
         );
     }
     let mut devices: Vec<&str> = rows.iter().map(|row| row.device.as_str()).collect();
@@ -86,9 +76,10 @@ pub fn report(suite: &Suite, rows: &Rows) -> Report {
     line(text, &format!("\n{} runs so far, on: {}.", rows.iter().count(), devices.join("; ")));
     for group in groups {
         line(text, &format!("\n## {}: {}\n", group.name, group.question));
-        let tested: Vec<Tested<'_>> = group.arms.iter().map(|arm| tested(suite, arm, rows)).collect();
+        let tested: Vec<Tested<'_>> = group.arms.iter().map(|arm| tested(group, arm, rows)).collect();
+        line(text, &format!("Seeds {}.\n", written_seeds(group.test.range())));
         table(text, suite, &tested);
-        selection(text, suite, group, rows);
+        selection(text, group, rows);
         if tested.iter().all(|tested| tested.rows.is_empty()) {
             continue;
         }
@@ -112,9 +103,14 @@ fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("a string takes all");
 }
 
-fn tested<'a>(suite: &'a Suite, arm: &'a Arm, rows: &'a Rows) -> Tested<'a> {
-    let recipe = chosen(suite, arm, rows);
-    let seeds = suite.test.first_seed..suite.test.first_seed + suite.test.seeds;
+/// `1000 to 1009`.
+fn written_seeds(seeds: Range<u32>) -> String {
+    format!("{} to {}", seeds.start, seeds.end - 1)
+}
+
+fn tested<'a>(group: &Group, arm: &'a Arm, rows: &'a Rows) -> Tested<'a> {
+    let recipe = chosen(group, arm, rows);
+    let seeds = group.test.range();
     let found = recipe.into_iter().flat_map(|recipe| {
         seeds.clone().filter_map(|seed| rows.find(Phase::Test, &recipe.fingerprint, seed))
     });
@@ -188,19 +184,28 @@ fn epochs(reached: &[f64], of: usize) -> String {
 }
 
 /// How the recipes of a group's arms were chosen.
-fn selection(text: &mut String, suite: &Suite, group: &Group, rows: &Rows) {
+fn selection(text: &mut String, group: &Group, rows: &Rows) {
     let choosing: Vec<&Arm> = group.arms.iter().filter(|arm| arm.candidates.len() > 1).collect();
     if choosing.is_empty() {
         return;
     }
+    let Select { hold_out, by, .. } = group.select;
+    let by = match by {
+        Criterion::Accuracy => "mean accuracy",
+        Criterion::Loss => "mean loss",
+    };
+    let seeds = written_seeds(group.select.range());
     line(
         text,
-        "\nChosen on held-out images:\n\n| arm | candidate | held-out accuracy | loss | |\n|---|---|---|---|---|",
+        &format!(
+            "\nChosen by the {by} of seeds {seeds} on {hold_out} held-out images:\n\n\
+             | arm | candidate | held-out accuracy | loss | |\n|---|---|---|---|---|"
+        ),
     );
     for arm in choosing {
-        let winner = chosen(suite, arm, rows).map(|recipe| &recipe.fingerprint);
+        let winner = chosen(group, arm, rows).map(|recipe| &recipe.fingerprint);
         for recipe in &arm.candidates {
-            let seeds = suite.select.first_seed..suite.select.first_seed + suite.select.seeds;
+            let seeds = group.select.range();
             let found: Vec<&Row> =
                 seeds.filter_map(|seed| rows.find(Phase::Select, &recipe.fingerprint, seed)).collect();
             let figures = if found.is_empty() {
@@ -251,8 +256,8 @@ fn curves(tested: &[Tested<'_>]) -> String {
 /// Mean accuracy of every arm against its parameters; `None` before two sizes of network were tested.
 fn parameters(suite: &Suite, rows: &Rows) -> Option<String> {
     let mut points: Vec<[f64; 2]> = Vec::new();
-    for (_, arm) in suite.arms() {
-        let tested = tested(suite, arm, rows);
+    for (group, arm) in suite.arms() {
+        let tested = tested(group, arm, rows);
         if let Some(row) = tested.rows.first() {
             points.push([row.parameters as f64, Spread::of(tested.finals()).mean]);
         }

@@ -1,8 +1,9 @@
 //! Carries out what a suite still lacks: the choice among candidates first, then the tests.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use super::suite::{Arm, Group, Phase, Recipe, Suite};
+use super::suite::{Arm, Criterion, Group, Phase, Recipe, Suite};
 use super::table::{Row, Rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -78,7 +79,7 @@ pub fn carry_out(
             continue;
         }
         // In the select phase the test set's files are not opened.
-        let hold_out = if phase == Phase::Select { suite.select.hold_out } else { 0 };
+        let hold_out = if phase == Phase::Select { suite.hold_out() } else { 0 };
         let data = TrainingData::load(options.data, hold_out)?;
         let of = mine.len();
         for (done, job) in mine.iter().enumerate() {
@@ -92,18 +93,15 @@ pub fn carry_out(
 }
 
 /// Jobs of a phase in an order that depends on the suite alone: seed by seed, so that a suite that is stopped has something
-/// to say about every arm. Recipes that several arms share are run once.
+/// to say about every arm. A run that several arms share is done once.
 fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) -> Result<Vec<Job<'a>>> {
-    let (first, count) = match phase {
-        Phase::Select => (suite.select.first_seed, suite.select.seeds),
-        Phase::Test => (suite.test.first_seed, suite.test.seeds),
-    };
-    let mut wanted: Vec<(&Group, &Arm, &Recipe)> = Vec::new();
+    let mut wanted: Vec<(&Group, &Arm, &Recipe, Vec<u32>)> = Vec::new();
+    let mut shared = BTreeSet::new();
     for (group, arm) in suite.arms() {
         let recipes: Vec<&Recipe> = match phase {
             Phase::Select if arm.candidates.len() == 1 => continue,
             Phase::Select => arm.candidates.iter().collect(),
-            Phase::Test => vec![chosen(suite, arm, rows).ok_or_else(|| {
+            Phase::Test => vec![chosen(group, arm, rows).ok_or_else(|| {
                 Error::Usage(format!(
                     "group {:?}, arm {:?}: its recipe is not chosen yet; finish `--phase select` on all shards first",
                     group.name, arm.name
@@ -111,37 +109,44 @@ fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) 
             })?],
         };
         for recipe in recipes {
-            if !wanted.iter().any(|(.., other)| other.fingerprint == recipe.fingerprint) {
-                wanted.push((group, arm, recipe));
-            }
+            let seeds = if phase == Phase::Select { group.select.range() } else { group.test.range() };
+            let new = seeds.filter(|&seed| shared.insert((&recipe.fingerprint, seed)));
+            wanted.push((group, arm, recipe, new.collect()));
         }
     }
-    let seeds: Vec<u32> = (first..first + count).collect();
+    let together = options.replicas.max(1);
+    let longest = wanted.iter().map(|(.., seeds)| seeds.len()).max().unwrap_or(0);
     let mut jobs = Vec::new();
-    for seeds in seeds.chunks(options.replicas.max(1)) {
-        for &(group, arm, recipe) in &wanted {
-            jobs.push(Job { phase, group, arm, recipe, seeds: seeds.to_vec() });
+    for round in 0..longest.div_ceil(together) {
+        for (group, arm, recipe, seeds) in &wanted {
+            if let Some(seeds) = seeds.chunks(together).nth(round) {
+                jobs.push(Job { phase, group, arm, recipe, seeds: seeds.to_vec() });
+            }
         }
     }
     Ok(jobs)
 }
 
-/// The recipe of an arm that is to be tested: its only one, or the one with the best mean accuracy on held-out images, of equal
-/// ones that with the lower mean loss. `None` while runs are missing.
-pub fn chosen<'a>(suite: &Suite, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe> {
+/// The recipe of an arm that is to be tested: its only one, or the one with the best mean over the seeds on held-out images
+/// by the group's criterion. `None` while runs are missing.
+pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe> {
     if let [only] = &arm.candidates[..] {
         return Some(only);
     }
     let mut best: Option<((f64, f64), &Recipe)> = None;
     for recipe in &arm.candidates {
         let (mut accuracy, mut loss) = (0.0, 0.0);
-        for seed in (suite.select.first_seed..).take(suite.select.seeds as usize) {
+        for seed in group.select.range() {
             let row = rows.find(Phase::Select, &recipe.fingerprint, seed)?;
             accuracy += row.final_accuracy;
             loss += row.final_loss;
         }
         // Accuracies are multiples of one image: sums in another order must not decide.
-        let score = ((accuracy * 1e6).round(), -loss);
+        let accuracy = (accuracy * 1e6).round();
+        let score = match group.select.by {
+            Criterion::Accuracy => (accuracy, -loss),
+            Criterion::Loss => (-loss, accuracy),
+        };
         if best.is_none_or(|(other, _)| score > other) {
             best = Some((score, recipe));
         }

@@ -1,5 +1,6 @@
 //! A suite file: groups of arms, each a model with changes of its recipe, and how many seeds they get.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -16,10 +17,6 @@ pub struct Suite {
     pub name: String,
     /// Accuracy in percent whose first epoch is reported, and how many seeds end at it or above.
     pub target: f64,
-    /// How recipes are chosen where an arm has several candidates.
-    pub select: Select,
-    /// The seeds of the arms whose recipes are settled.
-    pub test: Seeds,
     /// Arms that answer one question.
     pub groups: Vec<Group>,
 }
@@ -44,6 +41,35 @@ pub struct Select {
     pub first_seed: u32,
     /// How many.
     pub seeds: u32,
+    /// What the best candidate is best in.
+    #[serde(default)]
+    pub by: Criterion,
+}
+
+impl Seeds {
+    /// All of them.
+    pub fn range(self) -> Range<u32> {
+        self.first_seed..self.first_seed + self.seeds
+    }
+}
+
+impl Select {
+    /// Its seeds.
+    pub fn range(self) -> Range<u32> {
+        Seeds { first_seed: self.first_seed, seeds: self.seeds }.range()
+    }
+}
+
+/// By which mean over the seeds candidates are compared; of equal ones, by the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Criterion {
+    /// The accuracy after the last epoch.
+    #[default]
+    Accuracy,
+    /// The cross-entropy after the last epoch: of a few thousand images it is the less noisy one, but candidates that differ in
+    /// label smoothing cannot be compared by it.
+    Loss,
 }
 
 /// Arms that answer one question.
@@ -53,6 +79,10 @@ pub struct Group {
     pub name: String,
     /// What is asked.
     pub question: String,
+    /// How recipes are chosen where an arm has several candidates.
+    pub select: Select,
+    /// The seeds of the arms whose recipes are settled.
+    pub test: Seeds,
     /// The arms; the first is what the others are compared with.
     pub arms: Vec<Arm>,
 }
@@ -114,7 +144,7 @@ fn default_target() -> f64 {
 }
 
 fn default_select() -> Select {
-    Select { hold_out: 5000, first_seed: 900, seeds: 2 }
+    Select { hold_out: 5000, first_seed: 900, seeds: 2, by: Criterion::Accuracy }
 }
 
 #[derive(Deserialize)]
@@ -122,6 +152,9 @@ fn default_select() -> Select {
 struct GroupFile {
     name: String,
     question: String,
+    /// In place of the suite's.
+    select: Option<Select>,
+    test: Option<Seeds>,
     arms: Vec<ArmFile>,
 }
 
@@ -149,20 +182,6 @@ impl Suite {
             line: error.span().map(|span| text[..span.start].matches('\n').count() + 1),
             message: error.message().to_owned(),
         })?;
-        let seeds = [(file.select.first_seed, file.select.seeds), (file.test.first_seed, file.test.seeds)];
-        for (first, count) in seeds {
-            if count == 0 || first.checked_add(count).is_none() {
-                return Err(fail(format!(
-                    "seeds = {count}, first_seed = {first}: at least one seed, below 2³²"
-                )));
-            }
-        }
-        let ranges = seeds.map(|(first, count)| first..first + count);
-        if ranges[0].start < ranges[1].end && ranges[1].start < ranges[0].end {
-            return Err(fail(
-                "[test] needs other seeds than [select]: what was chosen by a seed is not fresh".into(),
-            ));
-        }
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut groups: Vec<Group> = Vec::new();
         for group in file.groups {
@@ -183,18 +202,54 @@ impl Suite {
             if arms.is_empty() {
                 return Err(fail(format!("group {:?} has no arms", group.name)));
             }
-            groups.push(Group { name: group.name, question: group.question, arms });
+            let (select, test) = (group.select.unwrap_or(file.select), group.test.unwrap_or(file.test));
+            groups.push(Group { name: group.name, question: group.question, select, test, arms });
         }
+        check_seeds(&groups).map_err(fail)?;
         if groups.is_empty() {
             return Err(fail("groups is empty: there is nothing to run".into()));
         }
-        Ok(Self { name: file.name, target: file.target, select: file.select, test: file.test, groups })
+        Ok(Self { name: file.name, target: file.target, groups })
+    }
+
+    /// Training images that are held out in the select phase.
+    pub fn hold_out(&self) -> usize {
+        self.groups[0].select.hold_out
     }
 
     /// Every arm with its group.
     pub fn arms(&self) -> impl Iterator<Item = (&Group, &Arm)> {
         self.groups.iter().flat_map(|group| group.arms.iter().map(move |arm| (group, arm)))
     }
+}
+
+/// What was chosen by a seed is not fresh, in whatever group; and rows are shared, so all hold out the same images.
+fn check_seeds(groups: &[Group]) -> Result<(), String> {
+    for Group { name, select, test, .. } in groups {
+        let hold_out = groups[0].select.hold_out;
+        if select.hold_out != hold_out {
+            return Err(format!("group {name:?}: hold_out = {}, elsewhere {hold_out}", select.hold_out));
+        }
+        for (first, count) in [(select.first_seed, select.seeds), (test.first_seed, test.seeds)] {
+            if count == 0 || first.checked_add(count).is_none() {
+                return Err(format!(
+                    "group {name:?}: seeds = {count}, first_seed = {first}: at least one seed, below 2³²"
+                ));
+            }
+        }
+    }
+    for select in groups.iter().map(|group| group.select.range()) {
+        for group in groups {
+            let test = group.test.range();
+            if select.start < test.end && test.start < select.end {
+                return Err(format!(
+                    "group {:?}: its test needs other seeds than `select`: what was chosen by a seed is not fresh",
+                    group.name
+                ));
+            }
+        }
+    }
+    Ok(())
 }
 
 fn is_file_name(name: &str) -> bool {

@@ -121,6 +121,50 @@ fn the_report_is_made_from_the_rows() {
     }
 }
 
+/// A group can have seeds of its own, and choose by the loss where the accuracy says otherwise.
+#[test]
+fn a_group_has_its_own_protocol() {
+    let own = r#"name = "rate"
+select = { hold_out = 20, first_seed = 8, seeds = 1, by = "loss" }
+test = { first_seed = 41, seeds = 1 }"#;
+    let dir = suite(&SUITE.replace("name = \"rate\"", own));
+    ok(dir.path(), &experiments(&["--phase", "select"]));
+    let table = dir.path().join("out/runs.csv");
+    let choice = rows(&table);
+    assert_eq!(choice.len(), 2, "{choice:?}");
+    assert!(choice.iter().all(|row| row[3] == "8"), "{choice:?}");
+    // As if the first were right more often and the second surer.
+    let mut reader = csv::Reader::from_path(&table).unwrap();
+    let header = reader.headers().unwrap().clone();
+    let mut lines: Vec<csv::StringRecord> = vec![header.clone()];
+    for (record, [accuracy, loss]) in reader.records().zip([["100", "0.5"], ["90", "0.25"]]) {
+        let record = record.unwrap();
+        let changed = header.iter().zip(&record).map(|(column, value)| match column {
+            "final_accuracy" => accuracy.to_owned(),
+            "final_loss" => loss.to_owned(),
+            _ => value.to_owned(),
+        });
+        lines.push(changed.collect());
+    }
+    let mut writer = csv::Writer::from_path(&table).unwrap();
+    lines.iter().for_each(|line| writer.write_record(line).unwrap());
+    writer.flush().unwrap();
+
+    ok(dir.path(), &experiments(&[]));
+    let all = rows(&table);
+    let of = |phase: &str, arm: &str| -> Vec<[String; 6]> {
+        all.iter().filter(|row| row[0] == phase && row[1] == arm).cloned().collect()
+    };
+    let tested = of("test", "tuned");
+    assert_eq!(tested.len(), 1);
+    assert!(tested[0][2] == "learning_rate.peak = 0.04" && tested[0][3] == "41", "{tested:?}");
+    // Three seeds of the recipe that both groups have: one for the first, the other two for the second.
+    assert_eq!((of("test", "as it is").len(), of("test", "as it is, again").len()), (1, 2), "{all:?}");
+    let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    assert!(report.contains("Seeds 41 to 41.") && report.contains("Seeds 40 to 42."), "{report}");
+    assert!(report.contains("Chosen by the mean loss of seeds 8 to 8 on 20 held-out images"), "{report}");
+}
+
 #[test]
 fn shards_together_are_the_whole() {
     let (whole, parts) = (suite(SUITE), suite(SUITE));
@@ -203,8 +247,18 @@ fn bad_suites() {
     let model = TINY.replace("kernel = 2", "kernel = 0");
     let cases: &[(&str, &str, &str)] = &[
         ("name = \"bars\"", "nam = \"bars\"", "suite.toml:2: "),
-        ("first_seed = 40", "first_seed = 6", "other seeds than [select]"),
+        ("first_seed = 40", "first_seed = 6", "needs other seeds than `select`"),
         ("seeds = 3", "seeds = 0", "at least one seed"),
+        (
+            "question = \"does it help?\"",
+            "question = \"?\"\ntest = { first_seed = 6, seeds = 3 }",
+            "group \"dropout\": its test needs other seeds",
+        ),
+        (
+            "question = \"does it help?\"",
+            "question = \"?\"\nselect = { hold_out = 10, first_seed = 5, seeds = 2 }",
+            "hold_out = 10, elsewhere 20",
+        ),
         ("name = \"none\"", "name = \"as it is, again\"", "this name is taken"),
         ("name = \"dropout\"", "name = \"rate\"", "each once"),
         ("dropout = 0.0,", "layers = 3,", "layers cannot be changed"),
