@@ -3,32 +3,10 @@
 use std::ops::Range;
 
 use super::fallback;
-use super::kernels::{self, BatchNormGrad, LANES};
+use super::kernels::{self, BatchNormGrad, Buffer, LANES};
 use super::loss;
 use super::net::Net;
 use super::program::{Kernel, Op, Program};
-
-/// Vectors of 16 images at addresses that are multiples of 64: none straddles two cache lines.
-#[derive(Debug, Default)]
-pub(super) struct Buffer(Vec<Lanes>);
-
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Lanes([f32; LANES]);
-
-impl Buffer {
-    fn new(values: usize) -> Self {
-        Self(vec![Lanes([0.0; LANES]); values.div_ceil(LANES)])
-    }
-
-    pub(super) fn values(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
-    }
-
-    pub(super) fn values_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Block {
