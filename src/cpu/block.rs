@@ -3,32 +3,10 @@
 use std::ops::Range;
 
 use super::fallback;
-use super::kernels::{self, BatchNormGrad, LANES};
+use super::kernels::{self, BatchNormGrad, Buffer, LANES};
 use super::loss;
 use super::net::Net;
 use super::program::{Kernel, Op, Program};
-
-/// Vectors of 16 images at addresses that are multiples of 64: none straddles two cache lines.
-#[derive(Debug, Default)]
-pub(super) struct Buffer(Vec<Lanes>);
-
-#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
-#[repr(C, align(64))]
-struct Lanes([f32; LANES]);
-
-impl Buffer {
-    fn new(values: usize) -> Self {
-        Self(vec![Lanes([0.0; LANES]); values.div_ceil(LANES)])
-    }
-
-    pub(super) fn values(&self) -> &[f32] {
-        bytemuck::cast_slice(&self.0)
-    }
-
-    pub(super) fn values_mut(&mut self) -> &mut [f32] {
-        bytemuck::cast_slice_mut(&mut self.0)
-    }
-}
 
 #[derive(Debug)]
 pub(super) struct Block {
@@ -92,16 +70,24 @@ impl Block {
     fn forward_op(&mut self, program: &Program, params: &[Vec<f32>], op: &Op) {
         let arch = program.arch;
         let params = &params[op.params.clone()];
+        if let Kernel::LeakyRelu { slope } = op.kernel {
+            if op.output != op.input {
+                self.apply(op, |_, input, output| output.copy_from_slice(input));
+            }
+            return kernels::leaky_relu(arch, slope, self.activations[op.output].values_mut());
+        }
         self.apply(op, |_, input, output| match &op.kernel {
             Kernel::Conv2d(dims) => {
                 let bias = params.get(1).map(Vec::as_slice);
                 kernels::conv2d_forward(arch, dims, input, &params[0], bias, output);
             }
-            Kernel::LeakyRelu { slope } => kernels::leaky_relu(arch, *slope, input, output),
             Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
-            Kernel::BatchNorm2d { .. } | Kernel::Dropout { .. } | Kernel::Fallback { .. } => {
-                unreachable!("these differ between training and evaluation")
+            Kernel::LeakyRelu { .. }
+            | Kernel::BatchNorm2d { .. }
+            | Kernel::Dropout { .. }
+            | Kernel::Fallback { .. } => {
+                unreachable!("it works in place, and these differ between training and evaluation")
             }
         });
     }
@@ -229,10 +215,8 @@ impl Block {
                 mean_grad: &batch.mean_grad,
                 mean_grad_xhat: &batch.mean_grad_xhat,
             };
-            let grad = &self.grad.values()[..input.len()];
-            let next = &mut self.next_grad.values_mut()[..input.len()];
-            kernels::batch_norm_grad_input(program.arch, constants, input, grad, self.valid, next);
-            std::mem::swap(&mut self.grad, &mut self.next_grad);
+            let grad = &mut self.grad.values_mut()[..input.len()];
+            kernels::batch_norm_grad_input(program.arch, constants, input, self.valid, grad);
             self.backward(program, net, phase, step);
         }
     }
@@ -240,6 +224,14 @@ impl Block {
     fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, step: u32) {
         let arch = program.arch;
         let (input, output) = (self.activations[op.input].values(), self.activations[op.output].values());
+        if let Kernel::LeakyRelu { slope } = op.kernel {
+            return kernels::leaky_relu_grad(
+                arch,
+                slope,
+                output,
+                &mut self.grad.values_mut()[..output.len()],
+            );
+        }
         let grad_output = &self.grad.values()[..output.len()];
         let grad_input = &mut self.next_grad.values_mut()[..input.len()];
         match &op.kernel {
@@ -253,9 +245,6 @@ impl Block {
                 if op.grad_input {
                     kernels::conv2d_grad_input(arch, dims, grad_output, weight, grad_input);
                 }
-            }
-            Kernel::LeakyRelu { slope } => {
-                kernels::leaky_relu_grad(arch, *slope, output, grad_output, grad_input);
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d_grad(arch, dims, input, grad_output, grad_input),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d_grad(arch, dims, grad_output, grad_input),
@@ -279,6 +268,7 @@ impl Block {
                     }
                 }
             }
+            Kernel::LeakyRelu { .. } => unreachable!("it works in place"),
             Kernel::BatchNorm2d { .. } => unreachable!("a phase ends at a batch normalisation"),
         }
         std::mem::swap(&mut self.grad, &mut self.next_grad);

@@ -62,23 +62,31 @@ impl<'a> Gather<'a> {
         let (scale, offset) = self.batches.pixel_scale();
         for (channel, block) in pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES)) {
             let pixel = |y: i32, x: i32| -> f32 {
-                if (0..height as i32).contains(&y) && (0..width as i32).contains(&x) {
+                // Numbers below zero become large ones.
+                if (y as usize) < height && (x as usize) < width {
                     f32::from(channel[y as usize * width + x as usize])
                 } else {
                     0.0
                 }
             };
             let [a, b, c, d, e, f] = transform;
-            for (at, lanes) in block.chunks_exact_mut(LANES).enumerate() {
-                let (x, y) = ((at % width) as f32, (at / width) as f32);
-                let (source_x, source_y) = (a * x + b * y + c, d * x + e * y + f);
-                let (left, top) = (source_x.floor(), source_y.floor());
-                let (fx, fy) = (source_x - left, source_y - top);
-                let (column, row) = (left as i32, top as i32);
-                let upper = pixel(row, column) * (1.0 - fx) + pixel(row, column + 1) * fx;
-                let lower = pixel(row + 1, column) * (1.0 - fx) + pixel(row + 1, column + 1) * fx;
-                lanes[lane] = (upper * (1.0 - fy) + lower * fy) * scale + offset;
+            for (y, row) in block.chunks_exact_mut(width * LANES).enumerate() {
+                for (x, lanes) in row.chunks_exact_mut(LANES).enumerate() {
+                    let (x, y) = (x as f32, y as f32);
+                    let (source_x, source_y) = (a * x + b * y + c, d * x + e * y + f);
+                    let (column, row) = (floor(source_x), floor(source_y));
+                    let (fx, fy) = (source_x - column as f32, source_y - row as f32);
+                    let upper = pixel(row, column) * (1.0 - fx) + pixel(row, column + 1) * fx;
+                    let lower = pixel(row + 1, column) * (1.0 - fx) + pixel(row + 1, column + 1) * fx;
+                    lanes[lane] = (upper * (1.0 - fy) + lower * fy) * scale + offset;
+                }
             }
         }
     }
+}
+
+/// The largest whole number not above `x`. `f32::floor` is a call on processors that lack SSE 4.1.
+fn floor(x: f32) -> i32 {
+    let whole = x as i32;
+    whole - i32::from(whole as f32 > x)
 }

@@ -95,7 +95,13 @@ impl Program {
             };
             let params = first_param..first_param + layer.params.len();
             first_param = params.end;
-            buffers.push(layer.output.len());
+            // A rectifier works in place where nobody needs what it overwrites.
+            let before = ops.last().map(|op: &Op| &op.kernel);
+            let in_place = matches!(kernel, Kernel::LeakyRelu { .. })
+                && matches!(before, Some(Kernel::Conv2d(_) | Kernel::BatchNorm2d { .. }));
+            if !in_place {
+                buffers.push(layer.output.len());
+            }
             let grad_input = first_trained.is_some_and(|first| index > first);
             ops.push(Op {
                 kernel,

@@ -122,55 +122,45 @@ fn grad_sums<S: Simd>(
     }
 }
 
-/// The gradient of a batch normalisation's input for a block:
-/// `grad_input = scale · (grad_output - mean_grad - x̂ · mean_grad_xhat)`, and 0 in all but the first `valid` lanes.
+/// Makes the gradient of a batch normalisation's output that of its input, in place, for a block:
+/// `scale · (grad - mean_grad - x̂ · mean_grad_xhat)`, and 0 in all but the first `valid` lanes.
 ///
-/// `input`, `grad_output` and `grad_input` are `[channels, ..., 16]`.
+/// `input` and `grad` are `[channels, ..., 16]`.
 pub(crate) fn batch_norm_grad_input(
     arch: Arch,
     batch: BatchNormGrad,
     input: &[f32],
-    grad_output: &[f32],
     valid: usize,
-    grad_input: &mut [f32],
+    grad: &mut [f32],
 ) {
-    check(&[input, grad_output, grad_input], batch.mean.len());
+    check(&[input, grad], batch.mean.len());
     dispatch!(
         arch,
         grad_input_planes(
             batch: BatchNormGrad<'a>,
             input: &'a [f32],
-            grad_output: &'a [f32],
             valid: usize,
-            grad_input: &'a mut [f32],
+            grad: &'a mut [f32],
         )
     );
 }
 
 #[inline(always)]
-fn grad_input_planes<S: Simd>(
-    simd: S,
-    batch: BatchNormGrad,
-    input: &[f32],
-    grad_output: &[f32],
-    valid: usize,
-    grad_input: &mut [f32],
-) {
+fn grad_input_planes<S: Simd>(simd: S, batch: BatchNormGrad, input: &[f32], valid: usize, grad: &mut [f32]) {
     let len = input.len() / batch.mean.len() / S::F32_LANES;
-    let (input, grad) = (vectors::<S>(input), vectors::<S>(grad_output));
-    for (c, output) in vectors_mut::<S>(grad_input).chunks_exact_mut(len).enumerate() {
+    let planes = vectors_mut::<S>(grad).chunks_exact_mut(len).zip(vectors::<S>(input).chunks_exact(len));
+    for (c, (grad, input)) in planes.enumerate() {
         // scale · (dy - mean_grad - x̂ · mean_grad_xhat) = scale · dy + (x - mean) · slope + offset.
         let slope = -batch.scale[c] * batch.inv_std[c] * batch.mean_grad_xhat[c];
         let offset = simd.splat_f32s(-batch.scale[c] * batch.mean_grad[c]);
         let [scale, slope, mean] = [batch.scale[c], slope, batch.mean[c]].map(|x| simd.splat_f32s(x));
-        let given = input[c * len..].iter().zip(&grad[c * len..]);
-        for (dx, (&x, &dy)) in output.iter_mut().zip(given) {
+        for (dy, &x) in grad.iter_mut().zip(input) {
             let rest = simd.mul_add_e_f32s(simd.sub_f32s(x, mean), slope, offset);
-            *dx = simd.mul_add_e_f32s(scale, dy, rest);
+            *dy = simd.mul_add_e_f32s(scale, *dy, rest);
         }
     }
     if valid < LANES {
-        for lanes in grad_input.chunks_exact_mut(LANES) {
+        for lanes in grad.chunks_exact_mut(LANES) {
             lanes[valid..].fill(0.0);
         }
     }
@@ -271,7 +261,7 @@ mod tests {
                 let dy = random(2, x.len());
                 let [mean, inv_std, scale, mean_grad, mean_grad_xhat] =
                     [3, 4, 5, 6, 7].map(|key| random(key, channels));
-                let (mut y, mut dx) = (vec![f32::NAN; x.len()], vec![f32::NAN; x.len()]);
+                let (mut y, mut dx) = (vec![f32::NAN; x.len()], dy.clone());
                 batch_norm_apply(arch, &x, &scale, &mean, &mut y);
                 let batch = BatchNormGrad {
                     mean: &mean,
@@ -280,7 +270,7 @@ mod tests {
                     mean_grad: &mean_grad,
                     mean_grad_xhat: &mean_grad_xhat,
                 };
-                batch_norm_grad_input(arch, batch, &x, &dy, valid, &mut dx);
+                batch_norm_grad_input(arch, batch, &x, valid, &mut dx);
                 for i in 0..x.len() {
                     let c = i / (pixels * LANES);
                     let [x, dy, m, r, a, g, gx] =

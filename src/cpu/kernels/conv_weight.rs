@@ -1,12 +1,12 @@
 //! Convolution: the gradients of the weights and the bias.
 
-use super::{ConvDims, LANES, dispatch, parts, vectors};
+use super::{Buffer, ConvDims, LANES, dispatch, parts, vectors};
 use pulp::{Arch, Simd};
 use std::cell::RefCell;
 
 thread_local! {
     /// Holds the input with its padding, so that a step allocates nothing.
-    static PADDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    static PADDED: RefCell<Buffer> = RefCell::default();
 }
 
 /// The gradients of a convolution's weights and bias, summed over the 16 images of one block.
@@ -27,22 +27,22 @@ pub(crate) fn conv2d_grad_weight(
         return run(arch, dims.flattened(), input, grad_output, grad_weight, grad_bias);
     }
     PADDED.with_borrow_mut(|padded| {
-        let dims = pad(dims, input, padded);
+        let (dims, padded) = pad(dims, input, padded);
         run(arch, dims, padded, grad_output, grad_weight, grad_bias);
     });
 }
 
-/// Copies `input` into the middle of the zeros of `padded`. Returns the shape without padding.
-fn pad(dims: &ConvDims, input: &[f32], padded: &mut Vec<f32>) -> ConvDims {
+/// Copies `input` into the middle of the zeros of `padded`. Returns both, with the shape without padding.
+fn pad<'a>(dims: &ConvDims, input: &[f32], padded: &'a mut Buffer) -> (ConvDims, &'a [f32]) {
     let &ConvDims { in_height, in_width, padding, .. } = dims;
     let (height, width) = (in_height + 2 * padding, in_width + 2 * padding);
-    padded.clear();
-    padded.resize(dims.in_channels * height * width * LANES, 0.0);
+    let padded = padded.room(dims.in_channels * height * width * LANES);
+    padded.fill(0.0);
     for (row, pixels) in input.chunks_exact(in_width * LANES).enumerate() {
         let y = row / in_height * height + padding + row % in_height;
         padded[(y * width + padding) * LANES..][..pixels.len()].copy_from_slice(pixels);
     }
-    ConvDims { in_height: height, in_width: width, padding: 0, ..*dims }
+    (ConvDims { in_height: height, in_width: width, padding: 0, ..*dims }, padded)
 }
 
 fn run(
@@ -81,9 +81,11 @@ fn grad_parameters<S: Simd>(
         let group = Group { dims, input, grad };
         let mut channel = 0;
         while channel < dims.group_out() {
+            // Accumulators, gradients and an input fit the 32 (or 16) vector registers.
             channel += match dims.group_out() - channel {
-                4.. => group.channels::<4>(simd, channel, weight),
-                _ => group.channels::<1>(simd, channel, weight),
+                4.. if S::REGISTER_COUNT >= 32 => group.channels::<4>(simd, channel, weight),
+                2.. => group.channels::<2>(simd, channel, weight),
+                _ => group.lone_channel(simd, channel, weight),
             };
         }
     }
@@ -132,17 +134,26 @@ impl<V: Copy> Group<'_, V> {
         let taps = weight.len() / self.dims.group_out();
         let mut tap = 0;
         while tap < taps {
-            // Accumulators, gradients and an input fit the 32 (or 16) vector registers.
+            // Four and four where six would leave a tile of one or two.
             tap += match taps - tap {
-                6.. if registers(&simd) >= 32 => self.tile::<O, 6>(simd, channel, tap, weight),
-                3.. => self.tile::<O, 3>(simd, channel, tap, weight),
-                _ => self.tile::<O, 1>(simd, channel, tap, weight),
+                ..=4 | 7 | 8 => self.tile::<O, 4>(simd, channel, tap, weight),
+                _ => self.tile::<O, 6>(simd, channel, tap, weight),
             };
         }
         O
     }
 
-    /// The gradients of O filters at T taps, summed up in registers. Returns T.
+    /// The gradient of one filter, nine taps at once: all of a 3x3 kernel. Returns 1.
+    #[inline(always)]
+    fn lone_channel(&self, simd: impl Simd<f32s = V>, channel: usize, weight: &mut [f32]) -> usize {
+        let taps = weight.len() / self.dims.group_out();
+        for tap in (0..taps).step_by(9) {
+            self.tile::<1, 9>(simd, channel, tap, weight);
+        }
+        1
+    }
+
+    /// The gradients of O filters at T taps, or as many as there are, summed up in registers. Returns T.
     #[inline(always)]
     fn tile<const O: usize, const T: usize>(
         &self,
@@ -155,10 +166,10 @@ impl<V: Copy> Group<'_, V> {
             1 => self.sums::<_, O, T>(simd, 1, channel, tap),
             stride => self.sums::<_, O, T>(simd, stride, channel, tap),
         };
-        let taps = weight.len() / self.dims.group_out();
-        for (o, sums) in sums.into_iter().enumerate() {
-            for (t, sum) in sums.into_iter().enumerate() {
-                weight[(channel + o) * taps + tap + t] = simd.reduce_sum_f32s(sum);
+        let filters = weight.chunks_exact_mut(weight.len() / self.dims.group_out()).skip(channel);
+        for (sums, filter) in sums.into_iter().zip(filters) {
+            for (sum, weight) in sums.into_iter().zip(&mut filter[tap..]) {
+                *weight = simd.reduce_sum_f32s(sum);
             }
         }
         T
@@ -174,10 +185,12 @@ impl<V: Copy> Group<'_, V> {
     ) -> [[V; T]; O] {
         let ConvDims { kernel, in_height, in_width, out_height, out_width, .. } = self.dims;
         let parts = parts::<S>();
-        // Counts the taps up, as divisions for each would take longer than a small image.
+        // Counts the taps up, as divisions for each would take longer than a small image. Those behind the last start
+        // with the first pixel.
         let (mut c, mut i, mut j) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
         let mut starts = [0; T];
-        for start in &mut starts {
+        let taps = self.dims.group_in() * kernel * kernel - tap;
+        for start in starts.iter_mut().take(taps) {
             *start = ((c * in_height + i) * in_width + j) * parts;
             j += 1;
             if j == kernel {
@@ -215,9 +228,4 @@ impl<V: Copy> Group<'_, V> {
         }
         sums
     }
-}
-
-#[inline(always)]
-fn registers<S: Simd>(_: &S) -> usize {
-    S::REGISTER_COUNT
 }

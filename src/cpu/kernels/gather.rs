@@ -1,7 +1,11 @@
 //! The register-tiled correlation under both the forward convolution and the gradient of its input.
 
-use super::{parts, taps_inside};
+use super::{Buffer, LANES, parts, taps_inside, vectors_mut};
 use pulp::Simd;
+
+/// Pixels of a tile of several channels, and of one channel.
+const PIXELS: usize = 2;
+const DEPTHWISE_PIXELS: usize = 4;
 
 /// One correlation of an input block `[channels, height, width, 16]` with a set of filters:
 ///
@@ -23,21 +27,42 @@ pub(crate) struct Gather {
     /// Pixels from one output channel, row, column to the next, and the first pixel to write.
     pub(crate) out_strides: [usize; 3],
     pub(crate) out_first: usize,
-    /// Numbers from one filter to the next, from one channel to the next, and in one channel of a filter.
+    /// Numbers from one filter to the next, and from one channel to the next.
     pub(crate) weight_out: usize,
     pub(crate) weight_in: usize,
-    pub(crate) weight_taps: usize,
     /// Numbers from one tap to the next, and the place of tap (0, 0).
     pub(crate) tap_strides: [isize; 2],
     pub(crate) tap_first: usize,
 }
 
-/// Where a tile of output starts.
+/// What a correlation works with: kept from one to the next, so that a step allocates nothing.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// Weights in the order of use: [tile of channels, input channel, tap row, tap column, channel of the tile].
+    weights: Vec<f32>,
+    /// What the output row at hand takes.
+    taps: Vec<Taps>,
+    /// The input with its padding left and right.
+    padded: Buffer,
+}
+
+/// Taps side by side, and where the first output of the row at hand finds them.
+#[derive(Debug, Clone, Copy)]
+struct Taps {
+    /// Number of the first tap in a filter.
+    first: usize,
+    /// Pixel of the input under it.
+    pixel: usize,
+}
+
+/// Where a tile of output starts, and what it takes.
 #[derive(Clone, Copy)]
-struct Place {
+struct Tile<'a> {
     channel: usize,
     y: usize,
     x: usize,
+    taps: &'a [Taps],
+    weights: &'a [f32],
 }
 
 impl Gather {
@@ -49,132 +74,210 @@ impl Gather {
         input: &[S::f32s],
         weight: &[f32],
         bias: Option<&[f32]>,
+        scratch: &mut Scratch,
         output: &mut [S::f32s],
     ) {
-        for y in 0..self.rows {
-            let mut channel = 0;
-            while channel < self.out_channels {
-                let place = Place { channel, y, x: 0 };
-                // Accumulators, inputs and weights of a tap all fit the 32 (or 16) vector registers: compilers like to
-                // load them all first, and would spill accumulators of a larger tile.
-                channel += match self.out_channels - channel {
-                    8.. if S::REGISTER_COUNT >= 32 => {
-                        self.row::<S, 8, 2>(simd, place, input, weight, bias, output)
-                    }
-                    4.. => self.row::<S, 4, 2>(simd, place, input, weight, bias, output),
-                    _ => self.row::<S, 1, 8>(simd, place, input, weight, bias, output),
-                };
-            }
+        let Scratch { weights, taps, padded } = scratch;
+        weights.clear();
+        let mut channel = 0;
+        while channel < self.out_channels {
+            let tile = self.tile_channels::<S>(channel);
+            self.pack(weight, channel, tile, weights);
+            channel += tile;
         }
-    }
-
-    /// One output row of O channels, up to P pixels at a time. Returns O.
-    #[inline(always)]
-    fn row<S: Simd, const O: usize, const P: usize>(
-        &self,
-        simd: S,
-        mut place: Place,
-        input: &[S::f32s],
-        weight: &[f32],
-        bias: Option<&[f32]>,
-        output: &mut [S::f32s],
-    ) -> usize {
-        let filter = (self.channels - 1) * self.weight_in + self.weight_taps;
-        let (mut filters, mut biases) = ([&weight[..0]; O], [0.0; O]);
-        for o in 0..O {
-            filters[o] = &weight[(place.channel + o) * self.weight_out..][..filter];
-            biases[o] = bias.map_or(0.0, |bias| bias[place.channel + o]);
-        }
-        // Pixels side by side share their taps only if none of these falls off the image.
-        let fits = |x: usize, pixels: usize| {
-            let start = (x * self.step) as isize + self.origin[1];
-            let end = start + ((pixels - 1) * self.step + self.taps[1]) as isize;
-            x + pixels <= self.columns && start >= 0 && end <= self.width as isize
+        // With columns of zeros left and right, tiles at the edge are like all others.
+        let last = (self.columns.max(self.tile_pixels()) - 1) * self.step + self.taps[1];
+        let left = (-self.origin[1]).max(0) as usize;
+        let right = (last as isize + self.origin[1] - self.width as isize).max(0) as usize;
+        let wide = Self {
+            width: left + self.width + right,
+            origin: [self.origin[0], self.origin[1] + left as isize],
+            ..*self
         };
-        while place.x < self.columns {
-            place.x += if fits(place.x, P) {
-                self.tile::<S, O, P>(simd, place, input, filters, biases, output)
-            } else if fits(place.x, 2) {
-                self.tile::<S, O, 2>(simd, place, input, filters, biases, output)
-            } else {
-                self.tile::<S, O, 1>(simd, place, input, filters, biases, output)
-            };
+        let input = if wide.width == self.width {
+            input
+        } else {
+            let padded = vectors_mut::<S>(padded.room(self.channels * self.height * wide.width * LANES));
+            pad_columns(simd, input, padded, [left, self.width, right].map(|columns| columns * parts::<S>()));
+            padded
+        };
+        // A constant step, and three taps of a row at a time, leave one bounds check for all their pixels.
+        match (self.step, self.taps[1] % 3) {
+            (1, 0) => wide.rows::<S, 3>(simd, 1, input, weights, bias, taps, output),
+            (1, _) => wide.rows::<S, 1>(simd, 1, input, weights, bias, taps, output),
+            (step, _) => wide.rows::<S, 1>(simd, step, input, weights, bias, taps, output),
         }
-        O
     }
 
-    /// O channels × P pixels of output, summed up in registers. Returns P.
+    /// Pixels of a tile.
     #[inline(always)]
-    fn tile<S: Simd, const O: usize, const P: usize>(
-        &self,
-        simd: S,
-        place: Place,
-        input: &[S::f32s],
-        filters: [&[f32]; O],
-        biases: [f32; O],
-        output: &mut [S::f32s],
-    ) -> usize {
-        for part in 0..parts::<S>() {
-            // A step known to be 1 leaves one bounds check per tap.
-            let sums: [[S::f32s; P]; O] = match self.step {
-                1 => self.sums(simd, 1, place, part, input, filters, biases),
-                step => self.sums(simd, step, place, part, input, filters, biases),
-            };
-            let [plane, row, column] = self.out_strides;
-            let first = self.out_first + place.y * row + place.x * column;
-            for (o, sums) in sums.into_iter().enumerate() {
-                let first = first + (place.channel + o) * plane;
-                for (p, sum) in sums.into_iter().enumerate() {
-                    output[(first + p * column) * parts::<S>() + part] = sum;
+    fn tile_pixels(&self) -> usize {
+        if self.out_channels == 1 { DEPTHWISE_PIXELS } else { PIXELS }
+    }
+
+    /// Channels of the tile that starts with `channel`. Those behind the last have weights of zero, and are not written.
+    #[inline(always)]
+    fn tile_channels<S: Simd>(&self, channel: usize) -> usize {
+        match self.out_channels - channel {
+            _ if self.out_channels == 1 => 1,
+            8.. if S::REGISTER_COUNT >= 32 => 8,
+            _ => 4,
+        }
+    }
+
+    /// Appends the weights of a tile.
+    #[inline(always)]
+    fn pack(&self, weight: &[f32], channel: usize, tile: usize, packed: &mut Vec<f32>) {
+        let [rows, columns] = self.taps;
+        let start = packed.len();
+        packed.resize(start + self.channels * rows * columns * tile, 0.0);
+        let packed = &mut packed[start..];
+        for o in 0..tile.min(self.out_channels - channel) {
+            let filter = &weight[(channel + o) * self.weight_out..];
+            let mut places = packed.iter_mut().skip(o).step_by(tile);
+            for c in 0..self.channels {
+                for i in 0..rows as isize {
+                    let first = (c * self.weight_in + self.tap_first) as isize + i * self.tap_strides[0];
+                    for (j, place) in (0..columns as isize).zip(&mut places) {
+                        *place = filter[(first + j * self.tap_strides[1]) as usize];
+                    }
                 }
             }
         }
-        P
+    }
+
+    /// Lists the taps of output row `y` that fall on rows of the input, K side by side.
+    #[inline(always)]
+    fn list<const K: usize>(&self, y: usize, taps: &mut Vec<Taps>) {
+        let [rows, columns] = self.taps;
+        let top = (y * self.step) as isize + self.origin[0];
+        taps.clear();
+        for c in 0..self.channels {
+            for i in taps_inside(top, rows, self.height) {
+                let row = c * self.height + (top + i as isize) as usize;
+                let (first, pixel) = ((c * rows + i) * columns, row * self.width + self.origin[1] as usize);
+                taps.extend((0..columns).step_by(K).map(|j| Taps { first: first + j, pixel: pixel + j }));
+            }
+        }
     }
 
     #[inline(always)]
-    #[expect(clippy::too_many_arguments, reason = "split from its only caller for the constant step")]
-    fn sums<S: Simd, const O: usize, const P: usize>(
+    #[expect(clippy::too_many_arguments, reason = "split from its only caller for the constants")]
+    fn rows<S: Simd, const K: usize>(
         &self,
         simd: S,
         step: usize,
-        place: Place,
-        part: usize,
         input: &[S::f32s],
-        filters: [&[f32]; O],
+        weights: &[f32],
+        bias: Option<&[f32]>,
+        taps: &mut Vec<Taps>,
+        output: &mut [S::f32s],
+    ) {
+        let filter = self.channels * self.taps[0] * self.taps[1];
+        let pixels = self.tile_pixels();
+        for y in 0..self.rows {
+            self.list::<K>(y, taps);
+            // The last tile of a row goes back over pixels of the one before it, rather than beyond the end.
+            for x in (0..self.columns).step_by(pixels) {
+                let x = x.min(self.columns.saturating_sub(pixels));
+                let mut channel = 0;
+                while channel < self.out_channels {
+                    let tile = Tile { channel, y, x, taps, weights: &weights[channel * filter..] };
+                    channel += match self.tile_channels::<S>(channel) {
+                        1 => self.tile::<S, 1, DEPTHWISE_PIXELS, K>(simd, step, tile, input, bias, output),
+                        8 => self.tile::<S, 8, PIXELS, K>(simd, step, tile, input, bias, output),
+                        _ => self.tile::<S, 4, PIXELS, K>(simd, step, tile, input, bias, output),
+                    };
+                }
+            }
+        }
+    }
+
+    /// O channels of P pixels. Returns O.
+    #[inline(always)]
+    fn tile<S: Simd, const O: usize, const P: usize, const K: usize>(
+        &self,
+        simd: S,
+        step: usize,
+        tile: Tile,
+        input: &[S::f32s],
+        bias: Option<&[f32]>,
+        output: &mut [S::f32s],
+    ) -> usize {
+        let Tile { channel, y, x, .. } = tile;
+        let (channels, columns) = (O.min(self.out_channels - channel), P.min(self.columns));
+        let mut biases = [0.0; O];
+        if let Some(bias) = bias {
+            biases[..channels].copy_from_slice(&bias[channel..][..channels]);
+        }
+        for part in 0..parts::<S>() {
+            let input = &input[x * step * parts::<S>() + part..];
+            let sums: [[S::f32s; P]; O] = tile.sums::<S, O, P, K>(simd, step, input, biases);
+            let [plane, row, column] = self.out_strides;
+            let first = self.out_first + y * row + x * column + channel * plane;
+            for o in 0..O {
+                for p in 0..P {
+                    if o < channels && p < columns {
+                        output[(first + o * plane + p * column) * parts::<S>() + part] = sums[o][p];
+                    }
+                }
+            }
+        }
+        O
+    }
+}
+
+impl Tile<'_> {
+    /// O channels × P pixels of output, summed up in registers: accumulators, pixels and weights fit the 32 (or 16)
+    /// vector registers, with one or two to spare, as the compiler loads ahead. `input` starts with the tile's first
+    /// column.
+    #[inline(always)]
+    fn sums<S: Simd, const O: usize, const P: usize, const K: usize>(
+        &self,
+        simd: S,
+        step: usize,
+        input: &[S::f32s],
         biases: [f32; O],
     ) -> [[S::f32s; P]; O] {
         let parts = parts::<S>();
-        let top = (place.y * step) as isize + self.origin[0];
-        let left = (place.x * step) as isize + self.origin[1];
-        let columns = taps_inside(left, self.taps[1], self.width);
+        let weights = self.weights.as_chunks::<O>().0;
         let zero = simd.splat_f32s(0.0);
         let mut sums = [[zero; P]; O];
         for o in 0..O {
             sums[o] = [simd.splat_f32s(biases[o]); P];
         }
-        for c in 0..self.channels {
-            for i in taps_inside(top, self.taps[0], self.height) {
-                let row = (c * self.height) as isize + top + i as isize;
-                let start = row * self.width as isize + left;
-                let tap = (c * self.weight_in + self.tap_first) as isize + i as isize * self.tap_strides[0];
-                for j in columns.clone() {
-                    let start = (start + j as isize) as usize * parts + part;
-                    let tap = (tap + j as isize * self.tap_strides[1]) as usize;
-                    let pixels = &input[start..][..(P - 1) * step * parts + 1];
-                    let mut row = [zero; P];
+        for taps in self.taps {
+            let weights = &weights[taps.first..][..K];
+            let pixels = &input[taps.pixel * parts..][..((P - 1) * step + K - 1) * parts + 1];
+            for k in 0..K {
+                let mut column = [zero; P];
+                for p in 0..P {
+                    column[p] = pixels[(p * step + k) * parts];
+                }
+                for o in 0..O {
+                    let weight = simd.splat_f32s(weights[k][o]);
                     for p in 0..P {
-                        row[p] = pixels[p * step * parts];
-                    }
-                    for o in 0..O {
-                        let weight = simd.splat_f32s(filters[o][tap]);
-                        for p in 0..P {
-                            sums[o][p] = simd.mul_add_e_f32s(weight, row[p], sums[o][p]);
-                        }
+                        sums[o][p] = simd.mul_add_e_f32s(weight, column[p], sums[o][p]);
                     }
                 }
             }
         }
         sums
+    }
+}
+
+/// Copies rows of `input` to `padded`, with zeros left and right; lengths in vectors.
+#[inline(always)]
+fn pad_columns<S: Simd>(
+    simd: S,
+    input: &[S::f32s],
+    padded: &mut [S::f32s],
+    [left, width, right]: [usize; 3],
+) {
+    let zero = simd.splat_f32s(0.0);
+    for (row, padded) in input.chunks_exact(width).zip(padded.chunks_exact_mut(left + width + right)) {
+        padded[..left].fill(zero);
+        padded[left..][..width].copy_from_slice(row);
+        padded[left + width..].fill(zero);
     }
 }

@@ -29,6 +29,37 @@ use pulp::Simd;
 /// Images in a block.
 pub(crate) const LANES: usize = 16;
 
+/// Values of blocks at an address that is a multiple of 64: no vector straddles two cache lines.
+#[derive(Debug, Default)]
+pub(crate) struct Buffer(Vec<Lanes>);
+
+#[derive(Debug, Clone, Copy, bytemuck::Pod, bytemuck::Zeroable)]
+#[repr(C, align(64))]
+struct Lanes([f32; LANES]);
+
+impl Buffer {
+    /// So many zeros, or a few more.
+    pub(crate) fn new(values: usize) -> Self {
+        Self(vec![Lanes([0.0; LANES]); values.div_ceil(LANES)])
+    }
+
+    pub(crate) fn values(&self) -> &[f32] {
+        bytemuck::cast_slice(&self.0)
+    }
+
+    pub(crate) fn values_mut(&mut self) -> &mut [f32] {
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
+
+    /// The first values, so many; the buffer grows when it must.
+    fn room(&mut self, values: usize) -> &mut [f32] {
+        if self.0.len() * LANES < values {
+            *self = Self::new(values);
+        }
+        &mut self.values_mut()[..values]
+    }
+}
+
 /// Runs a function generic over the instruction set with the one that `arch` stands for. The function must be
 /// `#[inline(always)]`, with all it calls: code left out of line is compiled for the baseline processor. Small arrays
 /// are filled by loops for that reason; `array::from_fn` and `array::map` now and then stay calls.
