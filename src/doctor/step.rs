@@ -185,12 +185,11 @@ impl StepCheck<'_> {
         let model = &self.models[replica];
         let mut input = self.array("input", replica, model.input.into());
         let mut layers = Vec::new();
+        let indices = model.param_indices();
         for (index, layer) in model.layers.iter().enumerate() {
             let mut arrays = Arrays::from([("input", input)]);
-            for (param, tensor) in model.params().iter().zip(weights) {
-                if param.layer == index {
-                    arrays.insert(param.param.name, Array::from_f32(&tensor.shape, &tensor.data));
-                }
+            for (param, &at) in layer.params.iter().zip(&indices[index]) {
+                arrays.insert(param.name, Array::from_f32(&weights[at].shape, &weights[at].data));
             }
             let context = self.context(replica, index);
             let mut wanted = layer.layer.forward(&arrays, &context);
@@ -400,7 +399,8 @@ impl StepCheck<'_> {
         let array = |tensor: &Tensor| Array::from_f32(&tensor.shape, &tensor.data);
         let rule = train.optimizer.launch(1, 1, 1, 0.0).shader;
         let mut trained = 0;
-        for (index, param) in self.setup.model.params().iter().enumerate() {
+        for (index, entry) in self.layout.entries().iter().enumerate() {
+            let param = &entry.param;
             let place = format!("{place}, {}", param.name);
             let (old, new) = (&before.weights[index], &after.weights[index]);
             if train.average_decay > 0.0 {
@@ -414,13 +414,10 @@ impl StepCheck<'_> {
                 continue;
             }
             let decay = if param.param.decays { train.optimizer.weight_decay() } else { 0.0 };
-            let grad = format!("grad_{}", param.param.name);
+            let rows = 0..self.parts() * entry.uses;
             let mut arrays = Arrays::from([
                 ("params", array(old)),
-                (
-                    "grads",
-                    self.small(replica, param.layer, &grad, &old.shape).expect("a trained parameter").1,
-                ),
+                ("grads", self.gradient(replica, entry, rows, &old.shape)),
                 ("weight_decay", Array::from_f32(&old.shape, &vec![decay; old.data.len()])),
             ]);
             for (name, memory) in train.optimizer.memory().iter().zip(&before.memory) {
