@@ -32,6 +32,8 @@ pub struct LayerConfig {
     pub kind: String,
     /// Name, if the user gave one.
     pub name: Option<String>,
+    /// Name of the earlier layer whose trained parameters it computes with, if it has none of its own.
+    pub weights_of: Option<String>,
     /// The other keys, for the layer to read.
     pub keys: toml::Table,
 }
@@ -67,8 +69,8 @@ impl ModelConfig {
             };
             let kind = take("type")?
                 .ok_or_else(|| fail(Some(line), "a layer needs a type, such as type = \"conv2d\"".into()))?;
-            let name = take("name")?;
-            layers.push(LayerConfig { line, kind, name, keys });
+            let (name, weights_of) = (take("name")?, take("weights_of")?);
+            layers.push(LayerConfig { line, kind, name, weights_of, keys });
         }
         let train = match file.train {
             None => TrainConfig::default(),

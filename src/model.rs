@@ -37,8 +37,11 @@ pub struct NamedLayer {
     pub input: Shape,
     /// Shape of its output.
     pub output: Shape,
-    /// Its parameters and running statistics.
+    /// The parameters and running statistics that it computes with.
     pub params: Vec<Param>,
+    /// Index of the earlier layer whose trained parameters these are, if they are not its own. Running statistics always
+    /// are.
+    pub weights_of: Option<usize>,
 }
 
 /// A parameter or running statistic of the whole model.
@@ -90,12 +93,14 @@ impl Model {
                 return Err(fail(format!("the output {output} is too large")));
             }
             let params = layer.params(input);
-            let sizes = params.iter().map(|param| param.shape.iter().product::<usize>());
-            parameters = sizes.fold(parameters, usize::saturating_add);
+            let owner = |owner: &String| find_owner(&layers, owner, kind, &params).map_err(fail);
+            let weights_of = entry.weights_of.as_ref().map(owner).transpose()?;
+            let own = params.iter().filter(|param| weights_of.is_none() || !param.trained);
+            parameters = own.map(Param::size).fold(parameters, usize::saturating_add);
             if parameters > MAX_PARAMETERS {
                 return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
             }
-            layers.push(NamedLayer { name, kind, layer, input, output, params });
+            layers.push(NamedLayer { name, kind, layer, input, output, params, weights_of });
             input = output;
         }
         let Some(last) = layers.last() else {
@@ -140,16 +145,29 @@ impl Model {
         self.layers.last().expect("a checked model").output.channels
     }
 
-    /// Every parameter and running statistic, in layer order.
+    /// Every parameter and running statistic, in layer order; what several layers share is listed once, as its owner's.
     pub fn params(&self) -> Vec<ModelParam> {
         let mut all = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            for param in &layer.params {
+            for param in layer.own_params() {
                 let name = format!("{}.{}", layer.name, param.name);
                 all.push(ModelParam { name, layer: index, param: param.clone() });
             }
         }
         all
+    }
+
+    /// For each layer, where each of [`NamedLayer::params`] is in [`Model::params`].
+    pub fn param_indices(&self) -> Vec<Vec<usize>> {
+        let all = self.params();
+        let of_layer = |(index, layer): (usize, &NamedLayer)| {
+            let find = |param: &Param| {
+                let owner = layer.weights_of.filter(|_| param.trained).unwrap_or(index);
+                all.iter().position(|entry| entry.layer == owner && entry.param.name == param.name)
+            };
+            layer.params.iter().map(|param| find(param).expect("a checked model")).collect()
+        };
+        self.layers.iter().enumerate().map(of_layer).collect()
     }
 
     /// Index and rate of each dropout layer.
@@ -169,7 +187,7 @@ impl Model {
     pub fn init(&self, seed: u32) -> Vec<Tensor> {
         let key = rng::key(seed, Stream::Init);
         let tensor = |(index, ModelParam { name, param, .. }): (usize, ModelParam)| {
-            let len = param.shape.iter().product();
+            let len = param.size();
             let uniform = |fan_in: usize| {
                 let limit = 1.0 / (fan_in as f64).sqrt();
                 let value =
@@ -206,6 +224,9 @@ impl Model {
                 ("type".to_owned(), layer.kind.name.into()),
                 ("name".to_owned(), layer.name.as_str().into()),
             ];
+            if let Some(owner) = layer.weights_of {
+                keys.push(("weights_of".to_owned(), self.layers[owner].name.as_str().into()));
+            }
             keys.extend(layer.layer.keys());
             let keys: Vec<_> =
                 keys.iter().map(|(key, value): &(String, toml::Value)| format!("{key} = {value}")).collect();
@@ -224,11 +245,53 @@ fn normal(words: [u32; 4]) -> f64 {
 }
 
 impl NamedLayer {
-    /// Number of trained parameters.
-    pub fn parameter_count(&self) -> usize {
-        let trained = self.params.iter().filter(|param| param.trained);
-        trained.map(|param| param.shape.iter().product::<usize>()).sum()
+    /// What of [`NamedLayer::params`] is the layer's own.
+    fn own_params(&self) -> impl Iterator<Item = &Param> {
+        self.params.iter().filter(|param| self.weights_of.is_none() || !param.trained)
     }
+
+    /// Number of trained parameters of its own: 0 if it computes with another layer's.
+    pub fn parameter_count(&self) -> usize {
+        self.own_params().filter(|param| param.trained).map(Param::size).sum()
+    }
+
+    /// Number of trained parameters that it computes with, its own or another layer's.
+    pub fn trained_len(&self) -> usize {
+        self.params.iter().filter(|param| param.trained).map(Param::size).sum()
+    }
+}
+
+/// Index of the layer that owns the trained parameters of the one called `name`, if a layer of this kind with these
+/// parameters can compute with them.
+fn find_owner(
+    layers: &[NamedLayer],
+    name: &str,
+    kind: &LayerKind,
+    params: &[Param],
+) -> Result<usize, String> {
+    fn trained(params: &[Param]) -> impl Iterator<Item = &Param> {
+        params.iter().filter(|param| param.trained)
+    }
+    if trained(params).next().is_none() {
+        return Err(format!("weights_of = {name:?}: a {} has no weights", kind.name));
+    }
+    let Some(named) = layers.iter().position(|layer| layer.name == name) else {
+        return Err(format!("weights_of = {name:?}: no earlier layer has this name"));
+    };
+    let NamedLayer { kind: other, params: others, weights_of, .. } = &layers[named];
+    if other.name != kind.name {
+        return Err(format!("weights_of = {name:?}: that is a {}, this is a {}", other.name, kind.name));
+    }
+    let shapes = |params| {
+        let shapes: Vec<_> =
+            trained(params).map(|Param { name, shape, .. }| format!("{name} {shape:?}")).collect();
+        shapes.join(", ")
+    };
+    let (found, wanted) = (shapes(others), shapes(params));
+    if found != wanted {
+        return Err(format!("weights_of = {name:?}: that has {found}; this needs {wanted}"));
+    }
+    Ok(weights_of.unwrap_or(named))
 }
 
 /// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;

@@ -9,7 +9,7 @@ use crate::layers::Context;
 use crate::losses::cross_entropy::cross_entropy;
 use crate::model::{Model, ModelParam, NamedLayer};
 use crate::optimizers::{Step, average};
-use crate::tensor::{Array, Arrays, Tensor};
+use crate::tensor::{Array, Arrays, Sum, Tensor};
 
 /// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`, ...
 ///
@@ -34,6 +34,8 @@ pub struct Reference<'a> {
     train: TrainConfig,
     decays_all: bool,
     params: Vec<ModelParam>,
+    /// For each layer the indices of the parameters that it computes with.
+    indices: Vec<Vec<usize>>,
     weights: Vec<Array>,
     average: Vec<Array>,
     /// One vector for each memory and parameter, empty for running statistics.
@@ -54,6 +56,7 @@ impl<'a> Reference<'a> {
             model,
             train: train.clone(),
             decays_all: false,
+            indices: model.param_indices(),
             params,
             average: weights.clone(),
             weights,
@@ -106,7 +109,8 @@ impl<'a> Reference<'a> {
         self.forward(input, at, false).1
     }
 
-    /// Forward, loss and backward, without changing anything: every array that a training step makes.
+    /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers share
+    /// parameters, each layer's gradients are its share.
     pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
         let (mut layers, logits) = self.forward(input.clone(), at, true);
         let loss = cross_entropy(&logits, targets, self.train.label_smoothing);
@@ -135,11 +139,10 @@ impl<'a> Reference<'a> {
     pub fn step(&mut self, input: Array, targets: &[u8], at: At) -> Named {
         let named = self.gradients(input, targets, at);
         for index in 0..self.params.len() {
-            let ModelParam { name, layer, param } = &self.params[index];
+            let ModelParam { name, param, .. } = &self.params[index];
             if param.trained {
-                let grad = format!("{}.grad_{}", self.model.layers[*layer].name, param.name);
                 let decays = param.decays || self.decays_all;
-                self.update(index, &named[&grad], decays, at);
+                self.update(index, &self.gradient_of(&named, index), decays, at);
             } else {
                 self.weights[index] = exact(&named[name]);
             }
@@ -150,6 +153,25 @@ impl<'a> Reference<'a> {
             }
         }
         named
+    }
+
+    /// The gradient of the trained parameter with this number in [`Model::params`], from what [`Reference::gradients`] made:
+    /// the sum over the layers that compute with it.
+    pub fn gradient_of(&self, named: &Named, index: usize) -> Array {
+        let param = &self.params[index].param;
+        let uses = self.indices.iter().zip(&self.model.layers).filter(|(used, _)| used.contains(&index));
+        let parts: Vec<_> =
+            uses.map(|(_, layer)| &named[&format!("{}.grad_{}", layer.name, param.name)]).collect();
+        if let [only] = parts[..] {
+            return only.clone();
+        }
+        let mut total = Array::zeros(&param.shape);
+        for element in 0..param.size() {
+            let mut sum = Sum::default();
+            parts.iter().for_each(|part| sum.add_bounded(part.data[element], part.bound[element]));
+            total.set(element, sum);
+        }
+        total
     }
 
     fn update(&mut self, index: usize, grad: &Array, decays: bool, at: At) {
@@ -181,10 +203,8 @@ impl<'a> Reference<'a> {
         let mut layers = Vec::new();
         for (index, NamedLayer { layer, .. }) in self.model.layers.iter().enumerate() {
             let mut arrays = Arrays::from([("input", input)]);
-            for (param, weight) in self.params.iter().zip(&self.weights) {
-                if param.layer == index {
-                    arrays.insert(param.param.name, weight.clone());
-                }
+            for &param in &self.indices[index] {
+                arrays.insert(self.params[param].param.name, self.weights[param].clone());
             }
             let made = layer.forward(&arrays, &Self::context(at, index, training));
             input = exact(&made["output"]);

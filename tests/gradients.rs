@@ -198,10 +198,9 @@ fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -
     let mut named = reference.gradients(input.clone(), &targets, at);
     change(model, &mut named);
 
-    let mut params = vec![Arrays::new(); model.layers.len()];
-    for (param, weight) in model.params().iter().zip(reference.weights()) {
-        params[param.layer].insert(param.param.name, weight.clone());
-    }
+    let (all, indices) = (model.params(), model.param_indices());
+    let named_weight = |&param: &usize| (all[param].param.name, reference.weights()[param].clone());
+    let params = indices.iter().map(|own| own.iter().map(named_weight).collect()).collect();
     let label_smoothing = case.train.label_smoothing;
     let mut forward = Forward { model, params, targets: &targets, label_smoothing, at };
     let mean = named["loss"].data.iter().sum::<f64>() / n as f64;
@@ -209,25 +208,30 @@ fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -
         return Err(format!("loss {mean}, but {} layer by layer", forward.loss(0, &input)));
     }
 
-    let gradient = |layer: usize, name: &str| &named[&format!("{}.grad_{name}", model.layers[layer].name)];
-    let trained: Vec<_> = model.params().into_iter().filter(|param| param.param.trained).collect();
-    let values = trained.iter().flat_map(|param| &gradient(param.layer, param.param.name).data);
+    let trained = all.iter().enumerate().filter(|(_, param)| param.param.trained);
+    let gradients: Vec<_> =
+        trained.map(|(index, param)| (index, param, reference.gradient_of(&named, index))).collect();
+    let values = gradients.iter().flat_map(|(.., gradient)| &gradient.data);
     let scale = (1e-2 * values.fold(0.0f64, |largest, value| largest.max(value.abs()))).max(1e-4);
     let mut slopes = Slopes::default();
-    for param in &trained {
-        let (layer, name) = (param.layer, param.param.name);
-        let layer_input = &named[&format!("{}.input", model.layers[layer].name)];
-        for (element, &value) in gradient(layer, name).data.iter().enumerate() {
-            let here = forward.params[layer][name].data[element];
+    for (index, param, gradient) in &gradients {
+        let (first, name) = (param.layer, param.param.name);
+        let users: Vec<_> = (0..indices.len()).filter(|&layer| indices[layer].contains(index)).collect();
+        let layer_input = &named[&format!("{}.input", model.layers[first].name)];
+        for (element, &value) in gradient.data.iter().enumerate() {
+            let here = forward.params[first][name].data[element];
+            let set = |params: &mut [Arrays], value| {
+                users.iter().for_each(|&user| params[user].get_mut(name).unwrap().data[element] = value);
+            };
             let shifted = |by| {
-                forward.params[layer].get_mut(name).unwrap().data[element] = here + by;
-                forward.loss(layer, layer_input)
+                set(&mut forward.params, here + by);
+                forward.loss(first, layer_input)
             };
             slopes.check(&format!("{}[{element}]", param.name), value, scale, shifted)?;
-            forward.params[layer].get_mut(name).unwrap().data[element] = here;
+            set(&mut forward.params, here);
         }
     }
-    let gradient = gradient(0, "input");
+    let gradient = &named[&format!("{}.grad_input", model.layers[0].name)];
     let largest = gradient.data.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
     for _ in 0..20 {
         let element = draw.below(input.data.len());

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use crate::batch::BatchSettings;
 use crate::layers::Tuned;
 use crate::model::{Model, NamedLayer};
-use crate::plan::{Dispatch, METRICS_RING, Plan, TensorPlan};
+use crate::plan::{Dispatch, METRICS_RING, ParamLayout, Plan, TensorPlan};
 
 /// What a launch has to do.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -115,7 +115,9 @@ fn touched(
     let part = match tensor.name.as_str() {
         "images" | "labels" => (plan.batch_size * plan.replicas) as f64 / batches.image_count as f64,
         "packed" | "grads" => owner.map_or(1.0, |index| {
-            model.layers[index].parameter_count() as f64 / model.parameter_count().max(1) as f64
+            // Of the gradients each layer that shares parameters has rows of its own.
+            let rows = if tensor.name == "grads" { ParamLayout::new(model, 1).grad_rows(1) } else { 1 };
+            model.layers[index].trained_len() as f64 / (rows * model.parameter_count()).max(1) as f64
         }),
         "metrics_ring" => 1.0 / METRICS_RING as f64,
         "learning_rates" => 4.0 * plan.replicas as f64 / tensor.bytes as f64,

@@ -22,7 +22,7 @@ pub(super) struct Block {
     /// The gradient of the activation that the backward pass has reached, and room for the next one.
     grad: Buffer,
     next_grad: Buffer,
-    /// This block's part of the gradient of every trained parameter.
+    /// This block's part of every gradient.
     pub(super) grads: Vec<f32>,
     /// Sums of each batch normalisation, by channel: forward around `shifts`, backward of g and g·x̂.
     pub(super) sums: Vec<Vec<[f64; 2]>>,
@@ -69,7 +69,6 @@ impl Block {
 
     fn forward_op(&mut self, program: &Program, params: &[Vec<f32>], op: &Op) {
         let arch = program.arch;
-        let params = &params[op.params.clone()];
         if let Kernel::LeakyRelu { slope } = op.kernel {
             if op.output != op.input {
                 self.apply(op, |_, input, output| output.copy_from_slice(input));
@@ -78,8 +77,8 @@ impl Block {
         }
         self.apply(op, |_, input, output| match &op.kernel {
             Kernel::Conv2d(dims) => {
-                let bias = params.get(1).map(Vec::as_slice);
-                kernels::conv2d_forward(arch, dims, input, &params[0], bias, output);
+                let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
+                kernels::conv2d_forward(arch, dims, input, &params[op.params[0]], bias, output);
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
@@ -137,9 +136,10 @@ impl Block {
         for op in &program.ops {
             match &op.kernel {
                 Kernel::BatchNorm2d { eps, .. } => {
-                    let [weight, bias, mean, var] = &params[op.params.clone()] else {
+                    let [weight, bias, mean, var] = op.params[..] else {
                         unreachable!("a batch normalisation has four parameters")
                     };
+                    let [weight, bias, mean, var] = [weight, bias, mean, var].map(|param| &params[param]);
                     let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + eps).sqrt()).collect();
                     let offset: Vec<f32> =
                         bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
@@ -236,8 +236,8 @@ impl Block {
         let grad_input = &mut self.next_grad.values_mut()[..input.len()];
         match &op.kernel {
             Kernel::Conv2d(dims) => {
-                let weight = &net.params[op.params.start];
-                let mut grads = program.grad_ranges[op.params.clone()].iter().flatten();
+                let weight = &net.params[op.params[0]];
+                let mut grads = op.grads.iter().flatten();
                 let weights = grads.next().expect("a convolution has weights").clone();
                 let (grad_weight, rest) = self.grads[weights.start..].split_at_mut(weights.len());
                 let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
@@ -262,7 +262,7 @@ impl Block {
                     [input, output, grad_output],
                     grad_input,
                 );
-                for ((name, _), range) in net.named(op).zip(&program.grad_ranges[op.params.clone()]) {
+                for ((name, _), range) in net.named(op).zip(&op.grads) {
                     if let Some(range) = range {
                         self.grads[range.clone()].copy_from_slice(&fallback::grad_of(&made, name));
                     }

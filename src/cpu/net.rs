@@ -43,9 +43,7 @@ impl Net {
     pub(super) fn new(setup: &Setup<'_>, replica: &Replica) -> Self {
         let (model, train) = (setup.model, setup.train);
         let about = model.params();
-        let zeros = || -> Vec<Vec<f32>> {
-            about.iter().map(|entry| vec![0.0; entry.param.shape.iter().product()]).collect()
-        };
+        let zeros = || -> Vec<Vec<f32>> { about.iter().map(|entry| vec![0.0; entry.param.size()]).collect() };
         let batch_norms = model.layers.iter().filter(|layer| layer.kind.name == "batch_norm2d").count();
         Self {
             replica: replica.clone(),
@@ -84,11 +82,8 @@ impl Net {
         op: &Op,
         averaged: bool,
     ) -> impl Iterator<Item = (&'static str, &[f32])> {
-        let values = &self.weights(averaged)[op.params.clone()];
-        self.about[op.params.clone()]
-            .iter()
-            .map(|entry| entry.param.name)
-            .zip(values.iter().map(Vec::as_slice))
+        let values = self.weights(averaged);
+        op.params.iter().map(|&param| (self.about[param].param.name, values[param].as_slice()))
     }
 
     /// Turns the blocks' sums into mean and deviation of batch normalisation `number` and updates the running ones.
@@ -98,9 +93,9 @@ impl Net {
         let Kernel::BatchNorm2d { eps, momentum, .. } = op.kernel else {
             unreachable!("listed as a batch normalisation")
         };
-        let [weight, bias, running_mean, running_var] = &mut self.params[op.params.clone()] else {
-            unreachable!("a batch normalisation has four parameters")
-        };
+        let params: [usize; 4] = op.params[..].try_into().expect("a batch normalisation has four parameters");
+        let [weight, bias, running_mean, running_var] =
+            self.params.get_disjoint_mut(params).expect("four different ones");
         let plane = program.buffers[op.input] / channels;
         let batch = &mut self.batch_norms[number];
         for values in [&mut batch.mean, &mut batch.inv_std, &mut batch.scale, &mut batch.offset] {
@@ -154,7 +149,7 @@ impl Net {
         }
     }
 
-    /// Adds the blocks' gradients in order, then takes the optimizer's step and moves the averages.
+    /// Adds the blocks' gradients in order, then those of layers that share parameters in order, then takes the optimizer's step and moves the averages.
     pub(super) fn update(&mut self, program: &Program, blocks: &mut [Block], step: u32) {
         let learning_rate = self.learning_rates[step as usize];
         let (first, others) = blocks.split_first_mut().expect("a batch has images");
@@ -162,7 +157,7 @@ impl Net {
             first.grads.iter_mut().zip(&other.grads).for_each(|(sum, part)| *sum += part);
         }
         for (number, &(_, op)) in program.batch_norms.iter().enumerate() {
-            let mut ranges = program.grad_ranges[program.ops[op].params.clone()].iter().flatten();
+            let mut ranges = program.ops[op].grads.iter().flatten();
             let [weight, bias] =
                 [(); 2].map(|()| ranges.next().expect("weight and bias are trained").clone());
             for (c, [sum, sum_normalised]) in self.batch_norms[number].grad.iter().enumerate() {
@@ -170,8 +165,12 @@ impl Net {
                 first.grads[bias.start + c] = *sum as f32;
             }
         }
-        for (index, range) in program.grad_ranges.iter().enumerate() {
-            let Some(range) = range else { continue };
+        for (index, uses) in program.grad_ranges.iter().enumerate() {
+            let [range, others @ ..] = &uses[..] else { continue };
+            for other in others {
+                let (before, from_other) = first.grads.split_at_mut(other.start);
+                before[range.clone()].iter_mut().zip(from_other).for_each(|(sum, part)| *sum += *part);
+            }
             let decay = if self.about[index].param.decays { self.optimizer.weight_decay() } else { 0.0 };
             let mut memory = self.memory.iter_mut().map(|memory| &mut memory[index]);
             let (m, s) = (memory.next(), memory.next());

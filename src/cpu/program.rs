@@ -15,8 +15,11 @@ pub(super) struct Op {
     /// Activation buffer that is read, and the one that is written.
     pub(super) input: usize,
     pub(super) output: usize,
-    /// The layer's parameters and running statistics: a range of the model's.
-    pub(super) params: Range<usize>,
+    /// The layer's parameters and running statistics, by their index in the model's.
+    pub(super) params: Vec<usize>,
+    /// Where the gradient of each of them lies in a flat vector of all; running statistics have none. Layers that share a
+    /// parameter have a gradient each.
+    pub(super) grads: Vec<Option<Range<usize>>>,
     /// True if something below is trained, so that the gradient of the input is wanted.
     pub(super) grad_input: bool,
     /// Index of the layer in the model.
@@ -53,10 +56,11 @@ pub(super) struct Program {
     pub(super) ops: Vec<Op>,
     /// Values of one image in each activation buffer.
     pub(super) buffers: Vec<usize>,
-    /// Start of each trained parameter's gradient in a flat vector, by parameter; running statistics have none.
-    pub(super) grad_ranges: Vec<Option<Range<usize>>>,
+    /// By parameter the gradients of the layers that compute with it, first to last; running statistics have none.
+    pub(super) grad_ranges: Vec<Vec<Range<usize>>>,
     /// Channels and operation of each batch normalisation.
     pub(super) batch_norms: Vec<(usize, usize)>,
+    grad_len: usize,
     classes: usize,
     phases: Vec<Range<usize>>,
 }
@@ -67,7 +71,10 @@ impl Program {
         let mut buffers = vec![model.input.len()];
         let mut batch_norms = Vec::new();
         let mut phases = Vec::new();
-        let (mut input, mut first_param, mut phase_start, mut dropouts) = (0, 0, 0, 0);
+        let (mut input, mut phase_start, mut dropouts) = (0, 0, 0);
+        let indices = model.param_indices();
+        let mut grad_ranges = vec![Vec::new(); model.params().len()];
+        let mut grad_len = 0;
         let first_trained = model.layers.iter().position(|layer| layer.parameter_count() > 0);
         for (index, layer) in model.layers.iter().enumerate() {
             let kernel = match layer.layer.tuned(layer.input) {
@@ -93,8 +100,14 @@ impl Program {
                     Kernel::Fallback { layer: copy, input: layer.input, output: layer.output }
                 }
             };
-            let params = first_param..first_param + layer.params.len();
-            first_param = params.end;
+            let params = indices[index].clone();
+            let grads = params.iter().zip(&layer.params).map(|(&param, about)| {
+                let range = about.trained.then(|| grad_len..grad_len + about.size())?;
+                grad_len = range.end;
+                grad_ranges[param].push(range.clone());
+                Some(range)
+            });
+            let grads = grads.collect();
             // A rectifier works in place where nobody needs what it overwrites.
             let before = ops.last().map(|op: &Op| &op.kernel);
             let in_place = matches!(kernel, Kernel::LeakyRelu { .. })
@@ -108,23 +121,17 @@ impl Program {
                 input,
                 output: buffers.len() - 1,
                 params,
+                grads,
                 grad_input,
                 layer: index as u32,
             });
             input = buffers.len() - 1;
         }
         phases.push(phase_start..ops.len());
-        let mut end = 0;
-        let grad_ranges = model.params().into_iter().map(|entry| {
-            entry.param.trained.then(|| {
-                let start = end;
-                end += entry.param.shape.iter().product::<usize>();
-                start..end
-            })
-        });
         Self {
             arch: pulp::Arch::new(),
-            grad_ranges: grad_ranges.collect(),
+            grad_ranges,
+            grad_len,
             ops,
             buffers,
             batch_norms,
@@ -142,9 +149,9 @@ impl Program {
         &self.phases
     }
 
-    /// Number of trained values.
+    /// Number of values of all gradients.
     pub(super) fn grad_len(&self) -> usize {
-        self.grad_ranges.iter().flatten().map(|range| range.end).max().unwrap_or(0)
+        self.grad_len
     }
 
     /// Values of the largest activation of a block.

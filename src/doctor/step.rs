@@ -16,6 +16,7 @@ use crate::plan::{ParamLayout, Plan};
 use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
 
 use super::compare::Table;
+use super::state::State;
 
 mod made;
 
@@ -33,12 +34,11 @@ pub fn check_step(
     name: &str,
     table: &mut Table,
 ) -> Result<(), String> {
-    let (step, replicas) = (engine.step(), setup.replicas.len());
-    let before: Vec<State> =
-        (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
+    let step = engine.step();
+    let before = State::read_all(engine, setup).map_err(text)?;
     engine.poison(POISON);
     let metrics = engine.train(1).map_err(text)?;
-    let after: Vec<State> = (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
+    let after = State::read_all(engine, setup).map_err(text)?;
     let plan = engine.training_plan().expect("an engine that trains").clone();
     let tensors = read_all(name, engine, &plan, |engine, name| engine.read_tensor(name))?;
     let check = StepCheck {
@@ -49,7 +49,7 @@ pub fn check_step(
         batches: setup.train_batches().expect("an engine that trains"),
         images: setup.training.expect("an engine that trains"),
         training: true,
-        layout: ParamLayout::new(setup.model, replicas),
+        layout: ParamLayout::new(setup.model, setup.replicas.len()),
         models: models(setup)?,
     };
     check.run(name, table, |replica, place, table| {
@@ -119,26 +119,6 @@ fn read_all(
     Ok(words)
 }
 
-/// What an engine holds of one replica.
-struct State {
-    weights: Vec<Tensor>,
-    average: Vec<Tensor>,
-    memory: Vec<Vec<Tensor>>,
-}
-
-impl State {
-    fn read(engine: &mut GpuEngine, setup: &Setup<'_>, replica: usize) -> Result<Self, String> {
-        let mut vector = |vector| engine.read(vector, replica).map_err(text);
-        let memories = setup.train.optimizer.memory();
-        let has_average = setup.train.average_decay > 0.0;
-        Ok(Self {
-            weights: vector(Vector::Weights)?,
-            average: if has_average { vector(Vector::Average)? } else { Vec::new() },
-            memory: memories.iter().map(|name| vector(Vector::Memory(name))).collect::<Result<_, _>>()?,
-        })
-    }
-}
-
 struct StepCheck<'a> {
     setup: &'a Setup<'a>,
     plan: &'a Plan,
@@ -185,12 +165,11 @@ impl StepCheck<'_> {
         let model = &self.models[replica];
         let mut input = self.array("input", replica, model.input.into());
         let mut layers = Vec::new();
+        let indices = model.param_indices();
         for (index, layer) in model.layers.iter().enumerate() {
             let mut arrays = Arrays::from([("input", input)]);
-            for (param, tensor) in model.params().iter().zip(weights) {
-                if param.layer == index {
-                    arrays.insert(param.param.name, Array::from_f32(&tensor.shape, &tensor.data));
-                }
+            for (param, &at) in layer.params.iter().zip(&indices[index]) {
+                arrays.insert(param.name, Array::from_f32(&weights[at].shape, &weights[at].data));
             }
             let context = self.context(replica, index);
             let mut wanted = layer.layer.forward(&arrays, &context);
@@ -400,7 +379,8 @@ impl StepCheck<'_> {
         let array = |tensor: &Tensor| Array::from_f32(&tensor.shape, &tensor.data);
         let rule = train.optimizer.launch(1, 1, 1, 0.0).shader;
         let mut trained = 0;
-        for (index, param) in self.setup.model.params().iter().enumerate() {
+        for (index, entry) in self.layout.entries().iter().enumerate() {
+            let param = &entry.param;
             let place = format!("{place}, {}", param.name);
             let (old, new) = (&before.weights[index], &after.weights[index]);
             if train.average_decay > 0.0 {
@@ -414,13 +394,10 @@ impl StepCheck<'_> {
                 continue;
             }
             let decay = if param.param.decays { train.optimizer.weight_decay() } else { 0.0 };
-            let grad = format!("grad_{}", param.param.name);
+            let rows = 0..self.parts() * entry.uses;
             let mut arrays = Arrays::from([
                 ("params", array(old)),
-                (
-                    "grads",
-                    self.small(replica, param.layer, &grad, &old.shape).expect("a trained parameter").1,
-                ),
+                ("grads", self.gradient(replica, entry, rows, &old.shape)),
                 ("weight_decay", Array::from_f32(&old.shape, &vec![decay; old.data.len()])),
             ]);
             for (name, memory) in train.optimizer.memory().iter().zip(&before.memory) {

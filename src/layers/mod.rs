@@ -62,7 +62,7 @@ impl LayerKind {
         Self { functional: true, ..self }
     }
 
-    /// Makes the layer from its keys in the model file (without `type` and `name`).
+    /// Makes the layer from its keys in the model file (without `type`, `name` and `weights_of`).
     pub fn parse(&self, keys: toml::Table) -> Result<Box<dyn Layer>, String> {
         (self.parse)(keys)
     }
@@ -97,6 +97,13 @@ pub struct Param {
     pub trained: bool,
     /// True where weight decay applies: weights of convolution and linear layers.
     pub decays: bool,
+}
+
+impl Param {
+    /// Number of values.
+    pub fn size(&self) -> usize {
+        self.shape.iter().product()
+    }
 }
 
 /// Initial values.

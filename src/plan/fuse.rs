@@ -42,13 +42,16 @@ pub(super) struct Fusion<'a> {
 /// The layout of `packed`, one replica.
 #[derive(Default)]
 struct Packing {
-    /// First vec4 of a parameter, by layer and use.
+    /// First vec4 of a parameter, by the layer that owns it and what is read from there.
     starts: BTreeMap<(usize, &'static str), usize>,
     sources: Vec<[u32; 2]>,
 }
 
 impl Packing {
     fn add(&mut self, layer: usize, name: &'static str, values: impl IntoIterator<Item = [u32; 2]>) {
+        if self.starts.contains_key(&(layer, name)) {
+            return; // Packed for another layer that shares it.
+        }
         self.starts.insert((layer, name), self.sources.len() / 4);
         self.sources.extend(values);
         self.sources.resize(self.sources.len().next_multiple_of(4), [NOTHING, 0]);
@@ -97,7 +100,7 @@ impl<'a> Fusion<'a> {
                 Block::Head(head) => {
                     for name in ["weight", "bias"] {
                         let values = fusion.param(head.linear, name).unwrap_or_default();
-                        fusion.packing.add(head.linear, name, values);
+                        fusion.packing.add(fusion.owner(head.linear), name, values);
                     }
                 }
             }
@@ -129,17 +132,26 @@ impl<'a> Fusion<'a> {
 
     /// Sources of a parameter's values, in order.
     fn param(&self, layer: usize, name: &str) -> Option<Vec<[u32; 2]>> {
-        let mut entries = self.layout.entries().iter();
-        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name)?;
+        let entry = self.layout.entry(layer, name)?;
         let len = (entry.len / self.replicas) as u32;
         Some((0..len).map(|index| [entry.offset as u32 + index, len]).collect())
     }
 
     /// First value of a parameter in its vector; 0 if there is none.
     fn offset(&self, layer: usize, name: &str) -> usize {
-        let mut entries = self.layout.entries().iter();
-        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name);
-        entry.map_or(0, |entry| entry.offset)
+        self.layout.entry(layer, name).map_or(0, |entry| entry.offset)
+    }
+
+    /// First value of a gradient in `grads`; 0 if there is none.
+    fn grad(&self, layer: usize, name: &str) -> f64 {
+        let entry = self.layout.entry(layer, name);
+        let row = || self.layout.first_grad_row(layer, self.parts);
+        entry.map_or(0, |entry| row() * self.layout.trained_len() + entry.offset) as f64
+    }
+
+    /// The layer whose trained parameters a layer computes with.
+    fn owner(&self, layer: usize) -> usize {
+        self.model.layers.get(layer).and_then(|layer| layer.weights_of).unwrap_or(layer)
     }
 
     fn conv(&self, layer: usize) -> Conv {
@@ -173,14 +185,15 @@ impl<'a> Fusion<'a> {
         };
         let forward = packed(inputs, outputs, &|c, o| o * inputs + c);
         let backward = packed(outputs, inputs, &|o, c| o * inputs + c);
-        self.packing.add(fused.conv, "forward", forward);
-        self.packing.add(fused.conv, "backward", backward);
+        let owner = self.owner(fused.conv);
+        self.packing.add(owner, "forward", forward);
+        self.packing.add(owner, "backward", backward);
         let bias = self.param(fused.conv, "bias").unwrap_or_default();
-        self.packing.add(fused.conv, "bias", bias);
+        self.packing.add(owner, "bias", bias);
         if let Some(norm) = fused.norm {
             for name in ["weight", "bias"] {
                 let values = self.param(norm, name).expect("a batch normalisation has both");
-                self.packing.add(norm, name, values);
+                self.packing.add(self.owner(norm), name, values);
             }
             self.sums.insert(norm, self.sums_len);
             self.sums_len += (self.parts + 1) * self.replicas * outputs;
@@ -188,7 +201,7 @@ impl<'a> Fusion<'a> {
     }
 
     fn packed_at(&self, layer: usize, name: &'static str) -> f64 {
-        self.packing.starts.get(&(layer, name)).copied().unwrap_or(0) as f64
+        self.packing.starts.get(&(self.owner(layer), name)).copied().unwrap_or(0) as f64
     }
 
     /// Tensors that the fused kernels share.
@@ -196,7 +209,7 @@ impl<'a> Fusion<'a> {
         draft.keep("sources", 2 * self.packing.sources.len());
         draft.pool("packed", self.replicas * self.packing.sources.len());
         draft.keep("sums", 2 * self.sums_len.max(1));
-        draft.keep("grads", self.parts * self.layout.trained_len());
+        draft.keep("grads", self.layout.grad_rows(self.parts) * self.layout.trained_len());
         for (&layer, &start) in &self.sums {
             let len = self.model.layers[layer].input.channels * self.replicas;
             let name = format!("{}.statistics", self.name(layer));
@@ -296,13 +309,13 @@ impl<'a> Fusion<'a> {
             ("PACKED", self.packing.sources.len() / 4),
             ("HAS_BIAS", usize::from(has_bias)),
             ("GRADS", self.layout.trained_len()),
-            ("GRAD_WEIGHT", self.offset(fused.conv, "weight")),
-            ("GRAD_BIAS", self.offset(fused.conv, "bias")),
             ("INPUT_GROUPS", 0),
         ]
         .map(|(name, value)| (name, value as f64))
         .into();
         constants.insert("AVERAGE_DECAY", 0.0);
+        constants.insert("GRAD_WEIGHT", self.grad(fused.conv, "weight"));
+        constants.insert("GRAD_BIAS", self.grad(fused.conv, "bias"));
         constants.insert("FORWARD_WEIGHT", self.packed_at(fused.conv, "forward"));
         constants.insert("BACKWARD_WEIGHT", self.packed_at(fused.conv, "backward"));
         constants.insert("BIAS", self.packed_at(fused.conv, "bias"));
@@ -317,8 +330,8 @@ impl<'a> Fusion<'a> {
         constants.insert("OUT_NORMALISE", f64::from(u8::from(fused.norm.is_some())));
         constants.insert("OUT_SUMS", self.sums.get(&norm).copied().unwrap_or(0) as f64);
         constants.insert("OUT_SCALE", self.packed_at(norm, "weight"));
-        constants.insert("GRAD_OUT_SCALE", self.offset(norm, "weight") as f64);
-        constants.insert("GRAD_OUT_SHIFT", self.offset(norm, "bias") as f64);
+        constants.insert("GRAD_OUT_SCALE", self.grad(norm, "weight"));
+        constants.insert("GRAD_OUT_SHIFT", self.grad(norm, "bias"));
         constants
     }
 
@@ -356,8 +369,8 @@ impl<'a> Fusion<'a> {
             ("POOL", pool as f64),
             ("DROP", flag(training && rate > 0.0)),
             ("DROPOUT", first_setting(before.dropout.unwrap_or(0)) as f64),
-            ("GRAD_IN_SCALE", self.offset(norm, "weight") as f64),
-            ("GRAD_IN_SHIFT", self.offset(norm, "bias") as f64),
+            ("GRAD_IN_SCALE", self.grad(norm, "weight")),
+            ("GRAD_IN_SHIFT", self.grad(norm, "bias")),
         ]
         .into()
     }
@@ -380,8 +393,8 @@ impl<'a> Fusion<'a> {
             ("WEIGHT", self.packed_at(head.linear, "weight")),
             ("BIAS", self.packed_at(head.linear, "bias")),
             ("GRADS", self.layout.trained_len() as f64),
-            ("GRAD_WEIGHT", self.offset(head.linear, "weight") as f64),
-            ("GRAD_BIAS", self.offset(head.linear, "bias") as f64),
+            ("GRAD_WEIGHT", self.grad(head.linear, "weight")),
+            ("GRAD_BIAS", self.grad(head.linear, "bias")),
         ];
         let entry_point = if training { "forward" } else { "forward_eval" };
         draft.launch("loss", &Launch::new("head", entry_point, self.parts * WORKGROUP, constants));

@@ -2,13 +2,20 @@
 
 use crate::model::{Model, ModelParam};
 
-/// All trained parameters in one vector (and gradients and optimizer memory alike), all running statistics in another.
+/// All trained parameters in one vector (and optimizer memory alike), all running statistics in another.
+///
+/// Gradients are rows of such vectors, whose sum the optimizer takes. A launch writes as many rows as it has parts, and of a
+/// parameter that several layers share each use has rows of its own, in the order of the layers. What nobody writes is 0.
 ///
 /// A parameter's values for all replicas lie together, [replica, ...], and start at a multiple of 64 values: WebGPU wants
 /// bindings aligned to 256 bytes. One launch can so update everything, and each kernel still binds just what it needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamLayout {
     entries: Vec<Entry>,
+    /// For each layer the indices of the entries that it computes with.
+    indices: Vec<Vec<usize>>,
+    /// For each layer which use of its trained parameters it is, counted from 0.
+    use_numbers: Vec<usize>,
     trained_len: usize,
     running_len: usize,
     replicas: usize,
@@ -23,6 +30,8 @@ pub struct Entry {
     pub offset: usize,
     /// Values of all replicas.
     pub len: usize,
+    /// Layers that compute with it.
+    pub uses: usize,
 }
 
 const ALIGNMENT: usize = 64;
@@ -30,14 +39,39 @@ const ALIGNMENT: usize = 64;
 impl ParamLayout {
     /// Lays out the parameters of `replicas` nets.
     pub fn new(model: &Model, replicas: usize) -> Self {
-        let mut layout = Self { entries: Vec::new(), trained_len: 0, running_len: 0, replicas };
+        let (mut entries, mut trained_len, mut running_len) = (Vec::new(), 0, 0);
         for param in model.params() {
-            let len = replicas * param.param.shape.iter().product::<usize>();
-            let end = if param.param.trained { &mut layout.trained_len } else { &mut layout.running_len };
-            layout.entries.push(Entry { param, offset: *end, len });
+            let len = replicas * param.param.size();
+            let end = if param.param.trained { &mut trained_len } else { &mut running_len };
+            entries.push(Entry { param, offset: *end, len, uses: 0 });
             *end += len.next_multiple_of(ALIGNMENT);
         }
-        layout
+        let indices = model.param_indices();
+        let count_use = |indices: &Vec<usize>| {
+            // Running statistics have one use, so those that are shared say which it is.
+            let number = indices.iter().map(|&index| entries[index].uses).max();
+            indices.iter().for_each(|&index| entries[index].uses += 1);
+            number.unwrap_or(0)
+        };
+        let use_numbers = indices.iter().map(count_use).collect();
+        Self { entries, indices, use_numbers, trained_len, running_len, replicas }
+    }
+
+    /// The parameter or running statistic called `name` that a layer computes with.
+    pub fn entry(&self, layer: usize, name: &str) -> Option<&Entry> {
+        let mut entries = self.indices.get(layer)?.iter().map(|&index| &self.entries[index]);
+        entries.find(|entry| entry.param.param.name == name)
+    }
+
+    /// Rows of the gradients where launches have so many parts.
+    pub fn grad_rows(&self, parts: usize) -> usize {
+        let uses = self.entries.iter().filter(|entry| entry.param.param.trained).map(|entry| entry.uses);
+        parts * uses.max().unwrap_or(1)
+    }
+
+    /// First row that a layer writes.
+    pub fn first_grad_row(&self, layer: usize, parts: usize) -> usize {
+        parts * self.use_numbers[layer]
     }
 
     /// The parameters, in the order of [`Model::params`].
@@ -54,7 +88,8 @@ impl ParamLayout {
     /// where weight decay acts on it. 0 in the padding.
     pub fn owners(&self) -> Vec<u32> {
         let mut owners = vec![0; self.trained_len];
-        for Entry { param, offset, len } in self.entries.iter().filter(|entry| entry.param.param.trained) {
+        for Entry { param, offset, len, .. } in self.entries.iter().filter(|entry| entry.param.param.trained)
+        {
             let each = len / self.replicas;
             for (index, owner) in owners[*offset..][..*len].iter_mut().enumerate() {
                 *owner = 2 * (index / each) as u32 + u32::from(param.param.decays);

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchSettings;
 use crate::config::TrainConfig;
-use crate::layers::{Launch, Pass, PlanContext};
+use crate::layers::{Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::average;
@@ -243,16 +243,31 @@ impl<'a> Planner<'a> {
         if let Some(fusion) = &planner.fusion {
             fusion.tensors(&mut planner.draft);
         }
-        for entry in layout.entries() {
-            let buffer = if entry.param.param.trained { params } else { running };
-            planner.draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
-            if entry.param.param.trained {
-                let grad =
-                    format!("{}.grad_{}", model.layers[entry.param.layer].name, entry.param.param.name);
-                planner.draft.keep_view(&grad, "grads", entry.offset, entry.len);
+        let parts = planner.parts();
+        for (index, layer) in model.layers.iter().enumerate() {
+            let first_row = layout.first_grad_row(index, parts);
+            for Param { name, trained, .. } in &layer.params {
+                let entry = layout.entry(index, name).expect("a parameter of the layer");
+                let buffer = if *trained { params } else { running };
+                planner.draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
+                planner.draft.alias(&format!("{}.{name}", layer.name), &entry.param.name);
+                if *trained {
+                    let start = first_row * layout.trained_len() + entry.offset;
+                    planner.draft.keep_view(
+                        &format!("{}.grad_{name}", layer.name),
+                        "grads",
+                        start,
+                        entry.len,
+                    );
+                }
             }
         }
         planner
+    }
+
+    /// Rows of gradients that a launch writes.
+    fn parts(&self) -> usize {
+        self.fusion.as_ref().map_or(1, Fusion::parts)
     }
 
     fn context(&self, index: usize) -> PlanContext {
@@ -336,10 +351,10 @@ impl<'a> Planner<'a> {
     fn update(&mut self, train: &TrainConfig, steps: usize) {
         let layout = ParamLayout::new(self.model, self.options.replicas);
         let (trained, running) = (layout.trained_len(), layout.running_len());
-        let parts = self.fusion.as_ref().map_or(1, Fusion::parts);
+        let rows = layout.grad_rows(self.parts());
         let draft = &mut self.draft;
         draft.keep("learning_rates", self.options.replicas * steps);
-        draft.keep("grads", parts * trained);
+        draft.keep("grads", rows * trained);
         for memory in train.optimizer.memory() {
             draft.keep(memory, trained);
         }
@@ -352,7 +367,7 @@ impl<'a> Planner<'a> {
             None => (false, false),
         };
         let decay = if fused_params { train.average_decay } else { 0.0 };
-        draft.launch_once("optimizer", &train.optimizer.launch(trained, parts, steps, decay));
+        draft.launch_once("optimizer", &train.optimizer.launch(trained, rows, steps, decay));
         let alone = [
             ("average_params", "params", trained, fused_params),
             ("average_running", "running", running, fused_running),

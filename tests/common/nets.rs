@@ -11,7 +11,7 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::layers::{LAYERS, LayerKind};
-use shadernet::model::Model;
+use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
 
 use super::Draw;
@@ -21,6 +21,8 @@ use super::Draw;
 pub(crate) struct Case {
     body: Vec<Body>,
     head: Head,
+    /// Layers whose parameters have the same shapes share them.
+    share: bool,
     input: [usize; 3],
     classes: usize,
     pub(crate) train: TrainConfig,
@@ -56,6 +58,8 @@ enum Body {
         groups: Groups,
         bias: bool,
     },
+    /// The last convolution, once more.
+    Again,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -70,12 +74,14 @@ enum Head {
 const LARGEST: usize = 400;
 
 impl Body {
-    fn line(self, channels: usize) -> String {
+    /// Its line in a model file behind layers of the lines `before`.
+    fn line(self, channels: usize, before: &[String]) -> Option<String> {
         let keys = |Window { kernel, stride, padding }: Window| {
             format!("kernel = {kernel}, stride = {stride}, padding = {padding}")
         };
-        match self {
+        Some(match self {
             Self::Plain(line) => line.to_owned(),
+            Self::Again => before.iter().rev().find(|line| line.contains("conv2d"))?.clone(),
             Self::Pool(kind, Window { kernel, stride, padding }) => {
                 let window = Window { padding: padding % (kernel / 2 + 1), kernel, stride };
                 format!("{{ type = {kind:?}, {} }}", keys(window))
@@ -93,7 +99,7 @@ impl Body {
                     "{{ type = \"conv2d\", out_channels = {out_channels}, {keys}, groups = {groups}, bias = {bias} }}"
                 )
             }
-        }
+        })
     }
 }
 
@@ -103,8 +109,9 @@ impl Case {
         let mut shape = Shape::from(self.input);
         let mut lines = Vec::new();
         for layer in &self.body {
-            let line = layer.line(shape.channels);
-            if let Some(output) = output_shape(&line, shape) {
+            if let Some(line) = layer.line(shape.channels, &lines)
+                && let Some(output) = output_shape(&line, shape)
+            {
                 shape = output;
                 lines.push(line);
             }
@@ -121,10 +128,18 @@ impl Case {
             Head::ConvPool => vec![conv, pool],
             _ => vec![pool, linear],
         });
-        let text = format!("name = \"net\"\ninput = {:?}\nlayers = [\n{},\n]", self.input, lines.join(",\n"));
-        let mut model = Model::parse(&text, "net").unwrap_or_else(|error| panic!("{error}\n{text}"));
+        let mut model = self.parse(&lines);
+        if self.share {
+            share(&model, &mut lines);
+            model = self.parse(&lines);
+        }
         model.train = self.train.clone();
         model
+    }
+
+    fn parse(&self, lines: &[String]) -> Model {
+        let text = format!("name = \"net\"\ninput = {:?}\nlayers = [\n{},\n]", self.input, lines.join(",\n"));
+        Model::parse(&text, "net").unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
     /// What a failure says: a model file, with the rest in comments.
@@ -145,6 +160,9 @@ impl Case {
             if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.input.channels) {
                 parts.insert(format!("{kind}, depthwise"));
             }
+            if layer.weights_of.is_some() {
+                parts.insert(format!("{kind}, shared"));
+            }
         }
         let optimizer = format!("{:?}", self.train.optimizer);
         parts.insert(optimizer.split(' ').next().unwrap().to_owned());
@@ -159,6 +177,20 @@ impl Case {
         switch("odd height", !self.input[1].is_multiple_of(2));
         switch("square", self.input[1] == self.input[2]);
         parts
+    }
+}
+
+/// Lets each layer compute with the trained parameters of the first one of its kind whose have the same shapes.
+fn share(model: &Model, lines: &mut [String]) {
+    let shapes = |layer: &NamedLayer| -> Vec<Vec<usize>> {
+        layer.params.iter().filter(|param| param.trained).map(|param| param.shape.clone()).collect()
+    };
+    for (layer, line) in model.layers.iter().zip(lines) {
+        let fits = |owner: &&NamedLayer| owner.kind.name == layer.kind.name && shapes(owner) == shapes(layer);
+        let owner = model.layers.iter().find(fits).expect("at least the layer itself");
+        if owner.name != layer.name && !shapes(layer).is_empty() {
+            *line = line.replacen("{ ", &format!("{{ weights_of = {:?}, ", owner.name), 1);
+        }
     }
 }
 
@@ -201,6 +233,7 @@ fn body() -> impl Strategy<Value = Body> {
         1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
         1 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
         5 => conv,
+        3 => Just(Body::Again),
     ]
 }
 
@@ -237,14 +270,16 @@ fn train() -> impl Strategy<Value = TrainConfig> {
 
 fn cases() -> impl Strategy<Value = Case> {
     let heads = [Head::PoolLinear, Head::FlattenLinear, Head::ConvPool, Head::TwoLinear];
-    let network = (vec(body(), 0..=4), 0..heads.len(), [1..=4usize, 1..=11, 1..=11], 2..=11usize);
+    let network =
+        (vec(body(), 0..=5), 0..heads.len(), any::<bool>(), [1..=4usize, 1..=11, 1..=11], 2..=11usize);
     // Epochs of 2½ batches: the third step of each is short.
     let step = prop_oneof![Just(0), Just(5), Just(301)];
     let run = (prop_oneof![2 => Just(1), 1 => Just(3usize)], 0..1000u32, step, any::<bool>());
     (network, train(), run).prop_map(
-        move |((body, head, input, classes), train, (replicas, seed, step, shuffle))| Case {
+        move |((body, head, share, input, classes), train, (replicas, seed, step, shuffle))| Case {
             body,
             head: heads[head],
+            share,
             input,
             classes,
             train,
@@ -332,7 +367,9 @@ const EVERY_PART: &[&str] = &[
     "avg_pool2d.stride = 3",
     "batch_norm2d.momentum = 0.1",
     "batch_norm2d.momentum = 0.3",
+    "batch_norm2d, shared",
     "conv2d, depthwise",
+    "conv2d, shared",
     "conv2d.groups = 1",
     "conv2d.groups = 2",
     "conv2d.bias = false",

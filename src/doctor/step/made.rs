@@ -1,5 +1,7 @@
 //! What a device made in a step, by the names that it has in the reference, and which launch made it.
 
+use std::ops::Range;
+
 use super::StepCheck;
 use crate::plan::{Dispatch, Entry};
 use crate::tensor::{Array, Sum};
@@ -40,35 +42,22 @@ impl StepCheck<'_> {
                 return None;
             }
             let entry = self.entry(index, name);
-            let (parts, len) = (self.rows_of_grads(), entry.len / self.setup.replicas.len());
-            let start = entry.offset + replica * len;
-            let words = &self.tensors["grads"];
-            let mut array = Array::zeros(shape);
-            for element in 0..len {
-                let mut sum = Sum::default();
-                for part in 0..parts {
-                    sum.add(f32::from_bits(words[part * (words.len() / parts) + start + element]).into());
-                }
-                // A device that adds up the rows rounds; one row is what it is.
-                array.data[element] = sum.value;
-                array.bound[element] = if parts > 1 { sum.bound() } else { 0.0 };
-            }
+            let first = self.layout.first_grad_row(index, self.parts());
+            let array = self.gradient(replica, entry, first..first + self.parts(), shape);
+            let start = first * self.layout.trained_len() + entry.offset;
             if self.tensors.contains_key(&tensor) {
                 return Some((self.maker(&tensor), array));
             }
             let backward = ["backward", "backward_weight", "forward"];
-            let launch = match (layer.kind.name, name) {
-                ("batch_norm2d", "weight") => self.maker_by_constant(
-                    &backward[..1],
-                    &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", entry.offset)],
-                ),
-                ("batch_norm2d", _) => self.maker_by_constant(
-                    &backward[..1],
-                    &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", entry.offset)],
-                ),
-                (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", entry.offset)]),
-                _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", entry.offset)]),
-            };
+            let launch =
+                match (layer.kind.name, name) {
+                    ("batch_norm2d", "weight") => self
+                        .maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", start)]),
+                    ("batch_norm2d", _) => self
+                        .maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", start)]),
+                    (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", start)]),
+                    _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", start)]),
+                };
             return Some((launch, array));
         }
         if self.tensors.contains_key(&tensor) {
@@ -93,16 +82,39 @@ impl StepCheck<'_> {
         Some((launch, Array::from_f32(shape, &values)))
     }
 
-    /// Where a parameter of a layer lies.
-    pub(super) fn entry(&self, layer: usize, name: &str) -> &Entry {
-        let mut entries = self.layout.entries().iter();
-        let entry = entries.find(|entry| entry.param.layer == layer && entry.param.param.name == name);
-        entry.expect("a parameter of the layer")
+    /// The sum of some rows of a replica's gradients of a parameter.
+    pub(super) fn gradient(
+        &self,
+        replica: usize,
+        entry: &Entry,
+        rows: Range<usize>,
+        shape: &[usize],
+    ) -> Array {
+        let len = entry.len / self.setup.replicas.len();
+        let start = entry.offset + replica * len;
+        let words = &self.tensors["grads"];
+        let mut array = Array::zeros(shape);
+        for element in 0..len {
+            let mut sum = Sum::default();
+            for row in rows.clone() {
+                sum.add(f32::from_bits(words[row * self.layout.trained_len() + start + element]).into());
+            }
+            // A device that adds up the rows rounds; one row is what it is.
+            array.data[element] = sum.value;
+            array.bound[element] = if rows.len() > 1 { sum.bound() } else { 0.0 };
+        }
+        array
     }
 
-    /// Rows of `grads`, whose sum is the gradient.
-    pub(super) fn rows_of_grads(&self) -> usize {
-        self.tensors["grads"].len() / self.layout.trained_len()
+    /// Where a parameter that a layer computes with lies.
+    fn entry(&self, layer: usize, name: &str) -> &Entry {
+        self.layout.entry(layer, name).expect("a parameter of the layer")
+    }
+
+    /// Rows of `grads` that a layer's launches write; there are so many for each use of a shared parameter.
+    pub(super) fn parts(&self) -> usize {
+        let rows = self.tensors["grads"].len() / self.layout.trained_len();
+        rows / self.layout.grad_rows(1)
     }
 
     /// The part of a tensor [replica, ...] that belongs to a replica.
@@ -121,7 +133,7 @@ impl StepCheck<'_> {
         let values = self.floats(tensor, replica);
         let size = values.len() / (4 * self.quads());
         let at = |n: usize, element: usize| values[(n / 4 * size + element) * 4 + n % 4];
-        let pick = |images: std::ops::Range<usize>| {
+        let pick = |images: Range<usize>| {
             images.flat_map(|n| (0..size).map(move |element| (n, element))).map(|(n, e)| at(n, e)).collect()
         };
         (pick(0..self.valid()), pick(self.valid()..4 * self.quads()))
