@@ -1,4 +1,5 @@
 // Opens the pages that run.sh made, in the folder named as argument, and uses them as people do. README.md has the list.
+// A second argument chooses the cases with this text in their name.
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
@@ -8,12 +9,12 @@ import { gunzipSync } from 'node:zlib';
 import { chromium } from 'playwright-core';
 import { DIGITS } from './strokes.mjs';
 
-const folder = process.argv[2];
+const [, , folder, chosen = ''] = process.argv;
 const root = new URL('../../', import.meta.url);
 /** Largest difference of a logit from the CPU engine's. */
 const LOGIT_TOLERANCE = 1e-4;
 /** Largest difference of a prepared pixel, of 255, from Rust's, and of their mean. */
-const PIXEL_TOLERANCE = { most: 2, mean: 0.05 };
+const PIXEL_TOLERANCE = { most: 1, mean: 0.01 };
 const MAX_BYTES = 300_000;
 const MAX_FIRST_ANSWER_MS = 2000;
 const IMAGES = 100;
@@ -31,6 +32,9 @@ const browser = await chromium.launch({
 let failures = 0;
 /** Runs a case; what it returns is printed. */
 async function test(name, run) {
+  if (!name.includes(chosen)) {
+    return;
+  }
   try {
     const figures = await run();
     console.log(`ok      ${name}${figures ? `: ${figures}` : ''}`);
@@ -346,7 +350,7 @@ await test('fits a phone, in light and dark', async () => {
           const names = await page.locator('#classes .name').allTextContents();
           assert.deepEqual(names, await page.evaluate(() => model.classes));
         },
-        { file, options: { colorScheme, viewport: { width: 360, height: 640 } } },
+        { file, options: { colorScheme, isMobile: true, viewport: { width: 360, height: 640 } } },
       );
     }
   }
@@ -355,15 +359,36 @@ await test('fits a phone, in light and dark', async () => {
 await test('small and quick', async () => {
   const { size } = statSync(join(folder, 'seed.html'));
   assert.ok(size <= MAX_BYTES, `${size} bytes`);
-  return withPage(async (page) => {
-    await page.getByRole('button', { name: 'Example: a drawn 7' }).click();
-    await answers(page, '7');
-    const first = await page.evaluate(() => performance.now());
-    await ready(page);
-    const webgpu = await page.evaluate(() => performance.now());
-    assert.ok(first <= MAX_FIRST_ANSWER_MS, `the first answer took ${first} ms`);
-    return `${size} bytes; from load to the first answer ${Math.round(first)} ms, to the first by WebGPU ${Math.round(webgpu)} ms`;
-  });
+  // Takes an example as soon as there is one, and notes when the answer and WebGPU are there.
+  const before = `new MutationObserver(() => {
+    if (!window.example) {
+      window.example = document.querySelector('[aria-label="Example: a drawn 7"]');
+      window.example?.click();
+    }
+    if (document.getElementById('answer')?.textContent === '7') {
+      window.firstAnswer ??= performance.now();
+    }
+    if (document.body?.dataset.ready) {
+      window.webgpuAnswer ??= performance.now();
+    }
+  }).observe(document, { subtree: true, childList: true, attributes: true })`;
+  // The best of some loads: what other programs take on a busy machine is not the page's.
+  let [first, webgpu] = [Infinity, Infinity];
+  for (let load = 0; load < 5; load++) {
+    const times = await withPage(
+      async (page) => {
+        await ready(page);
+        await page.waitForFunction(() => window.firstAnswer && window.webgpuAnswer);
+        assert.equal(await engine(page), 'webgpu');
+        return page.evaluate(() => [window.firstAnswer, window.webgpuAnswer]);
+      },
+      { before },
+    );
+    [first, webgpu] = [Math.min(first, times[0]), Math.min(webgpu, times[1])];
+  }
+  assert.ok(first <= MAX_FIRST_ANSWER_MS, `the first answer took ${first} ms`);
+  const [answer, same] = [first, webgpu].map(Math.round);
+  return `${size} bytes; from load to the first answer ${answer} ms, to the first by WebGPU ${same} ms`;
 });
 
 await browser.close();
