@@ -15,6 +15,7 @@ mod classify;
 mod doctor;
 mod eval;
 mod experiments;
+mod export;
 mod output;
 mod train;
 
@@ -38,6 +39,8 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Say which digits are in PNG pictures
     Classify(classify::ClassifyArgs),
+    /// Write a trained network as a file for another program
+    Export(export::ExportArgs),
     /// Print the layer table of a network
     Summary {
         /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
@@ -89,6 +92,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Train(args) => train::run(&args, &mut output),
         Command::Eval(args) => eval::run(&args, &mut output),
         Command::Classify(args) => classify::run(&args, &mut output),
+        Command::Export(args) => export::run(&args, &mut output),
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),

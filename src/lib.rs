@@ -9,7 +9,7 @@
 //! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`] | the tensors and kernel launches of a step, as data |
 //! | [`engine::Engine`] | [`gpu`], [`cpu`], [`replica`] | a device, and the nets on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
-//! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`] | trained weights and what is done with them |
+//! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
 //!
 //! [`mod@reference`] is a training step in plain `f64` Rust: the meaning of everything else, with which both engines are
 //! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
@@ -27,6 +27,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod export;
 mod files;
 pub mod gpu;
 pub mod layers;

@@ -326,6 +326,26 @@ fn weights_from_pytorch_give_pytorchs_logits() {
 }
 
 #[test]
+fn an_exported_page_holds_the_network() {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--max-steps", "2", "--out", "run"]));
+    let export = ["export", "run/model.safetensors", "--html", "page.html"];
+    let said = ok(dir.path(), &export).stdout;
+    let page = fs::read_to_string(dir.path().join("page.html")).unwrap();
+    assert!(said.starts_with(&format!("page.html: {} kB", page.len().div_ceil(1000))), "{said}");
+    let (_, model) = page.split_once("id=\"model\">").unwrap();
+    let model: Value = serde_json::from_str(model.split_once("</script>").unwrap().0).unwrap();
+    assert_eq!((&model["name"], &model["input"]), (&"tiny".into(), &serde_json::json!([1, 8, 8])));
+    assert_eq!(model["classes"], serde_json::json!(["0", "1", "2"]));
+    // What is there stays, unless one insists.
+    fs::write(dir.path().join("page.html"), "mine").unwrap();
+    assert_eq!(run(dir.path(), &export).code, 2);
+    assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), "mine");
+    ok(dir.path(), &[&export[..], &["--force"]].concat());
+    assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), page);
+}
+
+#[test]
 fn drawn_digits_are_recognised() {
     let digits = Path::new(ROOT).join("data/digits");
     let names = listing(&digits).into_iter().filter(|path| path.extension().is_some_and(|end| end == "png"));

@@ -9,7 +9,6 @@ use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
 use crate::replica::Replica;
-use crate::shader;
 use crate::tensor::Tensor;
 
 mod cache;
@@ -109,7 +108,7 @@ impl GpuEngine {
         let averaged = averaged.map(program).transpose()?;
         let mut engine = Self {
             training,
-            output: logits(&evaluation.0),
+            output: evaluation.0.logits().name.clone(),
             evaluation,
             averaged,
             layout,
@@ -278,16 +277,6 @@ impl GpuEngine {
             Vector::Memory(name) => (name, None),
         }
     }
-}
-
-/// Name of the tensor that holds the logits: what the loss's kernel calls so.
-fn logits(plan: &Plan) -> String {
-    let bound = plan.dispatches.iter().rev().find_map(|dispatch| {
-        let bindings = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
-        let at = bindings.iter().position(|binding| binding.variable == "logits")?;
-        Some(dispatch.bindings[at].tensor)
-    });
-    plan.tensors[bound.expect("a plan has a loss")].name.clone()
 }
 
 impl Engine for GpuEngine {

@@ -13,6 +13,7 @@ use crate::losses::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::average;
 use crate::replica::Replica;
+use crate::shader;
 
 mod blocks;
 mod draft;
@@ -164,6 +165,19 @@ impl Plan {
     /// The tensor called `name`.
     pub fn tensor(&self, name: &str) -> Option<&TensorPlan> {
         self.tensors.iter().find(|tensor| tensor.name == name)
+    }
+
+    /// The tensor that holds the logits: what the loss's kernel calls so.
+    ///
+    /// # Panics
+    /// If nothing launches a loss, as in [`Plan::of_launches`].
+    pub fn logits(&self) -> &TensorPlan {
+        let bound = self.dispatches.iter().rev().find_map(|dispatch| {
+            let bindings = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
+            let at = bindings.iter().position(|binding| binding.variable == "logits")?;
+            Some(dispatch.bindings[at].tensor)
+        });
+        &self.tensors[bound.expect("a plan has a loss")]
     }
 
     /// Bytes of pooled memory, and what it would be if no tensor shared its place.

@@ -276,3 +276,39 @@ fn trained_models() {
     ];
     check(cases);
 }
+
+#[test]
+fn exports() {
+    const SEED: &[u8] = include_bytes!("../../data/models/seed.safetensors");
+    let model = write("seed.safetensors", SEED);
+    let both = |dir: &Path| {
+        model(dir);
+        write("page.html", "mine")(dir);
+    };
+    let export = ["export", "seed.safetensors", "--html", "page.html"];
+    let into_nothing = ["export", "seed.safetensors", "--html", "no/page.html"];
+    let forced_onto_a_folder = ["export", "seed.safetensors", "--html", "data", "--force"];
+    let cases: &[Case<'_>] = &[
+        ("no format", &model, &export[..2], 2, &["--html"]),
+        ("missing", &nothing, &export, 1, &["cannot read seed.safetensors"]),
+        ("damaged", &write("seed.safetensors", &SEED[..9000]), &export, 1, &["seed.safetensors: damaged"]),
+        (
+            "changed",
+            &write("seed.safetensors", [&SEED[..SEED.len() - 1], &[77]].concat()),
+            &export,
+            1,
+            &["seed.safetensors: damaged: the tensors' SHA-256"],
+        ),
+        (
+            "a description",
+            &nothing,
+            &["export", "tiny.toml", "--html", "page.html"],
+            2,
+            &["tiny.toml describes a network", "train it first (`shadernet train tiny.toml`)"],
+        ),
+        ("exists", &both, &export, 2, &["page.html exists: --force replaces it"]),
+        ("a folder", &model, &forced_onto_a_folder, 1, &["cannot write data"]),
+        ("no such folder", &model, &into_nothing, 1, &["cannot write no/page.html"]),
+    ];
+    check(cases);
+}

@@ -1,0 +1,219 @@
+//! A page that runs the network in a browser: one file with plan, shaders and weights, and the hand-written runtime of
+//! `src/export/web`, which carries the plan out with WebGPU.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::batch::BatchSettings;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::plan::{ParamLayout, Plan, PlanOptions};
+use crate::shader;
+
+macro_rules! texts {
+    ($folder:literal: $($name:literal),* $(,)?) => {
+        &[$(($name, include_str!(concat!($folder, "/", $name)))),*]
+    };
+}
+
+macro_rules! pictures {
+    ($($digit:literal: $name:literal),* $(,)?) => {
+        &[$(($digit, include_bytes!(concat!("../../data/digits/", $name, ".png")))),*]
+    };
+}
+
+const PAGE: &str = include_str!("web/page.html");
+
+/// What stands in the page for `{{name}}`.
+const PARTS: &[(&str, &str)] =
+    texts!["web": "page.css", "prepare.js", "fallback.js", "runtime.js", "board.js", "page.js"];
+
+/// Drawn digits to try, for networks that know digits.
+const EXAMPLES: &[(&str, &[u8])] = pictures![
+    "0": "0_pencil",
+    "1": "1_ballpoint",
+    "2": "2_loop",
+    "3": "3_red",
+    "4": "4_brush",
+    "5": "5_palette",
+    "6": "6_faint",
+    "7": "7_bar",
+    "8": "8_tiny",
+    "9": "9_note",
+];
+
+/// The page of a network that takes images of one channel.
+///
+/// # Errors
+/// A network with another number of channels.
+pub fn html(checkpoint: &Checkpoint) -> Result<String> {
+    let input = checkpoint.model.input;
+    if input.channels != 1 {
+        let message = format!(
+            "the model {} takes {} channels; a page to draw on is for one-channel models",
+            checkpoint.model.name, input.channels
+        );
+        return Err(Error::Usage(message));
+    }
+    // In a script element only `<` can end the text or change how it is read.
+    let model = description(checkpoint).to_string().replace('<', "\\u003c");
+    let mut page = String::new();
+    let mut rest = PAGE;
+    while let Some((before, (name, after))) =
+        rest.split_once("{{").and_then(|(before, after)| Some((before, after.split_once("}}")?)))
+    {
+        let part =
+            PARTS.iter().find(|(part, _)| *part == name).map_or(model.as_str(), |(_, text)| text.trim_end());
+        page.extend([before, part]);
+        rest = after;
+    }
+    Ok(page + rest)
+}
+
+/// All that the runtime must know, as `Model` in `web/runtime.js` has it.
+fn description(checkpoint: &Checkpoint) -> Value {
+    let Checkpoint { model, weights, mean, std, classes, .. } = checkpoint;
+    let batch = BatchSettings {
+        batch_size: 1,
+        image_count: 1,
+        image: model.input,
+        shuffle: false,
+        augment: false,
+        mean: *mean,
+        std: *std,
+    };
+    let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
+    let plan = Plan::evaluation(model, &batch, false, "drawing", options);
+    let names: BTreeSet<&str> = plan.dispatches.iter().map(|dispatch| dispatch.shader.as_str()).collect();
+    let shaders: BTreeMap<&str, &str> =
+        names.into_iter().map(|name| (name, shader::find(name).source)).collect();
+
+    let mut buffers = BTreeMap::<&str, Vec<f32>>::new();
+    for (entry, tensor) in ParamLayout::new(model, 1).entries().iter().zip(weights) {
+        let buffer = buffers.entry(if entry.param.param.trained { "params" } else { "running" }).or_default();
+        buffer.resize(entry.offset, 0.0);
+        buffer.extend(&tensor.data);
+    }
+    let buffers: BTreeMap<&str, String> =
+        buffers.into_iter().map(|(name, values)| (name, base64_of(&values))).collect();
+    let layers: Vec<Value> = model
+        .layers
+        .iter()
+        .map(|layer| {
+            json!({
+                "name": layer.name,
+                "kind": layer.kind.name,
+                "input": layer.input,
+                "output": layer.output,
+                "keys": layer.layer.keys(),
+            })
+        })
+        .collect();
+    let digits = classes.iter().map(String::as_str).eq(EXAMPLES.iter().map(|(digit, _)| *digit));
+    let examples = EXAMPLES.iter().filter(|_| digits && (model.input.height, model.input.width) == (28, 28));
+    let (scale, offset) = batch.pixel_scale();
+    json!({
+        "name": model.name,
+        "input": model.input,
+        "classes": classes,
+        "pixel_scale": scale,
+        "pixel_offset": offset,
+        "parameters": model.parameter_count(),
+        "test_accuracy": checkpoint.test_accuracy,
+        "layers": layers,
+        "logits": plan.logits().name,
+        "plan": plan,
+        "shaders": shaders,
+        "buffers": buffers,
+        "examples": examples
+            .map(|(name, png)| json!({ "name": name, "png": base64(png) }))
+            .collect::<Vec<_>>(),
+    })
+}
+
+/// Values as little-endian bytes, as browsers' arrays have them.
+fn base64_of(values: &[f32]) -> String {
+    base64(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
+}
+
+/// Base64 of RFC 4648, padded.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(chunk.get(at).copied().unwrap_or(0)));
+        for place in 0..4 {
+            let letter = LETTERS[(bits >> (18 - 6 * place)) as usize % 64];
+            text.push(if place > chunk.len() { '=' } else { char::from(letter) });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layers::LAYERS;
+
+    fn part(name: &str) -> &'static str {
+        PARTS.iter().find(|(part, _)| *part == name).unwrap().1
+    }
+
+    /// The JSON text in a page.
+    fn model_of(page: &str) -> &str {
+        let (_, model) = page.split_once("id=\"model\">").unwrap();
+        model.split_once("</script>").unwrap().0
+    }
+
+    #[test]
+    fn base64_of_the_rfc() {
+        for (plain, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(base64(plain.as_bytes()), coded);
+        }
+        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
+    }
+
+    #[test]
+    fn every_part_is_in_the_page_and_none_can_end_its_element() {
+        let page = html(&Checkpoint::seed().unwrap()).unwrap();
+        assert!(!page.contains("{{page") && !page.contains("{{model"));
+        for (name, text) in PARTS {
+            assert!(page.contains(text.trim_end()), "{name}");
+            assert!(
+                !text.contains("</script") && !text.contains("</style") && !text.contains("<!--"),
+                "{name}"
+            );
+        }
+        assert!(!page.contains("http://") && !page.contains("https://"), "the page must need no network");
+    }
+
+    #[test]
+    fn the_model_comes_through_whole() {
+        let seed = Checkpoint::seed().unwrap();
+        let names: Vec<String> =
+            (0..9).map(|class| class.to_string()).chain(["</script><!--".into()]).collect();
+        let page = html(&Checkpoint { classes: names.clone(), ..seed }).unwrap();
+        let model: Value = serde_json::from_str(model_of(&page)).unwrap();
+        assert_eq!(model["classes"], json!(names));
+        assert_eq!(model["input"], json!([1, 28, 28]));
+        assert_eq!(model["layers"][0]["keys"]["kernel"], 3);
+        assert_eq!(model["examples"], json!([]), "digits are no examples for other classes");
+        let plan: Plan = serde_json::from_value(model["plan"].clone()).unwrap();
+        assert_eq!((plan.batch_size, plan.replicas), (1, 1));
+        for dispatch in &plan.dispatches {
+            assert_eq!(model["shaders"][&dispatch.shader], shader::find(&dispatch.shader).source);
+        }
+        assert_eq!(plan.tensor(model["logits"].as_str().unwrap()).unwrap().bytes, 10 * 16);
+    }
+
+    #[test]
+    fn the_fallback_knows_every_layer() {
+        for kind in LAYERS {
+            let key = format!("\n  {}: ", kind.name);
+            assert!(part("fallback.js").contains(&key), "{} is not in fallback.js", kind.name);
+        }
+    }
+}

@@ -1,0 +1,252 @@
+'use strict';
+// The page: the model that the exporter put in, the board, and what the network says of it.
+
+/**
+ * @param {string} id
+ * @returns {any}
+ */
+const element = (id) => document.getElementById(id);
+
+/**
+ * @param {string} base64
+ * @returns {Uint8Array<ArrayBuffer>}
+ */
+const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+
+/** The answers of a check on a device may differ this much from those of plain JavaScript, in parts of the largest. */
+const TOLERANCE = 1e-3;
+/** Milliseconds without a change after which the answer is read out. */
+const READ_OUT_AFTER = 700;
+
+const model = readModel(element('model').textContent);
+const [, height, width] = model.input;
+
+/**
+ * @param {string} json
+ * @returns {Model}
+ */
+function readModel(json) {
+  const model = JSON.parse(json);
+  for (const name of Object.keys(model.buffers)) {
+    model.buffers[name] = new Float32Array(bytesOf(model.buffers[name]).buffer);
+  }
+  for (const layer of model.layers) {
+    layer.params = {};
+    for (const { name, bytes, place } of /** @type {Tensor[]} */ (model.plan.tensors)) {
+      const [owner, param] = name.split('.');
+      if (owner === layer.name && 'Kept' in place && place.Kept.buffer in model.buffers) {
+        const { buffer, offset } = place.Kept;
+        layer.params[param] = model.buffers[buffer].subarray(offset / 4, (offset + bytes) / 4);
+      }
+    }
+  }
+  return model;
+}
+
+/**
+ * WebGPU, once it is ready and as long as it works; until then and after that, plain JavaScript answers.
+ * @type {Program | null}
+ */
+let program = null;
+
+async function openWebGpu() {
+  try {
+    const opened = await Program.open(model);
+    // A driver that computes wrongly would answer wrongly without a word.
+    const probe = Uint8Array.from({ length: height * width }, (_, i) => (i * 97) % 256);
+    const [got, want] = [await opened.run(probe), evaluate(model, probe)];
+    const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
+    if (!want.every((value, i) => Math.abs(got[i] - value) <= TOLERANCE * largest)) {
+      opened.device.destroy();
+      throw new NoWebGpu('The graphics device computes wrong numbers');
+    }
+    program = opened;
+    opened.lost.then(({ message }) => leaveWebGpu(opened, message));
+    showEngine();
+    await update();
+  } catch (error) {
+    const reason = error instanceof NoWebGpu ? error : new NoWebGpu('WebGPU does not work here', String(error));
+    explain(reason.message);
+  }
+  document.body.dataset.ready = 'yes';
+}
+
+/**
+ * Goes on in plain JavaScript.
+ * @param {Program} failed
+ * @param {string} reason
+ */
+function leaveWebGpu(failed, reason) {
+  if (program === failed) {
+    program = null;
+    explain(reason);
+    update();
+  }
+}
+
+/** @param {string} reason a sentence without its full stop */
+function explain(reason) {
+  element('trouble').textContent = `${reason}, so the network runs in plain JavaScript. The answers are the same.`;
+  showEngine();
+}
+
+function showEngine() {
+  const { dispatches } = model.plan;
+  document.body.dataset.engine = program ? 'webgpu' : 'javascript';
+  element('engine').textContent = program
+    ? `Computed by ${dispatches.length} WGSL kernel launches on WebGPU (${program.adapter}).`
+    : 'Computed in plain JavaScript.';
+}
+
+/**
+ * @param {Uint8Array} pixels
+ * @returns {Promise<Float32Array>} logits
+ */
+async function compute(pixels) {
+  const running = program;
+  if (running) {
+    try {
+      return await running.run(pixels);
+    } catch (error) {
+      leaveWebGpu(running, new NoWebGpu('The graphics device was lost', String(error)).message);
+    }
+  }
+  return evaluate(model, pixels);
+}
+
+/**
+ * @param {Float32Array} logits
+ * @returns {number[]}
+ */
+function softmax(logits) {
+  // Without the largest, exp would overflow.
+  const largest = Math.max(...logits);
+  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const sum = powers.reduce((sum, power) => sum + power, 0);
+  return powers.map((power) => power / sum);
+}
+
+let [busy, outdated] = [false, false];
+
+/** Shows what the network says of the board. While it computes, later changes wait, and only the last one counts. */
+async function update() {
+  outdated = true;
+  if (busy) {
+    return;
+  }
+  busy = true;
+  while (outdated) {
+    outdated = false;
+    const pixels = board.empty ? null : prepare(board.picture(), height, width);
+    showInput(pixels);
+    showAnswer(pixels && softmax(await compute(pixels)));
+  }
+  busy = false;
+}
+
+/** @param {Uint8Array | null} pixels */
+function showInput(pixels) {
+  const canvas = /** @type {HTMLCanvasElement} */ (element('input'));
+  [canvas.width, canvas.height] = [width, height];
+  const image = new ImageData(width, height);
+  for (let at = 0; at < width * height; at++) {
+    const value = pixels ? pixels[at] : 0;
+    image.data.set([value, value, value, 255], 4 * at);
+  }
+  canvas.getContext('2d')?.putImageData(image, 0, 0);
+  const size = `${width} by ${height} pixels`;
+  canvas.ariaLabel = `What the network sees: ${pixels ? `your drawing, scaled and centred, ${size}` : 'nothing yet'}`;
+}
+
+/** @type {{ row: HTMLElement, bar: HTMLElement, percent: HTMLElement }[]} */
+const rows = model.classes.map((name) => {
+  const row = document.createElement('li');
+  const [label, track, bar, percent] = ['span', 'span', 'span', 'span'].map((tag) => document.createElement(tag));
+  [label.className, track.className, percent.className] = ['name', 'track', 'percent'];
+  label.textContent = name;
+  track.ariaHidden = 'true';
+  track.append(bar);
+  row.append(label, track, percent);
+  return { row, bar, percent };
+});
+
+let answer = '';
+
+/** @param {number[] | null} probabilities */
+function showAnswer(probabilities) {
+  const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
+  rows.forEach(({ row, bar, percent }, index) => {
+    const part = probabilities ? probabilities[index] : 0;
+    row.className = index === best ? 'best' : '';
+    bar.style.width = `${100 * part}%`;
+    percent.textContent = probabilities ? percentOf(part) : '';
+  });
+  element('answer').textContent = probabilities ? model.classes[best] : '–';
+  element('answer').className = probabilities && model.classes[best].length > 3 ? 'words' : '';
+  element('certainty').textContent = probabilities ? percentOf(probabilities[best]) : '';
+  answer = probabilities ? `${model.classes[best]}, ${percentOf(probabilities[best])}` : '';
+  element('hint').hidden = !board.empty;
+  // Not `disabled`, which would take the focus away from the button that was just pressed.
+  element('undo').ariaDisabled = String(board.marks.length === 0);
+  element('clear').ariaDisabled = String(board.empty);
+}
+
+/** @param {number} part */
+const percentOf = (part) => `${(100 * part).toFixed(1)} %`;
+
+let readOut = 0;
+
+/** @param {string} [said] */
+function changed(said) {
+  update();
+  clearTimeout(readOut);
+  if (said) {
+    element('live').textContent = said;
+  }
+  readOut = setTimeout(() => {
+    element('live').textContent = answer ? `Answer: ${answer}` : element('live').textContent;
+  }, READ_OUT_AFTER);
+}
+
+/** @param {Uint8Array} png */
+async function pictureOf(png) {
+  const bitmap = await createImageBitmap(new Blob([/** @type {Uint8Array<ArrayBuffer>} */ (png)]));
+  const canvas = document.createElement('canvas');
+  [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
+  contextOf(canvas).drawImage(bitmap, 0, 0);
+  return canvas;
+}
+
+async function showExamples() {
+  const pictures = await Promise.all(model.examples.map(({ png }) => pictureOf(bytesOf(png))));
+  pictures.forEach((picture, index) => {
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.ariaLabel = `Example: a drawn ${model.examples[index].name}`;
+    button.append(picture);
+    button.addEventListener('click', () => board.show(picture));
+    element('examples').querySelector('div').append(button);
+  });
+  element('examples').hidden = pictures.length === 0;
+}
+
+const board = new Board(element('board'), changed);
+const digits = model.classes.every((name, index) => name === String(index));
+element('title').textContent = digits && model.classes.length === 10 ? 'Draw a digit' : 'Draw';
+document.title = `${element('title').textContent} – ${model.name}`;
+const accuracy = `${model.test_accuracy.toFixed(2)} % right on its test images`;
+element('model-line').textContent = `${model.name}: ${model.parameters.toLocaleString('en')} parameters, ${accuracy}`;
+element('classes').append(...rows.map(({ row }) => row));
+element('classes').classList.toggle('many', rows.length > 16);
+element('undo').addEventListener('click', () => board.undo());
+element('clear').addEventListener('click', () => board.clear());
+document.addEventListener('keydown', (event) => {
+  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key === 'z') {
+    event.preventDefault();
+    board.undo();
+  }
+});
+showEngine();
+update();
+showExamples();
+openWebGpu();
