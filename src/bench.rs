@@ -21,6 +21,7 @@ mod scaling;
 mod work;
 
 pub use scaling::{Point, Quantity, chart, scaling};
+pub(crate) use work::forward_flops;
 
 /// What is measured besides the model, whose own batch size it is.
 #[derive(Debug, Clone)]

@@ -17,6 +17,7 @@ mod eval;
 mod experiments;
 mod export;
 mod output;
+mod report;
 mod train;
 
 use output::Output;
@@ -54,6 +55,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Run a suite of recipes with many seeds, and report means with their uncertainty
     Experiments(experiments::ExperimentsArgs),
+    /// Write what a finished run reached as one HTML page, or compare several runs
+    Report(report::ReportArgs),
 }
 
 /// Where to compute.
@@ -98,6 +101,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Doctor(args) => doctor::run(&args, &mut output),
         Command::Bench(args) => bench::run(&args, &mut output),
         Command::Experiments(args) => experiments::run(&args, &mut output),
+        Command::Report(args) => report::run(&args, &mut output),
     };
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,

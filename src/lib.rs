@@ -10,6 +10,7 @@
 //! | [`engine::Engine`] | [`gpu`], [`cpu`], [`replica`] | a device, and the nets on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
 //! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
+//! | [`report::of_run`] | [`report`] | the folder of a run, as a page to read |
 //!
 //! [`mod@reference`] is a training step in plain `f64` Rust: the meaning of everything else, with which both engines are
 //! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
@@ -38,6 +39,7 @@ pub mod plan;
 pub mod plot;
 pub mod reference;
 pub mod replica;
+pub mod report;
 pub mod rng;
 pub mod schedule;
 pub mod shader;

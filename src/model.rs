@@ -324,7 +324,7 @@ impl fmt::Display for Model {
 }
 
 /// 1168 → "1,168".
-fn thousands(value: usize) -> String {
+pub(crate) fn thousands(value: usize) -> String {
     let digits = value.to_string();
     let mut text = String::new();
     for (index, digit) in digits.chars().enumerate() {

@@ -24,7 +24,12 @@ impl Scale {
         match self {
             Self::Linear => short(place),
             Self::Log2 if place > 3.0 => format!("{:.0}", place.exp2()),
-            Self::Log2 => short((100.0 * place.exp2()).round() / 100.0),
+            Self::Log2 => {
+                let value = place.exp2();
+                // Two digits that count, at least: 0.016.
+                let digits = (1.0 - value.log10().floor()).max(2.0) as usize;
+                short(format!("{value:.digits$}").parse().unwrap_or(value))
+            }
         }
     }
 }
@@ -86,9 +91,17 @@ fn colour(index: usize) -> RGBColor {
 /// If there are no panels or no columns.
 pub fn svg(panels: &[Panel], columns: usize) -> String {
     assert!(!panels.is_empty() && columns > 0, "nothing to draw");
+    panels_of(panels, columns, if panels.len() == 1 { ALONE } else { PANEL })
+}
+
+/// Draws one panel of so many pixels, with the names of its lines above it.
+pub fn chart(panel: &Panel, size: (u32, u32)) -> String {
+    panels_of(std::slice::from_ref(panel), 1, size)
+}
+
+fn panels_of(panels: &[Panel], columns: usize, panel: (u32, u32)) -> String {
     let columns = columns.min(panels.len());
     let rows = panels.len().div_ceil(columns);
-    let panel = if panels.len() == 1 { ALONE } else { PANEL };
     let width = panel.0 * columns as u32;
     let names = legend(&panels[0].lines, width);
     let height = names.last().map_or(0, |&(row, _)| LEGEND * (row + 1));
@@ -191,11 +204,11 @@ pub struct Strip {
 const STRIP_HEIGHT: u32 = 26;
 const NAMES: u32 = 230;
 
-/// Draws one strip below the other: every value as a dot, their mean as a bar, and a line at `target`.
+/// Draws one strip below the other: every value as a dot, their mean as a bar, and a line at `target`, if there is one.
 ///
 /// # Panics
 /// If there are no strips.
-pub fn strips(strips: &[Strip], axis: &str, target: f64) -> String {
+pub fn strips(strips: &[Strip], axis: &str, target: Option<f64>) -> String {
     assert!(!strips.is_empty(), "nothing to draw");
     let size = (760, STRIP_HEIGHT * strips.len() as u32 + 60);
     let mut text = String::new();
@@ -204,7 +217,7 @@ pub fn strips(strips: &[Strip], axis: &str, target: f64) -> String {
     text
 }
 
-fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: f64) -> Drawn {
+fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: Option<f64>) -> Drawn {
     root.fill(&WHITE)?;
     let values = || strips.iter().flat_map(|strip| strip.values.iter().copied());
     let top = |index: usize| strips.len() as f64 - index as f64;
@@ -212,7 +225,7 @@ fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: f64) -> Dr
         .margin(8)
         .x_label_area_size(38)
         .y_label_area_size(NAMES)
-        .build_cartesian_2d(range(values().chain([target])), 0.0..strips.len() as f64)?;
+        .build_cartesian_2d(range(values().chain(target)), 0.0..strips.len() as f64)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
@@ -223,8 +236,10 @@ fn draw_strips(root: &Area<'_>, strips: &[Strip], axis: &str, target: f64) -> Dr
         .x_desc(axis)
         .label_style((FONT, 12))
         .draw()?;
-    let line = [(target, 0.0), (target, strips.len() as f64)];
-    chart.draw_series(LineSeries::new(line, colour(1).stroke_width(1)))?;
+    if let Some(target) = target {
+        let line = [(target, 0.0), (target, strips.len() as f64)];
+        chart.draw_series(LineSeries::new(line, colour(1).stroke_width(1)))?;
+    }
     for (index, strip) in strips.iter().enumerate() {
         let middle = top(index) - 0.5;
         let dots =

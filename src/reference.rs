@@ -109,6 +109,13 @@ impl<'a> Reference<'a> {
         self.forward(input, at, false).1
     }
 
+    /// The output of each layer for `input` [N, C, H, W], by running statistics and without dropout.
+    pub fn outputs(&self, input: Array) -> Vec<Array> {
+        let at = At { seed: 0, step: 0, learning_rate: 0.0 };
+        let (layers, _) = self.forward(input, at, false);
+        layers.into_iter().map(|mut arrays| arrays.remove("output").expect("every layer has one")).collect()
+    }
+
     /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers share
     /// parameters, each layer's gradients are its share.
     pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],
     &["gpu", "cpu"],
-    &["device", "doctor", "bench", "eval", "train", "classify", "experiments", "export"],
+    &["device", "doctor", "bench", "eval", "train", "classify", "experiments", "export", "report"],
 ];
 
 fn floor(module: &str) -> usize {

@@ -22,7 +22,7 @@ pub(super) struct Work {
 }
 
 /// Operations of a layer's forward pass for one image.
-fn forward_flops(layer: &NamedLayer) -> f64 {
+pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
     match layer.layer.tuned(layer.input) {
         Tuned::Conv2d(conv) => {
             2.0 * (conv.output.len() * conv.input.channels / conv.groups * conv.kernel * conv.kernel) as f64

@@ -65,3 +65,8 @@ impl Output {
 pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
+
+/// Prints what went wrong beside the matter.
+pub(crate) fn warning(warning: &dyn Display) {
+    let _ = writeln!(io::stderr(), "warning: {warning}");
+}

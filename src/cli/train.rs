@@ -12,8 +12,10 @@ use shadernet::error::{Error, Result};
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
-use shadernet::train::{Run, RunState, Settings, Sweep, TrainingData};
+use shadernet::report::{self as page, Source};
+use shadernet::train::{Run, RunState, Settings, Summary, Sweep, TrainingData};
 
+use super::output::warning;
 use super::{DeviceArgs, Output, Switch};
 
 mod report;
@@ -77,6 +79,9 @@ pub(crate) struct TrainArgs {
     /// On a GPU, compute neighbouring layers in one launch; measure first which way is faster with `bench`
     #[arg(long)]
     fusion: bool,
+    /// Do not write report.html
+    #[arg(long)]
+    no_report: bool,
     /// Print only the result
     #[arg(long)]
     quiet: bool,
@@ -131,7 +136,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
         init.as_deref(),
         args.out.as_deref(),
     )?;
-    finish(args, &mut run, &model, report, output)
+    finish(args, &mut run, &data, &model, report, output)
 }
 
 /// A run that goes on.
@@ -144,7 +149,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
     let mut run = Run::resume(&state, &data, &device, gpu_options(args), folder)?;
-    finish(args, &mut run, &state.model, report, output)
+    finish(args, &mut run, &data, &state.model, report, output)
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {
@@ -170,6 +175,7 @@ fn check_adapter(
 fn finish(
     args: &TrainArgs,
     run: &mut Run<'_>,
+    data: &TrainingData,
     model: &Model,
     mut report: Report,
     output: &mut Output,
@@ -178,6 +184,13 @@ fn finish(
     run.train(args.max_steps, &mut report)?;
     let summary = run.finish()?;
     report.finish(&summary, model)?;
+    if !args.no_report {
+        // Whatever happens here, the run is saved.
+        match write_page(args, &summary, data) {
+            Ok(path) => report.page(&path)?,
+            Err(error) => warning(&format_args!("no report was written: {error}")),
+        }
+    }
     if args.json {
         let text = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
         output.line(format_args!("{text}"));
@@ -185,6 +198,15 @@ fn finish(
         output.line(format_args!("{}", report::result(&summary)));
     }
     Ok(())
+}
+
+/// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.
+fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
+    let path = summary.folder.join(page::FILE);
+    page::check_free(&path, Some(&summary.folder))?;
+    let device = Device::cpu(args.device.threads.map(usize::from));
+    page::write(&path, &page::of_run(&summary.folder, Source::Images(&data.test), &device)?)?;
+    Ok(path)
 }
 
 /// The model with the recipe that the arguments make of its own.

@@ -230,7 +230,7 @@ fn spread_chart(tested: &[Tested<'_>], target: f64) -> String {
             values: arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.final_accuracy).collect(),
         })
         .collect();
-    strips(&rows, "test accuracy after the last epoch, %", target)
+    strips(&rows, "test accuracy after the last epoch, %", Some(target))
 }
 
 /// Mean accuracy after each epoch, without the first few, which would flatten the rest.

@@ -2,13 +2,13 @@
 
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Row, Run};
+use super::{Row, Run, number_or_nan};
 use crate::replica::{Point, Replica};
 
 /// The results of a run. With several replicas, figures are means over them, without those that diverged.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Name of the model.
     pub model: String,
@@ -63,10 +63,10 @@ pub struct Summary {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weights_sha256: Option<String>,
     /// Each point of a sweep.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub points: Vec<PointSummary>,
     /// Each net of a run with several.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub replicas: Vec<ReplicaSummary>,
     /// Version of shadernet.
     pub shadernet: String,
@@ -79,7 +79,7 @@ pub struct Summary {
 }
 
 /// One net of a run with several.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaSummary {
     /// Its seed and settings.
     #[serde(flatten)]
@@ -87,10 +87,13 @@ pub struct ReplicaSummary {
     /// Its file in the run's folder; none if it diverged.
     pub file: Option<String>,
     /// Right answers on the test images after the last epoch, in percent; NaN if it diverged.
+    #[serde(deserialize_with = "number_or_nan")]
     pub final_test_accuracy: f64,
     /// Mean loss there.
+    #[serde(deserialize_with = "number_or_nan")]
     pub final_test_loss: f64,
     /// Its best epoch's accuracy, in percent.
+    #[serde(deserialize_with = "number_or_nan")]
     pub best_test_accuracy: f64,
     /// The first epoch that had it.
     pub best_epoch: usize,
@@ -99,20 +102,21 @@ pub struct ReplicaSummary {
 }
 
 /// The nets of one point of a sweep, which differ in their seeds alone.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PointSummary {
     /// The point.
     pub point: Point,
     /// How many of them diverged; they do not count in what follows.
     pub diverged: usize,
     /// Mean loss on the test images after the last epoch; NaN if all of them diverged.
+    #[serde(deserialize_with = "number_or_nan")]
     pub final_test_loss: f64,
     /// Spread of the accuracies there, in percent.
     pub spread: Option<Spread>,
 }
 
 /// Mean, deviation and range of a few numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Spread {
     /// Mean.
     pub mean: f64,

@@ -1,6 +1,7 @@
 //! What the user sees of a training.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::config::{LearningRate, Optimizer, TrainConfig};
@@ -156,6 +157,15 @@ impl Report {
             "  {models}, metrics.csv, summary.json, checkpoint.safetensors (for --resume)"
         ));
         out.finish()
+    }
+
+    /// Where the report of the run is.
+    pub(super) fn page(&mut self, path: &Path) -> Result<()> {
+        self.output.line(format_args!(
+            "  {} (open it in a browser)",
+            path.file_name().unwrap_or_default().display()
+        ));
+        self.output.finish()
     }
 
     fn epoch_line(&mut self, rows: &[Row]) {

@@ -1,0 +1,54 @@
+//! `shadernet report`.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Args;
+use shadernet::error::{Error, Result};
+use shadernet::report::{self, Source};
+
+use super::{DeviceArgs, Output};
+
+#[derive(Args)]
+pub(crate) struct ReportArgs {
+    /// Folder of a finished run; several are compared
+    #[arg(required = true)]
+    runs: Vec<PathBuf>,
+    /// Folder with the run's data set, if it is no longer where it was
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// File to write [default: report.html in the run's folder; for several, comparison.html]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    /// Replace a file that is there already
+    #[arg(long)]
+    force: bool,
+    #[command(flatten)]
+    device: DeviceArgs<true>,
+}
+
+/// Writes the page of a run or of several.
+pub(crate) fn run(args: &ReportArgs, output: &mut Output) -> Result<ExitCode> {
+    let (single, default) = match &args.runs[..] {
+        [run] => (Some(run.as_path()), run.join(report::FILE)),
+        _ => (None, "comparison.html".into()),
+    };
+    let path = args.out.as_ref().unwrap_or(&default);
+    if !args.force || path.is_dir() {
+        report::check_free(path, single)?;
+    }
+    let text = match single {
+        Some(run) => {
+            let source = args.data.as_deref().map_or(Source::Recorded, Source::Folder);
+            report::of_run(run, source, &args.device.choose()?)?
+        }
+        None if args.data.is_some() => {
+            let message = "--data goes with one run: several are compared by what they wrote, without images";
+            return Err(Error::Usage(message.into()));
+        }
+        None => report::of_runs(&args.runs)?,
+    };
+    report::write(path, &text)?;
+    output.line(format_args!("report: {}", path.display()));
+    Ok(ExitCode::SUCCESS)
+}

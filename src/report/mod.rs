@@ -1,0 +1,126 @@
+//! The folder of a run as a page to read: one HTML file without scripts and without anything beside it.
+
+use std::path::{Path, PathBuf};
+
+use crate::checkpoint::Checkpoint;
+use crate::dataset::Images;
+use crate::device::Device;
+use crate::error::{Error, Result};
+use crate::eval;
+use crate::files::{read_at_most, write_atomically};
+use crate::train::TrainingData;
+
+mod answers;
+mod charts;
+mod compare;
+mod html;
+mod network;
+mod page;
+mod picture;
+mod record;
+mod settings;
+
+use answers::Answers;
+use record::Record;
+
+/// Name of a report in the folder of its run.
+pub const FILE: &str = "report.html";
+
+/// The images that a run was judged on.
+#[derive(Debug, Clone, Copy)]
+pub enum Source<'a> {
+    /// In the data set of which the run's summary tells.
+    Recorded,
+    /// In the data set in this folder.
+    Folder(&'a Path),
+    /// These.
+    Images(&'a Images),
+}
+
+/// The page of a run, whose net answers to its images once more on `device`. Of several nets the first that trained is shown
+/// in detail; of a sweep the first of the best point.
+///
+/// # Errors
+/// What is no folder of a finished run or is damaged, and images that are not there or are not those of the run.
+pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<String> {
+    let record = Record::load(folder)?;
+    let net = record.shown()?;
+    let checkpoint = record.checkpoint(&net)?;
+    let loaded;
+    let images = match source {
+        Source::Images(images) => images,
+        Source::Folder(dir) => {
+            loaded = load(dir, &record, &checkpoint)?;
+            &loaded
+        }
+        Source::Recorded => {
+            let dir = Path::new(&record.summary.data);
+            if !dir.exists() {
+                let message = "the images of the run were in this folder, which is not there; `--data DIR` says where they are now";
+                return Err(Error::data(dir, message));
+            }
+            loaded = load(dir, &record, &checkpoint)?;
+            &loaded
+        }
+    };
+    let logits = eval::logits(&checkpoint, images, device)?;
+    let answers = Answers::new(&logits, &images.labels, checkpoint.model.class_count());
+    let (checkpoint, answers) = (&checkpoint, &answers);
+    Ok(page::of_run(&page::Shown { record: &record, index: net.index, checkpoint, images, answers }))
+}
+
+/// The images that a run was judged on, from its data set.
+fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> {
+    let held_out = record.summary.hold_out;
+    let images = if held_out == 0 {
+        eval::load_test_images(dir, checkpoint)?
+    } else {
+        let data = TrainingData::load(dir, held_out)?;
+        data.check(&checkpoint.model)?;
+        data.test
+    };
+    if images.count != record.summary.test_images {
+        let message = format!(
+            "{} test images, but the run was judged on {}; `--data DIR` names its data set",
+            images.count, record.summary.test_images
+        );
+        return Err(Error::data(dir, message));
+    }
+    Ok(images)
+}
+
+/// The page of several runs: their curves in one chart, their final figures, and the settings in which they differ.
+///
+/// # Errors
+/// More runs than can be told apart; what is no folder of a finished run or is damaged.
+pub fn of_runs(folders: &[PathBuf]) -> Result<String> {
+    compare::check_count(folders.len())?;
+    let records = folders.iter().map(|folder| Record::load(folder)).collect::<Result<Vec<_>>>()?;
+    compare::of_runs(&records)
+}
+
+/// Fails if a file is in the way: any but a report that the run in `run` has in its folder.
+pub fn check_free(path: &Path, run: Option<&Path>) -> Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    if path.is_dir() {
+        return Err(Error::Usage(format!("--out {}: this is a folder; name a file", path.display())));
+    }
+    let own = run.is_some_and(|run| path == run.join(FILE));
+    // Larger than any of ours: not ours.
+    if own && read_at_most(path, 64 << 20)?.is_some_and(|bytes| is_report(&bytes)) {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("{}: there is such a file already; --force replaces it", path.display())))
+}
+
+fn is_report(bytes: &[u8]) -> bool {
+    let mark = html::MARK.as_bytes();
+    bytes.windows(mark.len()).take(500).any(|window| window == mark)
+}
+
+/// Writes a page, whole or not at all.
+pub fn write(path: &Path, text: &str) -> Result<()> {
+    write_atomically(path, text.as_bytes())
+}

@@ -1,0 +1,129 @@
+//! What is seen of a network: its layers, its first filters, and what its layers make of an image.
+
+use super::html::{escape, note, section, table};
+use super::picture::{MOST_TILES, of_image, of_tiles};
+use crate::bench::forward_flops;
+use crate::checkpoint::Checkpoint;
+use crate::dataset::Images;
+use crate::model::{Model, NamedLayer, thousands};
+use crate::reference::Reference;
+use crate::tensor::Array;
+
+/// The reference implementation takes about a second for as many operations; above, no feature maps are made.
+const MOST_FLOPS: f64 = 4e8;
+
+/// Operations of a pass forward with one image.
+fn flops(model: &Model) -> f64 {
+    model.layers.iter().map(forward_flops).sum()
+}
+
+/// The layer table, with the work of each layer.
+pub(super) fn layers(model: &Model) -> String {
+    let all = flops(model).max(1.0);
+    let row = |layer: &NamedLayer| {
+        let (keys, flops) = (layer.layer.keys(), forward_flops(layer));
+        let keys: Vec<_> = keys.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        let [c, h, w]: [usize; 3] = layer.output.into();
+        let work = if flops > 0.0 {
+            [thousands((flops / 2.0) as usize), format!("{:.1} %", 100.0 * flops / all)]
+        } else {
+            Default::default()
+        };
+        let parameters = match layer.parameter_count() {
+            0 => String::new(),
+            count => thousands(count),
+        };
+        let [work, share] = work;
+        vec![escape(&layer.name), escape(keys.join(", ")), format!("{c}×{h}×{w}"), parameters, work, share]
+    };
+    let mut rows: Vec<_> = model.layers.iter().map(row).collect();
+    let (parameters, work) = (thousands(model.parameter_count()), thousands((all / 2.0) as usize));
+    rows.push(["<b>all</b>", "", "", &parameters, &work, ""].map(String::from).into());
+    let heads = ["layer", "settings", "output", "parameters", "multiply-adds an image", "share"];
+    let table = table(&heads, &rows, 2);
+    let [c, h, w]: [usize; 3] = model.input.into();
+    section("The network", &(note(&format!("Input: {c}×{h}×{w} (channels, height, width).")) + &table))
+}
+
+/// The filters of the first layer, if it is a convolution with windows of more than one pixel.
+pub(super) fn filters(checkpoint: &Checkpoint) -> Option<String> {
+    let first = checkpoint.model.layers.iter().position(|layer| layer.parameter_count() > 0)?;
+    let params = checkpoint.model.params();
+    let index = params.iter().position(|param| param.layer == first && param.param.name == "weight")?;
+    let &[outputs, inputs, height, width] = &params[index].param.shape[..] else { return None };
+    if height * width == 1 {
+        return None;
+    }
+    let values: Vec<f64> = checkpoint.weights[index].data.iter().map(|&value| value.into()).collect();
+    let name = escape(&params[index].name);
+    let picture =
+        of_tiles(&values, [outputs * inputs, height, width], &format!("filters of {}", params[index].name));
+    let of_inputs = if inputs > 1 { format!(", each of {inputs} input channels") } else { String::new() };
+    let cut = cut(outputs * inputs);
+    let text = format!(
+        "{name}: {outputs} filters of {height}×{width}{of_inputs}{cut}. Blue is positive, orange negative, white zero."
+    );
+    Some(section("Filters of the first layer", &(note(&text) + &picture)))
+}
+
+fn cut(tiles: usize) -> String {
+    if tiles > MOST_TILES { format!(", the first {MOST_TILES} of {tiles} tiles") } else { String::new() }
+}
+
+/// Layers whose outputs are shown, with the names of those that are taken together: each convolution and linear layer with
+/// its activation, and each pooling.
+fn shown(model: &Model) -> Vec<(usize, String)> {
+    let mut shown = Vec::new();
+    for (index, layer) in model.layers.iter().enumerate() {
+        let mut last = index;
+        match layer.kind.name {
+            "conv2d" | "linear" => {
+                let behind = model.layers[index + 1..].iter().map(|layer| layer.kind.name);
+                let activation = behind
+                    .take_while(|kind| ["relu", "leaky_relu", "batch_norm2d"].contains(kind))
+                    .position(|kind| kind != "batch_norm2d");
+                last += activation.map_or(0, |position| position + 1);
+            }
+            "max_pool2d" | "avg_pool2d" | "global_avg_pool2d" => {}
+            _ => continue,
+        }
+        let names: Vec<_> = model.layers[index..=last].iter().map(|layer| layer.name.as_str()).collect();
+        shown.push((last, names.join(" → ")));
+    }
+    shown
+}
+
+/// What the main layers make of the first image.
+pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: &str) -> String {
+    let Checkpoint { model, mean, std, .. } = checkpoint;
+    let title = "Feature maps of one image";
+    if flops(model) > MOST_FLOPS {
+        return section(
+            title,
+            &note("Left out: the network is too large to be computed by the reference here."),
+        );
+    }
+    let len = model.input.len();
+    let pixel = |&pixel: &u8| (f64::from(pixel) / 255.0 - f64::from(*mean)) / f64::from(*std);
+    let [channels, height, width]: [usize; 3] = model.input.into();
+    let input = Array::exact(&[1, channels, height, width], images.pixels[..len].iter().map(pixel).collect());
+    let outputs = Reference::new(model, &model.train, &checkpoint.weights).outputs(input);
+    let name = escape(&checkpoint.classes[usize::from(images.labels[0])]);
+    let mut body = note(&format!(
+        "The first {judged_on} image, with label {name}. Blue is positive, orange negative, white zero; each layer has its own scale."
+    ));
+    let alt = format!("the image, label {}", checkpoint.classes[usize::from(images.labels[0])]);
+    let mut figure = |picture: String, caption: String| {
+        body += &format!("<figure>{picture}<figcaption>{caption}</figcaption></figure>\n");
+    };
+    figure(of_image(images, 0, &alt, 112), "input".into());
+    for (index, names) in shown(model) {
+        let [c, h, w]: [usize; 3] = model.layers[index].output.into();
+        let values = &outputs[index].data;
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let caption = format!("<b>{}</b> {c}×{h}×{w}, {low:.2} to {high:.2}{}", escape(&names), cut(c));
+        figure(of_tiles(values, [c, h, w], &format!("output of {names}")), caption);
+    }
+    section(title, &format!("<div class=maps>\n{body}</div>\n"))
+}

@@ -1,0 +1,137 @@
+//! Small pictures inside the page: images of a data set, and arrays of any sign.
+
+use std::io::Cursor;
+
+use image::imageops::FilterType;
+use image::{DynamicImage, GrayImage, ImageFormat, RgbImage, Rgba, RgbaImage};
+
+use super::html::escape;
+use crate::dataset::Images;
+
+/// Larger pictures are made smaller.
+const MOST_SIDE: u32 = 64;
+/// More tiles are not shown.
+pub(super) const MOST_TILES: usize = 64;
+
+/// An `<img>` with the picture in it, shown with pixels `zoom` wide.
+fn img(picture: &DynamicImage, alt: &str, zoom: u32) -> String {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, ImageFormat::Png).expect("memory takes all");
+    let (width, height) = (picture.width() * zoom, picture.height() * zoom);
+    let (alt, data) = (escape(alt), base64(bytes.get_ref()));
+    format!("<img src=\"data:image/png;base64,{data}\" width={width} height={height} alt=\"{alt}\">")
+}
+
+/// One image of a data set, about `side` pixels high.
+pub(super) fn of_image(images: &Images, index: usize, alt: &str, side: u32) -> String {
+    let [channels, height, width] = [images.channels, images.height, images.width];
+    let size = height * width;
+    let pixels = &images.pixels[index * channels * size..][..channels * size];
+    let (w, h) = (width as u32, height as u32);
+    let picture: DynamicImage = if channels == 3 {
+        let interleaved = (0..size).flat_map(|at| [0, 1, 2].map(|channel| pixels[channel * size + at]));
+        RgbImage::from_raw(w, h, interleaved.collect()).expect("of this size").into()
+    } else {
+        GrayImage::from_raw(w, h, pixels[..size].to_vec()).expect("of this size").into()
+    };
+    let most = MOST_SIDE.max(side);
+    let picture = if w.max(h) > most { picture.resize(most, most, FilterType::Triangle) } else { picture };
+    img(&picture, alt, (side / picture.height().max(1)).max(1))
+}
+
+/// The first tiles of an array [tiles, height, width], side by side: zero is white, positive values blue, negative ones
+/// orange, the largest of all the strongest.
+pub(super) fn of_tiles(values: &[f64], [tiles, height, width]: [usize; 3], alt: &str) -> String {
+    let largest = values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
+    // Every how many-th value is shown.
+    let every = height.max(width).div_ceil(MOST_SIDE as usize);
+    let (h, w) = (height.div_ceil(every), width.div_ceil(every));
+    let tiles = tiles.min(MOST_TILES);
+    let columns = tiles.min(if w <= 8 { 16 } else { 8 });
+    let rows = tiles.div_ceil(columns);
+    let mut picture = RgbaImage::new((columns * (w + 1) - 1) as u32, (rows * (h + 1) - 1) as u32);
+    for (tile, values) in values.chunks(height * width).take(tiles).enumerate() {
+        let (left, top) = (tile % columns * (w + 1), tile / columns * (h + 1));
+        for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
+            let value = values[every * (y * width + x)];
+            picture.put_pixel((left + x) as u32, (top + y) as u32, colour(value / largest));
+        }
+    }
+    img(&picture.into(), alt, (48 / w as u32).clamp(1, 14))
+}
+
+/// Of −1 to 1; what is no number, too.
+fn colour(value: f64) -> Rgba<u8> {
+    let strongest = if value < 0.0 { [200.0, 80.0, 0.0] } else { [0.0, 85.0, 150.0] };
+    let share = if value.is_finite() { value.abs() } else { 0.0 };
+    let [r, g, b] = strongest.map(|strong| (255.0 + share * (strong - 255.0)).round() as u8);
+    Rgba([r, g, b, 255])
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for group in bytes.chunks(3) {
+        let byte = |index: usize| u32::from(group.get(index).copied().unwrap_or(0));
+        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
+        for letter in 0..4 {
+            let index = bits >> (18 - 6 * letter) & 63;
+            text.push(if letter <= group.len() { LETTERS[index as usize].into() } else { '=' });
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_of_the_rfc() {
+        let texts = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
+        let want = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        assert_eq!(texts.map(|text| base64(text.as_bytes())), want);
+        assert_eq!(base64(&[0xfb, 0xff]), "+/8=");
+    }
+
+    #[test]
+    fn signs_and_sizes_have_their_colours() {
+        assert_eq!(colour(0.0).0, [255, 255, 255, 255]);
+        assert_eq!(colour(1.0).0, [0, 85, 150, 255]);
+        assert_eq!(colour(-1.0).0, [200, 80, 0, 255]);
+        assert_eq!(colour(f64::NAN), colour(0.0));
+    }
+
+    #[test]
+    fn tiles_stand_side_by_side_and_large_ones_shrink() {
+        let size = |[tiles, height, width]: [usize; 3]| {
+            let text = of_tiles(&vec![1.0; tiles * height * width], [tiles, height, width], "<x>");
+            assert!(text.contains("alt=\"&lt;x&gt;\""), "{text}");
+            let number = |key: &str| -> u32 {
+                let rest = &text[text.find(key).unwrap() + key.len()..];
+                rest[..rest.find(' ').unwrap()].parse().unwrap()
+            };
+            (number("width="), number("height="))
+        };
+        assert_eq!(size([10, 26, 26]), (8 * 27 - 1, 2 * 27 - 1));
+        assert_eq!(size([3, 3, 3]), (11 * 14, 3 * 14));
+        assert_eq!(size([1, 200, 100]), (25, 50));
+        assert_eq!(size([100, 60, 60]), (8 * 61 - 1, 8 * 61 - 1));
+    }
+
+    #[test]
+    fn images_of_three_channels_are_coloured() {
+        let images = Images {
+            count: 2,
+            channels: 3,
+            height: 1,
+            width: 2,
+            pixels: (0..12).collect(),
+            labels: vec![0, 0],
+        };
+        let text = of_image(&images, 1, "", 56);
+        let want: DynamicImage = RgbImage::from_raw(2, 1, vec![6, 8, 10, 7, 9, 11]).unwrap().into();
+        assert_eq!(text, img(&want, "", 56));
+    }
+}

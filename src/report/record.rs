@@ -1,0 +1,154 @@
+//! What a run left in its folder: `summary.json`, `metrics.csv`, and its trained nets.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::files::read_at_most;
+use crate::train::Summary;
+
+/// No summary or table of metrics comes near this.
+const MOST_BYTES: u64 = 256 << 20;
+
+/// Figures of one net after one epoch: a line of `metrics.csv`.
+#[derive(Debug, Clone, Copy, Deserialize)]
+pub(super) struct Figures {
+    pub(super) epoch: usize,
+    pub(super) learning_rate: f64,
+    pub(super) train_loss: f64,
+    pub(super) train_accuracy: f64,
+    pub(super) test_loss: f64,
+    pub(super) test_accuracy: f64,
+    pub(super) seconds: f64,
+}
+
+/// The folder of a run, read.
+#[derive(Debug)]
+pub(super) struct Record {
+    pub(super) folder: PathBuf,
+    pub(super) summary: Summary,
+    /// Of each epoch, the figures of each net.
+    pub(super) epochs: Vec<Vec<Figures>>,
+}
+
+/// One of a run's nets.
+#[derive(Debug)]
+pub(super) struct Net {
+    /// Its place among them.
+    pub(super) index: usize,
+    /// Its file in the folder of the run.
+    file: String,
+    weights_sha256: Option<String>,
+}
+
+impl Record {
+    /// Reads the figures of a run.
+    ///
+    /// # Errors
+    /// What is no folder of a finished run, with what is missing, and files that are damaged.
+    pub(super) fn load(folder: &Path) -> Result<Self> {
+        require(folder, &["summary.json", "metrics.csv"])?;
+        let read = |name: &str| {
+            let path = folder.join(name);
+            let bytes = read_at_most(&path, MOST_BYTES)?;
+            bytes.ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))
+        };
+        let summary: Summary = serde_json::from_slice(&read("summary.json")?).map_err(|error| {
+            let message = format!("damaged, or of another version of shadernet: {error}");
+            Error::data(folder.join("summary.json"), message)
+        })?;
+        let damaged = |why: String| Error::data(folder.join("metrics.csv"), format!("damaged: {why}"));
+        let rows: Vec<Figures> = csv::Reader::from_reader(&read("metrics.csv")?[..])
+            .deserialize()
+            .collect::<Result<_, _>>()
+            .map_err(|error| damaged(error.to_string()))?;
+        let nets = summary.replicas.len().max(1);
+        if rows.is_empty() || !rows.len().is_multiple_of(nets) {
+            return Err(damaged(format!("{} rows for {nets} nets", rows.len())));
+        }
+        if let Some(rows) = rows.chunks(nets).find(|rows| rows.iter().any(|row| row.epoch != rows[0].epoch)) {
+            return Err(damaged(format!("epoch {} does not have one row for each net", rows[0].epoch)));
+        }
+        let epochs = rows.chunks(nets).map(<[_]>::to_vec).collect();
+        Ok(Self { folder: folder.to_owned(), summary, epochs })
+    }
+
+    /// Name of the folder.
+    pub(super) fn name(&self) -> String {
+        let path = self.folder.canonicalize().unwrap_or_else(|_| self.folder.clone());
+        path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string())
+    }
+
+    /// What the run was judged on.
+    pub(super) fn judged_on(&self) -> &'static str {
+        if self.summary.hold_out > 0 { "held-out" } else { "test" }
+    }
+
+    /// Number of its nets.
+    pub(super) fn nets(&self) -> usize {
+        self.epochs[0].len()
+    }
+
+    /// What a net is called: its seed, after its point of a sweep.
+    pub(super) fn net_name(&self, index: usize) -> String {
+        match self.summary.replicas.get(index) {
+            None => format!("seed {}", self.summary.seed.unwrap_or(0)),
+            Some(net) if net.net.point.is_empty() => format!("seed {}", net.net.seed),
+            Some(net) => format!("{}, seed {}", net.net.point, net.net.seed),
+        }
+    }
+
+    /// The net whose details are shown: the only one, or the first that trained; in a sweep, the first of the best point.
+    pub(super) fn shown(&self) -> Result<Net> {
+        let Summary { replicas, points, weights_sha256, .. } = &self.summary;
+        if replicas.is_empty() {
+            let (file, weights_sha256) = ("model.safetensors".into(), weights_sha256.clone());
+            return Ok(Net { index: 0, file, weights_sha256 });
+        }
+        let means = points.iter().filter_map(|point| Some((&point.point, point.spread?.mean)));
+        let best = means.reduce(|a, b| if b.1 > a.1 { b } else { a });
+        let nets = replicas.iter().enumerate();
+        let mut fitting = nets.filter(|(_, net)| best.is_none_or(|(point, _)| net.net.point == *point));
+        let found = fitting.find_map(|(index, net)| {
+            let (file, weights_sha256) = (net.file.clone()?, net.weights_sha256.clone());
+            Some(Net { index, file, weights_sha256 })
+        });
+        found.ok_or_else(|| {
+            Error::data(self.folder.join("summary.json"), "damaged: it names no file of a trained net")
+        })
+    }
+
+    /// Reads a net, and makes sure that it is the one that the summary tells of.
+    pub(super) fn checkpoint(&self, net: &Net) -> Result<Checkpoint> {
+        require(&self.folder, &[&net.file])?;
+        let path = self.folder.join(&net.file);
+        let checkpoint = Checkpoint::load(&path)?;
+        if net.weights_sha256.as_ref().is_some_and(|hash| *hash != checkpoint.weights_sha256()) {
+            return Err(Error::checkpoint(path, "these are not the weights that summary.json tells of"));
+        }
+        Ok(checkpoint)
+    }
+}
+
+/// Fails if a folder is not that of a finished run.
+fn require(folder: &Path, names: &[&str]) -> Result<()> {
+    if !folder.exists() {
+        return Err(Error::data(folder, "there is no such folder"));
+    }
+    if !folder.is_dir() {
+        return Err(Error::data(folder, "this is a file; give the folder of a run, such as runs/seed-1"));
+    }
+    let missing: Vec<_> = names.iter().filter(|name| !folder.join(name).is_file()).copied().collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let cure = if folder.join("checkpoint.safetensors").is_file() {
+        format!("`shadernet train --resume {}` finishes the run", folder.display())
+    } else {
+        "`shadernet train --out DIR` makes one".into()
+    };
+    let message = format!("not the folder of a finished run, without {}; {cure}", missing.join(" and "));
+    Err(Error::data(folder, message))
+}
