@@ -27,6 +27,7 @@ pub mod engine;
 pub mod error;
 pub mod eval;
 pub mod experiments;
+pub mod export;
 mod files;
 pub mod gpu;
 pub mod layers;
