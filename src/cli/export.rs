@@ -1,12 +1,15 @@
 //! `shadernet export`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use shadernet::checkpoint::Checkpoint;
+use shadernet::device::Device;
 use shadernet::error::{Error, Result};
+use shadernet::eval;
 use shadernet::export;
+use shadernet::export::onnx::Graph;
 
 use super::Output;
 
@@ -16,6 +19,15 @@ pub(crate) struct ExportArgs {
     model: PathBuf,
     #[command(flatten)]
     formats: Formats,
+    /// In the ONNX graph, let the weights take in the batch normalisations beside them
+    #[arg(long, requires = "onnx")]
+    fold_batch_norm: bool,
+    /// Compute the written ONNX graph on the test images of a data set and compare it with the network
+    #[arg(long, requires = "onnx")]
+    verify: bool,
+    /// Data set for --verify: folder with IDX files, gzipped or not
+    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
+    data: PathBuf,
     /// Replace a file that exists
     #[arg(long)]
     force: bool,
@@ -28,6 +40,12 @@ struct Formats {
     /// Page on which one draws an image and sees what the network says of it, in any browser: one file, no server
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
+    /// ONNX graph from pixels (0 to 1) to logits and probabilities, for a batch of any size
+    #[arg(long, value_name = "FILE.onnx")]
+    onnx: Option<PathBuf>,
+    /// PyTorch module that loads the model file
+    #[arg(long, value_name = "FILE.py")]
+    pytorch: Option<PathBuf>,
 }
 
 /// Writes a trained network in other formats.
@@ -46,5 +64,42 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
         let size = page.len().div_ceil(1000);
         output.line(format_args!("{}: {size} kB, opens in any browser", path.display()));
     }
-    Ok(ExitCode::SUCCESS)
+    if let Some(path) = &args.formats.onnx {
+        export::write(path, &export::to_onnx(&checkpoint, args.fold_batch_norm)?, args.force)?;
+        output.line(format_args!("{}: pixels (0 to 1) -> logits, probabilities", path.display()));
+    }
+    if let Some(path) = &args.formats.pytorch {
+        export::write(path, export::to_pytorch(&checkpoint)?.as_bytes(), args.force)?;
+        let model = args.model.display();
+        output.line(format_args!("{}: `load({:?})` gives the network", path.display(), model.to_string()));
+    }
+    match &args.formats.onnx {
+        Some(path) if args.verify => verify(path, &checkpoint, &args.data, output),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// A difference of the logits beyond this part of the largest is more than rounding.
+const TOLERANCE: f64 = 1e-5;
+
+/// Reads the written graph back and holds it against the CPU engine. Fails if an answer differs.
+fn verify(path: &Path, checkpoint: &Checkpoint, data: &Path, output: &mut Output) -> Result<ExitCode> {
+    let images = eval::load_test_images(data, checkpoint)?;
+    let wanted = eval::logits(checkpoint, &images, &Device::cpu(None))?;
+    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
+    let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+    let logits = Graph::read(&bytes).and_then(|graph| graph.run(&pixels, "logits"));
+    let logits = logits.map_err(|message| Error::data(path, message))?;
+    let classes = checkpoint.model.class_count();
+    let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
+    let answer = |row: &[f64]| (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let same = logits.chunks(classes).zip(wanted.chunks(classes)).filter(|(a, b)| answer(a) == answer(b)).count();
+    let difference = logits.iter().zip(&wanted).fold(0f64, |largest, (a, b)| largest.max((a - b).abs()));
+    let largest = wanted.iter().fold(0f64, |largest, logit| largest.max(logit.abs()));
+    output.line(format_args!(
+        "verified: {same} of {} answers agree, largest difference of a logit {difference:.1e} (largest logit {largest:.1})",
+        images.count
+    ));
+    let fits = same == images.count && difference <= TOLERANCE * largest;
+    Ok(if fits { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

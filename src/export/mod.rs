@@ -6,8 +6,12 @@ use crate::error::{Error, Result};
 use crate::files;
 
 mod html;
+pub mod onnx;
+mod pytorch;
 
 pub use html::html;
+pub use onnx::to_onnx;
+pub use pytorch::to_pytorch;
 
 /// Writes an exported file, whole or not at all.
 ///

@@ -1,0 +1,285 @@
+//! From a trained network to the bytes of an ONNX file.
+
+use prost::Message;
+
+use super::proto::*;
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::layers::Tuned;
+use crate::layers::window::{Conv, Pool};
+use crate::tensor::Shape;
+
+/// Readers since 2022 know both.
+const OPSET: i64 = 17;
+const IR_VERSION: i64 = 8;
+
+/// One operator of the network, its numbers beside it.
+#[derive(Debug)]
+struct Op {
+    name: String,
+    kind: Kind,
+    output: Shape,
+}
+
+#[derive(Debug)]
+enum Kind {
+    Conv { sizes: Conv, weight: Vec<f32>, bias: Option<Vec<f32>> },
+    LeakyRelu { slope: f32 },
+    BatchNorm { eps: f32, weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, var: Vec<f32> },
+    MaxPool(Pool),
+    AvgPool { pool: Pool, global: bool },
+    Reshape,
+}
+
+/// The network as the bytes of an ONNX file. With `fold_batch_norm`, a batch normalisation directly behind a convolution or
+/// linear layer, or directly before one without padding, goes into its weights; others stay.
+///
+/// # Errors
+/// A kind of layer that has no operator here.
+pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>> {
+    let mut ops = ops(checkpoint)?;
+    if fold_batch_norm {
+        fold(&mut ops);
+    }
+    let model = &checkpoint.model;
+    let mut graph = Draft { graph: GraphProto { name: model.name.clone(), ..Default::default() } };
+    let Shape { channels, height, width } = model.input;
+    graph.graph.input.push(typed("pixels", &[channels, height, width]));
+    graph.floats("mean", &[1], &[checkpoint.mean]);
+    graph.floats("std", &[1], &[checkpoint.std]);
+    graph.node("centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
+    graph.node("scale", "Div", &["centred", "std"], "normalised", Vec::new());
+    let mut input = "normalised".to_owned();
+    for op in &ops {
+        input = graph.op(op, &input);
+    }
+    graph.node("classes", "Flatten", &[&input], "logits", vec![int("axis", 1)]);
+    graph.node("softmax", "Softmax", &["logits"], "probabilities", vec![int("axis", 1)]);
+    for output in ["logits", "probabilities"] {
+        graph.graph.output.push(typed(output, &[model.class_count()]));
+    }
+    let classes = serde_json::to_string(&checkpoint.classes).expect("names are JSON");
+    let model = ModelProto {
+        ir_version: IR_VERSION,
+        producer_name: "shadernet".into(),
+        producer_version: env!("CARGO_PKG_VERSION").into(),
+        graph: Some(graph.graph),
+        opset_import: vec![OperatorSetIdProto { domain: String::new(), version: OPSET }],
+        metadata_props: vec![StringStringEntryProto { key: "classes".into(), value: classes }],
+    };
+    Ok(model.encode_to_vec())
+}
+
+/// The layers that compute something when the network is used.
+fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
+    let model = &checkpoint.model;
+    let indices = model.param_indices();
+    let mut ops = Vec::new();
+    for (layer, indices) in model.layers.iter().zip(indices) {
+        let values = |name: &str| {
+            let at = layer.params.iter().position(|param| param.name == name)?;
+            Some(checkpoint.weights[indices[at]].data.clone())
+        };
+        let known = |name: &str| values(name).expect("a layer has its parameters");
+        let kind = match layer.layer.tuned(layer.input) {
+            Tuned::Conv2d(sizes) => Kind::Conv { sizes, weight: known("weight"), bias: values("bias") },
+            Tuned::LeakyRelu { slope } => Kind::LeakyRelu { slope },
+            Tuned::BatchNorm2d { eps, .. } => Kind::BatchNorm {
+                eps,
+                weight: known("weight"),
+                bias: known("bias"),
+                mean: known("running_mean"),
+                var: known("running_var"),
+            },
+            Tuned::MaxPool2d(pool) => Kind::MaxPool(pool),
+            Tuned::AvgPool2d(pool) => Kind::AvgPool { pool, global: pool == Pool::global(layer.input) },
+            Tuned::Reshape => Kind::Reshape,
+            // A trained network drops nothing.
+            Tuned::Dropout { .. } => continue,
+            Tuned::None => {
+                let message =
+                    format!("layer `{}`: ONNX export does not know {}", layer.name, layer.kind.name);
+                return Err(Error::Usage(message));
+            }
+        };
+        ops.push(Op { name: layer.name.clone(), kind, output: layer.output });
+    }
+    Ok(ops)
+}
+
+/// Puts batch normalisations into neighbouring convolutions: scale · (W x + b) + shift = (scale · W) x + (scale · b + shift)
+/// behind one; W (scale · x + shift) + b = (W · scale) x + (W · shift + b) before one, if no zeros are put around x.
+fn fold(ops: &mut Vec<Op>) {
+    let mut index = 0;
+    while index < ops.len() {
+        let Some(affine) = affine(&ops[index].kind) else {
+            index += 1;
+            continue;
+        };
+        let before = index.checked_sub(1).is_some_and(|at| scale_outputs(&mut ops[at].kind, &affine));
+        if before || ops.get_mut(index + 1).is_some_and(|op| scale_inputs(&mut op.kind, &affine)) {
+            ops.remove(index);
+        } else {
+            index += 1;
+        }
+    }
+}
+
+/// Scale and shift of each channel.
+fn affine(kind: &Kind) -> Option<Vec<[f64; 2]>> {
+    let Kind::BatchNorm { eps, weight, bias, mean, var } = kind else { return None };
+    let channel = |c: usize| {
+        let [weight, bias, mean, var] = [weight, bias, mean, var].map(|values| f64::from(values[c]));
+        let scale = weight / (var + f64::from(*eps)).sqrt();
+        [scale, bias - scale * mean]
+    };
+    Some((0..weight.len()).map(channel).collect())
+}
+
+fn scale_outputs(kind: &mut Kind, affine: &[[f64; 2]]) -> bool {
+    let Kind::Conv { weight, bias, .. } = kind else { return false };
+    let filter = weight.len() / affine.len();
+    let bias = bias.get_or_insert_with(|| vec![0.0; affine.len()]);
+    for ((filter, bias), [scale, shift]) in weight.chunks_mut(filter).zip(bias).zip(affine) {
+        filter.iter_mut().for_each(|weight| *weight = (scale * f64::from(*weight)) as f32);
+        *bias = (scale * f64::from(*bias) + shift) as f32;
+    }
+    true
+}
+
+fn scale_inputs(kind: &mut Kind, affine: &[[f64; 2]]) -> bool {
+    let Kind::Conv { sizes, weight, bias } = kind else { return false };
+    if sizes.padding > 0 {
+        return false;
+    }
+    let taps = sizes.kernel * sizes.kernel;
+    let (group_in, group_out) = (sizes.input.channels / sizes.groups, sizes.output.channels / sizes.groups);
+    let bias = bias.get_or_insert_with(|| vec![0.0; sizes.output.channels]);
+    for (out, (filter, bias)) in weight.chunks_mut(group_in * taps).zip(bias).enumerate() {
+        let mut shifted = f64::from(*bias);
+        for (c, taps) in filter.chunks_mut(taps).enumerate() {
+            let [scale, shift] = affine[out / group_out * group_in + c];
+            for weight in taps {
+                shifted += shift * f64::from(*weight);
+                *weight = (scale * f64::from(*weight)) as f32;
+            }
+        }
+        *bias = shifted as f32;
+    }
+    true
+}
+
+/// A graph in the making.
+struct Draft {
+    graph: GraphProto,
+}
+
+impl Draft {
+    fn tensor(&mut self, name: &str, data_type: i32, dims: &[usize], raw_data: Vec<u8>) {
+        let dims = dims.iter().map(|&dim| dim as i64).collect();
+        self.graph.initializer.push(TensorProto { dims, data_type, name: name.into(), raw_data });
+    }
+
+    fn floats(&mut self, name: &str, dims: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        self.tensor(name, TensorProto::FLOAT, dims, bytes);
+    }
+
+    fn node(
+        &mut self,
+        name: &str,
+        op_type: &str,
+        input: &[&str],
+        output: &str,
+        attribute: Vec<AttributeProto>,
+    ) {
+        self.graph.node.push(NodeProto {
+            input: input.iter().map(|&name| name.into()).collect(),
+            output: vec![output.into()],
+            name: name.into(),
+            op_type: op_type.into(),
+            attribute,
+        });
+    }
+
+    /// Adds an operator and returns the name of its output.
+    fn op(&mut self, Op { name, kind, output: shape }: &Op, input: &str) -> String {
+        let output = format!("{name}.output");
+        let mut inputs = vec![input.to_owned()];
+        // Of layers that share weights each has a copy: folding makes them differ.
+        let mut floats = |graph: &mut Self, of: &str, dims: &[usize], values: &[f32]| {
+            let tensor = format!("{name}.{of}");
+            graph.floats(&tensor, dims, values);
+            inputs.push(tensor);
+        };
+        let (op_type, attributes) = match kind {
+            Kind::Conv { sizes, weight, bias } => {
+                let Conv { kernel, stride, padding, groups, .. } = *sizes;
+                let dims = [sizes.output.channels, sizes.input.channels / groups, kernel, kernel];
+                floats(self, "weight", &dims, weight);
+                if let Some(bias) = bias {
+                    floats(self, "bias", &[bias.len()], bias);
+                }
+                let mut attributes = window([kernel; 2], [stride; 2], padding);
+                attributes.push(int("group", groups));
+                ("Conv", attributes)
+            }
+            Kind::BatchNorm { eps, weight, bias, mean, var } => {
+                for (of, values) in
+                    [("weight", weight), ("bias", bias), ("running_mean", mean), ("running_var", var)]
+                {
+                    floats(self, of, &[values.len()], values);
+                }
+                ("BatchNormalization", vec![float("epsilon", *eps)])
+            }
+            Kind::LeakyRelu { slope: 0.0 } => ("Relu", Vec::new()),
+            Kind::LeakyRelu { slope } => ("LeakyRelu", vec![float("alpha", *slope)]),
+            Kind::MaxPool(pool) => ("MaxPool", window(pool.kernel, pool.stride, pool.padding)),
+            Kind::AvgPool { global: true, .. } => ("GlobalAveragePool", Vec::new()),
+            Kind::AvgPool { pool, .. } => {
+                let mut attributes = window(pool.kernel, pool.stride, pool.padding);
+                attributes.push(int("count_include_pad", 1));
+                ("AveragePool", attributes)
+            }
+            Kind::Reshape => {
+                // A 0 keeps the batch as it is.
+                let shape = [0, shape.channels, shape.height, shape.width];
+                let bytes = shape.iter().flat_map(|&extent| (extent as i64).to_le_bytes()).collect();
+                let tensor = format!("{name}.shape");
+                self.tensor(&tensor, TensorProto::INT64, &[4], bytes);
+                inputs.push(tensor);
+                ("Reshape", Vec::new())
+            }
+        };
+        let inputs: Vec<&str> = inputs.iter().map(String::as_str).collect();
+        self.node(name, op_type, &inputs, &output, attributes);
+        output
+    }
+}
+
+fn window(kernel: [usize; 2], stride: [usize; 2], padding: usize) -> Vec<AttributeProto> {
+    vec![ints("kernel_shape", &kernel), ints("strides", &stride), ints("pads", &[padding; 4])]
+}
+
+fn int(name: &str, value: usize) -> AttributeProto {
+    let (i, r#type) = (Some(value as i64), AttributeProto::INT);
+    AttributeProto { name: name.into(), i, r#type, ..Default::default() }
+}
+
+fn ints(name: &str, values: &[usize]) -> AttributeProto {
+    let ints = values.iter().map(|&value| value as i64).collect();
+    AttributeProto { name: name.into(), ints, r#type: AttributeProto::INTS, ..Default::default() }
+}
+
+fn float(name: &str, value: f32) -> AttributeProto {
+    AttributeProto { name: name.into(), f: Some(value), r#type: AttributeProto::FLOAT, ..Default::default() }
+}
+
+/// A tensor of floats whose first axis is the batch.
+fn typed(name: &str, rest: &[usize]) -> ValueInfoProto {
+    let batch = Dimension { dim_param: Some("batch".into()), ..Default::default() };
+    let fixed = |&extent: &usize| Dimension { dim_value: Some(extent as i64), ..Default::default() };
+    let dim = std::iter::once(batch).chain(rest.iter().map(fixed)).collect();
+    let tensor = TensorTypeProto { elem_type: TensorProto::FLOAT, shape: Some(TensorShapeProto { dim }) };
+    ValueInfoProto { name: name.into(), r#type: Some(TypeProto { tensor_type: Some(tensor) }) }
+}

@@ -1,0 +1,250 @@
+//! Computes a written graph, in `f64` and image by image, from nothing but the file: what was written is what is checked.
+
+use std::collections::BTreeMap;
+
+use prost::Message;
+use rayon::prelude::*;
+
+use super::proto::*;
+use crate::layers::window::{input_index, output_size};
+
+/// A graph that was read.
+#[derive(Debug)]
+pub struct Graph {
+    nodes: Vec<NodeProto>,
+    constants: BTreeMap<String, Value>,
+    input: [usize; 3],
+}
+
+/// A tensor without the batch axis: (channels, height, width) of an image, whatever dimensions a constant has.
+#[derive(Debug, Clone, PartialEq)]
+struct Value {
+    shape: Vec<usize>,
+    data: Vec<f64>,
+}
+
+impl Graph {
+    /// Reads a file.
+    ///
+    /// # Errors
+    /// Bytes that are no ONNX file, and tensors and shapes that [`super::to_onnx`] does not write.
+    pub fn read(bytes: &[u8]) -> Result<Self, String> {
+        let model = ModelProto::decode(bytes).map_err(|error| format!("no ONNX file: {error}"))?;
+        let graph = model.graph.ok_or("a file without a graph")?;
+        let input = graph.input.first().and_then(extents).ok_or("the input is not [batch, C, H, W]")?;
+        let constants = graph.initializer.into_iter().map(|tensor| {
+            let value = constant(&tensor)
+                .ok_or_else(|| format!("the tensor {} has another type or length", tensor.name))?;
+            Ok((tensor.name, value))
+        });
+        Ok(Self { nodes: graph.node, constants: constants.collect::<Result<_, String>>()?, input })
+    }
+
+    /// Values of the output called `name` for each image; `pixels` are all images' [channels, height, width], from 0 to 1.
+    ///
+    /// # Errors
+    /// An operator that is not known or does not fit its inputs.
+    pub fn run(&self, pixels: &[f32], name: &str) -> Result<Vec<f64>, String> {
+        let images: Vec<Vec<f64>> = pixels
+            .par_chunks(self.input.iter().product())
+            .map(|image| self.run_one(image, name))
+            .collect::<Result<_, String>>()?;
+        Ok(images.concat())
+    }
+
+    fn run_one(&self, image: &[f32], name: &str) -> Result<Vec<f64>, String> {
+        let first = Value { shape: self.input.to_vec(), data: image.iter().map(|&v| v.into()).collect() };
+        let mut values = BTreeMap::from([("pixels", first)]);
+        for node in &self.nodes {
+            let fail = |message: &str| format!("node {} ({}): {message}", node.name, node.op_type);
+            let inputs: Option<Vec<&Value>> = node
+                .input
+                .iter()
+                .map(|input| values.get(input.as_str()).or_else(|| self.constants.get(input)))
+                .collect();
+            let inputs = inputs.ok_or_else(|| fail("an input is not there"))?;
+            let made =
+                compute(node, &inputs).ok_or_else(|| fail("does not fit its inputs, or is not known"))?;
+            let output = node.output.first().ok_or_else(|| fail("no output"))?;
+            values.insert(output, made);
+        }
+        let value = values.remove(name).ok_or_else(|| format!("there is no output {name}"))?;
+        Ok(value.data)
+    }
+}
+
+/// The extents behind the batch.
+fn extents(info: &ValueInfoProto) -> Option<[usize; 3]> {
+    let dims = &info.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()?.dim;
+    let fixed = dims.get(1..)?.iter().map(|dim| usize::try_from(dim.dim_value?).ok());
+    fixed.collect::<Option<Vec<_>>>()?.try_into().ok()
+}
+
+fn constant(tensor: &TensorProto) -> Option<Value> {
+    let data: Vec<f64> = match tensor.data_type {
+        TensorProto::FLOAT => {
+            let (words, rest) = tensor.raw_data.as_chunks();
+            rest.is_empty().then(|| words.iter().map(|&word| f32::from_le_bytes(word).into()).collect())?
+        }
+        TensorProto::INT64 => {
+            let (words, rest) = tensor.raw_data.as_chunks();
+            rest.is_empty().then(|| words.iter().map(|&word| i64::from_le_bytes(word) as f64).collect())?
+        }
+        _ => return None,
+    };
+    let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
+    let shape = shape?;
+    (shape.iter().product::<usize>() == data.len()).then_some(Value { shape, data })
+}
+
+/// One node's output; `None` if it is not known or does not fit.
+fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
+    let &x = inputs.first()?;
+    let of = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
+    let float = |name: &str| Some(f64::from(of(name)?.f?));
+    let each = |f: &dyn Fn(f64) -> f64| Value { data: x.data.iter().map(|&v| f(v)).collect(), ..x.clone() };
+    Some(match node.op_type.as_str() {
+        "Sub" | "Div" => {
+            let [other] = inputs.get(1)?.data[..] else { return None };
+            if node.op_type == "Sub" { each(&|v| v - other) } else { each(&|v| v / other) }
+        }
+        "Relu" => each(&|v| v.max(0.0)),
+        "LeakyRelu" => {
+            let alpha = float("alpha")?;
+            each(&|v| if v < 0.0 { alpha * v } else { v })
+        }
+        "BatchNormalization" => {
+            let epsilon = float("epsilon")?;
+            let [scale, bias, mean, var] = [1, 2, 3, 4].map(|at| inputs.get(at).map(|value| &value.data));
+            let (scale, bias, mean, var) = (scale?, bias?, mean?, var?);
+            let plane = x.data.len() / x.shape.first()?;
+            let channel = |at: usize| at / plane;
+            let normalise = |(at, &v): (usize, &f64)| {
+                let c = channel(at);
+                Some(scale.get(c)? * (v - mean.get(c)?) / (var.get(c)? + epsilon).sqrt() + bias.get(c)?)
+            };
+            Value { data: x.data.iter().enumerate().map(normalise).collect::<Option<_>>()?, ..x.clone() }
+        }
+        "Conv" => convolution(x, inputs.get(1)?, inputs.get(2).copied(), &window(node)?, of("group")?.i?)?,
+        "MaxPool" => pool(x, &window(node)?, &|taps, _| taps.fold(f64::NEG_INFINITY, f64::max))?,
+        "AveragePool" if of("count_include_pad")?.i? == 1 => {
+            pool(x, &window(node)?, &|taps, area| taps.sum::<f64>() / area as f64)?
+        }
+        "GlobalAveragePool" => {
+            let plane = x.data.len() / x.shape.first()?;
+            let means = x.data.chunks(plane).map(|plane| plane.iter().sum::<f64>() / plane.len() as f64);
+            Value { shape: vec![x.shape[0], 1, 1], data: means.collect() }
+        }
+        "Reshape" => {
+            let shape: Vec<usize> =
+                inputs.get(1)?.data.get(1..)?.iter().map(|&extent| extent as usize).collect();
+            (shape.iter().product::<usize>() == x.data.len())
+                .then(|| Value { shape, data: x.data.clone() })?
+        }
+        "Flatten" => Value { shape: vec![x.data.len()], data: x.data.clone() },
+        "Softmax" => {
+            let largest = x.data.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            let powers = each(&|v| (v - largest).exp());
+            let sum: f64 = powers.data.iter().sum();
+            Value { data: powers.data.iter().map(|power| power / sum).collect(), ..powers }
+        }
+        _ => return None,
+    })
+}
+
+/// A sliding window, down and across.
+struct Window {
+    kernel: [usize; 2],
+    stride: [usize; 2],
+    padding: usize,
+}
+
+fn window(node: &NodeProto) -> Option<Window> {
+    let ints = |name: &str| {
+        let attribute = node.attribute.iter().find(|attribute| attribute.name == name)?;
+        attribute.ints.iter().map(|&value| usize::try_from(value).ok()).collect::<Option<Vec<_>>>()
+    };
+    let padding = ints("pads")?;
+    let even = padding.len() == 4 && padding.iter().all(|pad| *pad == padding[0]);
+    Some(Window {
+        kernel: ints("kernel_shape")?.try_into().ok()?,
+        stride: ints("strides")?.try_into().ok()?,
+        padding: even.then(|| padding[0])?,
+    })
+}
+
+impl Window {
+    /// Height and width of what comes out.
+    fn output(&self, shape: &[usize]) -> Option<[usize; 2]> {
+        let axis = |axis: usize| {
+            output_size(*shape.get(axis + 1)?, self.kernel[axis], self.stride[axis], self.padding)
+        };
+        Some([axis(0)?, axis(1)?])
+    }
+}
+
+fn convolution(
+    x: &Value,
+    weight: &Value,
+    bias: Option<&Value>,
+    window: &Window,
+    groups: i64,
+) -> Option<Value> {
+    let (&[channels, in_height, in_width], &[filters, group_in, ..]) = (&x.shape[..], &weight.shape[..])
+    else {
+        return None;
+    };
+    let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0)?;
+    let [height, width] = window.output(&x.shape)?;
+    let [rows, columns] = window.kernel;
+    if weight.data.len() != filters * group_in * rows * columns || group_in * groups != channels {
+        return None;
+    }
+    let mut data = vec![0.0; filters * height * width];
+    for (filter, plane) in data.chunks_mut(height * width).enumerate() {
+        if let Some(bias) = bias {
+            plane.fill(*bias.data.get(filter)?);
+        }
+        let first = filter / (filters / groups) * group_in;
+        for (tap, &weight) in weight.data.chunks(group_in * rows * columns).nth(filter)?.iter().enumerate() {
+            let (c, i, j) = (tap / (rows * columns), tap / columns % rows, tap % columns);
+            let input = &x.data[(first + c) * in_height * in_width..][..in_height * in_width];
+            for y in 0..height {
+                let Some(row) = input_index(y, i, window.stride[0], window.padding, in_height) else {
+                    continue;
+                };
+                for x in 0..width {
+                    if let Some(column) = input_index(x, j, window.stride[1], window.padding, in_width) {
+                        plane[y * width + x] += weight * input[row * in_width + column];
+                    }
+                }
+            }
+        }
+    }
+    Some(Value { shape: vec![filters, height, width], data })
+}
+
+/// `of` gets the values under a window and its area.
+fn pool(
+    x: &Value,
+    window: &Window,
+    of: &dyn Fn(&mut dyn Iterator<Item = f64>, usize) -> f64,
+) -> Option<Value> {
+    let &[channels, in_height, in_width] = &x.shape[..] else { return None };
+    let [height, width] = window.output(&x.shape)?;
+    let [rows, columns] = window.kernel;
+    let mut data = Vec::with_capacity(channels * height * width);
+    for plane in x.data.chunks(in_height * in_width) {
+        for at in 0..height * width {
+            let mut taps = (0..rows * columns).filter_map(|tap| {
+                let row =
+                    input_index(at / width, tap / columns, window.stride[0], window.padding, in_height)?;
+                let column =
+                    input_index(at % width, tap % columns, window.stride[1], window.padding, in_width)?;
+                Some(plane[row * in_width + column])
+            });
+            data.push(of(&mut taps, rows * columns));
+        }
+    }
+    Some(Value { shape: vec![channels, height, width], data })
+}

@@ -1,0 +1,206 @@
+//! A trained network as a PyTorch module whose parameters have the names of our weights files.
+
+use std::fmt::Write;
+
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::layers::Tuned;
+use crate::layers::window::{Conv, Pool};
+use crate::model::{Model, NamedLayer};
+
+/// Attributes that a module has anyway, and words of Python: no layer can be called so there.
+const TAKEN: &[&str] = &[
+    "add_module",
+    "and",
+    "apply",
+    "as",
+    "assert",
+    "async",
+    "await",
+    "bfloat16",
+    "break",
+    "buffers",
+    "children",
+    "class",
+    "compile",
+    "continue",
+    "cpu",
+    "cuda",
+    "def",
+    "del",
+    "double",
+    "elif",
+    "else",
+    "eval",
+    "except",
+    "finally",
+    "float",
+    "for",
+    "forward",
+    "from",
+    "global",
+    "half",
+    "if",
+    "import",
+    "in",
+    "ipu",
+    "is",
+    "lambda",
+    "modules",
+    "mtia",
+    "nonlocal",
+    "not",
+    "or",
+    "parameters",
+    "pass",
+    "raise",
+    "return",
+    "state_dict",
+    "to",
+    "train",
+    "training",
+    "try",
+    "type",
+    "while",
+    "with",
+    "xpu",
+    "yield",
+];
+
+/// The text of a Python file with the network as `Net`, and `load(path)`, which fills it from a weights file.
+///
+/// # Errors
+/// A kind of layer that PyTorch has no word for here, and layers with names that a module cannot have.
+pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
+    let model = &checkpoint.model;
+    let (mut modules, mut calls) = (String::new(), String::new());
+    for layer in &model.layers {
+        let name = &layer.name;
+        if TAKEN.contains(&name.as_str()) || name.starts_with(|c: char| c.is_ascii_digit()) {
+            let message =
+                format!("layer `{name}`: PyTorch cannot have a layer of this name; another name fits");
+            return Err(Error::Usage(message));
+        }
+        let (module, call) = layer_lines(model, layer)?;
+        if let Some(module) = module {
+            line(&mut modules, &format!("        self.{name} = nn.{module}"));
+        }
+        if let Some(call) = call {
+            line(&mut calls, &format!("        x = {call}"));
+        }
+    }
+    let input = model.input;
+    Ok(format!(
+        r#""""{name}: {parameters} parameters, trained and written by shadernet {version}.
+
+    net = load("model.safetensors")     # needs torch and safetensors
+    logits = net(pixels)                # pixels: [N, {channels}, {height}, {width}], from 0 to 1
+"""
+
+from torch import nn
+from torch.nn import functional
+
+CLASSES = {classes}
+MEAN, STD = {mean:?}, {std:?}
+
+
+class Net(nn.Module):
+    """[N, {channels}, {height}, {width}] pixels from 0 to 1 -> [N, {count}] logits."""
+
+    def __init__(self):
+        super().__init__()
+{modules}
+    def forward(self, pixels):
+        x = (pixels - MEAN) / STD
+{calls}        return x.flatten(1)
+
+
+def load(path):
+    """The network with the weights of a shadernet file, ready to be used."""
+    from safetensors.torch import load_file
+
+    net = Net()
+    keys = net.load_state_dict(load_file(path), strict=False)
+    # PyTorch counts the batches that a batch norm has seen; shadernet's files do not.
+    missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
+    if missing or keys.unexpected_keys:
+        raise ValueError(f"{{path}} does not fit: missing {{missing}}, unexpected {{keys.unexpected_keys}}")
+    return net.eval()
+"#,
+        name = model.name.replace(['\\', '"', '\n'], "'"),
+        parameters = model.parameter_count(),
+        version = env!("CARGO_PKG_VERSION"),
+        channels = input.channels,
+        height = input.height,
+        width = input.width,
+        classes = serde_json::to_string(&checkpoint.classes).expect("names are JSON"),
+        mean = checkpoint.mean,
+        std = checkpoint.std,
+        count = model.class_count(),
+    ))
+}
+
+fn line(text: &mut String, line: &str) {
+    writeln!(text, "{line}").expect("a string takes all");
+}
+
+/// The module that a layer needs, and what computes it from `x`.
+fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Option<String>)> {
+    let name = &layer.name;
+    let owner = layer.weights_of.map(|owner| &model.layers[owner].name);
+    let with_bias = layer.params.iter().any(|param| param.name == "bias");
+    let bias = if with_bias { "True" } else { "False" };
+    let own = |module: String| (Some(module), Some(format!("self.{name}(x)")));
+    Ok(match (layer.layer.tuned(layer.input), owner) {
+        (Tuned::Conv2d(sizes), None) if layer.kind.name == "linear" => {
+            let Conv { input, output, .. } = sizes;
+            let module = format!("Linear({}, {}, bias={bias})", input.channels, output.channels);
+            (Some(module), Some(format!("self.{name}(x.flatten(1))[:, :, None, None]")))
+        }
+        (Tuned::Conv2d(_), Some(owner)) if layer.kind.name == "linear" => {
+            let call = format!("self.{owner}(x.flatten(1))[:, :, None, None]");
+            (None, Some(call))
+        }
+        (Tuned::Conv2d(Conv { input, output, kernel, stride, padding, groups }), None) => own(format!(
+            "Conv2d({}, {}, {kernel}, stride={stride}, padding={padding}, groups={groups}, bias={bias})",
+            input.channels, output.channels
+        )),
+        (Tuned::Conv2d(Conv { stride, padding, groups, .. }), Some(owner)) => {
+            let call = format!(
+                "functional.conv2d(x, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, groups={groups})"
+            );
+            (None, Some(call))
+        }
+        (Tuned::BatchNorm2d { eps, momentum }, None) => {
+            own(format!("BatchNorm2d({}, eps={eps:?}, momentum={momentum:?})", layer.input.channels))
+        }
+        // The statistics are its own.
+        (Tuned::BatchNorm2d { eps, momentum }, Some(owner)) => {
+            let channels = layer.input.channels;
+            let module = format!("BatchNorm2d({channels}, eps={eps:?}, momentum={momentum:?}, affine=False)");
+            let weights = format!("self.{owner}.weight[:, None, None] + self.{owner}.bias[:, None, None]");
+            (Some(module), Some(format!("self.{name}(x) * {weights}")))
+        }
+        (Tuned::LeakyRelu { slope: 0.0 }, _) => own("ReLU()".into()),
+        (Tuned::LeakyRelu { slope }, _) => own(format!("LeakyReLU({slope:?})")),
+        (Tuned::MaxPool2d(pool), _) => own(format!("MaxPool2d({})", window(&pool))),
+        (Tuned::AvgPool2d(pool), _) if pool == Pool::global(layer.input) => {
+            own("AdaptiveAvgPool2d(1)".into())
+        }
+        (Tuned::AvgPool2d(pool), _) => own(format!("AvgPool2d({})", window(&pool))),
+        (Tuned::Dropout { rate }, _) => own(format!("Dropout({rate:?})")),
+        (Tuned::Reshape, _) => {
+            let [c, h, w] = [layer.output.channels, layer.output.height, layer.output.width];
+            (None, Some(format!("x.reshape(-1, {c}, {h}, {w})")))
+        }
+        (Tuned::None, _) => {
+            let message = format!("layer `{name}`: PyTorch export does not know {}", layer.kind.name);
+            return Err(Error::Usage(message));
+        }
+    })
+}
+
+fn window(pool: &Pool) -> String {
+    let ([height, width], [down, across]) = (pool.kernel, pool.stride);
+    format!("({height}, {width}), ({down}, {across}), {}", pool.padding)
+}

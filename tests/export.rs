@@ -1,0 +1,130 @@
+//! What is exported computes what the network computes: for random networks' weights and every model in data/models, folded
+//! or not, the graph that was written gives the CPU engine's logits. PyTorch and onnxruntime have their say in tests/export.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+
+use common::Draw;
+use common::nets::random_weights;
+use shadernet::checkpoint::{Checkpoint, Trained};
+use shadernet::device::Device;
+use shadernet::eval;
+use shadernet::export::onnx::{Graph, to_onnx};
+use shadernet::export::to_pytorch;
+use shadernet::model::Model;
+
+/// Batch normalisations before and behind convolutions, with groups and padding, and where nothing can take them in.
+const FOLDS: &str = r#"
+    name = "folds"
+    input = [2, 12, 11]
+    layers = [
+      { type = "batch_norm2d" },
+      { type = "conv2d", name = "shared", out_channels = 4, kernel = 3, groups = 2 },
+      { type = "batch_norm2d" },
+      { type = "leaky_relu", negative_slope = 0.3 },
+      { type = "batch_norm2d", name = "padded" },
+      { type = "conv2d", out_channels = 6, kernel = 3, padding = 1, stride = 2, bias = false },
+      { type = "relu" },
+      { type = "batch_norm2d" },
+      { type = "conv2d", out_channels = 2, kernel = 1, groups = 2, bias = false },
+      { type = "conv2d", weights_of = "shared", out_channels = 4, kernel = 3, groups = 2 },
+      { type = "batch_norm2d", name = "pooled" },
+      { type = "max_pool2d", kernel = 2, padding = 1 },
+      { type = "flatten" },
+      { type = "linear", out_features = 3, bias = false },
+    ]
+    "#;
+
+fn checkpoint(text: &str, path: &str) -> Checkpoint {
+    let model = Model::parse(text, path).unwrap();
+    let weights = random_weights(&model, 7);
+    let classes = (0..model.class_count()).map(|class| format!("class \"{class}\"")).collect();
+    let trained = Trained {
+        epochs: 1,
+        steps: 1,
+        batch_size: 1,
+        seed: 0,
+        device: "none".into(),
+        images: 1,
+        shadernet: "0".into(),
+    };
+    Checkpoint { model, weights, mean: 0.25, std: 0.5, classes, trained, test_accuracy: 0.0, test_loss: 0.0 }
+}
+
+fn models() -> Vec<(String, String)> {
+    let all_layers = "tests/portability/all_layers.toml".into();
+    let files = std::fs::read_dir("data/models").unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    let read =
+        |path: std::path::PathBuf| (path.display().to_string(), std::fs::read_to_string(path).unwrap());
+    let mut models: Vec<_> = files.chain([all_layers]).map(read).collect();
+    models.push(("folds".into(), FOLDS.into()));
+    models
+}
+
+#[test]
+fn a_written_graph_gives_the_logits() {
+    for (path, text) in models() {
+        let checkpoint = checkpoint(&text, &path);
+        let input = checkpoint.model.input;
+        let shape = [input.channels, input.height, input.width];
+        let images = Draw::new(3).images(5, shape, checkpoint.model.class_count());
+        let wanted = eval::logits(&checkpoint, &images, &Device::cpu(Some(1))).unwrap();
+        let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+        let largest = wanted.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
+        for fold in [false, true] {
+            let graph = Graph::read(&to_onnx(&checkpoint, fold).unwrap()).unwrap();
+            let logits = graph.run(&pixels, "logits").unwrap();
+            assert_eq!(logits.len(), wanted.len(), "{path}");
+            for (got, &want) in logits.iter().zip(&wanted) {
+                let error = (got - f64::from(want)).abs();
+                assert!(error <= 2e-5 * f64::from(largest), "{path}, folded {fold}: {got}, wanted {want}");
+            }
+            let probabilities = graph.run(&pixels, "probabilities").unwrap();
+            for (row, logits) in probabilities.chunks(wanted.len() / 5).zip(logits.chunks(wanted.len() / 5)) {
+                assert!((row.iter().sum::<f64>() - 1.0).abs() < 1e-12, "{path}");
+                let ratio = row[0].ln() - row[1].ln();
+                assert!(
+                    (ratio - (logits[0] - logits[1])).abs() < 1e-6 || row[0].min(row[1]) < 1e-300,
+                    "{path}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn batch_normalisation_is_folded_where_it_can_be() {
+    let count = |checkpoint: &Checkpoint, fold: bool| {
+        let bytes = to_onnx(checkpoint, fold).unwrap();
+        bytes.windows(18).filter(|text| *text == b"BatchNormalization").count()
+    };
+    let folds = checkpoint(FOLDS, "folds");
+    assert_eq!(
+        (count(&folds, false), count(&folds, true)),
+        (5, 1),
+        "one stands between a rectifier and added zeros"
+    );
+    let seed = checkpoint(&std::fs::read_to_string("data/models/seed.toml").unwrap(), "seed.toml");
+    assert_eq!((count(&seed, false), count(&seed, true)), (4, 1), "one stands before a maximum");
+}
+
+#[test]
+fn files_that_are_no_graph_of_ours_are_refused() {
+    assert!(Graph::read(b"<html>").unwrap_err().starts_with("no ONNX file"));
+    assert_eq!(Graph::read(b"").unwrap_err(), "a file without a graph");
+    let mut bytes = to_onnx(&checkpoint(FOLDS, "folds"), false).unwrap();
+    let at = bytes.windows(4).position(|text| text == b"Conv").unwrap();
+    bytes[at] = b'K';
+    let error = Graph::read(&bytes).unwrap().run(&[0.5; 264], "logits").unwrap_err();
+    assert!(error.contains("Konv") && error.contains("not known"), "{error}");
+    let graph = Graph::read(&to_onnx(&checkpoint(FOLDS, "folds"), false).unwrap()).unwrap();
+    assert_eq!(graph.run(&[0.5; 264], "labels").unwrap_err(), "there is no output labels");
+}
+
+#[test]
+fn a_name_that_no_module_can_have() {
+    let text = FOLDS.replace("\"padded\"", "\"train\"");
+    let error = to_pytorch(&checkpoint(&text, "folds")).unwrap_err().to_string();
+    assert!(error.contains("layer `train`: PyTorch cannot have"), "{error}");
+}

@@ -1,0 +1,65 @@
+"""What others say of an exported network: onnx's checker, onnxruntime and PyTorch, on the whole test set.
+
+    python check.py FOLDER IMAGES-idx3-ubyte.gz
+
+FOLDER holds model.safetensors, what `shadernet export` made of it (net.onnx, folded.onnx, net.py) and the logits of
+`shadernet eval --logits` (logits.safetensors). Exits with 1 unless every answer is the same and no logit is further off than
+1e-5 of the largest.
+"""
+
+import gzip
+import importlib.util
+import sys
+
+import numpy
+import onnx
+import onnxruntime
+import torch
+from safetensors.numpy import load_file
+
+TOLERANCE = 1e-5
+
+
+def main(folder, images):
+    with gzip.open(images) as file:
+        pixels = numpy.frombuffer(file.read()[16:], dtype=numpy.uint8).reshape(-1, 1, 28, 28)
+    pixels = pixels.astype(numpy.float32) / 255
+    wanted = load_file(f"{folder}/logits.safetensors")["logits"]
+    failed = False
+
+    def compare(name, logits):
+        nonlocal failed
+        same = int((logits.argmax(1) == wanted.argmax(1)).sum())
+        difference = float(numpy.abs(logits - wanted).max())
+        print(f"{name}: {same} of {len(wanted)} answers agree, largest difference of a logit {difference:.1e}")
+        failed |= same != len(wanted) or not difference <= TOLERANCE * float(numpy.abs(wanted).max())
+
+    for name in ["net.onnx", "folded.onnx"]:
+        path = f"{folder}/{name}"
+        onnx.checker.check_model(onnx.load(path), full_check=True)
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        # The last batch is a smaller one.
+        parts = numpy.array_split(pixels, [3000, 6000, 9000, 9999])
+        parts = [session.run(["logits", "probabilities"], {"pixels": part}) for part in parts]
+        logits, probabilities = (numpy.concatenate(values) for values in zip(*parts))
+        compare(name, logits)
+        powers = numpy.exp(logits - logits.max(1, keepdims=True))
+        failed |= not numpy.allclose(probabilities, powers / powers.sum(1, keepdims=True), atol=1e-6)
+
+    spec = importlib.util.spec_from_file_location("net", f"{folder}/net.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    net = module.load(f"{folder}/model.safetensors")
+    # Not by torch.from_numpy: an old PyTorch does not know a new numpy.
+    pixels = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.float32).reshape(pixels.shape)
+    with torch.no_grad():
+        logits = torch.cat([net(part) for part in pixels.split(1000)])
+    compare("net.py", numpy.array(logits.tolist(), dtype=numpy.float32))
+    failed |= len(module.CLASSES) != wanted.shape[1]
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
+    main(*sys.argv[1:])
