@@ -92,8 +92,10 @@ fn verify(path: &Path, checkpoint: &Checkpoint, data: &Path, output: &mut Output
     let logits = logits.map_err(|message| Error::data(path, message))?;
     let classes = checkpoint.model.class_count();
     let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
-    let answer = |row: &[f64]| (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-    let same = logits.chunks(classes).zip(wanted.chunks(classes)).filter(|(a, b)| answer(a) == answer(b)).count();
+    let answer =
+        |row: &[f64]| (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
+    let same =
+        logits.chunks(classes).zip(wanted.chunks(classes)).filter(|(a, b)| answer(a) == answer(b)).count();
     let difference = logits.iter().zip(&wanted).fold(0f64, |largest, (a, b)| largest.max((a - b).abs()));
     let largest = wanted.iter().fold(0f64, |largest, logit| largest.max(logit.abs()));
     output.line(format_args!(

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use crate::batch::BatchSettings;
@@ -104,6 +106,7 @@ fn description(checkpoint: &Checkpoint) -> Value {
             json!({
                 "name": layer.name,
                 "kind": layer.kind.name,
+                "weights_of": layer.weights_of.map(|owner| model.layers[owner].name.as_str()),
                 "input": layer.input,
                 "output": layer.output,
                 "keys": layer.layer.keys(),
@@ -127,28 +130,14 @@ fn description(checkpoint: &Checkpoint) -> Value {
         "shaders": shaders,
         "buffers": buffers,
         "examples": examples
-            .map(|(name, png)| json!({ "name": name, "png": base64(png) }))
+            .map(|(name, png)| json!({ "name": name, "png": STANDARD.encode(png) }))
             .collect::<Vec<_>>(),
     })
 }
 
 /// Values as little-endian bytes, as browsers' arrays have them.
 fn base64_of(values: &[f32]) -> String {
-    base64(&values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
-}
-
-/// Base64 of RFC 4648, padded.
-fn base64(bytes: &[u8]) -> String {
-    const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = (0..3).fold(0, |bits, at| bits << 8 | u32::from(chunk.get(at).copied().unwrap_or(0)));
-        for place in 0..4 {
-            let letter = LETTERS[(bits >> (18 - 6 * place)) as usize % 64];
-            text.push(if place > chunk.len() { '=' } else { char::from(letter) });
-        }
-    }
-    text
+    STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -164,16 +153,6 @@ mod tests {
     fn model_of(page: &str) -> &str {
         let (_, model) = page.split_once("id=\"model\">").unwrap();
         model.split_once("</script>").unwrap().0
-    }
-
-    #[test]
-    fn base64_of_the_rfc() {
-        for (plain, coded) in
-            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
-        {
-            assert_eq!(base64(plain.as_bytes()), coded);
-        }
-        assert_eq!(base64(&[0xfb, 0xff, 0xfe]), "+//+");
     }
 
     #[test]

@@ -4,9 +4,9 @@
 /** @typedef {[channels: number, height: number, width: number]} Shape */
 
 /**
- * A layer of the model file. `params` holds its parameters and running statistics by name.
+ * A layer of the model file. `params` holds the parameters, its own or those of `weights_of`, and running statistics by name.
  * @typedef {{
- *   name: string, kind: string, input: Shape, output: Shape, keys: Record<string, any>,
+ *   name: string, kind: string, weights_of: string | null, input: Shape, output: Shape, keys: Record<string, any>,
  *   params: Record<string, Float32Array>,
  * }} Layer
  */

@@ -33,9 +33,12 @@ function readModel(json) {
   for (const layer of model.layers) {
     layer.params = {};
     for (const { name, bytes, place } of /** @type {Tensor[]} */ (model.plan.tensors)) {
+      if (!('Kept' in place && place.Kept.buffer in model.buffers)) continue;
+      const { buffer, offset } = place.Kept;
+      // Layers share trained parameters, but never running statistics.
+      const wanted = (buffer === 'params' && layer.weights_of) || layer.name;
       const [owner, param] = name.split('.');
-      if (owner === layer.name && 'Kept' in place && place.Kept.buffer in model.buffers) {
-        const { buffer, offset } = place.Kept;
+      if (owner === wanted) {
         layer.params[param] = model.buffers[buffer].subarray(offset / 4, (offset + bytes) / 4);
       }
     }
