@@ -195,3 +195,47 @@ fn shared_weights_are_counted_named_and_drawn_once() {
     let again = Model::parse(&text, "again").unwrap();
     assert_eq!((again.params(), again.to_toml()), (shared.params(), text));
 }
+
+#[test]
+fn what_cannot_be_shared_is_refused_with_line_layer_and_reason() {
+    let refused = |layer: &str| {
+        let text = format!(
+            "name = \"x\"\ninput = [2, 6, 6]\nlayers = [\n\
+             {{ type = \"conv2d\", name = \"step\", out_channels = 2, kernel = 3, padding = 1 }},\n\
+             {{ type = \"batch_norm2d\", name = \"norm\" }},\n\
+             {{ {layer} }},\n\
+             {{ type = \"conv2d\", name = \"later\", out_channels = 2, kernel = 3 }},\n\
+             {{ type = \"global_avg_pool2d\" }},\n]"
+        );
+        Model::parse(&text, "x.toml").unwrap_err().to_string()
+    };
+    let conv = |owner: &str, more: &str| {
+        refused(&format!(r#"type = "conv2d", weights_of = "{owner}", out_channels = 2, {more}"#))
+    };
+    assert_eq!(
+        conv("stop", "kernel = 3"),
+        "x.toml:6: layer `conv2`: weights_of = \"stop\": no earlier layer has this name"
+    );
+    // Itself, and one that comes later.
+    assert!(conv("conv2", "kernel = 3").ends_with("no earlier layer has this name"));
+    assert!(conv("later", "kernel = 3").ends_with("no earlier layer has this name"));
+    assert_eq!(
+        conv("norm", "kernel = 3"),
+        "x.toml:6: layer `conv2`: weights_of = \"norm\": that is a batch_norm2d, this is a conv2d"
+    );
+    assert_eq!(
+        conv("step", "kernel = 2"),
+        "x.toml:6: layer `conv2`: weights_of = \"step\": that has weight [2, 2, 3, 3], bias [2]; \
+         this needs weight [2, 2, 2, 2], bias [2]"
+    );
+    assert!(conv("step", "kernel = 3, groups = 2").ends_with("this needs weight [2, 1, 3, 3], bias [2]"));
+    assert!(conv("step", "kernel = 3, bias = false").ends_with("this needs weight [2, 2, 3, 3]"));
+    assert_eq!(
+        refused(r#"type = "relu", weights_of = "step""#),
+        "x.toml:6: layer `relu1`: weights_of = \"step\": a relu has no weights"
+    );
+    assert_eq!(
+        refused(r#"type = "conv2d", weights_of = 7, out_channels = 2, kernel = 3"#),
+        "x.toml:6: weights_of must be text, not 7"
+    );
+}

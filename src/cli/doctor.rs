@@ -84,7 +84,7 @@ fn print(report: &Report, output: &mut Output) {
         let same = if training.deterministic { "same bits" } else { "WRONG: different bits" };
         let difference = training.largest_loss_difference;
         output.line(format_args!(
-            "\n20 steps twice: {same}\n20 steps against the reference: loss within {difference:.1e} of its value"
+            "\n20 steps twice: {same}\n20 steps against the reference, four at a time: loss within {difference:.1e} of its value"
         ));
     }
     let verdict = if report.is_well() {

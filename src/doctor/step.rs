@@ -16,6 +16,7 @@ use crate::plan::{ParamLayout, Plan};
 use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
 
 use super::compare::Table;
+use super::state::State;
 
 mod made;
 
@@ -33,12 +34,11 @@ pub fn check_step(
     name: &str,
     table: &mut Table,
 ) -> Result<(), String> {
-    let (step, replicas) = (engine.step(), setup.replicas.len());
-    let before: Vec<State> =
-        (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
+    let step = engine.step();
+    let before = State::read_all(engine, setup).map_err(text)?;
     engine.poison(POISON);
     let metrics = engine.train(1).map_err(text)?;
-    let after: Vec<State> = (0..replicas).map(|r| State::read(engine, setup, r)).collect::<Result<_, _>>()?;
+    let after = State::read_all(engine, setup).map_err(text)?;
     let plan = engine.training_plan().expect("an engine that trains").clone();
     let tensors = read_all(name, engine, &plan, |engine, name| engine.read_tensor(name))?;
     let check = StepCheck {
@@ -49,7 +49,7 @@ pub fn check_step(
         batches: setup.train_batches().expect("an engine that trains"),
         images: setup.training.expect("an engine that trains"),
         training: true,
-        layout: ParamLayout::new(setup.model, replicas),
+        layout: ParamLayout::new(setup.model, setup.replicas.len()),
         models: models(setup)?,
     };
     check.run(name, table, |replica, place, table| {
@@ -117,26 +117,6 @@ fn read_all(
         words.insert(tensor.name.clone(), read.expect("a tensor of the plan"));
     }
     Ok(words)
-}
-
-/// What an engine holds of one replica.
-struct State {
-    weights: Vec<Tensor>,
-    average: Vec<Tensor>,
-    memory: Vec<Vec<Tensor>>,
-}
-
-impl State {
-    fn read(engine: &mut GpuEngine, setup: &Setup<'_>, replica: usize) -> Result<Self, String> {
-        let mut vector = |vector| engine.read(vector, replica).map_err(text);
-        let memories = setup.train.optimizer.memory();
-        let has_average = setup.train.average_decay > 0.0;
-        Ok(Self {
-            weights: vector(Vector::Weights)?,
-            average: if has_average { vector(Vector::Average)? } else { Vec::new() },
-            memory: memories.iter().map(|name| vector(Vector::Memory(name))).collect::<Result<_, _>>()?,
-        })
-    }
 }
 
 struct StepCheck<'a> {

@@ -119,6 +119,13 @@ fn model_files() {
             2,
             &["tiny.toml:10: ", "one value per class", "global_avg_pool2d"],
         ),
+        (
+            "weights of nobody",
+            &model("out_channels = 3", "weights_of = \"conv9\", out_channels = 3"),
+            &TRAIN,
+            2,
+            &["tiny.toml:10: ", "conv2", "weights_of = \"conv9\": no earlier layer"],
+        ),
         ("rate", &model("peak = 0.02", "peak = -1.0"), &TRAIN, 2, &["learning_rate.peak = -1"]),
     ];
     check(cases);
