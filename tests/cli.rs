@@ -220,6 +220,39 @@ fn a_resumed_run_ends_like_one_that_never_stopped() {
     }
 }
 
+/// Shared weights are in the files once, under their owner's name.
+#[test]
+fn a_net_that_shares_weights_is_saved_resumed_and_loaded() {
+    let dir = workplace();
+    let convs = "{ type = \"conv2d\", name = \"step\", out_channels = 4, kernel = 3, padding = 1 },\n  \
+                 { type = \"conv2d\", weights_of = \"step\", out_channels = 4, kernel = 3, padding = 1 },\n  \
+                 { type = \"conv2d\", out_channels = 3, kernel = 3 }";
+    let text = TINY.replace("{ type = \"conv2d\", out_channels = 3, kernel = 3 }", convs);
+    fs::write(dir.path().join("tiny.toml"), &text).unwrap();
+    ok(dir.path(), &train(&["--out", "whole"]));
+    ok(dir.path(), &train(&["--out", "parts", "--max-steps", "6"]));
+    ok(dir.path(), &["train", "--resume", "parts", "--device", "cpu"]);
+    let path = |folder: &str| dir.path().join(folder).join("model.safetensors");
+    assert!(
+        fs::read(path("parts")).unwrap() == fs::read(path("whole")).unwrap(),
+        "another net after a pause"
+    );
+
+    let saved = Checkpoint::load(path("whole")).unwrap();
+    let names: Vec<_> = saved.weights.iter().map(|tensor| tensor.name.as_str()).collect();
+    assert_eq!(names.iter().filter(|name| name.ends_with(".weight")).count(), 4, "{names:?}");
+    assert!(names.contains(&"step.bias") && !names.contains(&"conv3.bias"), "{names:?}");
+    assert_eq!(saved.model.layers[6].weights_of, Some(5));
+    let again =
+        ok(dir.path(), &["eval", "whole/model.safetensors", "--data", "data", "--device", "cpu", "--json"]);
+    assert_eq!(again.json()["accuracy"].as_f64().unwrap(), saved.test_accuracy, "{}", again.stdout);
+
+    let sweep = ["--sweep", "learning_rate=0.02,0.01", "--out", "sweep"];
+    ok(dir.path(), &train(&sweep));
+    let same = Checkpoint::load(dir.path().join("sweep").join("model-learning_rate=0.02-seed0.safetensors"));
+    assert_eq!(same.unwrap().weights, saved.weights);
+}
+
 #[test]
 fn replicas_are_the_nets_of_single_runs() {
     let dir = workplace();

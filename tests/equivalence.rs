@@ -1,5 +1,5 @@
-//! Twenty training steps of the seed network on the GPU, on the CPU engine and in the f64 reference, with everything
-//! random switched on: all three must see the same batches, crops and masks, and go the same way.
+//! Twenty training steps of the seed network, and of one that shares weights, on the GPU, on the CPU engine and in the f64
+//! reference, with everything random switched on: all three must see the same batches, crops and masks, and go the same way.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -29,10 +29,32 @@ fn images() -> Images {
     images
 }
 
-fn model() -> Model {
+/// Convolutions, of which two have the blocks of the fused plan, a depthwise one and a normalisation with shared weights.
+const SHARED: &str = r#"
+    name = "shared"
+    input = [1, 28, 28]
+    layers = [
+      { type = "conv2d", out_channels = 8, kernel = 3, stride = 2 },
+      { type = "relu" },
+      { type = "batch_norm2d", name = "norm" },
+      { type = "conv2d", name = "mix", out_channels = 8, kernel = 3, padding = 1 },
+      { type = "relu" },
+      { type = "batch_norm2d" },
+      { type = "conv2d", name = "step", out_channels = 8, kernel = 3, groups = 8, bias = false },
+      { type = "batch_norm2d", weights_of = "norm" },
+      { type = "conv2d", weights_of = "mix", out_channels = 8, kernel = 3 },
+      { type = "relu" },
+      { type = "batch_norm2d" },
+      { type = "dropout", rate = 0.2 },
+      { type = "conv2d", weights_of = "step", out_channels = 8, kernel = 3, groups = 8, bias = false },
+      { type = "conv2d", out_channels = 10, kernel = 1 },
+      { type = "global_avg_pool2d" },
+    ]"#;
+
+fn models() -> [Model; 2] {
     let text = include_str!("../data/models/seed.toml").replace("rate = 0.0", "rate = 0.2");
     assert!(text.contains("rate = 0.2"), "the seed network has dropout layers");
-    Model::parse(&text, "seed.toml").unwrap()
+    [Model::parse(&text, "seed.toml").unwrap(), Model::parse(SHARED, "shared").unwrap()]
 }
 
 fn training() -> TrainConfig {
@@ -163,25 +185,30 @@ fn start(engine: &mut dyn Engine, setup: &Setup<'_>) {
     engine.set_step(0).unwrap();
 }
 
-fn with_setup(run: impl FnOnce(&Setup<'_>)) {
-    let (model, train, images) = (model(), training(), images());
-    run(&Setup {
-        model: &model,
-        train: &train,
-        replicas: &[Replica::new(&model, &train, SEED)],
-        shuffle: true,
-        mean: 0.1307,
-        std: 0.3081,
-        training: Some(&images),
-        test: &images,
-    });
+fn with_setups(run: impl Fn(&Setup<'_>)) {
+    let (train, images) = (training(), images());
+    for model in models() {
+        run(&Setup {
+            model: &model,
+            train: &train,
+            replicas: &[Replica::new(&model, &train, SEED)],
+            shuffle: true,
+            mean: 0.1307,
+            std: 0.3081,
+            training: Some(&images),
+            test: &images,
+        });
+    }
 }
 
 #[test]
 fn gpu_follows_the_reference() {
     for fuse in [false, true] {
-        let Some(gpu) = gpu() else { return };
-        with_setup(|setup| follow(gpu, setup, fuse));
+        with_setups(|setup| {
+            if let Some(gpu) = gpu() {
+                follow(gpu, setup, fuse);
+            }
+        });
     }
 }
 
@@ -204,7 +231,7 @@ fn follow(gpu: Gpu, setup: &Setup<'_>, fuse: bool) {
 
 #[test]
 fn cpu_follows_the_reference() {
-    with_setup(|setup| {
+    with_setups(|setup| {
         let mut engine = CpuEngine::new(setup, None).unwrap();
         check_each_step("cpu", &mut engine, setup);
         check_run("cpu", &mut engine, setup);

@@ -154,6 +154,54 @@ fn an_evaluation_reads_the_weights_it_is_told_to() {
     assert_eq!(buffers(true), ["average_params", "average_running", "test.images"]);
 }
 
+/// Weights that three layers share are one tensor, packed once, and each use has rows of gradients of its own. The optimizer
+/// adds up all rows.
+#[test]
+fn each_use_of_shared_weights_has_gradients_of_its_own() {
+    let text = r#"
+        name = "shared"
+        input = [4, 9, 9]
+        layers = [
+          { type = "conv2d", name = "own", out_channels = 4, kernel = 3 },
+          { type = "conv2d", weights_of = "own", out_channels = 4, kernel = 3 },
+          { type = "conv2d", weights_of = "own", out_channels = 4, kernel = 3 },
+          { type = "conv2d", out_channels = 2, kernel = 1, bias = false },
+          { type = "global_avg_pool2d" },
+        ]"#;
+    let model = Model::parse(text, "shared").unwrap();
+    // Of two nets: 288 weights and 8 biases, then the 16 weights of the head, each from a multiple of 64 values on.
+    let (row, bias) = (320 + 64 + 64, 320);
+    for (parts, plan) in [(1, training(text, 8, 2, true)), (2, fused(text, 8, 2, true))] {
+        assert_eq!(ParamLayout::new(&model, 2).trained_len(), row);
+        assert_eq!(plan.tensor("grads").unwrap().bytes as usize, 4 * 3 * parts * row);
+        let optimizer = plan.dispatches.iter().find(|dispatch| dispatch.label == "optimizer.update").unwrap();
+        assert_eq!(optimizer.constants["PARTS"], (3 * parts) as f64);
+        for (number, layer) in ["own", "conv2", "conv3"].iter().enumerate() {
+            let first = number * parts * row;
+            let mut launches = plan.dispatches.iter().filter(|dispatch| {
+                dispatch.label.starts_with(layer) && dispatch.constants.contains_key("GRAD_WEIGHT")
+            });
+            if parts == 1 {
+                let place = |name: &str| match &plan.tensor(&format!("{layer}.{name}")).unwrap().place {
+                    Place::Kept { buffer, offset } => (buffer.clone(), *offset as usize / 4),
+                    Place::Slot(slot) => panic!("{name} is in slot {slot}"),
+                };
+                assert_eq!(place("grad_weight"), ("grads".to_owned(), first));
+                assert_eq!(place("grad_bias"), ("grads".to_owned(), first + bias));
+            } else {
+                let backward = launches.next().unwrap();
+                assert_eq!(backward.constants["GRAD_WEIGHT"], first as f64, "{layer}");
+                assert_eq!(backward.constants["GRAD_BIAS"], (first + bias) as f64, "{layer}");
+            }
+        }
+        let weights = plan.tensors.iter().filter(|tensor| tensor.name.ends_with(".weight"));
+        let names: Vec<_> = weights.map(|tensor| tensor.name.as_str()).collect();
+        assert!(names.iter().all(|name| ["own.weight", "conv4.weight"].contains(name)), "{names:?}");
+    }
+    // 4 x 4 channels and 9 taps in either direction and the bias, padded to nothing; the head's weight and its lack of a bias.
+    assert_eq!(fused(text, 8, 2, true).sources.len(), 2 * 144 + 4 + 8);
+}
+
 /// A net without running statistics has no average of them.
 #[test]
 fn an_average_is_planned_where_there_is_something_to_average() {

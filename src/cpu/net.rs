@@ -149,7 +149,8 @@ impl Net {
         }
     }
 
-    /// Adds the blocks' gradients in order, then those of layers that share parameters in order, then takes the optimizer's step and moves the averages.
+    /// Adds the blocks' gradients in order, then those of layers that share parameters, in order; takes the optimizer's
+    /// step and moves the averages.
     pub(super) fn update(&mut self, program: &Program, blocks: &mut [Block], step: u32) {
         let learning_rate = self.learning_rates[step as usize];
         let (first, others) = blocks.split_first_mut().expect("a batch has images");

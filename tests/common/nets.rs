@@ -21,8 +21,8 @@ use super::Draw;
 pub(crate) struct Case {
     body: Vec<Body>,
     head: Head,
-    /// Layers whose parameters have the same shapes share them.
-    share: bool,
+    /// How often the body is gone through. More than once, layers whose parameters have the same shapes share them.
+    laps: usize,
     input: [usize; 3],
     classes: usize,
     pub(crate) train: TrainConfig,
@@ -58,8 +58,6 @@ enum Body {
         groups: Groups,
         bias: bool,
     },
-    /// The last convolution, once more.
-    Again,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -74,14 +72,13 @@ enum Head {
 const LARGEST: usize = 400;
 
 impl Body {
-    /// Its line in a model file behind layers of the lines `before`.
-    fn line(self, channels: usize, before: &[String]) -> Option<String> {
+    /// Its line in a model file; with `keep` it makes as many channels as it reads.
+    fn line(self, channels: usize, keep: bool) -> String {
         let keys = |Window { kernel, stride, padding }: Window| {
             format!("kernel = {kernel}, stride = {stride}, padding = {padding}")
         };
-        Some(match self {
+        match self {
             Self::Plain(line) => line.to_owned(),
-            Self::Again => before.iter().rev().find(|line| line.contains("conv2d"))?.clone(),
             Self::Pool(kind, Window { kernel, stride, padding }) => {
                 let window = Window { padding: padding % (kernel / 2 + 1), kernel, stride };
                 format!("{{ type = {kind:?}, {} }}", keys(window))
@@ -93,13 +90,13 @@ impl Body {
                     Groups::All => channels,
                     _ => 1,
                 };
-                let out_channels = out_channels.next_multiple_of(groups);
+                let out_channels = if keep { channels } else { out_channels.next_multiple_of(groups) };
                 let keys = keys(window);
                 format!(
                     "{{ type = \"conv2d\", out_channels = {out_channels}, {keys}, groups = {groups}, bias = {bias} }}"
                 )
             }
-        })
+        }
     }
 }
 
@@ -108,10 +105,9 @@ impl Case {
     pub(crate) fn model(&self) -> Model {
         let mut shape = Shape::from(self.input);
         let mut lines = Vec::new();
-        for layer in &self.body {
-            if let Some(line) = layer.line(shape.channels, &lines)
-                && let Some(output) = output_shape(&line, shape)
-            {
+        for layer in std::iter::repeat_n(&self.body, self.laps).flatten() {
+            let line = layer.line(shape.channels, self.laps > 1);
+            if let Some(output) = output_shape(&line, shape) {
                 shape = output;
                 lines.push(line);
             }
@@ -129,7 +125,7 @@ impl Case {
             _ => vec![pool, linear],
         });
         let mut model = self.parse(&lines);
-        if self.share {
+        if self.laps > 1 {
             share(&model, &mut lines);
             model = self.parse(&lines);
         }
@@ -231,9 +227,8 @@ fn body() -> impl Strategy<Value = Body> {
     prop_oneof![
         5 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
         1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
-        1 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
+        2 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
         5 => conv,
-        3 => Just(Body::Again),
     ]
 }
 
@@ -270,16 +265,16 @@ fn train() -> impl Strategy<Value = TrainConfig> {
 
 fn cases() -> impl Strategy<Value = Case> {
     let heads = [Head::PoolLinear, Head::FlattenLinear, Head::ConvPool, Head::TwoLinear];
-    let network =
-        (vec(body(), 0..=5), 0..heads.len(), any::<bool>(), [1..=4usize, 1..=11, 1..=11], 2..=11usize);
+    let laps = prop_oneof![2 => Just(1), 1 => 2..=3usize];
+    let network = (vec(body(), 0..=4), 0..heads.len(), laps, [1..=4usize, 1..=11, 1..=11], 2..=11usize);
     // Epochs of 2½ batches: the third step of each is short.
     let step = prop_oneof![Just(0), Just(5), Just(301)];
     let run = (prop_oneof![2 => Just(1), 1 => Just(3usize)], 0..1000u32, step, any::<bool>());
     (network, train(), run).prop_map(
-        move |((body, head, share, input, classes), train, (replicas, seed, step, shuffle))| Case {
+        move |((body, head, laps, input, classes), train, (replicas, seed, step, shuffle))| Case {
             body,
             head: heads[head],
-            share,
+            laps,
             input,
             classes,
             train,
