@@ -85,7 +85,7 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// Draws panels in rows of `columns`; the names of the first panel's lines stand above them.
+/// Draws panels in rows of `columns`; the names of the first panel's lines, if they have any, stand above them.
 ///
 /// # Panics
 /// If there are no panels or no columns.
@@ -103,7 +103,8 @@ fn panels_of(panels: &[Panel], columns: usize, panel: (u32, u32)) -> String {
     let columns = columns.min(panels.len());
     let rows = panels.len().div_ceil(columns);
     let width = panel.0 * columns as u32;
-    let names = legend(&panels[0].lines, width);
+    let named = panels[0].lines.iter().any(|line| !line.name.is_empty());
+    let names = if named { legend(&panels[0].lines, width) } else { Vec::new() };
     let height = names.last().map_or(0, |&(row, _)| LEGEND * (row + 1));
     let size = (width, panel.1 * rows as u32 + height);
     let mut text = String::new();

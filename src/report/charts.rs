@@ -28,14 +28,14 @@ pub(super) const ACCURACY: Quantity = Quantity {
 };
 pub(super) const WRONG: Quantity = Quantity {
     title: "wrong answers",
-    unit: "%, equal steps are equal factors",
+    unit: "%, logarithmic",
     scale: Scale::Log2,
     test: |row| 100.0 - row.test_accuracy,
     train: Some(|row| 100.0 - row.train_accuracy),
 };
 pub(super) const LOSS: Quantity = Quantity {
     title: "loss",
-    unit: "equal steps are equal factors",
+    unit: "logarithmic",
     scale: Scale::Log2,
     test: |row| row.test_loss,
     train: Some(|row| row.train_loss),
