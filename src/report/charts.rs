@@ -112,7 +112,7 @@ impl Quantity {
     }
 
     fn draw(self, title: String, lines: Vec<Line>) -> String {
-        let x = ("epoch".to_owned(), Scale::Linear);
+        let x = ("epoch".to_owned(), Scale::Whole);
         chart(&Panel { title, x, y: (self.unit.into(), self.scale), lines }, SIZE)
     }
 }

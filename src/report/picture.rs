@@ -54,7 +54,7 @@ pub(super) fn of_tiles(values: &[f64], [tiles, height, width]: [usize; 3], alt: 
     let columns = tiles.min(if w <= 8 { 16 } else { 8 });
     let (right, down) = (w * zoom + GAP, h * zoom + GAP);
     let (all_right, all_down) = (columns * right - GAP, tiles.div_ceil(columns) * down - GAP);
-    let mut picture = RgbaImage::from_pixel(all_right as u32, all_down as u32, Rgba([128, 128, 128, 70]));
+    let mut picture = RgbaImage::from_pixel(all_right as u32, all_down as u32, Rgba([128, 128, 128, 160]));
     for (tile, values) in values.chunks(height * width).take(tiles).enumerate() {
         let (left, top) = (tile % columns * right, tile / columns * down);
         for (y, x) in (0..h * zoom).flat_map(|y| (0..w * zoom).map(move |x| (y, x))) {

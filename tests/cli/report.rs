@@ -60,7 +60,7 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
 fn the_page_says_what_the_logits_say() {
     let dir = workplace();
     // Labels that even a net that has learned finds wrong.
-    let label = |image: usize| if image % 7 == 0 { (image + 1) % 3 } else { image % 3 };
+    let label = |image: usize| if image.is_multiple_of(7) { (image + 1) % 3 } else { image % 3 };
     let labels: Vec<u8> = (0..30).map(|image| label(image) as u8).collect();
     fs::write(dir.path().join(TEST_LABELS), idx(&[30], &labels)).unwrap();
     let done = ok(dir.path(), &train(&["--max-steps", "3", "--out", "x"]));
@@ -187,6 +187,8 @@ fn runs_are_compared_side_by_side() {
     ok(dir.path(), &train(&["--epochs", "2", "--out", "runs/a", "--no-report"]));
     ok(dir.path(), &train(&["--epochs", "3", "--seed", "5", "--out", "runs/b", "--no-report"]));
     ok(dir.path(), &train(&["--epochs", "2", "--replicas", "2", "--out", "c/a", "--no-report"]));
+    let sweep = ["--epochs", "2", "--sweep", "learning_rate=0.01,0.02", "--out", "sweep", "--no-report"];
+    ok(dir.path(), &train(&sweep));
     fs::remove_dir_all(dir.path().join("data")).unwrap();
     let done = ok(dir.path(), &["report", "runs/a", "runs/b"]);
     assert!(done.stdout.contains("comparison.html"), "{}", done.stdout);
@@ -212,6 +214,10 @@ fn runs_are_compared_side_by_side() {
     let page = text(dir.path().join("two.html"));
     assert!(page.contains("<td>runs/a</td>") && page.contains("<td>c/a</td>"));
     assert!(page.contains("drawn by their mean"));
+    ok(dir.path(), &["report", "runs/a", "sweep", "--out", "sweep.html"]);
+    let differing = cells(section(&text(dir.path().join("sweep.html")), "Settings that differ"));
+    let want = [["setting", "a", "sweep"], ["learning_rate.peak", "0.02", "0.01, 0.02"]];
+    assert_eq!(differing, want.map(|row| row.map(String::from).to_vec()));
 }
 
 #[test]
