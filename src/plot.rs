@@ -8,6 +8,8 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 pub enum Scale {
     /// Equal steps are equal differences.
     Linear,
+    /// The same of things that are counted: only whole numbers are labelled.
+    Whole,
     /// Equal steps are equal factors; all values are above 0.
     Log2,
 }
@@ -15,14 +17,15 @@ pub enum Scale {
 impl Scale {
     fn place(self, value: f64) -> f64 {
         match self {
-            Self::Linear => value,
+            Self::Linear | Self::Whole => value,
             Self::Log2 => value.log2(),
         }
     }
 
     fn label(self, place: f64) -> String {
         match self {
-            Self::Linear => short(place),
+            Self::Whole if (place - place.round()).abs() > 1e-6 => String::new(),
+            Self::Linear | Self::Whole => short(place),
             Self::Log2 if place > 3.0 => format!("{:.0}", place.exp2()),
             Self::Log2 => {
                 let value = place.exp2();
@@ -85,7 +88,7 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// Draws panels in rows of `columns`; the names of the first panel's lines stand above them.
+/// Draws panels in rows of `columns`; the names of the first panel's lines, if they have any, stand above them.
 ///
 /// # Panics
 /// If there are no panels or no columns.
@@ -103,7 +106,8 @@ fn panels_of(panels: &[Panel], columns: usize, panel: (u32, u32)) -> String {
     let columns = columns.min(panels.len());
     let rows = panels.len().div_ceil(columns);
     let width = panel.0 * columns as u32;
-    let names = legend(&panels[0].lines, width);
+    let named = panels[0].lines.iter().any(|line| !line.name.is_empty());
+    let names = if named { legend(&panels[0].lines, width) } else { Vec::new() };
     let height = names.last().map_or(0, |&(row, _)| LEGEND * (row + 1));
     let size = (width, panel.1 * rows as u32 + height);
     let mut text = String::new();
@@ -308,5 +312,7 @@ mod tests {
     fn labels_are_short() {
         assert_eq!(["0.125", "3", "-0.5", "0"].map(String::from), [0.125, 3.0, -0.5, -0.0].map(short));
         assert_eq!([3.0, 5.5, -1.0, 0.2].map(|place| Scale::Log2.label(place)), ["8", "45", "0.5", "1.15"]);
+        assert_eq!([-6.0, -10.0].map(|place| Scale::Log2.label(place)), ["0.016", "0.001"]);
+        assert_eq!([1.0, 1.5].map(|place| Scale::Whole.label(place)), ["1", ""]);
     }
 }

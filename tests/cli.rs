@@ -17,6 +17,8 @@ mod bad_input;
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[path = "cli/report.rs"]
+mod report;
 #[path = "cli/sweep.rs"]
 mod sweep;
 
@@ -147,7 +149,10 @@ fn a_run_writes_its_folder_and_eval_agrees() {
     }
     let folder = dir.path().join("runs/tiny-1");
     let names: Vec<_> = listing(&folder).iter().map(|path| path.file_name().unwrap().to_owned()).collect();
-    assert_eq!(names, ["checkpoint.safetensors", "metrics.csv", "model.safetensors", "summary.json"]);
+    assert_eq!(
+        names,
+        ["checkpoint.safetensors", "metrics.csv", "model.safetensors", "report.html", "summary.json"]
+    );
     let metrics = fs::read_to_string(folder.join("metrics.csv")).unwrap();
     let lines: Vec<_> = metrics.lines().collect();
     let head = "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds";

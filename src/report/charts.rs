@@ -28,14 +28,14 @@ pub(super) const ACCURACY: Quantity = Quantity {
 };
 pub(super) const WRONG: Quantity = Quantity {
     title: "wrong answers",
-    unit: "%, equal steps are equal factors",
+    unit: "%, logarithmic",
     scale: Scale::Log2,
     test: |row| 100.0 - row.test_accuracy,
     train: Some(|row| 100.0 - row.train_accuracy),
 };
 pub(super) const LOSS: Quantity = Quantity {
     title: "loss",
-    unit: "equal steps are equal factors",
+    unit: "logarithmic",
     scale: Scale::Log2,
     test: |row| row.test_loss,
     train: Some(|row| row.train_loss),
@@ -112,7 +112,7 @@ impl Quantity {
     }
 
     fn draw(self, title: String, lines: Vec<Line>) -> String {
-        let x = ("epoch".to_owned(), Scale::Linear);
+        let x = ("epoch".to_owned(), Scale::Whole);
         chart(&Panel { title, x, y: (self.unit.into(), self.scale), lines }, SIZE)
     }
 }

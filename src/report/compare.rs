@@ -24,7 +24,7 @@ pub(super) fn of_runs(records: &[Record]) -> Result<String> {
     let names = names(records);
     let mut settings = Vec::new();
     for record in records {
-        settings.push(all(record, &record.checkpoint(&record.shown()?)?));
+        settings.push(all(record, &record.checkpoint(&record.shown()?)?)?);
     }
     let kinds: BTreeSet<&str> = records.iter().map(Record::judged_on).collect();
     let judged_on = if kinds.len() == 1 { records[0].judged_on() } else { "" };

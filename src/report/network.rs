@@ -120,7 +120,8 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
     for (index, names) in shown(model) {
         let [c, h, w]: [usize; 3] = model.layers[index].output.into();
         let values = &outputs[index].data;
-        let low = values.iter().copied().fold(f64::INFINITY, f64::min);
+        // Not -0.00.
+        let low = values.iter().copied().fold(f64::INFINITY, f64::min) + 0.0;
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let caption = format!("<b>{}</b> {c}×{h}×{w}, {low:.2} to {high:.2}{}", escape(&names), cut(c));
         figure(of_tiles(values, [c, h, w], &format!("output of {names}")), caption);

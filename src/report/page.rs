@@ -180,6 +180,7 @@ fn confusion(shown: &Shown<'_>) -> String {
             percent(recorded)
         );
     }
+    body += "<div class=beside>\n";
     if names.len() <= MOST_IN_MATRIX {
         body += &matrix(&answers.confusion, names);
     } else {
@@ -192,9 +193,10 @@ fn confusion(shown: &Shown<'_>) -> String {
     };
     if !confusions.is_empty() {
         let rows: Vec<_> = confusions.iter().take(MOST_CONFUSIONS).map(row).collect();
-        body += "<h3>Most frequent confusions</h3>\n";
-        body += &table(&["label", "answer", "images"], &rows, 2);
+        let table = table(&["label", "answer", "images"], &rows, 2);
+        body += &format!("<div><h3>Most frequent confusions</h3>\n{table}</div>\n");
     }
+    body += "</div>\n";
     section("Confusion matrix", &body)
 }
 
@@ -229,25 +231,30 @@ fn matrix(confusion: &[Vec<usize>], names: &[String]) -> String {
 }
 
 fn classes(shown: &Shown<'_>) -> String {
-    let names = &shown.checkpoint.classes;
+    let (names, confusion) = (&shown.checkpoint.classes, &shown.answers.confusion);
+    let wrong = |label: usize| {
+        let all: usize = confusion[label].iter().sum();
+        (all - confusion[label][label]) as f64 / all.max(1) as f64
+    };
+    let most = (0..names.len()).map(wrong).fold(0.0, f64::max).max(1e-9);
     let row = |(label, counts): (usize, &Vec<usize>)| {
         let (right, all) = (counts[label], counts.iter().sum::<usize>());
-        let answered: usize = shown.answers.confusion.iter().map(|row| row[label]).sum();
+        let answered: usize = confusion.iter().map(|row| row[label]).sum();
         let share =
             |of: usize| if of == 0 { "–".into() } else { percent(100.0 * right as f64 / of as f64) };
-        let filled = bar(right as f64 / all.max(1) as f64, "");
+        let wrong = bar(wrong(label) / most, "miss");
         vec![
             escape(&names[label]),
-            filled,
             share(all),
             all.to_string(),
             (all - right).to_string(),
+            wrong,
             share(answered),
         ]
     };
-    let rows: Vec<_> = shown.answers.confusion.iter().enumerate().map(row).collect();
-    let heads = ["class", "", "accuracy", "images", "wrong", "right of its answers"];
-    section("Accuracy of each class", &table(&heads, &rows, 2))
+    let rows: Vec<_> = confusion.iter().enumerate().map(row).collect();
+    let heads = ["class", "accuracy", "images", "wrong", "share of wrong", "right among its answers"];
+    section("Accuracy of each class", &table(&heads, &rows, 1))
 }
 
 fn worst(shown: &Shown<'_>) -> String {
@@ -299,8 +306,6 @@ fn time(record: &Record) -> String {
         "On {}. How much each layer has to do is in the next table; on a GPU, <code>shadernet bench</code> times every launch.",
         escape(device)
     );
-    let body = note(&text)
-        + &charts(&[SECONDS.of_all(record)])
-        + &table(&["phase", "seconds an epoch", "share"], &rows, 1);
-    section("Time", &body)
+    let parts = charts(&[SECONDS.of_all(record)]) + &table(&["phase", "seconds an epoch", "share"], &rows, 1);
+    section("Time", &(note(&text) + &format!("<div class=pair>\n{parts}</div>\n")))
 }

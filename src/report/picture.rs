@@ -12,6 +12,8 @@ use crate::dataset::Images;
 
 /// Larger pictures are made smaller.
 const MOST_SIDE: u32 = 64;
+/// Pixels between tiles.
+const GAP: usize = 2;
 /// More tiles are not shown.
 pub(super) const MOST_TILES: usize = 64;
 
@@ -48,18 +50,21 @@ pub(super) fn of_tiles(values: &[f64], [tiles, height, width]: [usize; 3], alt: 
     // Every how many-th value is shown.
     let every = height.max(width).div_ceil(MOST_SIDE as usize);
     let (h, w) = (height.div_ceil(every), width.div_ceil(every));
+    // Enlarged here and not by the page, so that the lines between tiles are always thin.
+    let zoom = (56 / w.max(h)).clamp(1, 14);
     let tiles = tiles.min(MOST_TILES);
     let columns = tiles.min(if w <= 8 { 16 } else { 8 });
-    let rows = tiles.div_ceil(columns);
-    let mut picture = RgbaImage::new((columns * (w + 1) - 1) as u32, (rows * (h + 1) - 1) as u32);
+    let (right, down) = (w * zoom + GAP, h * zoom + GAP);
+    let (all_right, all_down) = (columns * right - GAP, tiles.div_ceil(columns) * down - GAP);
+    let mut picture = RgbaImage::from_pixel(all_right as u32, all_down as u32, Rgba([128, 128, 128, 160]));
     for (tile, values) in values.chunks(height * width).take(tiles).enumerate() {
-        let (left, top) = (tile % columns * (w + 1), tile / columns * (h + 1));
-        for (y, x) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))) {
-            let value = values[every * (y * width + x)];
+        let (left, top) = (tile % columns * right, tile / columns * down);
+        for (y, x) in (0..h * zoom).flat_map(|y| (0..w * zoom).map(move |x| (y, x))) {
+            let value = values[every * (y / zoom * width + x / zoom)];
             picture.put_pixel((left + x) as u32, (top + y) as u32, colour(value / largest));
         }
     }
-    img(&picture.into(), alt, (48 / w as u32).clamp(1, 14))
+    img(&picture.into(), alt, 1)
 }
 
 /// Of −1 to 1; what is no number, too.
@@ -93,10 +98,10 @@ mod tests {
             };
             (number("width="), number("height="))
         };
-        assert_eq!(size([10, 26, 26]), (8 * 27 - 1, 2 * 27 - 1));
-        assert_eq!(size([3, 3, 3]), (11 * 14, 3 * 14));
+        assert_eq!(size([10, 26, 26]), (8 * 54 - 2, 2 * 54 - 2));
+        assert_eq!(size([3, 3, 3]), (3 * 44 - 2, 42));
         assert_eq!(size([1, 200, 100]), (25, 50));
-        assert_eq!(size([100, 60, 60]), (8 * 61 - 1, 8 * 61 - 1));
+        assert_eq!(size([100, 60, 60]), (8 * 62 - 2, 8 * 62 - 2));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::html::{escape, section, table};
 use super::record::Record;
 use crate::checkpoint::Checkpoint;
 use crate::config::shortest_floats;
+use crate::error::Result;
 use crate::model::Model;
 
 /// Values by the keys of a model file, such as `train.optimizer.momentum`.
@@ -31,35 +32,41 @@ fn training(model: &Model) -> Settings {
     found
 }
 
-/// All that a run was started with, and the net's layers by name.
-pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Settings {
+/// All that a run was started with, and the layers by name. Where its nets differ, a key has several values.
+pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Result<Settings> {
     let (summary, model) = (&record.summary, &checkpoint.model);
-    let mut found = training(model);
-    for layer in &model.layers {
-        flatten(&layer.name, &layer.layer.keys().into(), &mut found);
+    let mut found = if summary.replicas.is_empty() { of_model(model) } else { Settings::new() };
+    for net in &summary.replicas {
+        for (key, value) in of_model(&net.net.model(model, &model.train)?) {
+            let values = found.entry(key).or_default();
+            if !values.split(", ").any(|known| known == value) {
+                *values = if values.is_empty() { value } else { format!("{values}, {value}") };
+            }
+        }
     }
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
-    let images = |count: usize| count.to_string();
     for (key, value) in [
         ("model", summary.model.clone()),
         ("layers", kinds.join(", ")),
         ("parameters", summary.parameters.to_string()),
         ("data", summary.data.clone()),
-        ("hold_out", images(summary.hold_out)),
-        ("training images", images(summary.train_images)),
-        ("images to judge on", images(summary.test_images)),
+        ("hold_out", summary.hold_out.to_string()),
+        ("training images", summary.train_images.to_string()),
+        ("images to judge on", summary.test_images.to_string()),
         ("seed", seeds(record)),
         ("device", summary.device.clone()),
         ("shadernet", summary.shadernet.clone()),
     ] {
         found.insert(key.into(), value);
     }
-    // What is swept has no one value.
-    for key in record.summary.points.iter().flat_map(|point| point.point.0.keys()) {
-        let values = record.summary.points.iter().filter_map(|point| point.point.0.get(key));
-        let mut values: Vec<_> = values.map(f32::to_string).collect();
-        values.dedup();
-        found.insert(format!("sweep {key}"), values.join(", "));
+    Ok(found)
+}
+
+/// The recipe, and the keys of each layer.
+fn of_model(model: &Model) -> Settings {
+    let mut found = training(model);
+    for layer in &model.layers {
+        flatten(&layer.name, &layer.layer.keys().into(), &mut found);
     }
     found
 }

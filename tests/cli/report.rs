@@ -1,0 +1,322 @@
+//! `report`: the page says what the logits say, needs nothing beside it, and bad input is named.
+
+use super::*;
+
+fn text(path: PathBuf) -> String {
+    fs::read_to_string(path).unwrap()
+}
+
+/// What stands between the first `from` and the next `to` behind it.
+fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
+    let start = text.find(from).unwrap_or_else(|| panic!("{from:?} is not in {text}")) + from.len();
+    &text[start..start + text[start..].find(to).unwrap()]
+}
+
+/// The text of every cell of a table, row by row, without its tags.
+fn cells(table: &str) -> Vec<Vec<String>> {
+    let plain = |cell: &str| {
+        let mut text = String::new();
+        let mut inside = true;
+        for c in cell.chars() {
+            match c {
+                '<' => inside = true,
+                '>' => inside = false,
+                c if !inside => text.push(c),
+                _ => {}
+            }
+        }
+        text
+    };
+    let table = table.replace("<td", "<th").replace("<thead", "");
+    let rows = table.split("<tr").skip(1);
+    let of_row = |row: &str| row.split("<th").skip(1).map(|cell| plain(cell).trim().to_owned()).collect();
+    rows.map(of_row).collect()
+}
+
+fn section<'a>(page: &'a str, title: &str) -> &'a str {
+    between(page, &format!("<h2>{title}</h2>"), "</section>")
+}
+
+/// Nothing is fetched from anywhere, and nothing runs.
+fn check_alone(page: &str) {
+    for word in ["<script", "<link", "@import", "url(", " onload", "javascript:"] {
+        assert!(!page.contains(word), "{word} is in the page");
+    }
+    let elsewhere = page.matches("http").count();
+    assert_eq!(elsewhere, page.matches("xmlns=\"http://www.w3.org/2000/svg\"").count());
+    assert_eq!(page.matches("src=").count(), page.matches("src=\"data:image/png;base64,").count());
+    assert!(page.starts_with("<!doctype html>") && page.ends_with("</html>\n"));
+    assert!(page.len() < 1 << 20);
+    assert!(!page.contains("NaN") && !page.contains("inf<"), "{page}");
+}
+
+/// Softmax in a plain way.
+fn probabilities(logits: &[f32]) -> Vec<f64> {
+    let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
+    powers.iter().map(|power| power / powers.iter().sum::<f64>()).collect()
+}
+
+#[test]
+fn the_page_says_what_the_logits_say() {
+    let dir = workplace();
+    // Labels that even a net that has learned finds wrong.
+    let label = |image: usize| if image.is_multiple_of(7) { (image + 1) % 3 } else { image % 3 };
+    let labels: Vec<u8> = (0..30).map(|image| label(image) as u8).collect();
+    fs::write(dir.path().join(TEST_LABELS), idx(&[30], &labels)).unwrap();
+    let done = ok(dir.path(), &train(&["--max-steps", "3", "--out", "x"]));
+    assert!(done.stdout.contains("report.html"), "{}", done.stdout);
+    let at_the_end = text(dir.path().join("x/report.html"));
+    // Again, from the folder alone and from elsewhere: the same bytes.
+    fs::remove_file(dir.path().join("x/report.html")).unwrap();
+    ok(&dir.path().join("x"), &["report", "."]);
+    let page = text(dir.path().join("x/report.html"));
+    assert!(page == at_the_end);
+    check_alone(&page);
+
+    let arguments = ["eval", "x/model.safetensors", "--data", "data", "--device", "cpu", "--logits", "l"];
+    ok(dir.path(), &arguments);
+    let file = fs::read(dir.path().join("l")).unwrap();
+    let file = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let logits: Vec<f32> = bytemuck::pod_collect_to_vec(file.tensor("logits").unwrap().data());
+    let (mut counts, mut losses) = ([[0; 3]; 3], Vec::new());
+    for (image, row) in logits.chunks(3).enumerate() {
+        let answer = (0..3).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        counts[label(image)][answer] += 1;
+        losses.push((-probabilities(row)[label(image)].ln(), image));
+    }
+    let right: usize = (0..3).map(|class| counts[class][class]).sum();
+    assert!((1..30).contains(&right), "some images must be right and some wrong: {counts:?}");
+
+    let matrix = cells(between(&page, "<table class=matrix>", "</table>"));
+    assert_eq!(matrix.len(), 4);
+    for (class, row) in matrix[1..].iter().enumerate() {
+        let number = |cell: &String| if cell.is_empty() { 0 } else { cell.parse::<usize>().unwrap() };
+        assert_eq!(row[0], class.to_string());
+        assert_eq!(row[1..].iter().map(number).collect::<Vec<_>>(), counts[class]);
+    }
+    assert!(section(&page, "Confusion matrix").contains(&format!("{right} of 30 right")));
+    let classes = cells(section(&page, "Accuracy of each class"));
+    for (class, row) in classes[1..].iter().enumerate() {
+        let (hits, all) = (counts[class][class], counts[class].iter().sum::<usize>());
+        assert_eq!(row[1], format!("{:.2} %", 100.0 * hits as f64 / all as f64), "{row:?}");
+        assert_eq!(row[2..4], [all.to_string(), (all - hits).to_string()]);
+    }
+
+    losses.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let worst = section(&page, "Worst images");
+    let shown: Vec<&str> =
+        worst.split("<small>#").skip(1).map(|rest| &rest[..rest.find('<').unwrap()]).collect();
+    let want: Vec<_> = losses.iter().map(|(loss, image)| format!("{image}, loss {loss:.2}")).collect();
+    assert_eq!(shown, want);
+    let first = &losses[0];
+    let of_first = probabilities(&logits[3 * first.1..][..3]);
+    let figure = between(worst, "<figcaption>", "</figcaption>");
+    for probability in of_first {
+        assert!(figure.contains(&format!("{:.1} %", 100.0 * probability)), "{figure}");
+    }
+    assert!(figure.starts_with(&format!("<b>{}</b> → ", label(first.1))), "{figure}");
+
+    let summary: Value = serde_json::from_str(&text(dir.path().join("x/summary.json"))).unwrap();
+    for key in ["final_test_accuracy", "best_test_accuracy", "train_accuracy"] {
+        assert!(page.contains(&format!("<b>{:.2} %</b>", summary[key].as_f64().unwrap())), "{key}");
+    }
+    for words in [
+        "after the last epoch",
+        "chosen by looking at the test images",
+        "stopped after 3 steps",
+        summary["weights_sha256"].as_str().unwrap(),
+        "conv1.weight: 4 filters of 3×3",
+        "<b>conv1 → relu1</b> 4×6×6",
+        "<b>global_avg_pool1</b> 3×1×1",
+        "optimizer.type",
+        "training steps",
+    ] {
+        assert!(page.contains(words), "{words:?} is not in the page");
+    }
+}
+
+#[test]
+fn names_are_only_names() {
+    let dir = workplace();
+    let names = "classes = [\"<b>\", \"&amp\", \"it's \\\"x\\\"\"]\nlayers = [";
+    let model = TINY.replacen("layers = [", names, 1);
+    fs::write(dir.path().join("tiny.toml"), model).unwrap();
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "<script>"]));
+    let page = text(dir.path().join("<script>/report.html"));
+    check_alone(&page);
+    for name in ["<h1>&lt;script&gt;</h1>", "<th>&lt;b&gt;</th>", "&amp;amp", "it&#39;s &quot;x&quot;"] {
+        assert!(page.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn runs_of_several_nets_show_each_and_say_whose_details_they_show() {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--epochs", "2", "--replicas", "8", "--seed", "3", "--out", "many"]));
+    let page = text(dir.path().join("many/report.html"));
+    check_alone(&page);
+    assert!(page.contains("the net <b>seed 3</b>, the first that trained"));
+    assert!(page.contains("mean of 8 nets") && page.contains("sample deviation of the nets"));
+    let table = cells(section(&page, "Nets"));
+    let summary: Value = serde_json::from_str(&text(dir.path().join("many/summary.json"))).unwrap();
+    assert_eq!(table.len(), 1 + 8);
+    for (row, net) in table[1..].iter().zip(summary["replicas"].as_array().unwrap()) {
+        assert_eq!(row[0], format!("seed {}", net["seed"]));
+        assert_eq!(row[2], format!("{:.2} %", net["final_test_accuracy"].as_f64().unwrap()));
+    }
+
+    let sweep = ["--sweep", "learning_rate=0.0001,0.02", "--replicas", "2", "--out", "sweep"];
+    ok(dir.path(), &train(&[&sweep[..], &["--epochs", "6", "--hold-out", "20"]].concat()));
+    let page = text(dir.path().join("sweep/report.html"));
+    check_alone(&page);
+    assert!(
+        page.contains(
+            "the net <b>learning_rate=0.02, seed 0</b>, the first of the point with the highest mean"
+        )
+    );
+    assert!(page.contains("held-out accuracy after the last epoch"), "{page}");
+    // From the folder: the held-out images are found again.
+    let before = page;
+    ok(dir.path(), &["report", "sweep"]);
+    assert!(text(dir.path().join("sweep/report.html")) == before);
+}
+
+#[test]
+fn runs_are_compared_side_by_side() {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--epochs", "2", "--out", "runs/a", "--no-report"]));
+    ok(dir.path(), &train(&["--epochs", "3", "--seed", "5", "--out", "runs/b", "--no-report"]));
+    ok(dir.path(), &train(&["--epochs", "2", "--replicas", "2", "--out", "c/a", "--no-report"]));
+    let sweep = ["--epochs", "2", "--sweep", "learning_rate=0.01,0.02", "--out", "sweep", "--no-report"];
+    ok(dir.path(), &train(&sweep));
+    fs::remove_dir_all(dir.path().join("data")).unwrap();
+    let done = ok(dir.path(), &["report", "runs/a", "runs/b"]);
+    assert!(done.stdout.contains("comparison.html"), "{}", done.stdout);
+    let page = text(dir.path().join("comparison.html"));
+    check_alone(&page);
+    let finals = cells(section(&page, "Final figures"));
+    assert!(finals[0].iter().filter(|head| head.starts_with("last epoch")).count() == 3, "{finals:?}");
+    assert!(finals[0].iter().any(|head| head.starts_with("best epoch")), "{finals:?}");
+    for (row, run) in finals[1..].iter().zip(["a", "b"]) {
+        let summary: Value =
+            serde_json::from_str(&text(dir.path().join(format!("runs/{run}/summary.json")))).unwrap();
+        assert_eq!(row[0], run);
+        assert_eq!(row[1], format!("{:.2} %", summary["final_test_accuracy"].as_f64().unwrap()));
+        assert_eq!(row[2], format!("{:.4}", summary["final_test_loss"].as_f64().unwrap()));
+    }
+    let differing = cells(section(&page, "Settings that differ"));
+    let want = [["setting", "a", "b"], ["epochs", "2", "3"], ["seed", "0", "5"]];
+    assert_eq!(differing, want.map(|row| row.map(String::from).to_vec()));
+    assert!(!page.contains('±') && page.contains("differ by chance"));
+
+    // Folders of one name, and a run of several nets.
+    ok(dir.path(), &["report", "runs/a", "c/a", "--out", "two.html"]);
+    let page = text(dir.path().join("two.html"));
+    assert!(page.contains("<td>runs/a</td>") && page.contains("<td>c/a</td>"));
+    assert!(page.contains("drawn by their mean"));
+    ok(dir.path(), &["report", "runs/a", "sweep", "--out", "sweep.html"]);
+    let differing = cells(section(&text(dir.path().join("sweep.html")), "Settings that differ"));
+    let want = [["setting", "a", "sweep"], ["learning_rate.peak", "0.02", "0.01, 0.02"]];
+    assert_eq!(differing, want.map(|row| row.map(String::from).to_vec()));
+}
+
+#[test]
+fn a_training_can_go_without_and_survives_a_report_that_fails() {
+    let dir = workplace();
+    let done = ok(dir.path(), &train(&["--max-steps", "2", "--out", "x", "--no-report"]));
+    assert!(!dir.path().join("x/report.html").exists() && !done.stdout.contains("report.html"));
+    fs::create_dir(dir.path().join("x/report.html")).unwrap();
+    let done = ok(dir.path(), &["train", "--resume", "x", "--device", "cpu", "--json"]);
+    assert!(done.stderr.contains("warning: no report was written: "), "{}", done.stderr);
+    assert_eq!(done.json()["complete"], true);
+    assert!(text(dir.path().join("x/summary.json")).contains("\"complete\": true"));
+}
+
+#[test]
+fn what_is_in_the_way_stays() {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "x"]));
+    let own = dir.path().join("x/report.html");
+    let page = text(own.clone());
+    ok(dir.path(), &["report", "x"]);
+    fs::write(&own, "my notes").unwrap();
+    fs::write(dir.path().join("other.html"), &page).unwrap();
+    for more in [&[][..], &["--out", "other.html"]] {
+        let done = run(dir.path(), &[&["report", "x"], more].concat());
+        assert_eq!(done.code, 2, "{}", done.stderr);
+        assert!(done.stderr.contains("--force"), "{}", done.stderr);
+    }
+    assert_eq!(text(own.clone()), "my notes");
+    ok(dir.path(), &["report", "x", "--force"]);
+    assert!(text(own) == page);
+}
+
+#[test]
+fn what_is_no_run_is_named() {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "x"]));
+    let at = |name: &str| dir.path().join(name);
+    fs::create_dir(at("empty")).unwrap();
+    fs::create_dir(at("cut")).unwrap();
+    fs::copy(at("x/checkpoint.safetensors"), at("cut/checkpoint.safetensors")).unwrap();
+    fs::copy(at("x/metrics.csv"), at("cut/metrics.csv")).unwrap();
+    let damaged = |folder: &str, file: &str, change: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>| {
+        fs::create_dir(at(folder)).unwrap();
+        for name in ["summary.json", "metrics.csv", "model.safetensors"] {
+            fs::copy(at("x").join(name), at(folder).join(name)).unwrap();
+        }
+        match change(fs::read(at(folder).join(file)).unwrap()) {
+            Some(bytes) => fs::write(at(folder).join(file), bytes).unwrap(),
+            None => fs::remove_file(at(folder).join(file)).unwrap(),
+        }
+    };
+    damaged("no-model", "model.safetensors", &|_| None);
+    damaged("bad-model", "model.safetensors", &|bytes| Some(bytes[..bytes.len() - 4].to_vec()));
+    damaged("bad-summary", "summary.json", &|bytes| Some(bytes[..bytes.len() / 2].to_vec()));
+    damaged("bad-metrics", "metrics.csv", &|bytes| Some([&bytes[..], b"2,x\n"].concat()));
+    damaged("no-rows", "metrics.csv", &|bytes| Some(bytes.split(|&b| b == b'\n').next().unwrap().to_vec()));
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "y", "--seed", "1", "--no-report"]));
+    let other = fs::read(at("y/model.safetensors")).unwrap();
+    damaged("other-model", "model.safetensors", &|_| Some(other.clone()));
+    fs::write(at("file"), "").unwrap();
+    let few = idx(&[3, 8, 8], &[7; 192]);
+    fs::create_dir(at("few")).unwrap();
+    fs::write(at("few/t10k-images-idx3-ubyte"), few).unwrap();
+    fs::write(at("few/t10k-labels-idx1-ubyte"), idx(&[3], &[0, 1, 2])).unwrap();
+
+    let cases: &[(&[&str], i32, &[&str])] = &[
+        (&["none"], 1, &["none: there is no such folder"]),
+        (&["file"], 1, &["file: this is a file", "runs/seed-1"]),
+        (&["empty"], 1, &["empty: ", "without summary.json and metrics.csv", "train --out"]),
+        (&["cut"], 1, &["cut: ", "without summary.json", "train --resume cut"]),
+        (&["no-model"], 1, &["no-model: ", "without model.safetensors"]),
+        (&["bad-model"], 1, &["model.safetensors: damaged"]),
+        (&["other-model"], 1, &["other-model/model.safetensors: ", "not the weights that summary.json"]),
+        (&["bad-summary"], 1, &["bad-summary/summary.json: damaged"]),
+        (&["bad-metrics"], 1, &["bad-metrics/metrics.csv: damaged"]),
+        (&["no-rows"], 1, &["no-rows/metrics.csv: damaged: 0 rows for 1 nets"]),
+        (&["x", "--data", "few"], 1, &["few: 3 test images", "judged on 30", "--data"]),
+        (&["x", "--data", "none"], 1, &["none: there is no such folder"]),
+        (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html"]),
+        (&["x", "--out", "empty", "--force"], 2, &["--out empty: this is a folder"]),
+        (&["x", "y", "--data", "data"], 2, &["--data goes with one run"]),
+        (&["x", "empty"], 1, &["empty: "]),
+        (&["x", "x", "x", "x", "x", "x", "x"], 2, &["7 runs: at most 6"]),
+        (&[], 2, &["<RUNS>"]),
+    ];
+    for (args, code, words) in cases {
+        let done = run(dir.path(), &[&["report"], *args].concat());
+        assert_eq!(done.code, *code, "{args:?}: {}", done.stderr);
+        for word in *words {
+            assert!(done.stderr.contains(word), "{args:?}: {word:?} is not in {}", done.stderr);
+        }
+    }
+    assert!(!at("comparison.html").exists());
+
+    // A data set that moved.
+    fs::rename(at("data"), at("moved")).unwrap();
+    let done = run(dir.path(), &["report", "x"]);
+    assert_eq!(done.code, 1);
+    assert!(done.stderr.contains("data: ") && done.stderr.contains("`--data DIR` says"), "{}", done.stderr);
+    ok(dir.path(), &["report", "x", "--data", "moved"]);
+}
