@@ -15,6 +15,7 @@ mod classify;
 mod doctor;
 mod eval;
 mod experiments;
+mod new;
 mod output;
 mod train;
 
@@ -36,8 +37,10 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Judge a trained network on the test images of a data set
     Eval(eval::EvalArgs),
-    /// Say which digits are in PNG pictures
+    /// Say which digits, or other things, are in pictures
     Classify(classify::ClassifyArgs),
+    /// Write a model description that fits your images
+    New(new::NewArgs),
     /// Print the layer table of a network
     Summary {
         /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
@@ -89,6 +92,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Train(args) => train::run(&args, &mut output),
         Command::Eval(args) => eval::run(&args, &mut output),
         Command::Classify(args) => classify::run(&args, &mut output),
+        Command::New(args) => new::run(&args, &mut output),
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),

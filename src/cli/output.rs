@@ -65,3 +65,8 @@ impl Output {
 pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
+
+/// Prints a warning beside whatever goes to standard output.
+pub(crate) fn warning(warning: &dyn Display) {
+    let _ = writeln!(io::stderr(), "warning: {warning}");
+}

@@ -14,7 +14,7 @@ use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::train::{Run, RunState, Settings, Sweep, TrainingData};
 
-use super::{DeviceArgs, Output, Switch};
+use super::{DeviceArgs, Output, Switch, output};
 
 mod report;
 
@@ -25,7 +25,7 @@ use report::Report;
 pub(crate) struct TrainArgs {
     /// Model description (.toml) [default: the built-in seed network]
     model: Option<PathBuf>,
-    /// Folder with IDX files, gzipped or not [default: data/mnist]
+    /// Folder with IDX files, or with a folder of pictures for each class [default: data/mnist]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -117,8 +117,9 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
         Run::check_out(out)?;
     }
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
-    let data = TrainingData::load(&settings.data, settings.hold_out)?;
+    let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
@@ -138,8 +139,9 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
 fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<()> {
     let state = RunState::load(folder)?;
     let dir = args.data.as_deref().unwrap_or(&state.settings.data);
-    let data = TrainingData::load(dir, state.settings.hold_out)?;
+    let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
     data.check(&state.model)?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
