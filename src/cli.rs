@@ -12,6 +12,7 @@ use shadernet::model::Model;
 
 mod bench;
 mod classify;
+mod data;
 mod doctor;
 mod eval;
 mod experiments;
@@ -41,6 +42,8 @@ enum Command {
     Classify(classify::ClassifyArgs),
     /// Write a model description that fits your images
     New(new::NewArgs),
+    /// Fetch a well-known data set
+    Data(data::DataArgs),
     /// Print the layer table of a network
     Summary {
         /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
@@ -93,6 +96,7 @@ pub(crate) fn run() -> ExitCode {
         Command::Eval(args) => eval::run(&args, &mut output),
         Command::Classify(args) => classify::run(&args, &mut output),
         Command::New(args) => new::run(&args, &mut output),
+        Command::Data(args) => data::run(&args, &mut output),
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),

@@ -11,7 +11,7 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],
     &["gpu", "cpu"],
-    &["device", "doctor", "bench", "eval", "train", "classify", "experiments"],
+    &["device", "doctor", "bench", "eval", "train", "classify", "experiments", "download"],
 ];
 
 fn floor(module: &str) -> usize {
