@@ -437,7 +437,7 @@ impl Data {
     /// The data set in `dir`, or made up images of the model's shape if it is not there or does not fit.
     fn new(model: &Model, dir: &Path) -> Result<Self> {
         if dir.is_dir() {
-            let data = TrainingData::load(dir, 0)?;
+            let data = TrainingData::load(dir, model.input, 0)?;
             if data.check(model).is_ok() {
                 let TrainingData { train, test, mean, std, .. } = data;
                 return Ok(Self { train, test, mean, std, generated: false });

@@ -50,6 +50,9 @@ pub struct Trained {
     pub device: String,
     /// Training images.
     pub images: usize,
+    /// True if they were pictures, stretched to the input as they are: so must be whatever else the network sees.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pictures: bool,
     /// Version of shadernet.
     pub shadernet: String,
 }

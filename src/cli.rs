@@ -12,10 +12,12 @@ use shadernet::model::Model;
 
 mod bench;
 mod classify;
+mod data;
 mod doctor;
 mod eval;
 mod experiments;
 mod export;
+mod new;
 mod output;
 mod report;
 mod train;
@@ -38,10 +40,14 @@ enum Command {
     Train(Box<train::TrainArgs>),
     /// Judge a trained network on the test images of a data set
     Eval(eval::EvalArgs),
-    /// Say which digits are in PNG pictures
+    /// Say which digits, or other things, are in pictures
     Classify(classify::ClassifyArgs),
     /// Write a trained network as a file for another program
     Export(export::ExportArgs),
+    /// Write a model description that fits your images
+    New(new::NewArgs),
+    /// Fetch a well-known data set
+    Data(data::DataArgs),
     /// Print the layer table of a network
     Summary {
         /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
@@ -96,6 +102,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Eval(args) => eval::run(&args, &mut output),
         Command::Classify(args) => classify::run(&args, &mut output),
         Command::Export(args) => export::run(&args, &mut output),
+        Command::New(args) => new::run(&args, &mut output),
+        Command::Data(args) => data::run(&args, &mut output),
         Command::Summary { model } => summary(model.as_deref(), &mut output),
         Command::Devices => devices(&mut output),
         Command::Doctor(args) => doctor::run(&args, &mut output),

@@ -1,18 +1,25 @@
-//! Labelled images from IDX files, the format of MNIST and its relatives.
+//! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
+mod folders;
 mod idx;
+pub(crate) mod picture;
+mod pictures;
 
 use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::rng::{self, Permutation, Stream};
+use crate::tensor::Shape;
+
+/// No images may take more memory.
+const MAX_BYTES: u64 = 1 << 31;
 
 /// Which half of a data set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
-    /// `train-images-...`: for learning.
+    /// `train-images-...` or `train/<class>/`: for learning.
     Train,
-    /// `t10k-images-...` or `test-images-...`: for judging.
+    /// `t10k-images-...`, `test-images-...` or `test/<class>/`: for judging.
     Test,
 }
 
@@ -21,7 +28,7 @@ pub enum Part {
 pub struct Images {
     /// Number of images.
     pub count: usize,
-    /// Values per pixel: 1 for IDX files.
+    /// Values per pixel: 1 for IDX files, 3 for colours.
     pub channels: usize,
     /// Rows of an image.
     pub height: usize,
@@ -40,16 +47,41 @@ pub struct Dataset {
     pub train: Images,
     /// For judging.
     pub test: Images,
-    /// One name per class: `"0"`, `"1"`, ... up to the largest training label.
+    /// One name per class: those of the folders, sorted, or `"0"`, `"1"`, ... up to the largest training label.
     pub classes: Vec<String>,
+    /// True for pictures, which were stretched to the size of the input.
+    pub pictures: bool,
+    /// What is odd about the data, a line each.
+    pub warnings: Vec<String>,
+}
+
+/// What a network must fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Survey {
+    /// Channels and median size of the training images.
+    pub images: Shape,
+    /// How many there are.
+    pub count: usize,
+    /// Names of the classes.
+    pub classes: Vec<String>,
+    /// True for pictures, which may be stretched to any size.
+    pub pictures: bool,
+    /// What is odd about the data, a line each.
+    pub warnings: Vec<String>,
 }
 
 impl Dataset {
-    /// Loads both parts from a folder of four IDX files, gzipped or not.
+    /// Loads both parts: from four IDX files, gzipped or not, or from a folder of pictures for each class, which are
+    /// stretched to `input`: `dir/train/<class>/` and `dir/test/<class>/`, or classes in `dir` or `dir/train` alone, of
+    /// which a sixth is for judging.
     ///
     /// # Errors
-    /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows.
-    pub fn load(dir: &Path) -> Result<Self> {
+    /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows. Of
+    /// pictures: classes that only one part has or that have no pictures, fewer than two classes, and too many images.
+    pub fn load(dir: &Path, input: Shape) -> Result<Self> {
+        if folders::fits(dir) {
+            return pictures::load(dir, input);
+        }
         let train = Images::load(dir, Part::Train)?;
         let test = Images::load(dir, Part::Test)?;
         if (train.height, train.width) != (test.height, test.width) {
@@ -67,13 +99,57 @@ impl Dataset {
             );
             return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
         }
-        let classes = (0..=last).map(|class| class.to_string()).collect();
-        Ok(Self { train, test, classes })
+        let classes = train.class_names();
+        Ok(Self { train, test, classes, pictures: false, warnings: Vec::new() })
+    }
+
+    /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`], and when no image would be left.
+    pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
+        let pictures = folders::fits(dir);
+        let (all, classes, warnings) = if pictures {
+            pictures::load_train(dir, input)?
+        } else {
+            let all = Images::load(dir, Part::Train)?;
+            let classes = all.class_names();
+            (all, classes, Vec::new())
+        };
+        // Always the same images, whatever the seed, so that tuned runs can be compared.
+        let (train, test) = all.split(count, 0)?;
+        Ok(Self { train, test, classes, pictures, warnings })
     }
 }
 
+/// Loads the test part alone, for a network that knows `classes`: the images, and what is odd about them. Folders of
+/// pictures are classes by their names; the labels of IDX files are numbers.
+///
+/// # Errors
+/// As [`Dataset::load`], and folders that are no class.
+pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images, Vec<String>)> {
+    if folders::fits(dir) {
+        return pictures::load_test(dir, input, classes);
+    }
+    Ok((Images::load(dir, Part::Test)?, Vec::new()))
+}
+
+/// Looks at the training part of a data set to find out which networks fit.
+///
+/// # Errors
+/// As [`Dataset::hold_out`].
+pub fn survey(dir: &Path) -> Result<Survey> {
+    if folders::fits(dir) {
+        return pictures::survey(dir);
+    }
+    let images = Images::load(dir, Part::Train)?;
+    let shape = Shape::new(images.channels, images.height, images.width);
+    let (count, classes) = (images.count, images.class_names());
+    Ok(Survey { images: shape, count, classes, pictures: false, warnings: Vec::new() })
+}
+
 impl Images {
-    /// Loads one part of the data set in `dir`; files that `dir/SHA256SUMS` lists are verified against it.
+    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it.
     ///
     /// # Errors
     /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
@@ -87,6 +163,12 @@ impl Images {
             return Err(Error::data(labels, message));
         }
         Ok(Self { count, channels: 1, height, width, pixels, labels: values })
+    }
+
+    /// `"0"`, `"1"`, ... up to the largest label.
+    fn class_names(&self) -> Vec<String> {
+        let last = self.labels.iter().copied().max().unwrap_or(0);
+        (0..=last).map(|class| class.to_string()).collect()
     }
 
     /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.
@@ -157,6 +239,10 @@ mod tests {
         encoder.finish().unwrap()
     }
 
+    fn load(dir: &Path) -> Result<Dataset> {
+        Dataset::load(dir, Shape::new(1, 28, 28))
+    }
+
     const NAMES: [&str; 4] = [
         "train-images-idx3-ubyte",
         "train-labels-idx1-ubyte",
@@ -180,7 +266,7 @@ mod tests {
 
     #[test]
     fn every_usual_naming_and_packing_loads_the_same() {
-        let plain = Dataset::load(folder(NAMES, &files()).path()).unwrap();
+        let plain = load(folder(NAMES, &files()).path()).unwrap();
         assert_eq!(plain.classes, ["0", "1", "2"]);
         assert_eq!((plain.train.count, plain.test.count), (3, 2));
         assert_eq!((plain.train.height, plain.train.width), (2, 3));
@@ -197,15 +283,15 @@ mod tests {
         let dotted = NAMES.map(|name| name.replace("-idx", ".idx"));
         let dotted = [0, 1, 2, 3].map(|i| dotted[i].as_str());
         for (names, files) in [(NAMES, &packed), (emnist, &packed), (dotted, &files())] {
-            assert_eq!(Dataset::load(folder(names, files).path()).unwrap(), plain);
+            assert_eq!(load(folder(names, files).path()).unwrap(), plain);
         }
         // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
         let dir = folder(NAMES, &files());
         fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
         fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "").unwrap();
-        assert_eq!(Dataset::load(dir.path()).unwrap(), plain);
+        assert_eq!(load(dir.path()).unwrap(), plain);
         fs::write(dir.path().join("x-train-images-idx3-ubyte"), "").unwrap();
-        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        let message = load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("keep one data set"), "{message}");
     }
 
@@ -245,17 +331,17 @@ mod tests {
             let mut files = files();
             files[*which] = bytes.to_vec();
             let dir = folder(NAMES, &files);
-            let message = Dataset::load(dir.path()).unwrap_err().to_string();
+            let message = load(dir.path()).unwrap_err().to_string();
             assert!(message.contains(expected), "{message:?} for {expected:?}");
             let place = dir.path().display().to_string();
             assert!(message.starts_with(&place), "{message} says no place");
         }
         let dir = folder(NAMES, &files());
         fs::remove_file(dir.path().join(NAMES[2])).unwrap();
-        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        let message = load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("*t10k|test-images-idx3-ubyte"));
         assert!(Images::load(dir.path(), Part::Train).is_ok());
-        assert!(Dataset::load(Path::new("/no/such/folder")).is_err());
+        assert!(load(Path::new("/no/such/folder")).is_err());
     }
 
     #[test]
@@ -267,7 +353,7 @@ mod tests {
             let hash: String = hash.iter().map(|b| format!("{b:02x}")).collect();
             let lines = format!("é\n\n00 é\n{hash} *{name}\nabc  other\n");
             fs::write(dir.path().join("SHA256SUMS"), lines).unwrap();
-            Dataset::load(dir.path()).map_err(|e| e.to_string())
+            load(dir.path()).map_err(|e| e.to_string())
         };
         assert!(sums(&files()[1], NAMES[1]).is_ok());
         let message = sums(&files()[0], NAMES[1]).unwrap_err();
@@ -275,14 +361,14 @@ mod tests {
         // Sums that are there and cannot be read are no reason to trust the files.
         fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
         fs::create_dir(dir.path().join("SHA256SUMS")).unwrap();
-        let message = Dataset::load(dir.path()).unwrap_err().to_string();
+        let message = load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("SHA256SUMS"), "{message}");
     }
 
     #[test]
     fn mnist_is_what_it_should_be() {
         let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist");
-        let Dataset { train, test, classes } = Dataset::load(&dir).unwrap();
+        let Dataset { train, test, classes, .. } = load(&dir).unwrap();
         assert_eq!((train.count, test.count, classes.len()), (60_000, 10_000, 10));
         assert_eq!((train.height, train.width, train.channels), (28, 28, 1));
         assert_eq!(train.labels[..5], [5, 0, 4, 1, 9]);

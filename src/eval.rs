@@ -4,7 +4,7 @@ use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TrainConfig;
-use crate::dataset::{Images, Part};
+use crate::dataset::{Images, load_test};
 use crate::device::Device;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
@@ -13,9 +13,10 @@ use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Shape;
 
-/// Loads the test part of the data set in `dir`, if it fits `model`: images of its size, and no label beyond its classes.
-pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<Images> {
-    let images = Images::load(dir, Part::Test)?;
+/// Loads the test part of the data set in `dir`, if it fits `model`: images of its size, and no label beyond its classes;
+/// with what is odd about them, a line each.
+pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, Vec<String>)> {
+    let (images, warnings) = load_test(dir, checkpoint.model.input, &checkpoint.classes)?;
     check_images(&images, dir, &checkpoint.model)?;
     let last = images.labels.iter().copied().max().map_or(0, usize::from);
     let classes = checkpoint.model.class_count();
@@ -27,7 +28,7 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<Images> {
         );
         return Err(Error::data(dir, message));
     }
-    Ok(images)
+    Ok((images, warnings))
 }
 
 /// Sums of the losses and right answers over labelled images.

@@ -3,6 +3,8 @@
 use std::io::{Read, Write};
 use std::path::Path;
 
+use sha2::{Digest, Sha256};
+
 use crate::error::{Error, Result};
 
 /// Writes a file under a temporary name beside its place, waits for the disk and renames it: whoever looks, whenever
@@ -53,6 +55,18 @@ pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     };
     let bytes = read().map_err(Error::io("read", path))?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+/// SHA-256 of what a reader still has, in lower-case hexadecimal digits.
+pub(crate) fn sha256(reader: &mut impl Read) -> std::io::Result<String> {
+    let mut hash = Sha256::new();
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        match reader.read(&mut piece)? {
+            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
+            count => hash.update(&piece[..count]),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | [`config::ModelConfig`] | [`config`] | the keys of a model file |
 //! | [`model::Model`] | [`model`], [`layers`] | shapes and parameters; prints the layer table |
+//! | [`dataset::Dataset`] | [`dataset`], [`download`] | labelled images, from files or from servers |
 //! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`] | the tensors and kernel launches of a step, as data |
 //! | [`engine::Engine`] | [`gpu`], [`cpu`], [`replica`] | a device, and the nets on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
@@ -24,6 +25,7 @@ pub mod cpu;
 pub mod dataset;
 pub mod device;
 pub mod doctor;
+pub mod download;
 pub mod engine;
 pub mod error;
 pub mod eval;

@@ -427,6 +427,7 @@ impl<'a> Run<'a> {
                 seed: net.seed,
                 device: self.device.clone(),
                 images: self.data.train.count,
+                pictures: self.data.pictures,
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {

@@ -11,7 +11,18 @@ const FLOORS: &[&[&str]] = &[
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],
     &["gpu", "cpu"],
-    &["device", "doctor", "bench", "eval", "train", "classify", "experiments", "export", "report"],
+    &[
+        "device",
+        "doctor",
+        "bench",
+        "eval",
+        "train",
+        "classify",
+        "experiments",
+        "export",
+        "report",
+        "download",
+    ],
 ];
 
 fn floor(module: &str) -> usize {

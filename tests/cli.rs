@@ -14,9 +14,13 @@ use shadernet::model::Model;
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/bad_pictures.rs"]
+mod bad_pictures;
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[path = "cli/pictures.rs"]
+mod pictures;
 #[path = "cli/report.rs"]
 mod report;
 #[path = "cli/sweep.rs"]

@@ -47,6 +47,7 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
         device: "none".into(),
         images: 1,
         shadernet: "0".into(),
+        pictures: false,
     };
     Checkpoint { model, weights, mean: 0.25, std: 0.5, classes, trained, test_accuracy: 0.0, test_loss: 0.0 }
 }

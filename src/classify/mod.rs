@@ -1,7 +1,9 @@
-//! From a drawing to an answer.
+//! From a drawing or a picture to an answer.
+
+use std::path::Path;
 
 use crate::checkpoint::Checkpoint;
-use crate::dataset::Images;
+use crate::dataset::{Images, picture};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval;
@@ -17,29 +19,48 @@ pub struct Answer {
     pub probabilities: Vec<f32>,
 }
 
-/// Classifies images that [`prepare::prepare`] made for the model's input, `[height][width]` each.
+/// Reads a picture as `checkpoint` wants its images, `[channels][height][width]`: stretched to the input, if it was trained
+/// on pictures or takes colours, else as MNIST would have made it, see [`prepare::prepare`].
 ///
 /// # Errors
-/// A model that takes coloured images, images of another size, and a failing device.
-pub fn classify(checkpoint: &Checkpoint, images: &[Vec<u8>], device: &Device) -> Result<Vec<Answer>> {
+/// Files that are missing, neither PNG nor JPEG, damaged or too large, drawings without ink, and a model that takes neither
+/// grey nor RGB images.
+pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
     let input = checkpoint.model.input;
-    if input.channels != 1 {
+    if !takes_pictures(checkpoint) {
+        return prepare::prepare(path, input.height, input.width);
+    }
+    if ![1, 3].contains(&input.channels) {
         let message = format!(
-            "the model {} takes {} channels; classify has one-channel models",
+            "the model {} takes {} channels; classify has models of 1 (grey) or 3 (RGB)",
             checkpoint.model.name, input.channels
         );
         return Err(Error::Usage(message));
     }
+    picture::read(path, input)
+}
+
+/// True for models that see pictures as they are, and not drawings made like MNIST's.
+pub fn takes_pictures(checkpoint: &Checkpoint) -> bool {
+    checkpoint.trained.pictures || checkpoint.model.input.channels != 1
+}
+
+/// Classifies images that [`read`] made for the model's input, `[channels][height][width]` each.
+///
+/// # Errors
+/// Images of another size, and a failing device.
+pub fn classify(checkpoint: &Checkpoint, images: &[Vec<u8>], device: &Device) -> Result<Vec<Answer>> {
+    let input = checkpoint.model.input;
     if images.is_empty() {
         return Ok(Vec::new());
     }
     if let Some(image) = images.iter().find(|image| image.len() != input.len()) {
-        let message = format!("an image has {} pixels, the model takes {}", image.len(), input.len());
+        let message = format!("an image has {} values, the model takes {}", image.len(), input.len());
         return Err(Error::Usage(message));
     }
     let images = Images {
         count: images.len(),
-        channels: 1,
+        channels: input.channels,
         height: input.height,
         width: input.width,
         pixels: images.concat(),

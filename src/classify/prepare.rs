@@ -4,30 +4,26 @@
 
 mod ink;
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
-use image::codecs::png::PngDecoder;
-use image::{DynamicImage, ImageDecoder, Limits, RgbaImage};
+use image::RgbaImage;
 
+use crate::dataset::picture::decode;
 use crate::error::{Error, Result};
 use ink::Ink;
 
-const MAX_SIDE: u32 = 8192;
-const MAX_MIB: u64 = 256;
 /// A picture whose values differ less than this from its background, of 255, is blank.
 const MIN_CONTRAST: u8 = 32;
 
-/// Reads a PNG as one grey image, `[height][width]`, bright ink on black, sized and centred as MNIST is.
+/// Reads a PNG or JPEG as one grey image, `[height][width]`, bright ink on black, sized and centred as MNIST is.
 ///
-/// Any PNG fits: any size up to 8192x8192, colours, depth and transparency, dark on light or light on dark. A grey
+/// Any picture fits: any size up to 8192x8192, colours, depth and transparency, dark on light or light on dark. A grey
 /// picture of exactly `height` x `width` with a black border is taken for a finished one and returned unchanged.
 ///
 /// # Errors
-/// Files that are missing, no PNG, damaged or too large, and pictures without ink.
+/// Files that are missing, neither PNG nor JPEG, damaged or too large, and pictures without ink.
 pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    let picture = decode(path)?;
+    let picture = decode(path)?.into_rgba8();
     let paper = background(&picture);
     let mut ink = Ink::new(&picture, paper);
     let contrast = ink.values.iter().copied().max().unwrap_or(0);
@@ -48,43 +44,6 @@ pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
     drop(picture);
     ink.stretch();
     Ok(ink.place(height, width))
-}
-
-/// Decodes a PNG within the limits.
-fn decode(path: &Path) -> Result<RgbaImage> {
-    let bad = |message: String| Error::data(path, message);
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut start = Vec::new();
-    file.by_ref()
-        .take(16)
-        .read_to_end(&mut start)
-        .and_then(|_| file.rewind())
-        .map_err(Error::io("read", path))?;
-    match image::guess_format(&start) {
-        Ok(image::ImageFormat::Png) => {}
-        Ok(other) => {
-            let message = format!("this is a {other:?} image; only PNG fits, please convert it");
-            return Err(bad(message));
-        }
-        Err(_) if start.is_empty() => {
-            return Err(bad("the file is empty; a PNG image fits".into()));
-        }
-        Err(_) => return Err(bad("this is no image; a PNG image fits".into())),
-    }
-    let damaged = |e: image::ImageError| bad(format!("damaged PNG: {e}"));
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_MIB << 20);
-    let decoder = PngDecoder::with_limits(BufReader::new(file), limits).map_err(damaged)?;
-    let (width, height) = decoder.dimensions();
-    let mib = decoder.total_bytes().div_ceil(1 << 20);
-    if width > MAX_SIDE || height > MAX_SIDE || mib > MAX_MIB {
-        return Err(bad(format!(
-            "too large: {width}x{height} pixels, {mib} MiB decoded; \
-             at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
-        )));
-    }
-    let picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
-    Ok(picture.into_rgba8())
 }
 
 /// The colour of the paper: the median of the border or, where that is transparent, what contrasts with the ink.
@@ -128,7 +87,7 @@ pub fn ascii(pixels: &[u8], height: usize, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{GrayImage, ImageBuffer, Luma, LumaA, Rgb, Rgba};
+    use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, Rgba};
     use std::{fs, path::PathBuf};
 
     /// A seven in a box of 50x80, drawn `zoom` times larger with its corner at `at`: ink from 0 to 1 at (x, y).
@@ -275,14 +234,15 @@ mod tests {
             deep.extend(chunk);
             deep.extend(crc.sum().to_be_bytes());
         }
-        let cases: [(&[u8], &str); 10] = [
+        let cases: [(&[u8], &str); 11] = [
             (&gray(40, 40, 255), "no ink found"),
             (&gray(28, 28, 0), "no ink found"),
             (&gray(1, 1, 7), "no ink found"),
             (&png(RgbaImage::new(9, 9).into()), "no ink found"),
-            (b"", "the file is empty; a PNG"),
-            (b"hello", "no image; a PNG image fits"),
-            (b"\xff\xd8\xff\xe0 JFIF", "a Jpeg image; only PNG fits"),
+            (b"", "the file is empty; a PNG or JPEG"),
+            (b"hello", "no image; a PNG or JPEG image fits"),
+            (b"GIF89a", "a Gif image; only PNG and JPEG fit"),
+            (b"\xff\xd8\xff\xe0 JFIF", "damaged JPEG"),
             (&good[..good.len() / 2], "damaged PNG"),
             (&gray(9000, 1, 0), "too large: 9000x1 pixels, 1 MiB"),
             (&deep, "512 MiB decoded; at most 8192x8192 and 256 MiB"),

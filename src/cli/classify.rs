@@ -6,15 +6,15 @@ use std::process::ExitCode;
 use clap::Args;
 use serde_json::{Value, json};
 use shadernet::checkpoint::Checkpoint;
-use shadernet::classify::prepare::{ascii, prepare};
-use shadernet::classify::{Answer, classify};
+use shadernet::classify::prepare::ascii;
+use shadernet::classify::{Answer, classify, read, takes_pictures};
 use shadernet::error::Result;
 
 use super::{DeviceArgs, Output, output};
 
 #[derive(Args)]
 pub(crate) struct ClassifyArgs {
-    /// PNG pictures of one digit each: any size and colours
+    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Trained model (.safetensors) [default: the built-in seed network]
@@ -37,7 +37,7 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     let input = checkpoint.model.input;
     let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for path in &args.images {
-        match prepare(path, input.height, input.width) {
+        match read(path, &checkpoint) {
             Ok(image) => {
                 files.push(path.display().to_string());
                 images.push(image);
@@ -50,26 +50,31 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     }
     let answers = classify(&checkpoint, &images, &device)?;
     if args.json {
-        let answers: Vec<_> = files
-            .iter()
-            .zip(&answers)
-            .map(|(file, answer)| as_json(file, answer, &checkpoint.classes))
-            .collect();
+        let answers: Vec<_> =
+            files.iter().zip(&answers).map(|(file, answer)| as_json(file, answer, &checkpoint)).collect();
         out.line(format_args!("{}", Value::from(answers)));
         return Ok(code);
     }
     for ((file, image), answer) in files.iter().zip(&images).zip(&answers) {
-        print(file, &ascii(image, input.height, input.width), answer, &checkpoint.classes, out);
+        // A drawing is shown as the network sees it.
+        let seen = match takes_pictures(&checkpoint) {
+            true => String::new(),
+            false => ascii(image, input.height, input.width),
+        };
+        print(file, &seen, answer, &checkpoint.classes, out);
     }
     Ok(code)
 }
 
-fn as_json(file: &str, answer: &Answer, classes: &[String]) -> Value {
-    let name = &classes[answer.class];
-    let digit = name.parse::<i64>().map_or_else(|_| json!(name), Value::from);
+fn as_json(file: &str, answer: &Answer, checkpoint: &Checkpoint) -> Value {
+    let name = &checkpoint.classes[answer.class];
     let round = |value: f32| (f64::from(value) * 1e6).round() / 1e6;
     let probabilities: Vec<f64> = answer.probabilities.iter().copied().map(round).collect();
     let probability = probabilities[answer.class];
+    if takes_pictures(checkpoint) {
+        return json!({ "file": file, "class": name, "probability": probability, "probabilities": probabilities });
+    }
+    let digit = name.parse::<i64>().map_or_else(|_| json!(name), Value::from);
     json!({ "file": file, "digit": digit, "probability": probability, "probabilities": probabilities })
 }
 

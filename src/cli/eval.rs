@@ -10,13 +10,13 @@ use shadernet::error::Result;
 use shadernet::eval;
 use shadernet::tensor::Tensor;
 
-use super::{DeviceArgs, Output};
+use super::{DeviceArgs, Output, output};
 
 #[derive(Args)]
 pub(crate) struct EvalArgs {
     /// Trained model (.safetensors)
     file: PathBuf,
-    /// Folder with IDX files, gzipped or not
+    /// Folder with IDX files, or with a folder of pictures for each class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
     #[command(flatten)]
@@ -32,7 +32,8 @@ pub(crate) struct EvalArgs {
 /// Judges a trained network.
 pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
     let checkpoint = Checkpoint::load(&args.file)?;
-    let images = eval::load_test_images(&args.data, &checkpoint)?;
+    let (images, warnings) = eval::load_test_images(&args.data, &checkpoint)?;
+    warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     if !args.json {
         output.line(format_args!("device: {device}"));

@@ -11,7 +11,7 @@ use shadernet::experiments::{Job, Options, Phase, Row, Rows, Suite, Watcher, car
 use shadernet::gpu::GpuOptions;
 use shadernet::train::Watch;
 
-use super::{DeviceArgs, Output};
+use super::{DeviceArgs, Output, output};
 
 #[derive(Args)]
 pub(crate) struct ExperimentsArgs {
@@ -20,7 +20,7 @@ pub(crate) struct ExperimentsArgs {
     /// Folder for tables, models and the report; what is done there is not done again [default: experiments/<suite>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Folder with the data set
+    /// Folder with IDX files, or with a folder of pictures for each class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
     #[command(flatten)]
@@ -112,6 +112,10 @@ impl Watch for Progress<'_> {
 }
 
 impl Watcher for Progress<'_> {
+    fn warning(&mut self, warning: &str) {
+        output::warning(&warning);
+    }
+
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {
         let change =
             if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };

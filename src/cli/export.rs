@@ -11,7 +11,7 @@ use shadernet::eval;
 use shadernet::export;
 use shadernet::export::onnx::Graph;
 
-use super::Output;
+use super::{Output, output};
 
 #[derive(Args)]
 pub(crate) struct ExportArgs {
@@ -84,7 +84,8 @@ const TOLERANCE: f64 = 1e-5;
 
 /// Reads the written graph back and holds it against the CPU engine. Fails if an answer differs.
 fn verify(path: &Path, checkpoint: &Checkpoint, data: &Path, output: &mut Output) -> Result<ExitCode> {
-    let images = eval::load_test_images(data, checkpoint)?;
+    let (images, warnings) = eval::load_test_images(data, checkpoint)?;
+    warnings.iter().for_each(|warning| output::warning(warning));
     let wanted = eval::logits(checkpoint, &images, &Device::cpu(None))?;
     let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
     let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();

@@ -66,7 +66,7 @@ pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
 
-/// Prints what went wrong beside the matter.
+/// Prints a warning beside whatever goes to standard output.
 pub(crate) fn warning(warning: &dyn Display) {
     let _ = writeln!(io::stderr(), "warning: {warning}");
 }

@@ -15,8 +15,7 @@ use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
 use shadernet::train::{Run, RunState, Settings, Summary, Sweep, TrainingData};
 
-use super::output::warning;
-use super::{DeviceArgs, Output, Switch};
+use super::{DeviceArgs, Output, Switch, output};
 
 mod report;
 
@@ -27,7 +26,7 @@ use report::Report;
 pub(crate) struct TrainArgs {
     /// Model description (.toml) [default: the built-in seed network]
     model: Option<PathBuf>,
-    /// Folder with IDX files, gzipped or not [default: data/mnist]
+    /// Folder with IDX files, or with a folder of pictures for each class [default: data/mnist]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
@@ -122,8 +121,9 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
         Run::check_out(out)?;
     }
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
-    let data = TrainingData::load(&settings.data, settings.hold_out)?;
+    let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
@@ -143,8 +143,9 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
 fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<()> {
     let state = RunState::load(folder)?;
     let dir = args.data.as_deref().unwrap_or(&state.settings.data);
-    let data = TrainingData::load(dir, state.settings.hold_out)?;
+    let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
     data.check(&state.model)?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
@@ -188,7 +189,7 @@ fn finish(
         // Whatever happens here, the run is saved.
         match write_page(args, &summary, data) {
             Ok(path) => report.page(&path)?,
-            Err(error) => warning(&format_args!("no report was written: {error}")),
+            Err(error) => output::warning(&format_args!("no report was written: {error}")),
         }
     }
     if args.json {

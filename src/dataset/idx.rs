@@ -5,16 +5,20 @@ use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
-use sha2::{Digest, Sha256};
 
-use super::Part;
+use super::{MAX_BYTES, Part};
 use crate::error::{Error, Result};
+use crate::files;
 
 const MAX_COUNT: usize = 1 << 24;
 const MAX_SIDE: usize = 4096;
-const MAX_BYTES: u64 = 1 << 31;
 /// Reserved at most before the first byte arrives; holds all of MNIST.
 const FIRST_RESERVE: usize = 1 << 26;
+
+/// True for the name of an IDX file, as far as a name can tell.
+pub(super) fn is_named_like(name: &str) -> bool {
+    !name.starts_with('.') && name.strip_suffix(".gz").unwrap_or(name).ends_with("-ubyte")
+}
 
 /// The one file in `dir` that ends in `train-images-idx3-ubyte` or the like, with any prefix and perhaps `.gz`.
 pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<PathBuf> {
@@ -32,8 +36,8 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
     };
     let mut names = Vec::new();
     if !dir.exists() {
-        let message = "there is no such folder; MNIST comes with shadernet's repository in data/mnist, \
-                       --data names another folder with IDX files";
+        let message = "there is no such folder; `shadernet data mnist` fetches MNIST into data/mnist, --data names \
+                       another folder with a data set";
         return Err(Error::data(dir, message));
     }
     for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
@@ -48,8 +52,8 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
         [] => Err(Error::data(
             dir,
             format!(
-                "no file *{}-{kind}-idx{dims}-ubyte or *{0}-{kind}.idx{dims}-ubyte, with or without .gz; \
-                 MNIST is in data/mnist",
+                "no file *{}-{kind}-idx{dims}-ubyte or *{0}-{kind}.idx{dims}-ubyte, with or without .gz, and \
+                 no folder of pictures for each class; `shadernet data mnist` fetches MNIST into data/mnist",
                 parts.join("|")
             ),
         )),
@@ -173,16 +177,8 @@ fn verify(path: &Path, file: &mut File) -> Result<()> {
     let Some((expected, _)) = entries.find(|(_, name)| named(name)) else {
         return Ok(());
     };
-    let mut hash = Sha256::new();
-    let mut piece = vec![0; 1 << 16];
-    loop {
-        match file.read(&mut piece).map_err(Error::io("read", path))? {
-            0 => break,
-            n => hash.update(&piece[..n]),
-        }
-    }
-    file.rewind().map_err(Error::io("read", path))?;
-    let found: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    let found =
+        files::sha256(file).and_then(|hash| file.rewind().map(|()| hash)).map_err(Error::io("read", path))?;
     if !found.eq_ignore_ascii_case(expected) {
         let message = format!(
             "damaged: its SHA-256 is {found}, but {} says {expected}; fetch the file again",

@@ -1,6 +1,7 @@
 //! Carries out what a suite still lacks: the choice among candidates first, then the tests.
 
-use std::collections::BTreeSet;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use super::suite::{Arm, Criterion, Group, Phase, Recipe, Suite};
@@ -9,6 +10,7 @@ use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::replica::Replica;
+use crate::tensor::Shape;
 use crate::train::{Run, RunState, Settings, Summary, TrainingData, Watch};
 
 /// How a suite is carried out.
@@ -47,6 +49,8 @@ pub struct Job<'a> {
 
 /// Someone who wants to see how a suite goes.
 pub trait Watcher: Watch {
+    /// Called with what is odd about the data set.
+    fn warning(&mut self, warning: &str);
     /// Called before a job: how many of the phase's jobs of this process are done, and how many there are.
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize);
     /// Called after a job with its rows.
@@ -80,11 +84,19 @@ pub fn carry_out(
         }
         // In the select phase the test set's files are not opened.
         let hold_out = if phase == Phase::Select { suite.hold_out() } else { 0 };
-        let data = TrainingData::load(options.data, hold_out)?;
+        let mut loaded: HashMap<Shape, TrainingData> = HashMap::new();
         let of = mine.len();
         for (done, job) in mine.iter().enumerate() {
+            let data = match loaded.entry(job.recipe.model.input) {
+                Entry::Occupied(data) => data.into_mut(),
+                Entry::Vacant(place) => {
+                    let data = TrainingData::load(options.data, *place.key(), hold_out)?;
+                    data.warnings.iter().for_each(|warning| watcher.warning(warning));
+                    place.insert(data)
+                }
+            };
             watcher.job(job, done, of);
-            let made = train(job, hold_out, &data, options, watcher)?;
+            let made = train(job, hold_out, data, options, watcher)?;
             watcher.rows(&made);
             rows.add(made)?;
         }

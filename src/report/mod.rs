@@ -73,9 +73,9 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
 fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> {
     let held_out = record.summary.hold_out;
     let images = if held_out == 0 {
-        eval::load_test_images(dir, checkpoint)?
+        eval::load_test_images(dir, checkpoint)?.0
     } else {
-        let data = TrainingData::load(dir, held_out)?;
+        let data = TrainingData::load(dir, checkpoint.model.input, held_out)?;
         data.check(&checkpoint.model)?;
         data.test
     };

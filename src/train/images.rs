@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::file;
-use crate::dataset::{Dataset, Images, Part};
+use crate::dataset::{Dataset, Images};
 use crate::error::{Error, Result};
 use crate::eval::check_images;
 use crate::model::Model;
+use crate::tensor::Shape;
 
 /// The images of a run.
 #[derive(Debug)]
@@ -20,6 +21,10 @@ pub struct TrainingData {
     pub test: Images,
     /// A name for each class.
     pub classes: Vec<String>,
+    /// True for pictures, which were stretched to the size of the input.
+    pub pictures: bool,
+    /// What is odd about the data, a line each.
+    pub warnings: Vec<String>,
     /// Mean of the training pixels/255.
     pub mean: f32,
     /// Deviation of the training pixels/255.
@@ -27,34 +32,41 @@ pub struct TrainingData {
 }
 
 impl TrainingData {
-    /// Loads a data set. With `hold_out` above 0, so many training images take the place of the test set, which is then
-    /// not even read: for tuning.
-    pub fn load(dir: &Path, hold_out: usize) -> Result<Self> {
-        let Dataset { train, test, classes } = if hold_out == 0 {
-            Dataset::load(dir)?
-        } else {
-            let all = Images::load(dir, Part::Train)?;
-            let last = all.labels.iter().copied().max().unwrap_or(0);
-            // Always the same images, whatever the seed, so that tuned runs can be compared.
-            let (train, test) = all.split(hold_out, 0)?;
-            let classes = (0..=last).map(|class| class.to_string()).collect();
-            Dataset { train, test, classes }
+    /// Loads a data set; pictures are stretched to `input`, the input of the model. With `hold_out` above 0, so many
+    /// training images take the place of the test set, which is then not even read: for tuning.
+    pub fn load(dir: &Path, input: Shape, hold_out: usize) -> Result<Self> {
+        let Dataset { train, test, classes, pictures, warnings } = match hold_out {
+            0 => Dataset::load(dir, input)?,
+            _ => Dataset::hold_out(dir, input, hold_out)?,
         };
         let (mean, std) = train.mean_std();
         let dir = dir.to_owned();
-        Ok(Self { dir, train, test, classes, mean, std })
+        Ok(Self { dir, train, test, classes, pictures, warnings, mean, std })
     }
 
-    /// Fails if a model takes other images or answers with another number of classes.
+    /// Fails if a model takes other images, answers with another number of classes, or has other names for them than the
+    /// folders of pictures.
     pub fn check(&self, model: &Model) -> Result<()> {
         check_images(&self.train, &self.dir, model)?;
         let (found, wanted) = (self.classes.len(), model.class_count());
         if found != wanted {
+            let what = match self.pictures {
+                true => format!("there are {found} folders of pictures, so {found} classes"),
+                false => format!("the labels are 0 to {}, so there are {found} classes", found - 1),
+            };
             let message = format!(
-                "the labels are 0 to {}, so there are {found} classes; the model {} ends with {wanted} values: change \
-                 its last layers",
-                found - 1,
-                model.name
+                "{what}; the model {} ends with {wanted} values: change its last layers, or let `shadernet new --data \
+                 {}` write a model that fits",
+                model.name,
+                self.dir.display()
+            );
+            return Err(Error::data(&self.dir, message));
+        }
+        if let Some(names) = model.classes.as_ref().filter(|&names| self.pictures && *names != self.classes) {
+            let message = format!(
+                "the folders are {:?}, the model {} has classes = {names:?}: they must be the same, sorted; without \
+                 that line the folders give the names",
+                self.classes, model.name
             );
             return Err(Error::data(&self.dir, message));
         }

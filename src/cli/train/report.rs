@@ -21,12 +21,14 @@ pub(super) struct Report {
     quiet: bool,
     epochs: usize,
     test: &'static str,
+    /// The data may be those of the course assignment.
+    assignment: bool,
 }
 
 impl Report {
     /// Lines to `output`, and a progress bar if standard error is a terminal.
     pub(super) fn new(output: Output) -> Self {
-        Self { output, bar: None, quiet: false, epochs: 0, test: "test" }
+        Self { output, bar: None, quiet: false, epochs: 0, test: "test", assignment: true }
     }
 
     /// Nothing at all.
@@ -37,6 +39,7 @@ impl Report {
     /// What is trained, on what, and where.
     pub(super) fn start(&mut self, device: &Device, model: &Model, settings: &Settings, data: &TrainingData) {
         self.epochs = model.train.epochs;
+        self.assignment = !data.pictures;
         let out = &mut self.output;
         out.line(format_args!("device: {device}\n\n{model}\n"));
         let (train, test) = (data.train.count, data.test.count);
@@ -137,7 +140,7 @@ impl Report {
             }
         }
         // A sweep is for choosing, not for reaching them.
-        if summary.points.is_empty() {
+        if summary.points.is_empty() && self.assignment {
             for line in targets(summary, model) {
                 out.line(format_args!("{line}"));
             }

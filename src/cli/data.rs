@@ -1,0 +1,49 @@
+//! `shadernet data`.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use clap::builder::PossibleValuesParser;
+use indicatif::{ProgressBar, ProgressStyle};
+use shadernet::download::{DATA_SETS, RemoteFile, fetch};
+use shadernet::error::Result;
+
+use super::Output;
+
+#[derive(Args)]
+pub(crate) struct DataArgs {
+    /// Data set to fetch
+    #[arg(value_parser = PossibleValuesParser::new(DATA_SETS.iter().map(|set| set.name)))]
+    name: String,
+    /// Folder for its files [default: data/<name>]
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Replace other files of the same names
+    #[arg(long)]
+    force: bool,
+    /// Fetch from URL/<file> instead of the public mirror
+    #[arg(long, value_name = "URL", hide = true)]
+    mirror: Option<String>,
+}
+
+/// Fetches a data set.
+pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
+    let set = DATA_SETS.iter().find(|set| set.name == args.name).expect("clap knows the names");
+    let folder = args.out.clone().unwrap_or_else(|| Path::new("data").join(set.name));
+    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}  {eta} left");
+    // It hides itself where standard error is no terminal.
+    let bar = ProgressBar::new(0).with_style(style.expect("a valid template"));
+    let mut watch = |file: &RemoteFile<'_>, done: u64| {
+        bar.set_message(file.name.to_owned());
+        bar.set_length(file.size);
+        bar.set_position(done);
+    };
+    let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
+    bar.finish_and_clear();
+    fetched?;
+    output.line(format_args!("{}: {}", folder.display(), set.about));
+    output.line(format_args!("{} files, each with the SHA-256 that it should have", set.files.len()));
+    output.line(format_args!("train on it: shadernet train --data {}", folder.display()));
+    Ok(ExitCode::SUCCESS)
+}

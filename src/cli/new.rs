@@ -1,0 +1,144 @@
+//! `shadernet new`: a model file to start from, that fits a data set.
+
+use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Args;
+use shadernet::dataset::{Survey, survey};
+use shadernet::error::{Error, Result};
+use shadernet::model::Model;
+use shadernet::tensor::Shape;
+
+use super::{Output, output};
+
+#[derive(Args)]
+pub(crate) struct NewArgs {
+    /// Folder with a folder of pictures for each class, or with IDX files
+    #[arg(long, value_name = "DIR")]
+    data: PathBuf,
+    /// Model description to write
+    #[arg(long, value_name = "MODEL.toml", default_value = "model.toml")]
+    out: PathBuf,
+    /// Write over a file that is there
+    #[arg(long)]
+    force: bool,
+}
+
+/// Longer side of the input that is proposed for large pictures.
+const MAX_SIDE: usize = 64;
+/// Channels of the first block; each following one has as many more.
+const CHANNELS: usize = 8;
+/// A map is halved until a side is below this.
+const SMALLEST_HALVED: usize = 8;
+
+/// Writes the model file.
+pub(crate) fn run(args: &NewArgs, output: &mut Output) -> Result<ExitCode> {
+    let survey = survey(&args.data)?;
+    survey.warnings.iter().for_each(|warning| output::warning(warning));
+    let text = describe(&survey, &args.data);
+    let model = Model::parse(&text, &args.out.display().to_string())?;
+    write(&args.out, &text, args.force)?;
+    let Survey { images, count, classes, .. } = &survey;
+    let colour = if images.channels == 1 { "grey" } else { "RGB" };
+    let size = format!("{}x{}", images.height, images.width);
+    output.line(format_args!(
+        "{}: {count} training images, {colour}, {size} (median, height x width), {} classes",
+        args.data.display(),
+        classes.len()
+    ));
+    let parameters = model.parameter_count();
+    let convolutions = model.layers.iter().filter(|layer| layer.kind.name == "conv2d").count();
+    output.line(format_args!(
+        "{}: input {}, {convolutions} convolutions, {parameters} parameters, {} epochs",
+        args.out.display(),
+        model.input,
+        model.train.epochs
+    ));
+    output.line(format_args!(
+        "train it: shadernet train {} --data {}",
+        args.out.display(),
+        args.data.display()
+    ));
+    Ok(ExitCode::SUCCESS)
+}
+
+fn write(path: &Path, text: &str, force: bool) -> Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).truncate(true);
+    let file = if force { options.create(true).open(path) } else { options.create_new(true).open(path) };
+    match file {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let message = format!("--out {}: this file exists; `--force` writes over it", path.display());
+            Err(Error::Usage(message))
+        }
+        file => file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io("write", path)),
+    }
+}
+
+/// Pictures are brought to at most 64 pixels, keeping the shape of the median one, in multiples of 4 that can be halved
+/// twice; IDX images have their own size.
+fn input(survey: &Survey) -> Shape {
+    let Shape { channels, height, width } = survey.images;
+    if !survey.pictures {
+        return survey.images;
+    }
+    let scale = (MAX_SIDE as f64 / height.max(width) as f64).min(1.0);
+    let side = |side: usize| ((side as f64 * scale / 4.0).round() as usize * 4).clamp(8, MAX_SIDE);
+    Shape::new(channels, side(height), side(width))
+}
+
+/// The model file: blocks of two convolutions and a pooling, then a value for each class.
+fn describe(survey: &Survey, data: &Path) -> String {
+    let input = input(survey);
+    let name: String = std::path::absolute(data)
+        .ok()
+        .and_then(|data| Some(data.file_name()?.to_string_lossy().into_owned()))
+        .unwrap_or_default()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
+        .collect();
+    let name = if name.is_empty() { "model" } else { &name };
+    let mut text = format!(
+        "# A network to start from.\nname = {name:?}\ninput = {input}  # channels, height, width\nlayers = [\n"
+    );
+    let mut channels = 0;
+    let mut side = input.height.min(input.width);
+    loop {
+        channels += CHANNELS;
+        for _ in 0..2 {
+            let _ = writeln!(
+                text,
+                "  {{ type = \"conv2d\", out_channels = {channels}, kernel = 3, padding = 1 }},\n  {{ type = \"relu\" }},\n  \
+                 {{ type = \"batch_norm2d\" }},"
+            );
+        }
+        if side < SMALLEST_HALVED {
+            break;
+        }
+        text.push_str("  { type = \"max_pool2d\", kernel = 2 },\n");
+        side /= 2;
+    }
+    let classes = survey.classes.len();
+    let _ = writeln!(
+        text,
+        "  {{ type = \"conv2d\", out_channels = {classes}, kernel = 1 }},  # one value per class"
+    );
+    text.push_str("  { type = \"global_avg_pool2d\" },\n]\n\n");
+    text.push_str(&recipe(survey.count, input));
+    text
+}
+
+/// Few images are seen more often, and large ones moved by more pixels.
+fn recipe(images: usize, input: Shape) -> String {
+    let epochs = (300_000 / images.max(1)).clamp(10, 30);
+    let (batch_size, peak) = if images < 5000 { (32, 0.05) } else { (64, 0.1) };
+    let shift = (input.height.min(input.width) as f32 / 14.0).round();
+    format!(
+        "[train]\nepochs = {epochs}\nbatch_size = {batch_size}\noptimizer = {{ type = \"sgd\", momentum = 0.9, nesterov = \
+         true, weight_decay = 5e-4 }}\nlearning_rate = {{ schedule = \"one_cycle\", peak = {peak} }}\naugment = {{ \
+         rotate_degrees = 10.0, shift_pixels = {shift:.1}, scale = 0.1 }}\n"
+    )
+}

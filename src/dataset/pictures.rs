@@ -1,0 +1,241 @@
+//! Reads a folder of pictures for each class as labelled images of the size that a network takes.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use image::DynamicImage;
+use rayon::prelude::*;
+use sha2::{Digest, Sha256};
+
+use super::folders::{Class, classes, shown, some};
+use super::{Dataset, Images, MAX_BYTES, Part, Survey, picture};
+use crate::error::{Error, Result};
+use crate::tensor::Shape;
+
+/// The largest class may have so many times the images of the smallest without a warning.
+const MAX_IMBALANCE: usize = 3;
+/// Pictures that are looked at to propose a network.
+const SAMPLE: usize = 500;
+/// A pixel whose channels differ by more has a colour; less is a tint, or what JPEG adds to grey.
+const MIN_COLOUR: u8 = 32;
+
+/// Both parts. Test images whose class training does not have, and classes that are not tested, are refused.
+pub(super) fn load(dir: &Path, input: Shape) -> Result<Dataset> {
+    check_channels(dir, input)?;
+    let mut warnings = Vec::new();
+    let train = classes(dir, Part::Train, &mut warnings)?;
+    let test = classes(dir, Part::Test, &mut warnings)?;
+    warnings.sort();
+    warnings.dedup();
+    let lacks = |classes: &[Class], name: &str| !classes.iter().any(|class| class.name == name);
+    if let Some(class) = test.iter().find(|class| lacks(&train, &class.name)) {
+        let message = format!("test has the class {:?}, train does not: nothing could learn it", class.name);
+        return Err(Error::data(dir, message));
+    }
+    if let Some(class) = train.iter().find(|class| lacks(&test, &class.name)) {
+        let message = format!(
+            "train has the class {:?}, test does not: give it test images, or remove the folder test, and a sixth of \
+             each class is kept for testing",
+            class.name
+        );
+        return Err(Error::data(dir, message));
+    }
+    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
+    let train = read(dir, &train, &names, input, &mut warnings)?;
+    let test = read(dir, &test, &names, input, &mut warnings)?;
+    warnings.extend(imbalance(dir, &train.images, &names));
+    warnings.extend(duplicates(dir, &train, &test));
+    Ok(Dataset { train: train.images, test: test.images, classes: names, pictures: true, warnings })
+}
+
+/// The training images, the names of the classes, and warnings. The folder `test` is not read.
+pub(super) fn load_train(dir: &Path, input: Shape) -> Result<(Images, Vec<String>, Vec<String>)> {
+    check_channels(dir, input)?;
+    let mut warnings = Vec::new();
+    let train = classes(dir, Part::Train, &mut warnings)?;
+    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
+    let images = read(dir, &train, &names, input, &mut warnings)?.images;
+    warnings.extend(imbalance(dir, &images, &names));
+    Ok((images, names, warnings))
+}
+
+/// The test images, labelled by the place of their class in `names`, and warnings.
+pub(super) fn load_test(dir: &Path, input: Shape, names: &[String]) -> Result<(Images, Vec<String>)> {
+    check_channels(dir, input)?;
+    let mut warnings = Vec::new();
+    let test = classes(dir, Part::Test, &mut warnings)?;
+    if let Some(class) = test.iter().find(|class| !names.contains(&class.name)) {
+        let message =
+            format!("{:?} is no class of the model; it knows {}", class.name, some(names.iter().cloned()));
+        return Err(Error::data(dir, message));
+    }
+    let images = read(dir, &test, names, input, &mut warnings)?.images;
+    Ok((images, warnings))
+}
+
+fn check_channels(dir: &Path, input: Shape) -> Result<()> {
+    if [1, 3].contains(&input.channels) {
+        return Ok(());
+    }
+    let message = format!(
+        "pictures have 1 channel (grey) or 3 (RGB), the model takes {}; `shadernet new --data {}` writes a model that fits",
+        input.channels,
+        dir.display()
+    );
+    Err(Error::data(dir, message))
+}
+
+/// Images, and for each its file and a hash of the decoded pixels.
+struct Read {
+    images: Images,
+    files: Vec<PathBuf>,
+    hashes: Vec<[u8; 32]>,
+}
+
+/// Reads the pictures on all processors; those that cannot be read are left out with a warning.
+fn read(
+    dir: &Path,
+    classes: &[Class],
+    names: &[String],
+    input: Shape,
+    warnings: &mut Vec<String>,
+) -> Result<Read> {
+    let label = |name: &String| names.iter().position(|other| other == name).expect("classes were compared");
+    let mut files: Vec<(&PathBuf, u8)> = Vec::new();
+    for class in classes {
+        let label = label(&class.name) as u8;
+        files.extend(class.files.iter().map(|file| (file, label)));
+    }
+    let (count, size) = (files.len(), input.len());
+    let bytes = count as u64 * size as u64;
+    if bytes > MAX_BYTES {
+        let message = format!(
+            "{count} pictures of {input} (channels, height, width) take {bytes} bytes, at most {MAX_BYTES} fit; a \
+             model with a smaller input needs less"
+        );
+        return Err(Error::data(dir, message));
+    }
+    let mut pixels = vec![0; bytes as usize];
+    let hashes: Vec<Result<[u8; 32]>> = files
+        .par_iter()
+        .zip(pixels.par_chunks_exact_mut(size))
+        .map(|((file, _), pixels)| {
+            let flat = picture::flatten(picture::decode(file)?, input.channels);
+            pixels.copy_from_slice(&picture::stretch(&flat, input));
+            Ok(hash(&flat))
+        })
+        .collect();
+    let mut kept = Read {
+        images: Images {
+            count: 0,
+            channels: input.channels,
+            height: input.height,
+            width: input.width,
+            pixels: Vec::new(),
+            labels: Vec::new(),
+        },
+        files: Vec::new(),
+        hashes: Vec::new(),
+    };
+    let mut failures = Vec::new();
+    for (index, ((file, label), hash)) in files.iter().zip(hashes).enumerate() {
+        match hash {
+            Ok(hash) => {
+                pixels.copy_within(index * size..(index + 1) * size, kept.files.len() * size);
+                kept.images.labels.push(*label);
+                kept.files.push((*file).clone());
+                kept.hashes.push(hash);
+            }
+            Err(error) => failures.push(error.to_string()),
+        }
+    }
+    kept.images.count = kept.files.len();
+    pixels.truncate(kept.images.count * size);
+    kept.images.pixels = pixels;
+    if let Some(class) =
+        classes.iter().find(|class| !kept.images.labels.contains(&(label(&class.name) as u8)))
+    {
+        let message =
+            format!("none of the {} pictures of the class {:?} can be read", class.files.len(), class.name);
+        return Err(Error::data(dir, message));
+    }
+    if !failures.is_empty() {
+        let count = match failures.len() {
+            1 => "one picture is".to_owned(),
+            count => format!("{count} pictures are"),
+        };
+        let failures = some(failures.into_iter());
+        warnings.push(format!("{}: {count} left out, not readable: {failures}", dir.display()));
+    }
+    Ok(kept)
+}
+
+fn hash(flat: &DynamicImage) -> [u8; 32] {
+    let size = [flat.width().to_le_bytes(), flat.height().to_le_bytes()].concat();
+    Sha256::new().chain_update(size).chain_update(flat.as_bytes()).finalize().into()
+}
+
+/// A warning if one class has many times the training images of another.
+fn imbalance(dir: &Path, train: &Images, names: &[String]) -> Option<String> {
+    let count = |class: usize| train.labels.iter().filter(|&&label| usize::from(label) == class).count();
+    let counts: Vec<(usize, &String)> =
+        names.iter().enumerate().map(|(class, name)| (count(class), name)).collect();
+    let (most, largest) = counts.iter().max()?;
+    let (least, smallest) = counts.iter().min()?;
+    (*most > MAX_IMBALANCE * least).then(|| {
+        format!(
+            "{}: classes are of unequal size: {largest:?} has {most} training images, {smallest:?} {least}; the accuracy \
+             will say little about the small ones",
+            dir.display()
+        )
+    })
+}
+
+/// A warning if test images are among the training images.
+fn duplicates(dir: &Path, train: &Read, test: &Read) -> Option<String> {
+    let known: HashMap<_, _> = train.hashes.iter().zip(&train.files).collect();
+    let same = |(hash, file): (_, &PathBuf)| {
+        known.get(hash).map(|twin| format!("{} = {}", shown(file, dir), shown(twin, dir)))
+    };
+    let twins: Vec<String> = test.hashes.iter().zip(&test.files).filter_map(same).collect();
+    let count = match twins.len() {
+        0 => return None,
+        1 => "one test image has".to_owned(),
+        count => format!("{count} test images have"),
+    };
+    let twins = some(twins.into_iter());
+    Some(format!(
+        "{}: {count} the pixels of a training image, so the accuracy flatters: {twins}",
+        dir.display()
+    ))
+}
+
+/// Median size and channels of the training pictures.
+pub(super) fn survey(dir: &Path) -> Result<Survey> {
+    let mut warnings = Vec::new();
+    let train = classes(dir, Part::Train, &mut warnings)?;
+    let names = train.iter().map(|class| class.name.clone()).collect();
+    let files: Vec<&PathBuf> = train.iter().flat_map(|class| &class.files).collect();
+    let seen: Vec<(u32, u32, bool)> = files
+        .par_iter()
+        .step_by(files.len().div_ceil(SAMPLE))
+        .filter_map(|file| picture::decode(file).ok())
+        .map(|picture| (picture.height(), picture.width(), is_coloured(&picture)))
+        .collect();
+    if seen.is_empty() {
+        return Err(Error::data(dir, "none of its pictures can be read"));
+    }
+    let median = |side: fn(&(u32, u32, bool)) -> u32| {
+        let mut sides: Vec<u32> = seen.iter().map(side).collect();
+        sides.sort_unstable();
+        sides[sides.len() / 2] as usize
+    };
+    let channels = if seen.iter().any(|&(.., colour)| colour) { 3 } else { 1 };
+    let images = Shape::new(channels, median(|&(height, ..)| height), median(|&(_, width, _)| width));
+    Ok(Survey { images, count: files.len(), classes: names, pictures: true, warnings })
+}
+
+fn is_coloured(picture: &DynamicImage) -> bool {
+    let spread = |[r, g, b]: [u8; 3]| r.max(g).max(b) - r.min(g).min(b);
+    picture.color().has_color() && picture.to_rgb8().pixels().any(|pixel| spread(pixel.0) > MIN_COLOUR)
+}

@@ -1,0 +1,345 @@
+//! Fetches well-known data sets from public mirrors. A file gets its name when its SHA-256 is right, and not before.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+use std::time::Duration;
+
+use ureq::Agent;
+use ureq::http::StatusCode;
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// A data set on a server.
+#[derive(Debug, Clone, Copy)]
+pub struct DataSet<'a> {
+    /// Name on the command line.
+    pub name: &'a str,
+    /// Title, authors and licence.
+    pub about: &'a str,
+    /// What the URLs of its files begin with, up to the last slash.
+    pub mirror: &'a str,
+    /// Its files.
+    pub files: &'a [RemoteFile<'a>],
+}
+
+/// A file on a server.
+#[derive(Debug, Clone, Copy)]
+pub struct RemoteFile<'a> {
+    /// Name, there and here.
+    pub name: &'a str,
+    /// Size in bytes.
+    pub size: u64,
+    /// SHA-256 of the content, in lower-case hexadecimal digits.
+    pub sha256: &'a str,
+}
+
+const fn file(name: &'static str, size: u64, sha256: &'static str) -> RemoteFile<'static> {
+    RemoteFile { name, size, sha256 }
+}
+
+/// The data sets that can be fetched. Sizes and hashes are those that TensorFlow Datasets lists for these files.
+pub const DATA_SETS: &[DataSet<'static>] = &[
+    DataSet {
+        name: "mnist",
+        about: "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0",
+        mirror: "https://ossci-datasets.s3.amazonaws.com/mnist",
+        files: &[
+            file(
+                "train-images-idx3-ubyte.gz",
+                9_912_422,
+                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+            ),
+            file(
+                "train-labels-idx1-ubyte.gz",
+                28_881,
+                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+            ),
+            file(
+                "t10k-images-idx3-ubyte.gz",
+                1_648_877,
+                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+            ),
+            file(
+                "t10k-labels-idx1-ubyte.gz",
+                4_542,
+                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+            ),
+        ],
+    },
+    DataSet {
+        name: "fashion-mnist",
+        about: "Fashion-MNIST (Xiao, Rasul, Vollgraf; Zalando), MIT",
+        mirror: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
+        files: &[
+            file(
+                "train-images-idx3-ubyte.gz",
+                26_421_880,
+                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            ),
+            file(
+                "train-labels-idx1-ubyte.gz",
+                29_515,
+                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            ),
+            file(
+                "t10k-images-idx3-ubyte.gz",
+                4_422_102,
+                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            ),
+            file(
+                "t10k-labels-idx1-ubyte.gz",
+                5_148,
+                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+            ),
+        ],
+    },
+    DataSet {
+        name: "kmnist",
+        about: "KMNIST (CODH, adapted from the Kuzushiji Dataset of NIJL and others), CC BY-SA 4.0",
+        mirror: "http://codh.rois.ac.jp/kmnist/dataset/kmnist",
+        files: &[
+            file(
+                "train-images-idx3-ubyte.gz",
+                18_165_135,
+                "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
+            ),
+            file(
+                "train-labels-idx1-ubyte.gz",
+                29_497,
+                "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
+            ),
+            file(
+                "t10k-images-idx3-ubyte.gz",
+                3_041_136,
+                "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
+            ),
+            file(
+                "t10k-labels-idx1-ubyte.gz",
+                5_120,
+                "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
+            ),
+        ],
+    },
+];
+
+/// How often a file is asked for when the connection breaks.
+const ATTEMPTS: u32 = 4;
+/// Longest silence of a server.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why a file did not come.
+enum Failure {
+    /// The connection broke: the rest may come when asked for again.
+    Broken(String),
+    /// It would fail again.
+    Final(Error),
+}
+
+/// Fetches the files of a data set into `folder`, which is made; those that are there already and right stay. Beside them
+/// goes SHA256SUMS, which the loader heeds. `mirror` takes the place of the data set's own; `force` replaces files that
+/// are not the data set's. `watch` hears of each file and how many of its bytes are there.
+///
+/// What came before a connection broke is kept in `<name>.part`, and the next call goes on from there.
+///
+/// # Errors
+/// Files of these names that are others, servers that cannot be reached or do not have the files, content that is not
+/// the expected one, and what the disk refuses.
+pub fn fetch(
+    set: &DataSet<'_>,
+    mirror: Option<&str>,
+    folder: &Path,
+    force: bool,
+    watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
+) -> Result<()> {
+    fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+    files::check_writable(folder)?;
+    let agent: Agent = Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_connect(Some(PATIENCE))
+        .timeout_recv_response(Some(PATIENCE))
+        .timeout_per_read(Some(PATIENCE))
+        .user_agent(concat!("shadernet/", env!("CARGO_PKG_VERSION")))
+        .build()
+        .into();
+    let missing = missing(set, folder, force, watch)?;
+    for file in missing {
+        let url = format!("{}/{}", mirror.unwrap_or(set.mirror).trim_end_matches('/'), file.name);
+        fetch_file(&agent, &url, file, folder, watch)?;
+    }
+    let sums: String = set.files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect();
+    files::write_atomically(&folder.join("SHA256SUMS"), sums.as_bytes())
+}
+
+/// The files that must be fetched.
+fn missing<'a>(
+    set: &DataSet<'a>,
+    folder: &Path,
+    force: bool,
+    watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
+) -> Result<Vec<&'a RemoteFile<'a>>> {
+    let mut missing = Vec::new();
+    for file in set.files {
+        let path = folder.join(file.name);
+        if path.exists() && sha256(&path)? == file.sha256 {
+            watch(file, file.size);
+        } else if path.exists() && !force {
+            let message = format!(
+                "this file is there and is not that of {}; `--force` replaces it, `--out` names another folder",
+                set.name
+            );
+            return Err(Error::data(path, message));
+        } else {
+            missing.push(file);
+        }
+    }
+    Ok(missing)
+}
+
+/// Fetches a file, asking for the rest when the connection breaks, and gives it its name.
+fn fetch_file(
+    agent: &Agent,
+    url: &str,
+    file: &RemoteFile<'_>,
+    folder: &Path,
+    watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
+) -> Result<()> {
+    let part = folder.join(format!("{}.part", file.name));
+    let mut attempt = 1;
+    loop {
+        match request(agent, url, file, &part, watch) {
+            Ok(()) => break,
+            Err(Failure::Final(error)) => return Err(error),
+            Err(Failure::Broken(reason)) if attempt == ATTEMPTS => {
+                let message =
+                    format!("{reason}, {ATTEMPTS} times; the same command goes on where this one stopped");
+                return Err(Error::data(url, message));
+            }
+            Err(Failure::Broken(_)) => {
+                std::thread::sleep(Duration::from_millis(250) * attempt);
+                attempt += 1;
+            }
+        }
+    }
+    let found = sha256(&part)?;
+    if found != file.sha256 {
+        remove(&part)?;
+        let message = format!("this is not the expected file: its SHA-256 is {found}, not {}", file.sha256);
+        return Err(Error::data(url, message));
+    }
+    let path = folder.join(file.name);
+    fs::rename(&part, &path).map_err(Error::io("write", path))
+}
+
+/// Asks for a file, or the rest of what `part` has, and writes it there.
+fn request(
+    agent: &Agent,
+    url: &str,
+    file: &RemoteFile<'_>,
+    part: &Path,
+    watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
+) -> Result<(), Failure> {
+    let wrong = |message: String| Failure::Final(Error::data(url, message));
+    let mut done = fs::metadata(part).map_or(0, |part| part.len());
+    if done == file.size {
+        return Ok(());
+    }
+    if done > file.size {
+        remove(part).map_err(Failure::Final)?;
+        done = 0;
+    }
+    let mut request = agent.get(url);
+    if done > 0 {
+        request = request.header("Range", format!("bytes={done}-"));
+    }
+    let response = request.call().map_err(|error| match error {
+        ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => {
+            Failure::Broken(format!("the connection failed ({error})"))
+        }
+        other => wrong(format!("cannot fetch it: {other}")),
+    })?;
+    let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+    match response.status() {
+        // Also from a server that does not know ranges and begins anew.
+        StatusCode::OK => done = 0,
+        StatusCode::PARTIAL_CONTENT
+            if range.is_some_and(|range| range.starts_with(&format!("bytes {done}-"))) => {}
+        StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
+            remove(part).map_err(Failure::Final)?;
+            return Err(Failure::Broken("the server sent another part than the one asked for".into()));
+        }
+        status => return Err(wrong(format!("the server answers {status}"))),
+    }
+    receive(response.into_body().into_reader(), done, file, part, watch, &wrong)
+}
+
+/// Writes what a server sends behind the first `done` bytes of `part`.
+fn receive(
+    mut body: impl Read,
+    mut done: u64,
+    file: &RemoteFile<'_>,
+    part: &Path,
+    watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
+    wrong: &dyn Fn(String) -> Failure,
+) -> Result<(), Failure> {
+    let io = |error| Failure::Final(Error::io("write", part)(error));
+    let mut out = None;
+    let mut piece = vec![0; 1 << 16];
+    loop {
+        let count = body.read(&mut piece).map_err(|error| {
+            Failure::Broken(format!("the connection broke after {done} of {} bytes ({error})", file.size))
+        })?;
+        let piece = &piece[..count];
+        if done == 0 && count > 0 && !piece.starts_with(&[0x1f]) {
+            return Err(wrong(match piece.trim_ascii_start().first() {
+                Some(b'<') => {
+                    "this is an HTML or XML page, not a gzip file; does a proxy ask for a login?".into()
+                }
+                _ => {
+                    format!("this is no gzip file, it starts with the bytes {:02x?}", &piece[..count.min(4)])
+                }
+            }));
+        }
+        let out = match &mut out {
+            Some(out) => out,
+            none => none.insert(open(part, done).map_err(io)?),
+        };
+        if count == 0 {
+            out.sync_all().map_err(io)?;
+            return match done {
+                done if done < file.size => {
+                    Err(Failure::Broken(format!("the connection ended after {done} of {} bytes", file.size)))
+                }
+                _ => Ok(()),
+            };
+        }
+        done += count as u64;
+        if done > file.size {
+            remove(part).map_err(Failure::Final)?;
+            return Err(wrong(format!(
+                "this is not the expected file: it has more than {} bytes",
+                file.size
+            )));
+        }
+        out.write_all(piece).map_err(io)?;
+        watch(file, done);
+    }
+}
+
+/// Opens a file to write behind its first `done` bytes.
+fn open(path: &Path, done: u64) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    match done {
+        0 => options.write(true).create(true).truncate(true).open(path),
+        _ => options.append(true).open(path),
+    }
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if path.exists() { fs::remove_file(path).map_err(Error::io("remove", path)) } else { Ok(()) }
+}
+
+fn sha256(path: &Path) -> Result<String> {
+    File::open(path).and_then(|mut file| files::sha256(&mut file)).map_err(Error::io("read", path))
+}

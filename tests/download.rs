@@ -1,0 +1,278 @@
+//! Fetching data sets from servers of all kinds, which this file plays itself.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+
+use sha2::{Digest, Sha256};
+use shadernet::download::{DATA_SETS, DataSet, RemoteFile, fetch};
+
+/// What a server does with a request: path, first byte that is wanted (0 for all), number of the request.
+type Answer = dyn Fn(&mut TcpStream, &str, usize, usize) + Send;
+
+/// A server on this machine: its URL, and the requests that it had, as path and first byte.
+struct Server {
+    url: String,
+    requests: Arc<Mutex<Vec<(String, usize)>>>,
+}
+
+impl Server {
+    fn new(answer: Box<Answer>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}/set", listener.local_addr().unwrap());
+        let requests = Arc::new(Mutex::new(Vec::new()));
+        let log = requests.clone();
+        // It ends with the process.
+        std::thread::spawn(move || {
+            for (number, stream) in listener.incoming().enumerate() {
+                let mut stream = stream.unwrap();
+                let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+                let path = lines.next().unwrap_or_default().split(' ').nth(1).unwrap_or_default().to_owned();
+                let mut from = 0;
+                for line in lines.take_while(|line| !line.is_empty()) {
+                    if let Some(range) = line.to_lowercase().strip_prefix("range: bytes=") {
+                        from = range.trim_end_matches('-').parse().unwrap();
+                    }
+                }
+                log.lock().unwrap().push((path.clone(), from));
+                answer(&mut stream, &path, from, number);
+                let _ = stream.shutdown(Shutdown::Both);
+            }
+        });
+        Self { url, requests }
+    }
+
+    fn requests(&self) -> Vec<(String, usize)> {
+        self.requests.lock().unwrap().clone()
+    }
+}
+
+/// Sends a head and a body; a client that has gone away does not matter.
+fn send(stream: &mut TcpStream, status: &str, more: &str, length: usize, body: &[u8]) {
+    let head = format!("HTTP/1.1 {status}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
+    let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+}
+
+/// Sends `content` from its byte `from`, as a server does that knows ranges.
+fn send_from(stream: &mut TcpStream, content: &[u8], from: usize, sent: usize) {
+    let (rest, all) = (&content[from..], content.len());
+    let range = format!("Content-Range: bytes {from}-{}/{all}\r\n", all - 1);
+    let (status, range) = if from > 0 { ("206 Partial Content", range.as_str()) } else { ("200 OK", "") };
+    send(stream, status, range, rest.len(), &rest[..sent.min(rest.len())]);
+}
+
+/// What looks like a gzip file, of 200,000 bytes and some more.
+fn content(number: usize) -> Vec<u8> {
+    let noise = |at: usize| (at.wrapping_mul(2_654_435_761) >> 13) as u8;
+    [0x1f, 0x8b].into_iter().chain((0..200_000 + number).map(|at| noise(at + number))).collect()
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Fetches a data set of the files `a.gz` and `b.gz` into `folder`, and says how many bytes were announced in all.
+fn fetch_two(url: &str, folder: &Path, force: bool) -> Result<u64, String> {
+    let hashes = [0, 1].map(|number| sha256(&content(number)));
+    let file = |number: usize, name| RemoteFile {
+        name,
+        size: content(number).len() as u64,
+        sha256: &hashes[number],
+    };
+    let files = [file(0, "a.gz"), file(1, "b.gz")];
+    let set = DataSet { name: "two", about: "", mirror: "http://127.0.0.1:9", files: &files };
+    let mut seen = [0; 2];
+    let mut watch = |file: &RemoteFile<'_>, done: u64| seen[usize::from(file.name == "b.gz")] = done;
+    fetch(&set, Some(url), folder, force, &mut watch).map_err(|error| error.to_string())?;
+    Ok(seen.iter().sum())
+}
+
+fn number(path: &str) -> usize {
+    usize::from(path == "/set/b.gz")
+}
+
+fn names(folder: &Path) -> Vec<String> {
+    let mut names: Vec<_> = fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+/// Fails if not all of both files is there, and nothing else.
+fn assert_whole(folder: &Path) {
+    assert_eq!(names(folder), ["SHA256SUMS", "a.gz", "b.gz"]);
+    for (index, name) in ["a.gz", "b.gz"].into_iter().enumerate() {
+        assert!(fs::read(folder.join(name)).unwrap() == content(index), "{name}");
+    }
+}
+
+#[test]
+fn a_data_set_is_fetched_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("data/two");
+    let server = Server::new(Box::new(|stream, path, from, _| {
+        send_from(stream, &content(number(path)), from, usize::MAX);
+    }));
+    assert_eq!(fetch_two(&server.url, &folder, false), Ok(400_005));
+    assert_whole(&folder);
+    let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+    assert_eq!(sums, format!("{}  a.gz\n{}  b.gz\n", sha256(&content(0)), sha256(&content(1))));
+    assert_eq!(server.requests(), [("/set/a.gz".to_owned(), 0), ("/set/b.gz".to_owned(), 0)]);
+    // What is there is not fetched again, a slash more does not matter, and other files are not touched.
+    assert_eq!(fetch_two(&format!("{}/", server.url), &folder, false), Ok(400_005));
+    assert_eq!(server.requests().len(), 2);
+    fs::write(folder.join("b.gz"), "mine").unwrap();
+    let message = fetch_two(&server.url, &folder, false).unwrap_err();
+    assert!(message.contains("b.gz: this file is there and is not that of two; `--force`"), "{message}");
+    assert_eq!(fs::read(folder.join("b.gz")).unwrap(), b"mine");
+    fetch_two(&server.url, &folder, true).unwrap();
+    assert_whole(&folder);
+    assert_eq!(server.requests()[2..], [("/set/b.gz".to_owned(), 0)]);
+}
+
+#[test]
+fn a_broken_connection_goes_on_where_it_broke() {
+    let dir = tempfile::tempdir().unwrap();
+    let broken = Server::new(Box::new(|stream, path, from, request| {
+        let sent = if request == 0 { 100_000 } else { usize::MAX };
+        send_from(stream, &content(number(path)), from, sent);
+    }));
+    assert_eq!(fetch_two(&broken.url, dir.path(), false), Ok(400_005));
+    assert_whole(dir.path());
+    let requests = broken.requests();
+    assert_eq!(requests.len(), 3);
+    assert_eq!((requests[1].0.as_str(), requests[1].1), ("/set/a.gz", 100_000));
+
+    // One that always breaks at once ends in an error, and the next command goes on.
+    let dir = tempfile::tempdir().unwrap();
+    let hopeless = Server::new(Box::new(|stream, path, from, request| {
+        send_from(stream, &content(number(path)), from, if request == 0 { 60_000 } else { 0 });
+    }));
+    let message = fetch_two(&hopeless.url, dir.path(), false).unwrap_err();
+    assert!(
+        message.contains("/set/a.gz: the connection") && message.contains("60000 of 200002 bytes"),
+        "{message}"
+    );
+    assert!(message.contains("the same command goes on"), "{message}");
+    assert_eq!((hopeless.requests().len(), names(dir.path())), (4, vec!["a.gz.part".to_owned()]));
+    let good = Server::new(Box::new(|stream, path, from, _| {
+        send_from(stream, &content(number(path)), from, usize::MAX);
+    }));
+    fetch_two(&good.url, dir.path(), false).unwrap();
+    assert_whole(dir.path());
+    assert_eq!(good.requests()[0], ("/set/a.gz".to_owned(), 60_000));
+}
+
+#[test]
+fn servers_that_do_not_know_ranges_begin_anew() {
+    for status in ["200 OK", "416 Range Not Satisfiable", "206 Partial Content"] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.gz.part"), &content(0)[..70_000]).unwrap();
+        // What is longer than the file can be no part of it.
+        fs::write(dir.path().join("b.gz.part"), vec![7; 300_000]).unwrap();
+        let server = Server::new(Box::new(move |stream, path, from, _| {
+            let all = content(number(path));
+            match (from, status) {
+                (0, _) | (_, "200 OK") => send(stream, "200 OK", "", all.len(), &all),
+                // Another range than the one that is wanted.
+                (_, "206 Partial Content") => {
+                    send(stream, status, "Content-Range: bytes 5-9/200002\r\n", 5, &all[5..10]);
+                }
+                _ => send(stream, status, "", 0, b""),
+            }
+        }));
+        assert_eq!(fetch_two(&server.url, dir.path(), false), Ok(400_005), "{status}");
+        assert_whole(dir.path());
+        let requests = server.requests();
+        assert_eq!(requests[0], ("/set/a.gz".to_owned(), 70_000));
+        assert_eq!(requests.last(), Some(&("/set/b.gz".to_owned(), 0)));
+    }
+}
+
+#[test]
+fn what_is_not_the_file_gets_no_name() {
+    let page = b"  <!DOCTYPE html><title>Log in</title>".as_slice();
+    let mut changed = content(0);
+    *changed.last_mut().unwrap() ^= 1;
+    let longer = [&content(0)[..], &[0]].concat();
+    let cases: [(&'static str, Vec<u8>, &str); 6] = [
+        ("200 OK", changed, "this is not the expected file: its SHA-256 is "),
+        ("200 OK", page.to_vec(), "this is an HTML or XML page, not a gzip file"),
+        (
+            "200 OK",
+            b"version https://git-lfs".to_vec(),
+            "this is no gzip file, it starts with the bytes [76, 65, 72, 73]",
+        ),
+        ("200 OK", longer, "it has more than 200002 bytes"),
+        ("404 Not Found", page.to_vec(), "the server answers 404 Not Found"),
+        ("503 Service Unavailable", page.to_vec(), "the server answers 503 Service Unavailable"),
+    ];
+    for (status, body, words) in cases {
+        let dir = tempfile::tempdir().unwrap();
+        let server =
+            Server::new(Box::new(move |stream, _, _, _| send(stream, status, "", body.len(), &body)));
+        let message = fetch_two(&server.url, dir.path(), false).unwrap_err();
+        assert!(
+            message.starts_with(&format!("{}/a.gz: ", server.url)) && message.contains(words),
+            "{message}"
+        );
+        assert_eq!(names(dir.path()), Vec::<String>::new(), "{message}");
+        assert_eq!(server.requests().len(), 1, "{message}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    for (url, words) in [("http://127.0.0.1:9", "127.0.0.1:9/a.gz: "), ("no url", "no url/a.gz: ")] {
+        let message = fetch_two(url, dir.path(), false).unwrap_err();
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[test]
+fn a_place_that_cannot_be_written_to_is_said_before_anything_is_fetched() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("file"), "").unwrap();
+    let server = Server::new(Box::new(|stream, path, from, _| {
+        send_from(stream, &content(number(path)), from, usize::MAX);
+    }));
+    let message = fetch_two(&server.url, &dir.path().join("file/data"), false).unwrap_err();
+    assert!(message.starts_with("cannot make the folder ") && message.contains("file/data"), "{message}");
+    assert!(server.requests().is_empty());
+    // A folder in the way of a file.
+    fs::create_dir(dir.path().join("a.gz.part")).unwrap();
+    let message = fetch_two(&server.url, dir.path(), false).unwrap_err();
+    assert!(message.starts_with("cannot ") && message.contains("a.gz.part"), "{message}");
+}
+
+#[test]
+fn the_known_data_sets_have_four_files_each_and_the_program_names_them() {
+    for set in DATA_SETS {
+        assert_eq!(set.files.len(), 4);
+        assert!(set.mirror.starts_with("http") && !set.mirror.ends_with('/'), "{}", set.mirror);
+        for file in set.files {
+            let digits = file.sha256.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+            assert!(digits && file.sha256.len() == 64, "{} {}", set.name, file.name);
+        }
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::new(Box::new(|stream, _, _, _| send(stream, "404 Not Found", "", 0, b"")));
+    let run = |args: &[&str]| {
+        let output = Command::new(env!("CARGO_BIN_EXE_shadernet"))
+            .current_dir(dir.path())
+            .args(args)
+            .output()
+            .unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    let (code, message) = run(&["data", "kmnist", "--mirror", &server.url]);
+    let wanted =
+        format!("error: {}/train-images-idx3-ubyte.gz: the server answers 404 Not Found\n", server.url);
+    assert_eq!((code, message), (1, wanted));
+    assert!(dir.path().join("data/kmnist").is_dir());
+    let (code, message) = run(&["data", "imagenet"]);
+    assert!(code == 2 && message.contains("mnist, fashion-mnist, kmnist"), "{message}");
+}
