@@ -25,7 +25,7 @@ pub(crate) struct ExportArgs {
     /// Compute the written ONNX graph on the test images of a data set and compare it with the network
     #[arg(long, requires = "onnx")]
     verify: bool,
-    /// Data set for --verify: folder with IDX files, gzipped or not
+    /// Data set for --verify: folder with IDX files, or with a folder of pictures for each class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
     /// Replace a file that exists
@@ -58,22 +58,27 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
         )));
     }
     let checkpoint = Checkpoint::load(&args.model)?;
-    if let Some(path) = &args.formats.html {
+    let Formats { html, onnx, pytorch } = &args.formats;
+    // Of several files none is written if one is in the way.
+    for path in [html, onnx, pytorch].into_iter().flatten().filter(|_| !args.force) {
+        export::check_absent(path)?;
+    }
+    if let Some(path) = html {
         let page = export::html(&checkpoint)?;
-        export::write(path, page.as_bytes(), args.force)?;
+        export::write(path, page.as_bytes())?;
         let size = page.len().div_ceil(1000);
         output.line(format_args!("{}: {size} kB, opens in any browser", path.display()));
     }
-    if let Some(path) = &args.formats.onnx {
-        export::write(path, &export::to_onnx(&checkpoint, args.fold_batch_norm)?, args.force)?;
+    if let Some(path) = onnx {
+        export::write(path, &export::to_onnx(&checkpoint, args.fold_batch_norm)?)?;
         output.line(format_args!("{}: pixels (0 to 1) -> logits, probabilities", path.display()));
     }
-    if let Some(path) = &args.formats.pytorch {
-        export::write(path, export::to_pytorch(&checkpoint)?.as_bytes(), args.force)?;
+    if let Some(path) = pytorch {
+        export::write(path, export::to_pytorch(&checkpoint)?.as_bytes())?;
         let model = args.model.display();
         output.line(format_args!("{}: `load({:?})` gives the network", path.display(), model.to_string()));
     }
-    match &args.formats.onnx {
+    match onnx {
         Some(path) if args.verify => verify(path, &checkpoint, &args.data, output),
         _ => Ok(ExitCode::SUCCESS),
     }
