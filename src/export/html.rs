@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::batch::BatchSettings;
 use crate::checkpoint::Checkpoint;
+use crate::classify::takes_pictures;
 use crate::error::{Error, Result};
 use crate::plan::{ParamLayout, Plan, PlanOptions};
 use crate::shader;
@@ -29,7 +30,7 @@ const PAGE: &str = include_str!("web/page.html");
 
 /// What stands in the page for `{{name}}`.
 const PARTS: &[(&str, &str)] =
-    texts!["web": "page.css", "prepare.js", "fallback.js", "runtime.js", "board.js", "page.js"];
+    texts!["web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js"];
 
 /// Drawn digits to try, for networks that know digits.
 const EXAMPLES: &[(&str, &[u8])] = pictures![
@@ -45,15 +46,15 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
     "9": "9_note",
 ];
 
-/// The page of a network that takes images of one channel.
+/// The page of a network that takes images of one channel or three.
 ///
 /// # Errors
 /// A network with another number of channels.
 pub fn html(checkpoint: &Checkpoint) -> Result<String> {
     let input = checkpoint.model.input;
-    if input.channels != 1 {
+    if ![1, 3].contains(&input.channels) {
         let message = format!(
-            "the model {} takes {} channels; a page to draw on is for one-channel models",
+            "the model {} takes {} channels; a page is for models of 1 (grey) or 3 (RGB)",
             checkpoint.model.name, input.channels
         );
         return Err(Error::Usage(message));
@@ -119,6 +120,7 @@ fn description(checkpoint: &Checkpoint) -> Value {
     json!({
         "name": model.name,
         "input": model.input,
+        "pictures": takes_pictures(checkpoint),
         "classes": classes,
         "pixel_scale": scale,
         "pixel_offset": offset,

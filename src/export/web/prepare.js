@@ -15,18 +15,36 @@ const f = Math.fround;
 
 /**
  * One grey image, bright ink on black, sized and centred as MNIST is.
- * @param {ImageData} picture any size and colours, dark on light or light on dark
+ * @param {ImageData} picture any size and colours, dark on light or light on dark; a finished image is returned unchanged
  * @param {number} height of the image that is made
  * @param {number} width
  * @returns {Uint8Array | null} [height][width], or null where there is no ink
  */
 function prepare(picture, height, width) {
-  const ink = distances(picture, background(picture));
+  const paper = background(picture);
+  const ink = distances(picture, paper);
   if (ink.reduce((most, value) => Math.max(most, value), 0) < MIN_CONTRAST) {
     return null;
   }
+  if (picture.height === height && picture.width === width && isFinished(picture, paper)) {
+    return ink.map((_, pixel) => picture.data[4 * pixel]);
+  }
   stretch(ink);
   return place(ink, picture.width, height, width);
+}
+
+/**
+ * True for what looks like an image of MNIST already: grey, with a black border.
+ * @param {ImageData} picture
+ * @param {number[]} paper
+ */
+function isFinished({ data }, paper) {
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at] !== data[at + 1] || data[at + 1] !== data[at + 2] || data[at + 3] !== 255) {
+      return false;
+    }
+  }
+  return paper.every((value) => value < 16);
 }
 
 /**
