@@ -1,8 +1,9 @@
 // Draws the pictures of two data sets into the folder named as argument: `colours`, whose classes are colours, and `greys`, whose
-// classes are light and dark: PNG and JPEG of many sizes, transparent, turned by EXIF. And 7_finished.png, as MNIST's are.
+// classes are light and dark: PNG and JPEG of many sizes, transparent, of another gamma, turned by EXIF. And 7_finished.png, as MNIST's are.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import { chromium } from 'playwright-core';
 import { DIGITS } from './strokes.mjs';
 
@@ -14,6 +15,13 @@ const SIZES = [[32, 32], [20, 20], [64, 48], [31, 77], [7, 5], [1, 1], [200, 3],
 
 /** Orientation 6, a camera held upright. */
 const EXIF = Buffer.from('\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0', 'latin1');
+
+/** A PNG chunk that tells of linear light, which colour management would act on. */
+const GAMMA = Buffer.from('\0\0\0\x04gAMA\0\x01\x86\xa0\0\0\0\0', 'latin1');
+GAMMA.writeUInt32BE(crc32(GAMMA.subarray(4, 12)), 12);
+
+/** Puts a part of a picture file where others can be: in a JPEG behind its first mark, in a PNG behind its header. */
+const insert = (file, at, part) => Buffer.concat([file.subarray(0, at), part, file.subarray(at)]);
 
 /** In the browser: a colour with an uneven light and noise, as a data URL. */
 function drawn({ width, height, colour, type, salt, transparent }) {
@@ -59,14 +67,18 @@ for (const [set, classes] of Object.entries(SETS)) {
       mkdirSync(folder, { recursive: true });
       for (const [index, [width, height]] of SIZES.entries()) {
         const [transparent, jpeg] = [index % 4 === 2, index % 3 === 1];
+        const [turned, gamma] = [jpeg && index > 5, index === 3];
         const salt = index + (part === 'test' ? 100 : 0);
         const type = jpeg ? 'image/jpeg' : 'image/png';
         const url = await page.evaluate(drawn, { width, height, colour, type, salt, transparent });
         let file = bytesOf(url);
-        if (jpeg && index > 5) {
-          file = Buffer.concat([file.subarray(0, 2), EXIF, file.subarray(2)]);
+        if (turned) {
+          file = insert(file, 2, EXIF);
         }
-        const words = [transparent && 'transparent', jpeg && index > 5 && 'turned'].filter(Boolean);
+        if (gamma) {
+          file = insert(file, 33, GAMMA);
+        }
+        const words = [transparent && 'transparent', turned && 'turned', gamma && 'gamma'].filter(Boolean);
         writeFileSync(join(folder, [index, `${width}x${height}`, ...words].join('_') + (jpeg ? '.jpg' : '.png')), file);
       }
     }

@@ -23,7 +23,7 @@ const f = Math.fround;
 function prepare(picture, height, width) {
   const paper = background(picture);
   const ink = distances(picture, paper);
-  if (ink.reduce((most, value) => Math.max(most, value), 0) < MIN_CONTRAST) {
+  if (largestOf(ink) < MIN_CONTRAST) {
     return null;
   }
   if (picture.height === height && picture.width === width && isFinished(picture, paper)) {
@@ -82,11 +82,12 @@ function background({ data, width, height }) {
  * @param {number[]} paper
  */
 function distances({ data }, [red, green, blue]) {
-  return Uint8Array.from({ length: data.length / 4 }, (_, pixel) => {
-    const [r, g, b, alpha] = data.subarray(4 * pixel, 4 * pixel + 4);
-    const distance = Math.max(Math.abs(r - red), Math.abs(g - green), Math.abs(b - blue));
-    return Math.floor((distance * alpha) / 255);
-  });
+  const ink = new Uint8Array(data.length / 4);
+  for (let pixel = 0, at = 0; pixel < ink.length; pixel++, at += 4) {
+    const [r, g, b] = [Math.abs(data[at] - red), Math.abs(data[at + 1] - green), Math.abs(data[at + 2] - blue)];
+    ink[pixel] = Math.floor((Math.max(r, g, b) * data[at + 3]) / 255);
+  }
+  return ink;
 }
 
 /**
@@ -170,18 +171,24 @@ function strokeWidth(ink, width) {
  * @param {Uint8Array | Float32Array} values
  */
 function peak(values) {
-  let most = 0;
-  values.forEach((value) => {
-    most = Math.max(most, value);
-  });
+  const least = f(largestOf(values) / 3);
   let [sum, count] = [0, 0];
-  values.forEach((value) => {
-    if (value >= f(most / 3)) {
+  for (const value of values) {
+    if (value >= least) {
       sum += value;
       count += 1;
     }
-  });
+  }
   return Math.max(f(sum / count), 2 ** -126);
+}
+
+/** @param {Uint8Array | Float32Array} values of a photograph: too many for the arguments of `Math.max` */
+function largestOf(values) {
+  let most = 0;
+  for (const value of values) {
+    most = Math.max(most, value);
+  }
+  return most;
 }
 
 /** @typedef {{ length: number, first: number, end: number, centre: number }} Extent where the ink lies along one axis */
