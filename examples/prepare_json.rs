@@ -1,12 +1,14 @@
-//! Prints PNG pictures as `classify` prepares them for a network of 28x28 pixels, as JSON: `{"7_bar.png": [0, 0, 17, ...]}`.
+//! Prints pictures as `classify` prepares them for a model, as JSON: `{"data/digits/7_bar.png": [0, 0, 17, ...]}`, pixels
+//! `[channel][row][column]`.
 //!
-//! `cargo run --release --example prepare_json -- data/digits/*.png`
+//! `cargo run --release --example prepare_json -- data/models/seed.safetensors data/digits/*.png`
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use serde_json::{Map, Value};
-use shadernet::classify::prepare::prepare;
+use shadernet::checkpoint::Checkpoint;
+use shadernet::classify::read;
 use shadernet::error::{Error, Result};
 
 fn main() {
@@ -17,10 +19,14 @@ fn main() {
 }
 
 fn print_images() -> Result<()> {
+    let mut paths = std::env::args_os().skip(1).map(PathBuf::from);
+    let model = match paths.next() {
+        Some(path) => Checkpoint::load(path)?,
+        None => Checkpoint::seed()?,
+    };
     let mut images = Map::new();
-    for path in std::env::args_os().skip(1).map(PathBuf::from) {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        images.insert(name, prepare(&path, 28, 28)?.into());
+    for path in paths {
+        images.insert(path.display().to_string(), read(&path, &model)?.into());
     }
     // Not println!, which panics when the reader goes away (`| head`).
     match writeln!(std::io::stdout(), "{}", Value::from(images)) {

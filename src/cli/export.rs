@@ -37,7 +37,7 @@ pub(crate) struct ExportArgs {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Formats {
-    /// Page on which one draws an image and sees what the network says of it, in any browser: one file, no server
+    /// Page on which one draws or opens an image and sees what the network says of it, in any browser: one file, no server
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
     /// ONNX graph from pixels (0 to 1) to logits and probabilities, for a batch of any size

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::batch::BatchSettings;
 use crate::checkpoint::Checkpoint;
+use crate::classify::takes_pictures;
 use crate::error::{Error, Result};
 use crate::plan::{ParamLayout, Plan, PlanOptions};
 use crate::shader;
@@ -28,8 +29,7 @@ macro_rules! pictures {
 const PAGE: &str = include_str!("web/page.html");
 
 /// What stands in the page for `{{name}}`.
-const PARTS: &[(&str, &str)] =
-    texts!["web": "page.css", "prepare.js", "fallback.js", "runtime.js", "board.js", "page.js"];
+const PARTS: &[(&str, &str)] = texts!["web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js"];
 
 /// Drawn digits to try, for networks that know digits.
 const EXAMPLES: &[(&str, &[u8])] = pictures![
@@ -45,15 +45,15 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
     "9": "9_note",
 ];
 
-/// The page of a network that takes images of one channel.
+/// The page of a network that takes images of one channel or three.
 ///
 /// # Errors
 /// A network with another number of channels.
 pub fn html(checkpoint: &Checkpoint) -> Result<String> {
     let input = checkpoint.model.input;
-    if input.channels != 1 {
+    if ![1, 3].contains(&input.channels) {
         let message = format!(
-            "the model {} takes {} channels; a page to draw on is for one-channel models",
+            "the model {} takes {} channels; a page is for models of 1 (grey) or 3 (RGB)",
             checkpoint.model.name, input.channels
         );
         return Err(Error::Usage(message));
@@ -119,6 +119,7 @@ fn description(checkpoint: &Checkpoint) -> Value {
     json!({
         "name": model.name,
         "input": model.input,
+        "pictures": takes_pictures(checkpoint),
         "classes": classes,
         "pixel_scale": scale,
         "pixel_offset": offset,
@@ -143,7 +144,9 @@ fn base64_of(values: &[f32]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checkpoint::Trained;
     use crate::layers::LAYERS;
+    use crate::model::Model;
 
     fn part(name: &str) -> &'static str {
         PARTS.iter().find(|(part, _)| *part == name).unwrap().1
@@ -186,6 +189,26 @@ mod tests {
             assert_eq!(model["shaders"][&dispatch.shader], shader::find(&dispatch.shader).source);
         }
         assert_eq!(plan.tensor(model["logits"].as_str().unwrap()).unwrap().bytes, 10 * 16);
+    }
+
+    #[test]
+    fn pictures_are_prepared_as_the_model_wants_them_and_odd_channels_are_refused() {
+        let page = |channels: usize, pictures: bool| {
+            let seed = Checkpoint::seed().unwrap();
+            let text = seed.model.to_toml().replace("input = [1,", &format!("input = [{channels},"));
+            let model = Model::parse(&text, "model").unwrap();
+            html(&Checkpoint { model, trained: Trained { pictures, ..seed.trained }, ..seed })
+        };
+        for (channels, trained, wanted) in [(1, false, false), (1, true, true), (3, false, true)] {
+            let page = page(channels, trained).unwrap();
+            let model: Value = serde_json::from_str(model_of(&page)).unwrap();
+            assert_eq!(model["pictures"], wanted, "{channels} channels, trained on pictures: {trained}");
+        }
+        let message = page(2, false).unwrap_err().to_string();
+        assert!(
+            message.contains("takes 2 channels; a page is for models of 1 (grey) or 3 (RGB)"),
+            "{message}"
+        );
     }
 
     #[test]

@@ -3,87 +3,17 @@
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
-import { join } from 'node:path';
-import { pathToFileURL } from 'node:url';
+import { basename, join } from 'node:path';
 import { gunzipSync } from 'node:zlib';
-import { chromium } from 'playwright-core';
+import {
+  LOGIT_TOLERANCE, PIXEL_TOLERANCE, answers, draw, engine, finish, folder, largest, logitsOf, ready, test, text, withPage,
+} from './harness.mjs';
 import { DIGITS } from './strokes.mjs';
 
-const [, , folder, chosen = ''] = process.argv;
 const root = new URL('../../', import.meta.url);
-/** Largest difference of a logit from the CPU engine's. */
-const LOGIT_TOLERANCE = 1e-4;
-/** Largest difference of a prepared pixel, of 255, from Rust's, and of their mean. */
-const PIXEL_TOLERANCE = { most: 1, mean: 0.01 };
 const MAX_BYTES = 300_000;
 const MAX_FIRST_ANSWER_MS = 2000;
 const IMAGES = 100;
-
-const browser = await chromium.launch({
-  executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
-  args: [
-    '--no-sandbox',
-    '--enable-unsafe-webgpu',
-    '--use-webgpu-adapter=swiftshader',
-    '--enable-features=Vulkan',
-  ],
-});
-
-let failures = 0;
-/** Runs a case; what it returns is printed. */
-async function test(name, run) {
-  if (!name.includes(chosen)) {
-    return;
-  }
-  try {
-    const figures = await run();
-    console.log(`ok      ${name}${figures ? `: ${figures}` : ''}`);
-  } catch (error) {
-    failures += 1;
-    console.log(`FAILED  ${name}: ${error.message}`);
-  }
-}
-
-/** Opens a page, lets `use` use it, and fails if the console had errors or anything was loaded from elsewhere. */
-async function withPage(use, { file = 'seed', before, options = {} } = {}) {
-  const context = await browser.newContext({ viewport: { width: 1100, height: 900 }, ...options });
-  const page = await context.newPage();
-  const troubles = [];
-  page.on('console', (message) => ['error', 'warning'].includes(message.type()) && troubles.push(message.text()));
-  page.on('pageerror', (error) => troubles.push(error.message));
-  const address = pathToFileURL(join(folder, `${file}.html`)).href;
-  page.on('request', (request) => request.url() !== address && troubles.push(`loads ${request.url()}`));
-  if (before) {
-    await page.addInitScript(before);
-  }
-  try {
-    await page.goto(address);
-    const result = await use(page, context);
-    assert.deepEqual(troubles, [], 'the console is not empty');
-    return result;
-  } finally {
-    await context.close();
-  }
-}
-
-const ready = (page) => page.waitForSelector('body[data-ready]', { timeout: 60_000 });
-const text = (page, id) => page.locator(`#${id}`).textContent();
-const engine = (page) => page.evaluate(() => document.body.dataset.engine);
-const answers = (page, name) =>
-  page.waitForFunction((name) => document.getElementById('answer').textContent === name, name, { timeout: 10_000 });
-
-/** Draws strokes of points in parts of the board's side, with the mouse. */
-async function draw(page, strokes) {
-  const { x, y, width } = await page.locator('#board').boundingBox();
-  for (const [[startX, startY], ...rest] of strokes) {
-    await page.mouse.move(x + startX * width, y + startY * width);
-    await page.mouse.down();
-    for (const [toX, toY] of rest) {
-      await page.mouse.move(x + toX * width, y + toY * width, { steps: 4 });
-    }
-    await page.mouse.up();
-  }
-}
 
 /** Images of an IDX file, gzipped or not. */
 function images(path) {
@@ -92,17 +22,6 @@ function images(path) {
   const size = bytes.readUInt32BE(8) * bytes.readUInt32BE(12);
   return Array.from({ length: IMAGES }, (_, i) => [...bytes.subarray(16 + i * size, 16 + (i + 1) * size)]);
 }
-
-/** The one tensor of a safetensors file, in rows. */
-function logitsOf(path) {
-  const bytes = readFileSync(path);
-  const start = 8 + Number(bytes.readBigUInt64LE(0));
-  const { shape } = JSON.parse(bytes.subarray(8, start).toString()).logits;
-  const value = (row, column) => bytes.readFloatLE(start + 4 * (row * shape[1] + column));
-  return Array.from({ length: IMAGES }, (_, row) => Array.from({ length: shape[1] }, (_, column) => value(row, column)));
-}
-
-const largest = (values) => values.indexOf(Math.max(...values));
 
 for (const [file, set] of [
   ['seed', new URL('data/mnist/t10k-images-idx3-ubyte.gz', root)],
@@ -138,28 +57,25 @@ for (const [file, set] of [
 
 await test('pictures are prepared as `classify` prepares them, and recognised', () =>
   withPage(async (page) => {
-    const wanted = JSON.parse(readFileSync(join(folder, 'prepared.json')));
+    const wanted = Object.entries(JSON.parse(readFileSync(join(folder, 'seed.prepared'))));
     let [most, sum] = [0, 0];
-    for (const [name, pixels] of Object.entries(wanted)) {
-      const png = readFileSync(new URL(`data/digits/${name}`, root)).toString('base64');
-      const { prepared, label } = await page.evaluate(async (png) => {
-        const canvas = await pictureOf(bytesOf(png));
-        const picture = contextOf(canvas).getImageData(0, 0, canvas.width, canvas.height);
-        const prepared = prepare(picture, height, width);
-        const logits = evaluate(model, prepared);
-        return { prepared: [...prepared], label: model.classes[logits.indexOf(Math.max(...logits))] };
-      }, png);
-      assert.equal(label, name[0], name);
+    for (const [path, pixels] of wanted) {
+      const name = basename(path);
+      await page.locator('#file').setInputFiles(path);
+      await answers(page, name[0]);
+      const prepared = await page.evaluate(() => [...board.seen().picture.pixels]);
       const differences = prepared.map((value, i) => Math.abs(value - pixels[i]));
       const worst = Math.max(...differences);
       assert.ok(worst <= PIXEL_TOLERANCE.most, `${name}: a pixel differs by ${worst} of 255`);
       most = Math.max(most, worst);
       sum += differences.reduce((sum, value) => sum + value, 0) / pixels.length;
+      await page.getByRole('button', { name: 'Clear' }).click();
+      await answers(page, '–');
     }
-    const count = Object.keys(wanted).length;
-    assert.equal(count, readdirSync(new URL('data/digits', root)).filter((name) => name.endsWith('.png')).length);
-    assert.ok(sum / count <= PIXEL_TOLERANCE.mean, `the mean differs by ${sum / count}`);
-    return `${count} pictures, pixels differ by at most ${most} of 255, ${(sum / count).toFixed(4)} on average`;
+    assert.equal(wanted.length, 1 + readdirSync(new URL('data/digits', root)).filter((name) => name.endsWith('.png')).length);
+    const mean = sum / wanted.length;
+    assert.ok(mean <= PIXEL_TOLERANCE.mean, `the mean differs by ${mean}`);
+    return `${wanted.length} pictures, pixels differ by at most ${most} of 255, ${mean.toFixed(4)} on average`;
   }));
 
 await test('digits drawn with the mouse are recognised, stroke by stroke', () =>
@@ -254,6 +170,8 @@ await test('the keyboard alone draws, takes back and clears', () =>
     await press('Space');
     await answers(page, '1');
     assert.equal(await text(page, 'live'), 'Pen up.');
+    await press('Tab');
+    assert.equal(await focused(), 'open');
     await press('Tab');
     assert.equal(await focused(), 'undo');
     await press('Enter');
@@ -391,9 +309,4 @@ await test('small and quick', async () => {
   return `${size} bytes; from load to the first answer ${answer} ms, to the first by WebGPU ${same} ms`;
 });
 
-await browser.close();
-if (failures > 0) {
-  console.log(`web: ${failures} failures`);
-  process.exit(1);
-}
-console.log('web: all is well');
+await finish();

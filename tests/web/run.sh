@@ -13,14 +13,27 @@ target=${CARGO_TARGET_DIR:-../../target}/release
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Two networks: the one that ships, and a small one with every other layer, taught some noise.
-node noise.mjs "$work/noise"
-"$target/shadernet" train every_layer.toml --data "$work/noise" --epochs 2 --device cpu --out "$work/run" --quiet
+# Four networks: the one that ships, a small one with every other layer, taught some noise, and two taught pictures.
 prepare() {
     "$target/shadernet" export "$2" --html "$work/$1.html"
     "$target/shadernet" eval "$2" --data "$3" --device cpu --logits "$work/$1.logits"
 }
 prepare seed ../../data/models/seed.safetensors ../../data/mnist
+node noise.mjs "$work/noise"
+"$target/shadernet" train every_layer.toml --data "$work/noise" --epochs 2 --device cpu --out "$work/run" --quiet
 prepare every_layer "$work/run/model.safetensors" "$work/noise"
-"$target/examples/prepare_json" ../../data/digits/*.png >"$work/prepared.json"
+node make_pictures.mjs "$work"
+digits=(../../data/digits/*.png)
+"$target/examples/prepare_json" ../../data/models/seed.safetensors "${digits[@]}" "$work/7_finished.png" >"$work/seed.prepared"
+for set in colours greys; do
+    "$target/shadernet" new --data "$work/$set" --out "$work/$set.toml"
+    "$target/shadernet" train "$work/$set.toml" --data "$work/$set" --device cpu --out "$work/$set.run" --quiet
+    model=$work/$set.run/model.safetensors
+    prepare "$set" "$model" "$work/$set"
+    pictures=("$work/$set"/test/*/*)
+    "$target/examples/prepare_json" "$model" "${pictures[@]}" "${digits[@]}" >"$work/$set.prepared"
+    "$target/shadernet" classify "${pictures[@]}" --model "$model" --device cpu --json >"$work/$set.answers"
+done
 node check.mjs "$work"
+node check_pictures.mjs "$work"
+echo "web: all is well"

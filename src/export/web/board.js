@@ -1,11 +1,11 @@
 'use strict';
-// The drawing board: strokes by mouse, pen, finger or keyboard, and example pictures; undo and clear.
+// The board: strokes by mouse, pen, finger or keyboard, and pictures; undo and clear.
 
 /** @typedef {{ x: number, y: number }} Point in parts of the board's side, from its upper left corner */
 
 /**
  * What was done: a stroke, a picture shown, or all wiped away. What is seen is what came after the last wipe or picture.
- * @typedef {{ stroke: Point[] } | { picture: HTMLCanvasElement } | 'wiped'} Mark
+ * @typedef {{ stroke: Point[] } | { picture: Picture } | 'wiped'} Mark
  */
 
 /** Width of the pen, and a step of the arrow keys, in parts of the board's side. */
@@ -23,9 +23,10 @@ const ARROWS = new Map([
 class Board {
   /**
    * @param {HTMLCanvasElement} canvas
+   * @param {boolean} draws false if the board only shows pictures
    * @param {(said?: string) => void} changed called after every change, with words for those who cannot see it
    */
-  constructor(canvas, changed) {
+  constructor(canvas, draws, changed) {
     this.canvas = canvas;
     this.changed = changed;
     /** @type {Mark[]} */
@@ -38,6 +39,16 @@ class Board {
     /** Where the keyboard's pen is; null until an arrow key is pressed. */
     /** @type {Point | null} */
     this.cursor = null;
+    if (draws) {
+      this.listen();
+    }
+    new ResizeObserver(() => this.paint()).observe(canvas);
+    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.paint());
+  }
+
+  /** Makes the board one to draw on. */
+  listen() {
+    const { canvas } = this;
     canvas.addEventListener('pointerdown', (event) => this.down(event));
     canvas.addEventListener('pointermove', (event) => this.move(event));
     for (const end of /** @type {const} */ (['pointerup', 'pointercancel'])) {
@@ -49,15 +60,13 @@ class Board {
       this.cursor = null;
       this.paint();
     });
-    new ResizeObserver(() => this.paint()).observe(canvas);
-    matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.paint());
   }
 
   /** The strokes and the picture that are seen. */
   seen() {
     /** @type {Point[][]} */
     const strokes = [];
-    let [picture, at] = [/** @type {HTMLCanvasElement | null} */ (null), this.marks.length];
+    let [picture, at] = [/** @type {Picture | null} */ (null), this.marks.length];
     while (at > 0) {
       const mark = this.marks[--at];
       if (mark === 'wiped') {
@@ -79,20 +88,17 @@ class Board {
   }
 
   /**
-   * What is seen, dark on light, as a picture for `prepare`.
+   * The strokes that are seen, black on white.
    * @returns {ImageData}
    */
-  picture() {
-    const { strokes, picture } = this.seen();
-    const canvas = picture ?? document.createElement('canvas');
+  drawing() {
+    const canvas = document.createElement('canvas');
+    canvas.width = canvas.height = PICTURE_SIDE;
     const context = contextOf(canvas);
-    if (!picture) {
-      canvas.width = canvas.height = PICTURE_SIDE;
-      context.fillStyle = 'white';
-      context.fillRect(0, 0, PICTURE_SIDE, PICTURE_SIDE);
-      drawStrokes(context, strokes, PICTURE_SIDE, 'black');
-    }
-    return context.getImageData(0, 0, canvas.width, canvas.height);
+    context.fillStyle = 'white';
+    context.fillRect(0, 0, PICTURE_SIDE, PICTURE_SIDE);
+    drawStrokes(context, this.seen().strokes, PICTURE_SIDE, 'black');
+    return context.getImageData(0, 0, PICTURE_SIDE, PICTURE_SIDE);
   }
 
   /** Takes the last mark back. */
@@ -113,12 +119,12 @@ class Board {
 
   /**
    * Shows a picture in place of what is seen.
-   * @param {HTMLCanvasElement} picture
+   * @param {Picture} picture
    */
   show(picture) {
     this.lift();
     this.marks.push({ picture });
-    this.done();
+    this.done(`Picture: ${picture.name}.`);
   }
 
   /** @param {string} [said] */
@@ -208,9 +214,10 @@ class Board {
     const { strokes, picture } = this.seen();
     context.clearRect(0, 0, side, side);
     if (picture) {
-      const scale = side / Math.max(picture.width, picture.height);
-      const [width, height] = [picture.width * scale, picture.height * scale];
-      context.drawImage(picture, (side - width) / 2, (side - height) / 2, width, height);
+      const { shown } = picture;
+      const scale = side / Math.max(shown.width, shown.height);
+      const [width, height] = [shown.width * scale, shown.height * scale];
+      context.drawImage(shown, (side - width) / 2, (side - height) / 2, width, height);
     }
     drawStrokes(context, strokes, side, color);
     if (this.cursor) {

@@ -19,7 +19,9 @@ const TOLERANCE = 1e-3;
 const READ_OUT_AFTER = 700;
 
 const model = readModel(element('model').textContent);
-const [, height, width] = model.input;
+const [channels, height, width] = model.input;
+/** Nobody draws what a network of colours has learnt. */
+const draws = channels === 1;
 
 /**
  * @param {string} json
@@ -56,7 +58,7 @@ async function openWebGpu() {
   try {
     const opened = await Program.open(model);
     // A driver that computes wrongly would answer wrongly without a word.
-    const probe = Uint8Array.from({ length: height * width }, (_, i) => (i * 97) % 256);
+    const probe = Uint8Array.from({ length: channels * height * width }, (_, i) => (i * 97) % 256);
     const [got, want] = [await opened.run(probe), evaluate(model, probe)];
     const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
     if (!want.every((value, i) => Math.abs(got[i] - value) <= TOLERANCE * largest)) {
@@ -140,25 +142,35 @@ async function update() {
   busy = true;
   while (outdated) {
     outdated = false;
-    const pixels = board.empty ? null : prepare(board.picture(), height, width);
-    showInput(pixels);
+    const { strokes, picture } = board.seen();
+    const pixels = picture?.pixels ?? (strokes.length > 0 ? imageFor(model, board.drawing()) : null);
+    showInput(pixels, picture);
     showAnswer(pixels && softmax(await compute(pixels)));
   }
   busy = false;
 }
 
-/** @param {Uint8Array | null} pixels */
-function showInput(pixels) {
+/**
+ * @param {Uint8Array | null} pixels
+ * @param {Picture | null} picture
+ */
+function showInput(pixels, picture) {
   const canvas = /** @type {HTMLCanvasElement} */ (element('input'));
   [canvas.width, canvas.height] = [width, height];
   const image = new ImageData(width, height);
-  for (let at = 0; at < width * height; at++) {
-    const value = pixels ? pixels[at] : 0;
-    image.data.set([value, value, value, 255], 4 * at);
+  const plane = width * height;
+  for (let at = 0; pixels && at < plane; at++) {
+    const [red, green, blue] = [0, 1, 2].map((colour) => pixels[at + (channels === 3 ? colour * plane : 0)]);
+    image.data.set([red, green, blue, 255], 4 * at);
   }
   canvas.getContext('2d')?.putImageData(image, 0, 0);
   const size = `${width} by ${height} pixels`;
-  canvas.ariaLabel = `What the network sees: ${pixels ? `your drawing, scaled and centred, ${size}` : 'nothing yet'}`;
+  const subject = picture ? `the picture ${picture.name}` : 'your drawing';
+  const seen = `${subject}, ${model.pictures ? 'stretched to' : 'scaled and centred,'} ${size}`;
+  canvas.ariaLabel = `What the network sees: ${pixels ? seen : 'nothing yet'}`;
+  if (!draws) {
+    element('board').ariaLabel = picture ? `Picture: ${picture.name}` : 'No picture yet';
+  }
 }
 
 /** @type {{ row: HTMLElement, bar: HTMLElement, percent: HTMLElement }[]} */
@@ -201,6 +213,7 @@ let readOut = 0;
 
 /** @param {string} [said] */
 function changed(said) {
+  element('problem').textContent = '';
   update();
   clearTimeout(readOut);
   if (said) {
@@ -211,31 +224,52 @@ function changed(said) {
   }, READ_OUT_AFTER);
 }
 
-/** @param {Uint8Array} png */
-async function pictureOf(png) {
-  const bitmap = await createImageBitmap(new Blob([/** @type {Uint8Array<ArrayBuffer>} */ (png)]));
-  const canvas = document.createElement('canvas');
-  [canvas.width, canvas.height] = [bitmap.width, bitmap.height];
-  contextOf(canvas).drawImage(bitmap, 0, 0);
-  return canvas;
+/** Files are opened one after the other, however long each takes. */
+let opening = Promise.resolve();
+
+/** @param {File} file */
+function openFile(file) {
+  opening = opening.then(async () => {
+    try {
+      board.show(await openPicture(model, file, file.name));
+    } catch (error) {
+      if (!(error instanceof BadPicture)) {
+        throw error;
+      }
+      element('problem').textContent = error.message;
+    }
+  });
 }
 
 async function showExamples() {
-  const pictures = await Promise.all(model.examples.map(({ png }) => pictureOf(bytesOf(png))));
-  pictures.forEach((picture, index) => {
+  const pictures = await Promise.all(
+    model.examples.map(({ name, png }) => openPicture(model, new Blob([bytesOf(png)]), `a drawn ${name}`)),
+  );
+  pictures.forEach((picture) => {
     const button = document.createElement('button');
     button.type = 'button';
-    button.ariaLabel = `Example: a drawn ${model.examples[index].name}`;
-    button.append(picture);
+    button.ariaLabel = `Example: ${picture.name}`;
+    button.append(picture.shown);
     button.addEventListener('click', () => board.show(picture));
     element('examples').querySelector('div').append(button);
   });
   element('examples').hidden = pictures.length === 0;
 }
 
-const board = new Board(element('board'), changed);
-const digits = model.classes.every((name, index) => name === String(index));
-element('title').textContent = digits && model.classes.length === 10 ? 'Draw a digit' : 'Draw';
+const board = new Board(element('board'), draws, changed);
+if (!draws) {
+  element('board').role = 'img';
+  element('board').removeAttribute('tabindex');
+  element('board').removeAttribute('aria-describedby');
+  element('board').addEventListener('click', () => element('open').click());
+  element('keys').hidden = true;
+  element('hint').textContent = matchMedia('(pointer: coarse)').matches ? 'Open a picture' : 'Open, drop or paste a picture';
+}
+document.body.classList.toggle('shows', !draws);
+document.body.classList.toggle('pictures', model.pictures);
+takeFiles(element('open'), element('file'), openFile);
+const digits = model.classes.every((name, index) => name === String(index)) && model.classes.length === 10;
+element('title').textContent = !draws ? 'Open a picture' : digits ? 'Draw a digit' : 'Draw or open a picture';
 document.title = `${element('title').textContent} – ${model.name}`;
 const accuracy = `${model.test_accuracy.toFixed(2)} % right on its test images`;
 element('model-line').textContent = `${model.name}: ${model.parameters.toLocaleString('en')} parameters, ${accuracy}`;

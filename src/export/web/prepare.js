@@ -15,18 +15,36 @@ const f = Math.fround;
 
 /**
  * One grey image, bright ink on black, sized and centred as MNIST is.
- * @param {ImageData} picture any size and colours, dark on light or light on dark
+ * @param {ImageData} picture any size and colours, dark on light or light on dark; a finished image is returned unchanged
  * @param {number} height of the image that is made
  * @param {number} width
  * @returns {Uint8Array | null} [height][width], or null where there is no ink
  */
 function prepare(picture, height, width) {
-  const ink = distances(picture, background(picture));
-  if (ink.reduce((most, value) => Math.max(most, value), 0) < MIN_CONTRAST) {
+  const paper = background(picture);
+  const ink = distances(picture, paper);
+  if (largestOf(ink) < MIN_CONTRAST) {
     return null;
+  }
+  if (picture.height === height && picture.width === width && isFinished(picture, paper)) {
+    return ink.map((_, pixel) => picture.data[4 * pixel]);
   }
   stretch(ink);
   return place(ink, picture.width, height, width);
+}
+
+/**
+ * True for what looks like an image of MNIST already: grey, with a black border.
+ * @param {ImageData} picture
+ * @param {number[]} paper
+ */
+function isFinished({ data }, paper) {
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at] !== data[at + 1] || data[at + 1] !== data[at + 2] || data[at + 3] !== 255) {
+      return false;
+    }
+  }
+  return paper.every((value) => value < 16);
 }
 
 /**
@@ -64,11 +82,12 @@ function background({ data, width, height }) {
  * @param {number[]} paper
  */
 function distances({ data }, [red, green, blue]) {
-  return Uint8Array.from({ length: data.length / 4 }, (_, pixel) => {
-    const [r, g, b, alpha] = data.subarray(4 * pixel, 4 * pixel + 4);
-    const distance = Math.max(Math.abs(r - red), Math.abs(g - green), Math.abs(b - blue));
-    return Math.floor((distance * alpha) / 255);
-  });
+  const ink = new Uint8Array(data.length / 4);
+  for (let pixel = 0, at = 0; pixel < ink.length; pixel++, at += 4) {
+    const [r, g, b] = [Math.abs(data[at] - red), Math.abs(data[at + 1] - green), Math.abs(data[at + 2] - blue)];
+    ink[pixel] = Math.floor((Math.max(r, g, b) * data[at + 3]) / 255);
+  }
+  return ink;
 }
 
 /**
@@ -152,18 +171,24 @@ function strokeWidth(ink, width) {
  * @param {Uint8Array | Float32Array} values
  */
 function peak(values) {
-  let most = 0;
-  values.forEach((value) => {
-    most = Math.max(most, value);
-  });
+  const least = f(largestOf(values) / 3);
   let [sum, count] = [0, 0];
-  values.forEach((value) => {
-    if (value >= f(most / 3)) {
+  for (const value of values) {
+    if (value >= least) {
       sum += value;
       count += 1;
     }
-  });
+  }
   return Math.max(f(sum / count), 2 ** -126);
+}
+
+/** @param {Uint8Array | Float32Array} values of a photograph: too many for the arguments of `Math.max` */
+function largestOf(values) {
+  let most = 0;
+  for (const value of values) {
+    most = Math.max(most, value);
+  }
+  return most;
 }
 
 /** @typedef {{ length: number, first: number, end: number, centre: number }} Extent where the ink lies along one axis */

@@ -1,0 +1,74 @@
+'use strict';
+// Pictures that people open: by button, drag and drop, or paste.
+
+/**
+ * An opened picture: how it is shown, and the image that the network sees, [channel][row][column].
+ * @typedef {{ name: string, shown: HTMLCanvasElement, pixels: Uint8Array }} Picture
+ */
+
+/** Longest side in pixels of a picture that is shown. */
+const SHOWN_SIDE = 1024;
+
+/**
+ * @param {Model} model
+ * @param {Blob} file
+ * @param {string} name
+ * @returns {Promise<Picture>} fails with {@link BadPicture}
+ */
+async function openPicture(model, file, name) {
+  const bitmap = await decode(file, name);
+  const picture = pixelsOf(bitmap);
+  const pixels = imageFor(model, picture);
+  if (!pixels) {
+    throw new BadPicture(`No ink is found in ${name}; a clear drawing on an even background fits.`);
+  }
+  const shown = document.createElement('canvas');
+  const scale = Math.min(SHOWN_SIDE / Math.max(bitmap.width, bitmap.height), 1);
+  [shown.width, shown.height] = [bitmap.width, bitmap.height].map((side) => Math.max(Math.round(side * scale), 1));
+  const context = contextOf(shown);
+  context.fillStyle = model.pictures ? 'white' : `rgb(${background(picture)})`;
+  context.fillRect(0, 0, shown.width, shown.height);
+  context.imageSmoothingQuality = 'high';
+  context.drawImage(bitmap, 0, 0, shown.width, shown.height);
+  bitmap.close();
+  return { name, shown, pixels };
+}
+
+/**
+ * What the network sees of a picture: the same as by `shadernet classify`.
+ * @param {Model} model
+ * @param {ImageData} picture
+ * @returns {Uint8Array | null} [channel][row][column], or null of a drawing without ink
+ */
+function imageFor({ pictures, input }, picture) {
+  return pictures ? stretched(picture, input) : prepare(picture, input[1], input[2]);
+}
+
+/**
+ * Calls `take` with every file that is chosen, dropped or pasted; of several at once, with the first.
+ * @param {HTMLElement} button
+ * @param {HTMLInputElement} input of type file
+ * @param {(file: File) => void} take
+ */
+function takeFiles(button, input, take) {
+  /** @param {FileList | null | undefined} files */
+  const takeFirst = (files) => files?.length && take(files[0]);
+  button.addEventListener('click', () => input.click());
+  input.addEventListener('change', () => {
+    takeFirst(input.files);
+    input.value = ''; // else the same file could not be chosen again
+  });
+  document.addEventListener('paste', (event) => takeFirst(event.clipboardData?.files));
+  const { classList } = document.body;
+  document.addEventListener('dragover', (event) => {
+    event.preventDefault();
+    classList.add('dropping');
+  });
+  // Leaving one element for the next is no leaving.
+  document.addEventListener('dragleave', (event) => event.relatedTarget || classList.remove('dropping'));
+  document.addEventListener('drop', (event) => {
+    event.preventDefault();
+    classList.remove('dropping');
+    takeFirst(event.dataTransfer?.files);
+  });
+}
