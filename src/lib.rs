@@ -31,7 +31,7 @@ pub mod error;
 pub mod eval;
 pub mod experiments;
 pub mod export;
-mod files;
+pub mod files;
 pub mod gpu;
 pub mod layers;
 pub mod losses;

@@ -9,6 +9,7 @@ use shadernet::config::Augment;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
 use shadernet::error::{Error, Result};
+use shadernet::files;
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
@@ -204,9 +205,10 @@ fn finish(
 /// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.
 fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
     let path = summary.folder.join(page::FILE);
-    page::check_free(&path, Some(&summary.folder))?;
+    page::check_free(&path, Some(&summary.folder), false)?;
     let device = Device::cpu(args.device.threads.map(usize::from));
-    page::write(&path, &page::of_run(&summary.folder, Source::Images(&data.test), &device)?)?;
+    let text = page::of_run(&summary.folder, Source::Images(&data.test), &device)?;
+    files::write_atomically(&path, text.as_bytes())?;
     Ok(path)
 }
 
