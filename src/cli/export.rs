@@ -14,7 +14,14 @@ use shadernet::files;
 
 use super::{Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet export runs/seed-1/model.safetensors --html page.html      # a page to draw on
+  shadernet export runs/seed-1/model.safetensors --onnx net.onnx --verify
+  shadernet export runs/seed-1/model.safetensors --pytorch net.py";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ExportArgs {
     /// Trained model (.safetensors)
     model: PathBuf,

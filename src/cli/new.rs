@@ -13,7 +13,13 @@ use shadernet::tensor::Shape;
 
 use super::{Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet new --data photos                  # photos/train/cat/*.jpg, photos/train/dog/*.jpg, photos/test/cat/*.jpg, ...
+  shadernet new --data photos --out small.toml # then: shadernet train small.toml --data photos";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct NewArgs {
     /// Folder with a folder of pictures for each class, or with IDX files
     #[arg(long, value_name = "DIR")]

@@ -10,7 +10,13 @@ use shadernet::report::{self, Source};
 
 use super::{DeviceArgs, Output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet report runs/seed-1                 # writes runs/seed-1/report.html again
+  shadernet report runs/seed-1 runs/seed-2     # both side by side, in comparison.html";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
     /// Folder of a finished run; several are compared
     #[arg(required = true)]

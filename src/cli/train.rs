@@ -23,7 +23,17 @@ mod report;
 use report::Report;
 
 /// What belongs to the recipe of a run is optional here: a run that goes on has it already.
+const EXAMPLES: &str = "\
+Examples:
+  shadernet train                              # the built-in network on data/mnist; results in runs/seed-1
+  shadernet train model.toml --data photos     # your network, your images
+  shadernet train --device cpu --epochs 3      # fewer epochs, on the processor
+  shadernet train --replicas 5                 # five seeds side by side
+  shadernet train --hold-out 5000 --sweep learning_rate=0.05,0.1    # which rate is better?
+  shadernet train --resume runs/seed-1         # go on with a run that was stopped";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
     /// Model description (.toml) [default: the built-in seed network]
     model: Option<PathBuf>,
