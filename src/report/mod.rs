@@ -42,6 +42,19 @@ pub enum Source<'a> {
 ///
 /// # Errors
 /// What is no folder of a finished run or is damaged, and images that are not there or are not those of the run.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// use shadernet::device::Device;
+/// use shadernet::files::write_atomically;
+/// use shadernet::report::{Source, of_run};
+///
+/// let page = of_run(Path::new("runs/seed-1"), Source::Recorded, &Device::cpu(None))?;
+/// write_atomically(Path::new("seed-1.html"), page.as_bytes())?;
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<String> {
     let record = Record::load(folder)?;
     let net = record.shown()?;
