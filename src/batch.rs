@@ -7,6 +7,19 @@ use crate::rng::{self, Permutation, Stream};
 use crate::tensor::{Array, Shape, gamma};
 
 /// How batches are drawn from a data set.
+///
+/// # Examples
+/// ```
+/// use shadernet::batch::BatchSettings;
+/// use shadernet::tensor::Shape;
+///
+/// let image = Shape::new(1, 28, 28);
+/// let batches = BatchSettings {
+///     batch_size: 64, image_count: 1000, image, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+/// };
+/// assert_eq!(batches.steps_per_epoch(), 16);
+/// assert_eq!(batches.images_of(15), 1000 - 15 * 64);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct BatchSettings {
     /// Images of a step; the last step of an epoch may have fewer.

@@ -182,6 +182,21 @@ const SEED: u32 = 1;
 ///
 /// # Errors
 /// A device that is not there, cannot be opened or fails; a data set that cannot be read.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// use shadernet::bench::{Options, measure};
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::gpu::GpuOptions;
+///
+/// let data = Path::new("data/mnist");
+/// let options = Options { device: "auto", threads: None, replicas: 1, steps: None, gpu: GpuOptions::DEFAULT, data };
+/// let report = measure(&Checkpoint::seed()?.model, &options)?;
+/// println!("{:.2} ms a step on {}", report.step.milliseconds, report.device);
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let data = Data::new(model, options.data)?;
     // The learning rate of every step of a repeat; every repeat begins at the first.

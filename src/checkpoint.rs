@@ -15,6 +15,20 @@ pub(crate) mod file;
 use file::{MAX_HEADER, Metadata, TensorFile, Wanted};
 
 /// A trained network with everything that using it takes.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+///
+/// let seed = Checkpoint::seed()?; // the network that is built in
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("copy.safetensors");
+/// seed.save(&path)?;
+/// let copy = Checkpoint::load(&path)?;
+/// assert_eq!((copy.model.name.as_str(), copy.classes.len()), ("seed", 10));
+/// assert_eq!(copy.weights, seed.weights);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Checkpoint {
     /// The network.
@@ -178,6 +192,16 @@ impl Checkpoint {
 ///
 /// # Errors
 /// The first tensor that is missing, has another shape or type or is not finite, or that the model does not have.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::{Checkpoint, read_weights};
+///
+/// let model = Checkpoint::seed()?.model;
+/// let weights = read_weights("data/models/seed.safetensors".as_ref(), &model)?;
+/// assert_eq!((weights[0].name.as_str(), &weights[0].shape[..]), ("conv1.weight", &[8, 1, 3, 3][..]));
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn read_weights(path: &Path, model: &Model) -> Result<Vec<Tensor>> {
     let file = TensorFile::read(path, MAX_HEADER)?;
     if file.metadata.get("format").map(String::as_str) == Some(RUN_FORMAT) {

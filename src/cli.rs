@@ -20,19 +20,33 @@ mod export;
 mod new;
 mod output;
 mod report;
+mod shell;
 mod train;
 
 use output::Output;
 
 /// Train small convolutional image classifiers on any GPU, or on none.
 ///
-/// Without a command, trains the network of 9,954 parameters in data/models/seed.toml on MNIST.
+/// Without a command, trains the built-in network of 9,954 parameters on the handwritten digits in data/mnist.
 #[derive(Parser)]
-#[command(version, about)]
+#[command(name = "shadernet", version, after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
 }
+
+const EXAMPLES: &str = "\
+Examples:
+  shadernet data mnist             # fetch 70,000 handwritten digits into data/mnist
+  shadernet train                  # train the built-in network on them, on a GPU or the processor
+  shadernet classify drawn.png     # which digit is it? Asks the trained network that is built in
+  shadernet new --data photos      # your own images, a folder for each class: writes model.toml
+  shadernet train model.toml --data photos
+  shadernet classify --model runs/photos-1/model.safetensors picture.jpg
+
+A model description is a text file (.toml), a trained model a file of weights (.safetensors).
+Every training has a folder of its own in runs/, with report.html to look at.
+`shadernet help COMMAND` tells more of a command.";
 
 #[derive(Subcommand)]
 enum Command {
@@ -63,6 +77,10 @@ enum Command {
     Experiments(experiments::ExperimentsArgs),
     /// Write what a finished run reached as one HTML page, or compare several runs
     Report(report::ReportArgs),
+    /// Print what makes a shell complete the commands and options of shadernet
+    Completions(shell::CompletionsArgs),
+    /// Print the manual page, or write those of the program and of every command into a folder
+    Man(shell::ManArgs),
 }
 
 /// Where to compute.
@@ -110,6 +128,8 @@ pub(crate) fn run() -> ExitCode {
         Command::Bench(args) => bench::run(&args, &mut output),
         Command::Experiments(args) => experiments::run(&args, &mut output),
         Command::Report(args) => report::run(&args, &mut output),
+        Command::Completions(args) => shell::completions(&args, &mut output),
+        Command::Man(args) => shell::man(&args, &mut output),
     };
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,

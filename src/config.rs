@@ -51,6 +51,19 @@ struct File {
 
 impl ModelConfig {
     /// Reads a model description; `path` is only for messages.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::config::ModelConfig;
+    ///
+    /// let text = "name = \"x\"\ninput = [1, 8, 8]\nlayers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 3 }]";
+    /// let config = ModelConfig::parse(text, "x.toml")?;
+    /// assert_eq!(config.layers[1].kind, "linear");
+    /// assert_eq!(config.train.epochs, 19); // the default
+    /// let error = ModelConfig::parse("name = 3", "x.toml").unwrap_err();
+    /// assert!(error.to_string().starts_with("x.toml:1: "));
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn parse(text: &str, path: &str) -> Result<Self> {
         let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
         let fail =

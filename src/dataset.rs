@@ -78,6 +78,18 @@ impl Dataset {
     /// # Errors
     /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows. Of
     /// pictures: classes that only one part has or that have no pictures, fewer than two classes, and too many images.
+    ///
+    /// # Examples
+    /// ```
+    /// use std::path::Path;
+    ///
+    /// use shadernet::dataset::Dataset;
+    /// use shadernet::tensor::Shape;
+    ///
+    /// let data = Dataset::load(Path::new("data/mnist"), Shape::new(1, 28, 28))?;
+    /// assert_eq!((data.train.count, data.test.count, data.classes.len()), (60_000, 10_000, 10));
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn load(dir: &Path, input: Shape) -> Result<Self> {
         if folders::fits(dir) {
             return pictures::load(dir, input);
@@ -138,6 +150,15 @@ pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images
 ///
 /// # Errors
 /// As [`Dataset::hold_out`].
+///
+/// # Examples
+/// ```
+/// use shadernet::dataset::survey;
+///
+/// let found = survey("data/mnist".as_ref())?;
+/// assert_eq!((found.count, found.images.to_string()), (60_000, "[1, 28, 28]".into()));
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn survey(dir: &Path) -> Result<Survey> {
     if folders::fits(dir) {
         return pictures::survey(dir);

@@ -47,6 +47,16 @@ impl Device {
     ///
     /// # Errors
     /// `gpu` where there is none; a name that no adapter or more than one has.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::device::Device;
+    ///
+    /// let device = Device::choose("cpu", Some(2))?;
+    /// assert!(device.to_string().starts_with("CPU engine, 2 threads, "));
+    /// assert!(Device::choose("no such adapter", None).is_err());
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn choose(wanted: &str, threads: Option<usize>) -> Result<Self> {
         let wanted = wanted.trim();
         if wanted.eq_ignore_ascii_case("cpu") {

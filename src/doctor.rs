@@ -165,6 +165,18 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
 ///
 /// # Errors
 /// An adapter that cannot be opened. Wrong results are no error; the report has them.
+///
+/// # Examples
+/// ```no_run
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::doctor::{Depth, examine};
+/// use shadernet::gpu::{Adapters, GpuOptions};
+///
+/// let model = Checkpoint::seed()?.model;
+/// let report = examine(&model, &Adapters::find(), 0, Depth::Full, GpuOptions::DEFAULT)?;
+/// assert!(report.is_well(), "{:?}", report.wrong_kernel);
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn examine(
     model: &Model,
     adapters: &Adapters,

@@ -146,6 +146,17 @@ enum Failure {
 /// # Errors
 /// Files of these names that are others, servers that cannot be reached or do not have the files, content that is not
 /// the expected one, and what the disk refuses.
+///
+/// # Examples
+/// ```no_run
+/// use shadernet::download::{DATA_SETS, fetch};
+///
+/// let set = DATA_SETS.iter().find(|set| set.name == "fashion-mnist").unwrap();
+/// fetch(set, None, "data/fashion-mnist".as_ref(), false, &mut |file, done| {
+///     println!("{}: {done} of {} bytes", file.name, file.size);
+/// })?;
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn fetch(
     set: &DataSet<'_>,
     mirror: Option<&str>,

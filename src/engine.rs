@@ -117,6 +117,39 @@ pub enum Vector {
 ///
 /// Work is started, then collected, so that a device has the next steps while the host looks at the sums of the last ones.
 /// Only [`Engine::start_training`] and [`Engine::start_evaluation`] may be called while anything waits to be collected.
+///
+/// # Examples
+/// ```
+/// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
+/// use shadernet::model::Model;
+/// use shadernet::dataset::Images;
+/// use shadernet::device::Device;
+/// use shadernet::engine::{Setup, Vector};
+/// use shadernet::gpu::GpuOptions;
+/// use shadernet::replica::Replica;
+///
+/// let model = Model::parse(text, "tiny.toml")?;
+/// # let pixels = (0..40 * 784).map(|at| if at % 10 == at / 784 % 10 { 255 } else { 0 }).collect();
+/// # let labels = (0..40).map(|image| image % 10).collect();
+/// let images = Images { count: 40, channels: 1, height: 28, width: 28, pixels, labels };
+/// let setup = Setup {
+///     model: &model,
+///     train: &model.train,
+///     replicas: &[Replica::new(&model, &model.train, 0)],
+///     shuffle: true,
+///     mean: 0.1,
+///     std: 0.3,
+///     training: Some(&images),
+///     test: &images,
+/// };
+/// let mut engine = Device::cpu(None).open(&setup, GpuOptions::DEFAULT)?.engine;
+/// engine.write(Vector::Weights, 0, &model.init(0))?;
+/// let before = engine.evaluate(false)?[0];
+/// engine.train(5)?;
+/// let after = engine.evaluate(false)?[0];
+/// assert!(after.loss() < before.loss());
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub trait Engine {
     /// Starts `steps` training steps. They may be taken now, in the background, or when they are collected.
     fn start_training(&mut self, steps: usize) -> Result<()>;

@@ -6,6 +6,15 @@ use std::path::{Path, PathBuf};
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Anything that can go wrong because of input, files or devices. Broken internal rules panic instead.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+///
+/// let error = Checkpoint::load("no-such-file.safetensors").unwrap_err();
+/// assert!(error.to_string().starts_with("cannot read no-such-file.safetensors: "));
+/// assert_eq!(error.exit_code(), 1);
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -32,6 +32,19 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, 
 }
 
 /// Sums of the losses and right answers over labelled images.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::device::Device;
+/// use shadernet::eval::{evaluate, load_test_images};
+///
+/// let checkpoint = Checkpoint::seed()?;
+/// let (images, _) = load_test_images("data/mnist".as_ref(), &checkpoint)?;
+/// let metrics = evaluate(&checkpoint, &images, &Device::cpu(None))?;
+/// assert!(metrics.images == 10_000 && metrics.accuracy() > 99.4);
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn evaluate(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Metrics> {
     with_engine(checkpoint, images, device, |engine| Ok(engine.evaluate(false)?[0]))
 }

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all.
+//! Files that are there whole or not at all, and never instead of one that the user has there.
 
 use std::io::{Read, Write};
 use std::path::Path;
@@ -7,16 +7,41 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+/// Fails if no file can be written at `path`, before any work was done for it: because a folder is in the way, or without
+/// `force` anything at all, or because the folder around it is missing or read-only.
+///
+/// # Errors
+/// [`Error::Usage`], which says what would help, and [`Error::Io`].
+///
+/// # Examples
+/// ```
+/// # use shadernet::files::{check_free, write_atomically};
+/// # let folder = tempfile::tempdir()?;
+/// let path = folder.path().join("model.toml");
+/// check_free(&path, false)?;
+/// write_atomically(&path, b"name = \"tiny\"\n")?;
+/// assert!(check_free(&path, false).is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub fn check_free(path: &Path, force: bool) -> Result<()> {
+    if path.is_dir() {
+        return Err(Error::Usage(format!("{}: this is a folder; name a file", path.display())));
+    }
+    // Also a link that leads nowhere is something that the user has there.
+    if !force && path.symlink_metadata().is_ok() {
+        let message = format!("{} exists: --force replaces it, another name keeps it", path.display());
+        return Err(Error::Usage(message));
+    }
+    temporary_in(folder_of(path)).map(drop).map_err(Error::io("write", path))
+}
+
 /// Writes a file under a temporary name beside its place, waits for the disk and renames it: whoever looks, whenever
 /// the power fails, sees the old file or the new one.
 ///
 /// # Errors
 /// What the system refuses; the old file is then untouched.
-pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
-    let folder = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
+pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    let folder = folder_of(path);
     let write = || -> std::io::Result<()> {
         let mut file = temporary_in(folder)?;
         file.write_all(bytes)?;
@@ -30,6 +55,10 @@ pub(crate) fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(Error::io("write", path))
 }
 
+fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
 /// Fails if no file can be made in `folder`: better now than after an hour of training.
 pub(crate) fn check_writable(folder: &Path) -> Result<()> {
     temporary_in(folder).map(drop).map_err(Error::io("write into", folder))
@@ -41,7 +70,12 @@ fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     // Temporary files are private; results are for everyone whom the user's umask admits.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
+    builder.tempfile_in(folder).map_err(|error| {
+        // The system's own reason, without the temporary name, of which the user knows nothing.
+        let text = error.to_string();
+        let reason = text.split_once(" at path ").map_or(&*text, |(reason, _)| reason);
+        std::io::Error::new(error.kind(), reason)
+    })
 }
 
 /// Reads a whole file, but no more than `limit` bytes; `None` if it is larger.
@@ -91,6 +125,29 @@ mod tests {
         }
         let message = write_atomically(&path.join("below"), b"").unwrap_err().to_string();
         assert!(message.starts_with("cannot write "), "{message}");
+    }
+
+    #[test]
+    fn what_is_there_is_in_the_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x");
+        let message = |path: &Path, force| check_free(path, force).err().map(|error| error.to_string());
+        assert_eq!(message(&path, false), None);
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("nowhere", &path).unwrap();
+            assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
+            std::fs::remove_file(&path).unwrap();
+        }
+        std::fs::write(&path, "").unwrap();
+        assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
+        assert_eq!(message(&path, true), None);
+        for force in [false, true] {
+            assert!(message(dir.path(), force).unwrap().contains("this is a folder; name a file"));
+        }
+        assert!(message(&path.join("below"), false).unwrap().starts_with("cannot write "));
+        assert!(!message(&path.join("below"), false).unwrap().contains(".shadernet-"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -13,6 +13,20 @@
 //! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
 //! | [`report::of_run`] | [`report`] | the folder of a run, as a page to read |
 //!
+//! Which digit is in a picture? [`train::Run`] shows how to train, `examples/` has whole programs.
+//!
+//! ```
+//! use shadernet::checkpoint::Checkpoint;
+//! use shadernet::classify::{classify, read};
+//! use shadernet::device::Device;
+//!
+//! let checkpoint = Checkpoint::seed()?;
+//! let image = read("data/digits/3_red.png".as_ref(), &checkpoint)?;
+//! let answers = classify(&checkpoint, &[image], &Device::choose("auto", None)?)?;
+//! assert_eq!(checkpoint.classes[answers[0].class], "3");
+//! # Ok::<(), shadernet::error::Error>(())
+//! ```
+//!
 //! [`mod@reference`] is a training step in plain `f64` Rust: the meaning of everything else, with which both engines are
 //! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
 
@@ -31,7 +45,7 @@ pub mod error;
 pub mod eval;
 pub mod experiments;
 pub mod export;
-mod files;
+pub mod files;
 pub mod gpu;
 pub mod layers;
 pub mod losses;

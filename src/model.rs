@@ -136,6 +136,27 @@ impl Model {
     }
 
     /// Reads and checks a model description; `path` is only for messages.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::model::Model;
+    ///
+    /// let text = r#"
+    ///     name = "tiny"
+    ///     input = [1, 28, 28]
+    ///     layers = [
+    ///       { type = "conv2d", out_channels = 8, kernel = 3, stride = 2 },
+    ///       { type = "relu" },
+    ///       { type = "conv2d", out_channels = 10, kernel = 3 },
+    ///       { type = "global_avg_pool2d" },
+    ///     ]
+    /// "#;
+    /// let model = Model::parse(text, "tiny.toml")?;
+    /// assert_eq!(model.parameter_count(), 8 * 9 + 8 + 10 * 8 * 9 + 10);
+    /// assert_eq!(model.layers[0].output.to_string(), "[8, 13, 13]");
+    /// println!("{model}"); // the layer table
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn parse(text: &str, path: &str) -> Result<Self> {
         Self::new(ModelConfig::parse(text, path)?)
     }

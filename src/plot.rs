@@ -92,6 +92,20 @@ fn colour(index: usize) -> RGBColor {
 ///
 /// # Panics
 /// If there are no panels or no columns.
+///
+/// # Examples
+/// ```
+/// use shadernet::plot::{Line, Panel, Scale, svg};
+///
+/// let line = Line { name: "seed 0".into(), points: vec![[1.0, 97.1], [2.0, 98.6], [3.0, 98.9]], faint: false };
+/// let panel = Panel {
+///     title: "Test accuracy".into(),
+///     x: ("epoch".into(), Scale::Whole),
+///     y: ("%".into(), Scale::Linear),
+///     lines: vec![line],
+/// };
+/// assert!(svg(&[panel], 1).starts_with("<svg "));
+/// ```
 pub fn svg(panels: &[Panel], columns: usize) -> String {
     assert!(!panels.is_empty() && columns > 0, "nothing to draw");
     panels_of(panels, columns, if panels.len() == 1 { ALONE } else { PANEL })

@@ -28,6 +28,25 @@ pub struct At {
 }
 
 /// A network in `f64`: weights, running statistics, the optimizer's memory and moving averages.
+///
+/// # Examples
+/// ```
+/// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
+/// use shadernet::model::Model;
+/// use shadernet::reference::{At, Reference};
+/// use shadernet::tensor::Array;
+///
+/// let model = Model::parse(text, "tiny.toml")?;
+/// let mut net = Reference::new(&model, &model.train, &model.init(0));
+/// let image = Array::exact(&[1, 1, 28, 28], vec![0.5; 784]);
+/// let step = |net: &mut Reference<'_>, step| {
+///     let at = At { seed: 0, step, learning_rate: 0.01 };
+///     net.step(image.clone(), &[3], at)["loss"].data[0]
+/// };
+/// let losses = [step(&mut net, 0), step(&mut net, 1)];
+/// assert!(losses[1] < losses[0]);
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Reference<'a> {
     model: &'a Model,

@@ -55,6 +55,16 @@ pub fn key(seed: u32, stream: Stream) -> u32 {
 }
 
 /// Four random words of a stream. What `step`, `group` and `element` count is up to the stream's user.
+///
+/// # Examples
+/// ```
+/// use shadernet::rng::{Stream, key, unit, words};
+///
+/// let key = key(42, Stream::Init);
+/// let word = words(key, 0, 0, 7)[0];
+/// assert_eq!(word, words(key, 0, 0, 7)[0]); // no state: the same question has the same answer
+/// assert!((0.0..1.0).contains(&unit(word)));
+/// ```
 #[inline(always)]
 pub fn words(key: u32, step: u32, group: u32, element: u32) -> [u32; 4] {
     pcg4d([element, group, step, key])
@@ -79,6 +89,16 @@ pub fn drop_threshold(rate: f32) -> u32 {
 
 /// A random permutation of 0..len without a table: a four-round Feistel network with cycle walking (Black and Rogaway,
 /// "Ciphers with Arbitrary Finite Domains", 2002).
+///
+/// # Examples
+/// ```
+/// use shadernet::rng::{Permutation, Stream, key};
+///
+/// let order = Permutation::new(5, key(42, Stream::Shuffle), 0);
+/// let mut images: Vec<u32> = (0..5).map(|position| order.get(position)).collect();
+/// images.sort();
+/// assert_eq!(images, [0, 1, 2, 3, 4]);
+/// ```
 #[derive(Debug, Clone, Copy)]
 pub struct Permutation {
     len: u32,

@@ -4,6 +4,14 @@ use crate::config::LearningRate;
 
 impl LearningRate {
     /// The rate of every step.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::config::LearningRate;
+    ///
+    /// let halved = LearningRate::Step { rate: 0.8, every_epochs: 1, factor: 0.5 };
+    /// assert_eq!(halved.rates(4, 2), [0.8, 0.8, 0.4, 0.4]);
+    /// ```
     pub fn rates(&self, steps: usize, steps_per_epoch: usize) -> Vec<f32> {
         (0..steps).map(|step| self.rate(step, steps, steps_per_epoch) as f32).collect()
     }

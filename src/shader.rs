@@ -68,6 +68,14 @@ pub fn all() -> &'static [Shader] {
 }
 
 /// The shader called `name`.
+///
+/// # Examples
+/// ```
+/// let adam = shadernet::shader::find("adam");
+/// assert!(adam.source.contains("@compute"));
+/// let bound: Vec<_> = adam.bindings("update").into_iter().map(|binding| binding.variable).collect();
+/// assert!(bound.contains(&"params".into()));
+/// ```
 pub fn find(name: &str) -> &'static Shader {
     all()
         .iter()

@@ -7,6 +7,14 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 /// Shape of one image's activation: channels, height, width.
+///
+/// # Examples
+/// ```
+/// use shadernet::tensor::Shape;
+///
+/// let shape = Shape::new(3, 32, 24);
+/// assert_eq!((shape.len(), shape.to_string()), (2304, "[3, 32, 24]".into()));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "[usize; 3]", into = "[usize; 3]")]
 pub struct Shape {
@@ -78,6 +86,18 @@ pub fn gamma(roundings: usize) -> f64 {
 pub const FLUSH: f64 = f32::MIN_POSITIVE as f64;
 
 /// An `f64` array of the reference implementation, with the largest error that a correct `f32` implementation can make.
+///
+/// # Examples
+/// ```
+/// use shadernet::tensor::{Array, Sum};
+///
+/// let mut sum = Sum::default();
+/// [0.5, -0.25].into_iter().for_each(|term| sum.add(term));
+/// let mut array = Array::zeros(&[1]);
+/// array.set(0, sum);
+/// assert_eq!(array.data, [0.25]);
+/// assert!(array.bound[0] > 0.0 && array.bound[0] < 1e-6);
+/// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Array {
     /// Extent of each axis.

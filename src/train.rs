@@ -80,6 +80,36 @@ pub trait Watch {
 impl Watch for () {}
 
 /// A run in progress.
+///
+/// # Examples
+/// Twenty steps on MNIST; `examples/train.rs` is a whole training.
+///
+/// ```
+/// use std::path::PathBuf;
+///
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::device::Device;
+/// use shadernet::gpu::GpuOptions;
+/// use shadernet::model::Model;
+/// use shadernet::replica::Replica;
+/// use shadernet::train::{Run, Settings, TrainingData};
+///
+/// let text = std::fs::read_to_string("data/models/small-1k.toml")?;
+/// let model = Model::parse(&text, "small-1k.toml")?;
+/// let folder = PathBuf::from("data/mnist");
+/// let data = TrainingData::load(&folder, model.input, 0)?;
+/// let replicas = vec![Replica::new(&model, &model.train, 0)];
+/// let settings = Settings { replicas, shuffle: true, data: folder, hold_out: 0 };
+/// let device = Device::cpu(None);
+/// # let temporary = tempfile::tempdir()?;
+/// # let out = temporary.path().join("run");
+/// let mut run = Run::start(&model, &settings, &data, &device, GpuOptions::DEFAULT, None, Some(&out))?;
+/// run.train(Some(20), &mut ())?;
+/// let summary = run.finish()?;
+/// assert_eq!(summary.steps, 20);
+/// assert_eq!(Checkpoint::load(out.join("model.safetensors"))?.test_accuracy, summary.final_test_accuracy);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Run<'a> {
     model: &'a Model,
     settings: &'a Settings,

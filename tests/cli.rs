@@ -23,6 +23,8 @@ mod experiments;
 mod pictures;
 #[path = "cli/report.rs"]
 mod report;
+#[path = "cli/shell.rs"]
+mod shell;
 #[path = "cli/sweep.rs"]
 mod sweep;
 

@@ -49,6 +49,19 @@ pub fn takes_pictures(checkpoint: &Checkpoint) -> bool {
 ///
 /// # Errors
 /// Images of another size, and a failing device.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::classify::{classify, read};
+/// use shadernet::device::Device;
+///
+/// let checkpoint = Checkpoint::seed()?;
+/// let image = read("data/digits/7_bar.png".as_ref(), &checkpoint)?;
+/// let answers = classify(&checkpoint, &[image], &Device::cpu(None))?;
+/// assert_eq!(checkpoint.classes[answers[0].class], "7");
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn classify(checkpoint: &Checkpoint, images: &[Vec<u8>], device: &Device) -> Result<Vec<Answer>> {
     let input = checkpoint.model.input;
     if images.is_empty() {

@@ -22,6 +22,16 @@ const MIN_CONTRAST: u8 = 32;
 ///
 /// # Errors
 /// Files that are missing, neither PNG nor JPEG, damaged or too large, and pictures without ink.
+///
+/// # Examples
+/// ```
+/// use shadernet::classify::prepare::{ascii, prepare};
+///
+/// let image = prepare("data/digits/7_bar.png".as_ref(), 28, 28)?;
+/// assert_eq!(image.len(), 28 * 28);
+/// println!("{}", ascii(&image, 28, 28));
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
     let picture = decode(path)?.into_rgba8();
     let paper = background(&picture);

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use shadernet::bench::{MOST_STEPS, Options, Point, Quantity, Report, chart, measure, scaling};
 use shadernet::error::{Error, Result};
+use shadernet::files;
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 
@@ -72,14 +73,8 @@ fn scale(
     json: bool,
     output: &mut Output,
 ) -> Result<ExitCode> {
-    // Better to hear now than after some minutes.
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
-    if path.is_dir() || folder.is_some_and(|folder| !folder.is_dir()) {
-        return Err(Error::Usage(format!(
-            "--scaling {}: name a file in a folder that exists",
-            path.display()
-        )));
-    }
+    // Better to hear now than after some minutes. A chart of an earlier measurement is replaced.
+    files::check_free(path, true)?;
     if !json {
         output.line(format_args!(
             "| | | ms a step | ÷ the first | operations ÷ the first | images/s | GFLOP/s | reached of the bound | working memory, MiB |\n\
@@ -113,7 +108,7 @@ fn scale(
         ));
     };
     let points = scaling(model, options, &mut watch)?;
-    std::fs::write(path, chart(&points)).map_err(Error::io("write", path))?;
+    files::write_atomically(path, chart(&points).as_bytes())?;
     if json {
         let text = serde_json::to_string_pretty(&points).expect("a report is plain values");
         output.line(format_args!("{text}"));

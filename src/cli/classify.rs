@@ -12,7 +12,14 @@ use shadernet::error::Result;
 
 use super::{DeviceArgs, Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet classify drawn.png scanned.jpg     # digits, by the built-in network
+  shadernet classify --model runs/photos-1/model.safetensors picture.jpg
+  shadernet classify --json drawn.png          # for other programs";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ClassifyArgs {
     /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files
     #[arg(value_name = "IMAGE", required = true)]

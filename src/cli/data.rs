@@ -11,7 +11,13 @@ use shadernet::error::Result;
 
 use super::Output;
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet data mnist                         # handwritten digits, into data/mnist, where train looks
+  shadernet data fashion-mnist --out fashion   # then: shadernet train --data fashion";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct DataArgs {
     /// Data set to fetch
     #[arg(value_parser = PossibleValuesParser::new(DATA_SETS.iter().map(|set| set.name)))]

@@ -13,7 +13,14 @@ use shadernet::train::Watch;
 
 use super::{DeviceArgs, Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet experiments suite.toml             # all of it; the same command goes on where it was stopped
+  shadernet experiments suite.toml --shard 1/4 # a quarter of it, on one of four machines
+  shadernet experiments suite.toml --report    # only the report, of what is done so far";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ExperimentsArgs {
     /// Suite of arms and seeds (.toml)
     suite: PathBuf,

@@ -10,10 +10,18 @@ use shadernet::error::{Error, Result};
 use shadernet::eval;
 use shadernet::export;
 use shadernet::export::onnx::Graph;
+use shadernet::files;
 
 use super::{Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet export runs/seed-1/model.safetensors --html page.html      # a page to draw on
+  shadernet export runs/seed-1/model.safetensors --onnx net.onnx --verify
+  shadernet export runs/seed-1/model.safetensors --pytorch net.py";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ExportArgs {
     /// Trained model (.safetensors)
     model: PathBuf,
@@ -59,22 +67,24 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     }
     let checkpoint = Checkpoint::load(&args.model)?;
     let Formats { html, onnx, pytorch } = &args.formats;
-    // Of several files none is written if one is in the way.
-    for path in [html, onnx, pytorch].into_iter().flatten().filter(|_| !args.force) {
-        export::check_absent(path)?;
+    // Of several files none is written if one is in the way or cannot be made.
+    for path in [html, onnx, pytorch].into_iter().flatten() {
+        files::check_free(path, args.force)?;
     }
-    if let Some(path) = html {
-        let page = export::html(&checkpoint)?;
-        export::write(path, page.as_bytes())?;
+    let page = html.as_ref().map(|_| export::html(&checkpoint)).transpose()?;
+    let graph = onnx.as_ref().map(|_| export::to_onnx(&checkpoint, args.fold_batch_norm)).transpose()?;
+    let module = pytorch.as_ref().map(|_| export::to_pytorch(&checkpoint)).transpose()?;
+    if let Some((path, page)) = html.as_ref().zip(page) {
+        files::write_atomically(path, page.as_bytes())?;
         let size = page.len().div_ceil(1000);
         output.line(format_args!("{}: {size} kB, opens in any browser", path.display()));
     }
-    if let Some(path) = onnx {
-        export::write(path, &export::to_onnx(&checkpoint, args.fold_batch_norm)?)?;
+    if let Some((path, graph)) = onnx.as_ref().zip(graph) {
+        files::write_atomically(path, &graph)?;
         output.line(format_args!("{}: pixels (0 to 1) -> logits, probabilities", path.display()));
     }
-    if let Some(path) = pytorch {
-        export::write(path, export::to_pytorch(&checkpoint)?.as_bytes())?;
+    if let Some((path, module)) = pytorch.as_ref().zip(module) {
+        files::write_atomically(path, module.as_bytes())?;
         let model = args.model.display();
         output.line(format_args!("{}: `load({:?})` gives the network", path.display(), model.to_string()));
     }

@@ -1,20 +1,25 @@
 //! `shadernet new`: a model file to start from, that fits a data set.
 
 use std::fmt::Write as _;
-use std::fs::OpenOptions;
-use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use shadernet::dataset::{Survey, survey};
-use shadernet::error::{Error, Result};
+use shadernet::error::Result;
+use shadernet::files;
 use shadernet::model::Model;
 use shadernet::tensor::Shape;
 
 use super::{Output, output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet new --data photos                  # photos/train/cat/*.jpg, photos/train/dog/*.jpg, photos/test/cat/*.jpg, ...
+  shadernet new --data photos --out small.toml # then: shadernet train small.toml --data photos";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct NewArgs {
     /// Folder with a folder of pictures for each class, or with IDX files
     #[arg(long, value_name = "DIR")]
@@ -22,7 +27,7 @@ pub(crate) struct NewArgs {
     /// Model description to write
     #[arg(long, value_name = "MODEL.toml", default_value = "model.toml")]
     out: PathBuf,
-    /// Write over a file that is there
+    /// Replace a file that exists
     #[arg(long)]
     force: bool,
 }
@@ -36,11 +41,12 @@ const SMALLEST_HALVED: usize = 8;
 
 /// Writes the model file.
 pub(crate) fn run(args: &NewArgs, output: &mut Output) -> Result<ExitCode> {
+    files::check_free(&args.out, args.force)?;
     let survey = survey(&args.data)?;
     survey.warnings.iter().for_each(|warning| output::warning(warning));
     let text = describe(&survey, &args.data);
     let model = Model::parse(&text, &args.out.display().to_string())?;
-    write(&args.out, &text, args.force)?;
+    files::write_atomically(&args.out, text.as_bytes())?;
     let Survey { images, count, classes, .. } = &survey;
     let colour = if images.channels == 1 { "grey" } else { "RGB" };
     let size = format!("{}x{}", images.height, images.width);
@@ -63,19 +69,6 @@ pub(crate) fn run(args: &NewArgs, output: &mut Output) -> Result<ExitCode> {
         args.data.display()
     ));
     Ok(ExitCode::SUCCESS)
-}
-
-fn write(path: &Path, text: &str, force: bool) -> Result<()> {
-    let mut options = OpenOptions::new();
-    options.write(true).truncate(true);
-    let file = if force { options.create(true).open(path) } else { options.create_new(true).open(path) };
-    match file {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let message = format!("--out {}: this file exists; `--force` writes over it", path.display());
-            Err(Error::Usage(message))
-        }
-        file => file.and_then(|mut file| file.write_all(text.as_bytes())).map_err(Error::io("write", path)),
-    }
 }
 
 /// Pictures are brought to at most 64 pixels, keeping the shape of the median one, in multiples of 4 that can be halved

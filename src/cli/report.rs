@@ -5,11 +5,18 @@ use std::process::ExitCode;
 
 use clap::Args;
 use shadernet::error::{Error, Result};
+use shadernet::files;
 use shadernet::report::{self, Source};
 
 use super::{DeviceArgs, Output};
 
+const EXAMPLES: &str = "\
+Examples:
+  shadernet report runs/seed-1                 # writes runs/seed-1/report.html again
+  shadernet report runs/seed-1 runs/seed-2     # both side by side, in comparison.html";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
     /// Folder of a finished run; several are compared
     #[arg(required = true)]
@@ -20,7 +27,7 @@ pub(crate) struct ReportArgs {
     /// File to write [default: report.html in the run's folder; for several, comparison.html]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that is there already
+    /// Replace a file that exists
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -34,9 +41,7 @@ pub(crate) fn run(args: &ReportArgs, output: &mut Output) -> Result<ExitCode> {
         _ => (None, "comparison.html".into()),
     };
     let path = args.out.as_ref().unwrap_or(&default);
-    if !args.force || path.is_dir() {
-        report::check_free(path, single)?;
-    }
+    report::check_free(path, single, args.force)?;
     let text = match single {
         Some(run) => {
             let source = args.data.as_deref().map_or(Source::Recorded, Source::Folder);
@@ -48,7 +53,7 @@ pub(crate) fn run(args: &ReportArgs, output: &mut Output) -> Result<ExitCode> {
         }
         None => report::of_runs(&args.runs)?,
     };
-    report::write(path, &text)?;
+    files::write_atomically(path, text.as_bytes())?;
     output.line(format_args!("report: {}", path.display()));
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,7 @@ use shadernet::config::Augment;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
 use shadernet::error::{Error, Result};
+use shadernet::files;
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
@@ -22,7 +23,17 @@ mod report;
 use report::Report;
 
 /// What belongs to the recipe of a run is optional here: a run that goes on has it already.
+const EXAMPLES: &str = "\
+Examples:
+  shadernet train                              # the built-in network on data/mnist; results in runs/seed-1
+  shadernet train model.toml --data photos     # your network, your images
+  shadernet train --device cpu --epochs 3      # fewer epochs, on the processor
+  shadernet train --replicas 5                 # five seeds side by side
+  shadernet train --hold-out 5000 --sweep learning_rate=0.05,0.1    # which rate is better?
+  shadernet train --resume runs/seed-1         # go on with a run that was stopped";
+
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
     /// Model description (.toml) [default: the built-in seed network]
     model: Option<PathBuf>,
@@ -204,9 +215,10 @@ fn finish(
 /// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.
 fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
     let path = summary.folder.join(page::FILE);
-    page::check_free(&path, Some(&summary.folder))?;
+    page::check_free(&path, Some(&summary.folder), false)?;
     let device = Device::cpu(args.device.threads.map(usize::from));
-    page::write(&path, &page::of_run(&summary.folder, Source::Images(&data.test), &device)?)?;
+    let text = page::of_run(&summary.folder, Source::Images(&data.test), &device)?;
+    files::write_atomically(&path, text.as_bytes())?;
     Ok(path)
 }
 

@@ -3,6 +3,14 @@
 use statrs::distribution::{ContinuousCDF, StudentsT};
 
 /// A difference of two means with a 95 % confidence interval.
+///
+/// # Examples
+/// ```
+/// use shadernet::experiments::Difference;
+///
+/// let difference = Difference::of(&[99.5, 99.4, 99.6], &[98.9, 99.0, 99.1]).unwrap();
+/// assert!((difference.mean - 0.5).abs() < 1e-9 && difference.is_clear());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
     /// Mean of the one minus mean of the other.

@@ -174,6 +174,18 @@ impl Suite {
     ///
     /// # Errors
     /// A file that cannot be read or does not fit, and models that do not: with the arm they belong to.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::experiments::{Rows, Suite, report};
+    ///
+    /// let suite = Suite::load("data/experiments/small.toml".as_ref())?;
+    /// assert!(suite.arms().count() > 2);
+    /// // The runs that docs/experiments tells of, and the report that they make.
+    /// let rows = Rows::read("docs/experiments/small".as_ref(), "mine.csv")?;
+    /// assert!(report(&suite, &rows).text.starts_with("# Experiments: "));
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Config { path: path.display().to_string(), line: None, message };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;

@@ -49,6 +49,15 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
 ///
 /// # Errors
 /// A network with another number of channels.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+///
+/// let page = shadernet::export::html(&Checkpoint::seed()?)?;
+/// assert!(page.starts_with("<!doctype html>"));
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn html(checkpoint: &Checkpoint) -> Result<String> {
     let input = checkpoint.model.input;
     if ![1, 3].contains(&input.channels) {

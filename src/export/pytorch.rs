@@ -71,6 +71,15 @@ const TAKEN: &[&str] = &[
 ///
 /// # Errors
 /// A kind of layer that PyTorch has no word for here, and layers with names that a module cannot have.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+///
+/// let module = shadernet::export::to_pytorch(&Checkpoint::seed()?)?;
+/// assert!(module.contains("self.conv1 = nn.Conv2d(1, 8, 3"));
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     let model = &checkpoint.model;
     let (mut modules, mut calls) = (String::new(), String::new());

@@ -71,6 +71,20 @@ impl AdapterReport {
 }
 
 /// Adapters of this machine, real GPUs first, discrete before integrated.
+///
+/// # Examples
+/// ```
+/// use shadernet::gpu::Adapters;
+///
+/// let adapters = Adapters::find();
+/// for report in adapters.reports() {
+///     println!("{report}");
+/// }
+/// match adapters.real_gpu() {
+///     Some(index) => println!("the first real GPU is {}", adapters.report(index).name),
+///     None => println!("{}", adapters.listing()),
+/// }
+/// ```
 #[derive(Debug)]
 pub struct Adapters {
     found: Vec<(AdapterReport, wgpu::Adapter)>,

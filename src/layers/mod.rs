@@ -232,6 +232,19 @@ pub enum Tuned {
 /// The reference implementation works in `f64` on [N, C, H, W] arrays and is the meaning of the layer; both engines are
 /// compared with it. Arrays go by the names that the shader's variables have: `input`, `output`, `grad_output`,
 /// `grad_input`, the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass.
+///
+/// # Examples
+/// ```
+/// use shadernet::layers::{Context, LayerKind};
+/// use shadernet::tensor::{Array, Arrays, Shape};
+///
+/// let relu = LayerKind::find("relu").unwrap().parse(toml::Table::new()).unwrap();
+/// assert_eq!(relu.output_shape(Shape::new(8, 26, 26)), Ok(Shape::new(8, 26, 26)));
+/// let context = Context { training: true, seed: 0, step: 0, layer: 0, first_image: 0 };
+/// let input = Array::from_f32(&[1, 1, 1, 2], &[-1.0, 2.0]);
+/// let made = relu.forward(&Arrays::from([("input", input)]), &context);
+/// assert_eq!(made["output"].data, [0.0, 2.0]);
+/// ```
 pub trait Layer: fmt::Debug + Send + Sync {
     /// The layer's keys as in a model file, defaults included.
     fn keys(&self) -> toml::Table;

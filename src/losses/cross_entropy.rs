@@ -8,6 +8,16 @@ use crate::tensor::{Array, Arrays, FLUSH, gamma};
 /// `grad_logits`, the gradient of the mean over the batch.
 ///
 /// With q = (1 − s) · onehot + s/C: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
+///
+/// # Examples
+/// ```
+/// use shadernet::losses::cross_entropy::cross_entropy;
+/// use shadernet::tensor::Array;
+///
+/// let made = cross_entropy(&Array::zeros(&[1, 4]), &[2], 0.0);
+/// assert_eq!(made["loss"].data, [4f64.ln()]);
+/// assert_eq!(made["grad_logits"].data, [0.25, 0.25, -0.75, 0.25]);
+/// ```
 pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
     let n = logits.shape[0];
     let classes = logits.data.len() / n;

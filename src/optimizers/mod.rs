@@ -48,6 +48,20 @@ impl Optimizer {
 
     /// Reference: reads `params`, `grads`, `weight_decay` (one value each element) and the memory; makes the new `params`
     /// and memory.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::config::Optimizer;
+    /// use shadernet::optimizers::Step;
+    /// use shadernet::tensor::{Array, Arrays};
+    ///
+    /// let sgd = Optimizer::Sgd { momentum: 0.0, nesterov: false, weight_decay: 0.0 };
+    /// let one = |value| Array::exact(&[1], vec![value]);
+    /// let arrays = [("params", 1.0), ("grads", 0.5), ("weight_decay", 0.0), ("velocity", 0.0)];
+    /// let arrays: Arrays = arrays.into_iter().map(|(name, value)| (name, one(value))).collect();
+    /// let made = sgd.update(&arrays, Step { step: 0, learning_rate: 0.5 });
+    /// assert_eq!(made["params"].data, [0.75]);
+    /// ```
     pub fn update(&self, arrays: &Arrays, step: Step) -> Arrays {
         match *self {
             Self::Sgd { momentum, nesterov, .. } => sgd::update(f64::from(momentum), nesterov, arrays, step),

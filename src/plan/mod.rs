@@ -27,6 +27,25 @@ use fuse::Fusion;
 pub use layout::{Entry, ParamLayout};
 
 /// What one step does, as data.
+///
+/// # Examples
+/// ```
+/// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
+/// use shadernet::model::Model;
+/// use shadernet::plan::{Plan, PlanOptions};
+///
+/// let model = Model::parse(text, "tiny.toml")?;
+/// # let batch = shadernet::batch::BatchSettings {
+/// #     batch_size: 64, image_count: 60_000, image: model.input, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+/// # };
+/// let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
+/// let plan = Plan::training(&model, &batch, &model.train, options);
+/// let conv = plan.dispatches.iter().find(|dispatch| dispatch.label == "conv1.forward").unwrap();
+/// assert_eq!((conv.shader.as_str(), conv.entry_point.as_str()), ("conv2d", "forward"));
+/// let (shared, alone) = plan.pooled_bytes();
+/// assert!(shared < alone);
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
     /// Images of a step.

@@ -7,7 +7,7 @@ use crate::dataset::Images;
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::eval;
-use crate::files::{read_at_most, write_atomically};
+use crate::files::{self, read_at_most};
 use crate::train::TrainingData;
 
 mod answers;
@@ -42,6 +42,19 @@ pub enum Source<'a> {
 ///
 /// # Errors
 /// What is no folder of a finished run or is damaged, and images that are not there or are not those of the run.
+///
+/// # Examples
+/// ```no_run
+/// use std::path::Path;
+///
+/// use shadernet::device::Device;
+/// use shadernet::files::write_atomically;
+/// use shadernet::report::{Source, of_run};
+///
+/// let page = of_run(Path::new("runs/seed-1"), Source::Recorded, &Device::cpu(None))?;
+/// write_atomically(Path::new("seed-1.html"), page.as_bytes())?;
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
 pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<String> {
     let record = Record::load(folder)?;
     let net = record.shown()?;
@@ -99,28 +112,23 @@ pub fn of_runs(folders: &[PathBuf]) -> Result<String> {
     compare::of_runs(&records)
 }
 
-/// Fails if a file is in the way: any but a report that the run in `run` has in its folder.
-pub fn check_free(path: &Path, run: Option<&Path>) -> Result<()> {
-    if !path.exists() {
+/// Fails if a file is in the way, as [`files::check_free`], which lets through a report that the run in `run` has in its
+/// folder.
+///
+/// # Errors
+/// [`Error::Usage`], which says what would help.
+pub fn check_free(path: &Path, run: Option<&Path>, force: bool) -> Result<()> {
+    // Of what is no run, `of_run` has more to say.
+    if run.is_some_and(|run| !run.is_dir()) {
         return Ok(());
     }
-    if path.is_dir() {
-        return Err(Error::Usage(format!("--out {}: this is a folder; name a file", path.display())));
-    }
-    let own = run.is_some_and(|run| path == run.join(FILE));
+    let in_place = run.is_some_and(|run| path == run.join(FILE)) && path.is_file();
     // Larger than any of ours: not ours.
-    if own && read_at_most(path, 64 << 20)?.is_some_and(|bytes| is_report(&bytes)) {
-        return Ok(());
-    }
-    Err(Error::Usage(format!("{}: there is such a file already; --force replaces it", path.display())))
+    let own = in_place && read_at_most(path, 64 << 20)?.is_some_and(|bytes| is_report(&bytes));
+    files::check_free(path, force || own)
 }
 
 fn is_report(bytes: &[u8]) -> bool {
     let mark = html::MARK.as_bytes();
     bytes.windows(mark.len()).take(500).any(|window| window == mark)
-}
-
-/// Writes a page, whole or not at all.
-pub fn write(path: &Path, text: &str) -> Result<()> {
-    write_atomically(path, text.as_bytes())
 }

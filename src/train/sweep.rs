@@ -117,6 +117,19 @@ impl Sweep {
     ///
     /// # Errors
     /// What is no such text, with the keys that there are; a key that is there twice, or `augment` beside one of its parts.
+    ///
+    /// # Examples
+    /// ```
+    /// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
+    /// use shadernet::model::Model;
+    /// use shadernet::train::Sweep;
+    ///
+    /// let model = Model::parse(text, "tiny.toml")?;
+    /// let sweep = Sweep::parse(&["learning_rate=0.1,0.2".into(), "label_smoothing=0,0.1".into()])?;
+    /// assert_eq!(sweep.replicas(&model, &[0, 1])?.len(), 2 * 2 * 2);
+    /// assert!(Sweep::parse(&["height=3".into()]).is_err());
+    /// # Ok::<(), shadernet::error::Error>(())
+    /// ```
     pub fn parse(texts: &[String]) -> Result<Self> {
         let mut axes: Vec<Axis> = Vec::new();
         for text in texts {

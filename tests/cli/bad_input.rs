@@ -277,38 +277,134 @@ fn trained_models() {
     check(cases);
 }
 
+/// Each format alone: `export seed.safetensors --html page.html` and so on.
 #[test]
 fn exports() {
     const SEED: &[u8] = include_bytes!("../../data/models/seed.safetensors");
     let model = write("seed.safetensors", SEED);
-    let both = |dir: &Path| {
-        model(dir);
-        write("page.html", "mine")(dir);
+    let taken = |file: &'static str| {
+        let model = &model;
+        move |dir: &Path| {
+            model(dir);
+            write(file, "mine")(dir);
+        }
     };
-    let export = ["export", "seed.safetensors", "--html", "page.html"];
-    let into_nothing = ["export", "seed.safetensors", "--html", "no/page.html"];
-    let forced_onto_a_folder = ["export", "seed.safetensors", "--html", "data", "--force"];
+    check(&[("no format", &model, &["export", "seed.safetensors"], 2, &["--html", "--onnx", "--pytorch"])]);
+    for (format, file, below) in [
+        ("--html", "page.html", "no/page.html"),
+        ("--onnx", "net.onnx", "no/net.onnx"),
+        ("--pytorch", "net.py", "no/net.py"),
+    ] {
+        let export = ["export", "seed.safetensors", format, file];
+        let cases: &[Case<'_>] = &[
+            ("missing", &nothing, &export, 1, &["cannot read seed.safetensors"]),
+            (
+                "empty",
+                &write("seed.safetensors", ""),
+                &export,
+                1,
+                &["seed.safetensors", "ends after 0 bytes"],
+            ),
+            (
+                "damaged",
+                &write("seed.safetensors", &SEED[..9000]),
+                &export,
+                1,
+                &["seed.safetensors: damaged"],
+            ),
+            (
+                "changed",
+                &write("seed.safetensors", [&SEED[..SEED.len() - 1], &[77]].concat()),
+                &export,
+                1,
+                &["seed.safetensors: damaged: the tensors' SHA-256"],
+            ),
+            (
+                "a description",
+                &nothing,
+                &["export", "tiny.toml", format, file],
+                2,
+                &["tiny.toml describes a network", "train it first (`shadernet train tiny.toml`)"],
+            ),
+            (
+                "exists",
+                &taken(file),
+                &export,
+                2,
+                &[&format!("{file} exists: --force replaces it, another name keeps it")],
+            ),
+            (
+                "a folder",
+                &model,
+                &["export", "seed.safetensors", format, "data", "--force"],
+                2,
+                &["data: this is a folder; name a file"],
+            ),
+            (
+                "no such folder",
+                &model,
+                &["export", "seed.safetensors", format, below],
+                1,
+                &[&format!("cannot write {below}")],
+            ),
+            (
+                "below a file",
+                &model,
+                &["export", "seed.safetensors", format, "tiny.toml/x"],
+                1,
+                &["cannot write tiny.toml/x"],
+            ),
+        ];
+        check(cases);
+    }
+    let several = ["export", "seed.safetensors", "--html", "page.html", "--pytorch", "net.py", "--onnx"];
     let cases: &[Case<'_>] = &[
-        ("no format", &model, &export[..2], 2, &["--html"]),
-        ("missing", &nothing, &export, 1, &["cannot read seed.safetensors"]),
-        ("damaged", &write("seed.safetensors", &SEED[..9000]), &export, 1, &["seed.safetensors: damaged"]),
         (
-            "changed",
-            &write("seed.safetensors", [&SEED[..SEED.len() - 1], &[77]].concat()),
-            &export,
-            1,
-            &["seed.safetensors: damaged: the tensors' SHA-256"],
-        ),
-        (
-            "a description",
-            &nothing,
-            &["export", "tiny.toml", "--html", "page.html"],
+            "one of several is in the way",
+            &taken("net.py"),
+            &[&several[..], &["net.onnx"]].concat(),
             2,
-            &["tiny.toml describes a network", "train it first (`shadernet train tiny.toml`)"],
+            &["net.py exists"],
         ),
-        ("exists", &both, &export, 2, &["page.html exists: --force replaces it"]),
-        ("a folder", &model, &forced_onto_a_folder, 1, &["cannot write data"]),
-        ("no such folder", &model, &into_nothing, 1, &["cannot write no/page.html"]),
+        (
+            "one of several has no folder",
+            &model,
+            &[&several[..], &["no/net.onnx"]].concat(),
+            1,
+            &["no/net.onnx"],
+        ),
+        (
+            "nothing to verify on",
+            &model,
+            &["export", "seed.safetensors", "--pytorch", "net.py", "--verify"],
+            2,
+            &["--onnx"],
+        ),
     ];
     check(cases);
+}
+
+/// Permissions do not stop the superuser.
+#[cfg(unix)]
+#[test]
+fn a_read_only_folder() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = workplace();
+    let closed = dir.path().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, fs::Permissions::from_mode(0o555)).unwrap();
+    if fs::write(closed.join("x"), "").is_ok() {
+        return;
+    }
+    let seed = format!("{ROOT}/data/models/seed.safetensors");
+    for args in [
+        &["export", &seed, "--onnx", "closed/x"][..],
+        &["export", &seed, "--pytorch", "closed/x"],
+        &["export", &seed, "--html", "closed/x"],
+        &["new", "--data", "data", "--out", "closed/x"],
+    ] {
+        let done = run(dir.path(), args);
+        assert_eq!(done.code, 1, "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains("error: cannot write closed/x: "), "{args:?}: {}", done.stderr);
+    }
 }

@@ -193,7 +193,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &|dir| fs::write(dir.join("model.toml"), "mine").unwrap(),
             &["new", "--data", "data"],
             2,
-            &["--out model.toml: this file exists; `--force`"],
+            &["model.toml exists: --force replaces it, another name keeps it"],
         ),
         (
             "no place",

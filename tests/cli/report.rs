@@ -244,7 +244,11 @@ fn what_is_in_the_way_stays() {
     for more in [&[][..], &["--out", "other.html"]] {
         let done = run(dir.path(), &[&["report", "x"], more].concat());
         assert_eq!(done.code, 2, "{}", done.stderr);
-        assert!(done.stderr.contains("--force"), "{}", done.stderr);
+        assert!(
+            done.stderr.contains("exists: --force replaces it, another name keeps it"),
+            "{}",
+            done.stderr
+        );
     }
     assert_eq!(text(own.clone()), "my notes");
     ok(dir.path(), &["report", "x", "--force"]);
@@ -298,7 +302,7 @@ fn what_is_no_run_is_named() {
         (&["x", "--data", "few"], 1, &["few: 3 test images", "judged on 30", "--data"]),
         (&["x", "--data", "none"], 1, &["none: there is no such folder"]),
         (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html"]),
-        (&["x", "--out", "empty", "--force"], 2, &["--out empty: this is a folder"]),
+        (&["x", "--out", "empty", "--force"], 2, &["empty: this is a folder; name a file"]),
         (&["x", "y", "--data", "data"], 2, &["--data goes with one run"]),
         (&["x", "empty"], 1, &["empty: "]),
         (&["x", "x", "x", "x", "x", "x", "x"], 2, &["7 runs: at most 6"]),

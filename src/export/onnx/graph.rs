@@ -36,6 +36,18 @@ enum Kind {
 ///
 /// # Errors
 /// A kind of layer that has no operator here.
+///
+/// # Examples
+/// ```
+/// use shadernet::checkpoint::Checkpoint;
+/// use shadernet::export::onnx::{Graph, to_onnx};
+///
+/// let bytes = to_onnx(&Checkpoint::seed()?, true)?;
+/// // A reader of its own computes the file, to check it.
+/// let probabilities = Graph::read(&bytes)?.run(&[0.0; 28 * 28], "probabilities")?;
+/// assert_eq!(probabilities.len(), 10);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>> {
     let mut ops = ops(checkpoint)?;
     if fold_batch_norm {
