@@ -22,7 +22,6 @@ mod report;
 
 use report::Report;
 
-/// What belongs to the recipe of a run is optional here: a run that goes on has it already.
 const EXAMPLES: &str = "\
 Examples:
   shadernet train                              # the built-in network on data/mnist; results in runs/seed-1
@@ -32,6 +31,7 @@ Examples:
   shadernet train --hold-out 5000 --sweep learning_rate=0.05,0.1    # which rate is better?
   shadernet train --resume runs/seed-1         # go on with a run that was stopped";
 
+/// What belongs to the recipe of a run is optional here: a run that goes on has it already.
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct TrainArgs {
