@@ -1,0 +1,44 @@
+//! The networks that ship are what their table says.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+use std::fs;
+use std::path::Path;
+
+use shadernet::checkpoint::Checkpoint;
+use shadernet::device::Device;
+use shadernet::eval::{evaluate, load_test_images};
+use shadernet::model::Model;
+
+#[test]
+fn the_table_of_networks_is_right() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folder = root.join("data/models");
+    let table = fs::read_to_string(folder.join("README.md")).unwrap();
+    let mut rows = Vec::new();
+    for line in table.lines().skip_while(|line| !line.starts_with("|---")).skip(1) {
+        let cells: Vec<&str> = line.trim_matches('|').split('|').map(str::trim).collect();
+        let [name, parameters, _, weights] = cells[..] else { panic!("{line}") };
+        let text = fs::read_to_string(folder.join(format!("{name}.toml"))).unwrap();
+        let model = Model::parse(&text, name).unwrap();
+        assert_eq!(model.name, name);
+        assert_eq!(model.parameter_count().to_string(), parameters.replace(',', ""), "{name}");
+        rows.push(format!("{name}.toml"));
+        if weights.is_empty() {
+            continue;
+        }
+        let checkpoint = Checkpoint::load(folder.join(format!("{name}.safetensors"))).unwrap();
+        assert_eq!(checkpoint.model.parameter_count(), model.parameter_count(), "{name}");
+        let (images, _) = load_test_images(&root.join("data/mnist"), &checkpoint).unwrap();
+        let accuracy = evaluate(&checkpoint, &images, &Device::cpu(None)).unwrap().accuracy();
+        let said: f64 = weights.trim_end_matches(" %").parse().unwrap();
+        // Another order of sums can turn an image or two.
+        assert!((accuracy - said).abs() < 0.025, "{name}: {accuracy}, and the table says {said}");
+        rows.push(format!("{name}.safetensors"));
+    }
+    let mut files: Vec<String> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    files.retain(|file| file != "README.md");
+    files.sort();
+    rows.sort();
+    assert_eq!(rows, files);
+}
