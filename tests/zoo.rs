@@ -35,8 +35,10 @@ fn the_table_of_networks_is_right() {
         assert!((accuracy - said).abs() < 0.025, "{name}: {accuracy}, and the table says {said}");
         rows.push(format!("{name}.safetensors"));
     }
-    let mut files: Vec<String> =
-        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let mut files: Vec<String> = fs::read_dir(&folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     files.retain(|file| file != "README.md");
     files.sort();
     rows.sort();
