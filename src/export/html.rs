@@ -29,7 +29,9 @@ macro_rules! pictures {
 const PAGE: &str = include_str!("web/page.html");
 
 /// What stands in the page for `{{name}}`.
-const PARTS: &[(&str, &str)] = texts!["web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js"];
+const PARTS: &[(&str, &str)] = texts![
+    "web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js",
+];
 
 /// Drawn digits to try, for networks that know digits.
 const EXAMPLES: &[(&str, &[u8])] = pictures![
