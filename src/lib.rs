@@ -61,3 +61,6 @@ pub mod schedule;
 pub mod shader;
 pub mod tensor;
 pub mod train;
+
+/// The crate whose tables hold a layer's keys, for layers of one's own.
+pub use toml;

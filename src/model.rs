@@ -5,7 +5,7 @@ use std::fmt;
 
 use crate::config::{ModelConfig, TrainConfig, WeightInit};
 use crate::error::{Error, Result};
-use crate::layers::{Init, LAYERS, Layer, LayerKind, Param, Tuned};
+use crate::layers::{Init, Layer, LayerKind, Param, Tuned};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
@@ -73,7 +73,7 @@ impl Model {
         let mut parameters = 0usize;
         for entry in &config.layers {
             let Some(kind) = LayerKind::find(&entry.kind) else {
-                let known: Vec<_> = LAYERS.iter().map(|kind| kind.name).collect();
+                let known: Vec<_> = LayerKind::all().iter().map(|kind| kind.name).collect();
                 let message = format!("unknown layer type {:?}; there are {}", entry.kind, known.join(", "));
                 return Err(fail(Some(entry.line), message));
             };

@@ -1,8 +1,10 @@
 //! The WGSL files, and what naga knows of them: the only file that names naga.
 
-use std::sync::OnceLock;
+use std::sync::{OnceLock, PoisonError, RwLock};
 
 use naga::valid::{Capabilities, GlobalUse, ModuleInfo, ValidationFlags, Validator};
+
+use crate::error::{Error, Result};
 
 macro_rules! sources {
     ($($name:literal),* $(,)?) => {
@@ -58,16 +60,40 @@ pub struct Binding {
     pub written: bool,
 }
 
-/// All shaders, parsed once.
+/// All shaders of this crate, parsed once.
 pub fn all() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
-        let sources = SOURCES.iter().chain(MEASURING);
-        sources.map(|&(name, source)| Shader::parse(name, source)).collect()
+        let shader = |&(name, source)| {
+            // They are compiled in, so a broken one is a broken program.
+            let (module, info) = parse(name, source).unwrap_or_else(|error| panic!("{error}"));
+            Shader { name, source, module, info }
+        };
+        SOURCES.iter().chain(MEASURING).map(shader).collect()
     })
 }
 
-/// The shader called `name`.
+/// Shaders of layers that the program brought.
+static REGISTERED: RwLock<Vec<&'static Shader>> = RwLock::new(Vec::new());
+
+/// Those shaders.
+pub fn registered() -> Vec<&'static Shader> {
+    REGISTERED.read().unwrap_or_else(PoisonError::into_inner).clone()
+}
+
+/// Adds a shader, which stays until the process ends.
+pub(crate) fn register(name: &'static str, source: &str) -> Result<()> {
+    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    if all().iter().chain(registered.iter().copied()).any(|other| other.name == name) {
+        return Err(Error::Usage(format!("there is a shader {name}.wgsl already")));
+    }
+    let (module, info) = parse(name, source)?;
+    let shader = Shader { name, source: Box::leak(source.into()), module, info };
+    registered.push(Box::leak(Box::new(shader)));
+    Ok(())
+}
+
+/// The shader called `name`, of this crate or registered.
 ///
 /// # Examples
 /// ```
@@ -77,23 +103,38 @@ pub fn all() -> &'static [Shader] {
 /// assert!(bound.contains(&"params".into()));
 /// ```
 pub fn find(name: &str) -> &'static Shader {
+    let registered = registered();
     all()
         .iter()
+        .chain(registered)
         .find(|shader| shader.name == name)
         .unwrap_or_else(|| panic!("there is no shader {name}.wgsl"))
 }
 
-impl Shader {
-    fn parse(name: &'static str, source: &'static str) -> Self {
-        // The shaders are compiled in, so a broken one is a broken program.
-        let module = naga::front::wgsl::parse_str(source)
-            .unwrap_or_else(|error| panic!("{}", error.emit_to_string_with_path(source, name)));
-        let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
-            .validate(&module)
-            .unwrap_or_else(|error| panic!("{name}.wgsl: {}", error.emit_to_string(source)));
-        Self { name, source, module, info }
-    }
+/// Reads and validates WGSL; an error says in which line of `name`.wgsl.
+fn parse(name: &str, source: &str) -> Result<(naga::Module, ModuleInfo)> {
+    let fail = |location: Option<naga::SourceLocation>, message: String| Error::Config {
+        path: format!("{name}.wgsl"),
+        line: location.map(|location| location.line_number as usize),
+        message,
+    };
+    let module = naga::front::wgsl::parse_str(source)
+        .map_err(|error| fail(error.location(source), error.message().to_owned()))?;
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .map_err(|error| fail(error.location(source), causes(&error)))?;
+    Ok((module, info))
+}
 
+/// An error and what caused it: naga says only there what is wrong.
+fn causes(error: &dyn std::error::Error) -> String {
+    std::iter::successors(Some(error), |error| error.source())
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(": ")
+}
+
+impl Shader {
     /// Names of all entry points.
     pub fn entry_points(&self) -> impl Iterator<Item = &str> {
         self.module.entry_points.iter().map(|entry| entry.name.as_str())

@@ -64,9 +64,9 @@ fn file_name(model: &Model, adapter: &AdapterReport, options: GpuOptions) -> Pat
         hash.update([0]);
     };
     add(env!("CARGO_PKG_VERSION"));
-    for (name, source) in shader::SOURCES {
-        add(name);
-        add(source);
+    for shader in shader::all().iter().chain(shader::registered()) {
+        add(shader.name);
+        add(shader.source);
     }
     // Another build may plan other launches.
     let program = std::env::current_exe().and_then(std::fs::metadata);

@@ -50,7 +50,8 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
 /// The page of a network that takes images of one channel or three.
 ///
 /// # Errors
-/// A network with another number of channels.
+/// A network with another number of channels, or with a layer from outside this crate: the page has a second, plain
+/// implementation of every layer, to compare a browser's graphics with.
 ///
 /// # Examples
 /// ```
@@ -67,6 +68,10 @@ pub fn html(checkpoint: &Checkpoint) -> Result<String> {
             "the model {} takes {} channels; a page is for models of 1 (grey) or 3 (RGB)",
             checkpoint.model.name, input.channels
         );
+        return Err(Error::Usage(message));
+    }
+    if let Some(layer) = checkpoint.model.layers.iter().find(|layer| !layer.kind.is_built_in()) {
+        let message = format!("layer `{}`: a page does not know {}", layer.name, layer.kind.name);
         return Err(Error::Usage(message));
     }
     // In a script element only `<` can end the text or change how it is read.

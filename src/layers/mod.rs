@@ -1,10 +1,8 @@
 //! The layers. Each is two files: `src/layers/<kind>.rs` and `shaders/<kind>.wgsl`, plus one `mod` line and one line in
-//! [`LAYERS`]. CONTRIBUTING.md walks through adding one.
+//! [`LAYERS`]. CONTRIBUTING.md walks through adding one. A program can also bring layers of its own: [`register`].
 
 use std::collections::BTreeMap;
 use std::fmt;
-
-use serde::de::DeserializeOwned;
 
 use crate::config::shortest_floats as keys_of;
 use crate::tensor::{Arrays, Shape};
@@ -15,13 +13,16 @@ mod conv2d;
 mod dropout;
 mod flatten;
 mod global_avg_pool2d;
+mod kind;
 mod leaky_relu;
 mod linear;
 mod max_pool2d;
 mod relu;
 pub mod window;
 
-/// Every layer that a model file can name.
+pub use kind::{LayerKind, register};
+
+/// The layers that every model file can name.
 pub const LAYERS: &[LayerKind] = &[
     avg_pool2d::KIND,
     batch_norm2d::KIND,
@@ -34,55 +35,6 @@ pub const LAYERS: &[LayerKind] = &[
     max_pool2d::KIND,
     relu::KIND,
 ];
-
-/// One entry of the registry: how a kind of layer is named and made.
-#[derive(Clone, Copy)]
-pub struct LayerKind {
-    /// `type = "..."` in a model file; also the stem of the layer's files.
-    pub name: &'static str,
-    /// How PyTorch calls it: the layer table prints this.
-    pub title: &'static str,
-    /// Stem of automatic names: `conv` gives `conv1`, `conv2`, ...
-    pub stem: &'static str,
-    /// True for what PyTorch nets do by a plain function: torchsummary, and so the layer table, has no row for it.
-    pub functional: bool,
-    parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
-}
-
-impl LayerKind {
-    const fn new<L: Layer + DeserializeOwned + 'static>(
-        name: &'static str,
-        title: &'static str,
-        stem: &'static str,
-    ) -> Self {
-        Self { name, title, stem, functional: false, parse: parse::<L> }
-    }
-
-    const fn functional(self) -> Self {
-        Self { functional: true, ..self }
-    }
-
-    /// Makes the layer from its keys in the model file (without `type`, `name` and `weights_of`).
-    pub fn parse(&self, keys: toml::Table) -> Result<Box<dyn Layer>, String> {
-        (self.parse)(keys)
-    }
-
-    /// The registry entry called `name`.
-    pub fn find(name: &str) -> Option<&'static Self> {
-        LAYERS.iter().find(|kind| kind.name == name)
-    }
-}
-
-impl fmt::Debug for LayerKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
-    }
-}
-
-fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
-    let layer: L = keys.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
-    Ok(Box::new(layer))
-}
 
 /// A parameter or running statistic of a layer.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,0 +1,128 @@
+//! How a kind of layer is named and made, and the kinds that a program brings.
+
+use std::fmt;
+use std::sync::{PoisonError, RwLock};
+
+use serde::de::DeserializeOwned;
+
+use super::{LAYERS, Layer};
+use crate::error::{Error, Result};
+use crate::shader;
+
+/// One entry of the registry: how a kind of layer is named and made.
+#[derive(Clone, Copy)]
+pub struct LayerKind {
+    /// `type = "..."` in a model file; also the stem of the layer's files.
+    pub name: &'static str,
+    /// How PyTorch calls it: the layer table prints this.
+    pub title: &'static str,
+    /// Stem of automatic names: `conv` gives `conv1`, `conv2`, ...
+    pub stem: &'static str,
+    /// True for what PyTorch nets do by a plain function: torchsummary, and so the layer table, has no row for it.
+    pub functional: bool,
+    parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
+}
+
+/// Kinds that the program brought.
+static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
+
+/// Makes a kind of layer from outside this crate known, with its kernels in `wgsl`: from then on model files and trained
+/// weights can name it, in this process, and both engines, `doctor` and the reports know it. Its launches name the shader as the kind is
+/// called ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules for the text. On the CPU it runs by its
+/// reference implementation, image by image.
+///
+/// Call it before the first model is read. `examples/custom_layer.rs` has a whole layer.
+///
+/// # Errors
+/// A name that is not made of lower-case letters, digits and `_`, or that a layer or shader has already; WGSL that is not
+/// valid, with its line.
+///
+/// # Examples
+/// ```
+/// use shadernet::layers::{self, *};
+/// use shadernet::tensor::{Arrays, Shape};
+///
+/// /// `{ type = "nothing" }`: as flatten, no kernel.
+/// #[derive(Debug, serde::Serialize, serde::Deserialize)]
+/// struct Nothing {}
+///
+/// impl Layer for Nothing {
+///     fn keys(&self) -> toml::Table { toml::Table::new() }
+///     fn output_shape(&self, input: Shape) -> Result<Shape, String> { Ok(input) }
+///     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+///         Arrays::from([("output", arrays["input"].clone())])
+///     }
+///     fn backward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+///         Arrays::from([("grad_input", arrays["grad_output"].clone())])
+///     }
+///     fn launches(&self, _: Pass, _: &PlanContext) -> Vec<Launch> { Vec::new() }
+/// }
+///
+/// layers::register(LayerKind::new::<Nothing>("nothing", "Nothing", "nothing"), "")?;
+/// assert!(LayerKind::find("nothing").is_some());
+/// # Ok::<(), shadernet::error::Error>(())
+/// ```
+pub fn register(kind: LayerKind, wgsl: &str) -> Result<()> {
+    for name in [kind.name, kind.stem] {
+        let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+        if name.is_empty() || !name.chars().all(is_plain) {
+            let message = format!("layer type {name:?}: use lower-case letters, digits and '_' only");
+            return Err(Error::Usage(message));
+        }
+    }
+    let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
+    if LAYERS.iter().chain(registered.iter().copied()).any(|other| other.name == kind.name) {
+        return Err(Error::Usage(format!("there is a layer type {:?} already", kind.name)));
+    }
+    shader::register(kind.name, wgsl)?;
+    registered.push(Box::leak(Box::new(kind)));
+    Ok(())
+}
+
+impl LayerKind {
+    /// A kind whose layers are read from their keys as serde has it. Use `deny_unknown_fields`, so that a wrong key is an
+    /// error.
+    pub const fn new<L: Layer + DeserializeOwned + 'static>(
+        name: &'static str,
+        title: &'static str,
+        stem: &'static str,
+    ) -> Self {
+        Self { name, title, stem, functional: false, parse: parse::<L> }
+    }
+
+    pub(super) const fn functional(self) -> Self {
+        Self { functional: true, ..self }
+    }
+
+    /// Makes the layer from its keys in the model file (without `type`, `name` and `weights_of`).
+    pub fn parse(&self, keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+        (self.parse)(keys)
+    }
+
+    /// The kind called `name`, of this crate or registered.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        Self::all().into_iter().find(|kind| kind.name == name)
+    }
+
+    /// Every kind: those of this crate, then those registered.
+    pub fn all() -> Vec<&'static Self> {
+        let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
+        LAYERS.iter().chain(registered.iter().copied()).collect()
+    }
+
+    /// True for the kinds of this crate.
+    pub fn is_built_in(&self) -> bool {
+        LAYERS.iter().any(|kind| kind.name == self.name)
+    }
+}
+
+impl fmt::Debug for LayerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+    let layer: L = keys.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    Ok(Box::new(layer))
+}

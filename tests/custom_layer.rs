@@ -1,0 +1,198 @@
+//! A layer that a program brings works as those of the crate do: that of `examples/custom_layer.rs`.
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
+mod common;
+#[allow(dead_code, reason = "the example's main is not called")]
+#[path = "../examples/custom_layer.rs"]
+mod example;
+
+use std::path::Path;
+use std::sync::Once;
+
+use common::{Draw, gpu};
+use example::{SquaredRelu, WGSL};
+use serde::{Deserialize, Serialize};
+use shadernet::checkpoint::{Checkpoint, Trained};
+use shadernet::cpu::CpuEngine;
+use shadernet::dataset::Images;
+use shadernet::doctor::{Depth, examine};
+use shadernet::engine::{Engine, Setup, Vector};
+use shadernet::export;
+use shadernet::gpu::{Adapters, GpuEngine, GpuOptions};
+use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Pass, PlanContext};
+use shadernet::model::Model;
+use shadernet::replica::Replica;
+use shadernet::tensor::{Arrays, Shape};
+use shadernet::toml;
+
+/// The same layer with a kernel that forgets a factor.
+#[derive(Debug, Serialize, Deserialize)]
+struct Wrong {}
+
+impl Layer for Wrong {
+    fn keys(&self) -> toml::Table {
+        toml::Table::new()
+    }
+
+    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+        Ok(input)
+    }
+
+    fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
+        SquaredRelu {}.forward(arrays, context)
+    }
+
+    fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays {
+        SquaredRelu {}.backward(arrays, context)
+    }
+
+    fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
+        let mut launches = SquaredRelu {}.launches(pass, context);
+        launches.iter_mut().for_each(|launch| launch.shader = "wrong");
+        launches
+    }
+}
+
+/// A network whose activation is `kind`; every layer that it needs is registered.
+fn model(kind: &str) -> Model {
+    static REGISTERED: Once = Once::new();
+    REGISTERED.call_once(|| {
+        example::register().unwrap();
+        let forgetful = WGSL.replace("2.0 * positive", "positive");
+        layers::register(LayerKind::new::<Wrong>("wrong", "Wrong", "wrong"), &forgetful).unwrap();
+    });
+    let text = format!(
+        r#"
+        name = "small"
+        input = [1, 6, 6]
+        layers = [
+          {{ type = "conv2d", out_channels = 4, kernel = 3 }},
+          {{ type = "{kind}" }},
+          {{ type = "batch_norm2d" }},
+          {{ type = "flatten" }},
+          {{ type = "linear", out_features = 3 }},
+        ]
+        [train]
+        epochs = 4
+        batch_size = 5
+        learning_rate = {{ schedule = "constant", rate = 0.01 }}
+        "#
+    );
+    Model::parse(&text, "small.toml").unwrap()
+}
+
+#[test]
+fn both_engines_train_it_alike() {
+    let model = model("squared_relu");
+    let mut draw = Draw::new(7);
+    let images = Images {
+        count: 32,
+        channels: 1,
+        height: 6,
+        width: 6,
+        pixels: (0..32 * 36).map(|_| draw.word() as u8).collect(),
+        labels: (0..32).map(|_| draw.below(3) as u8).collect(),
+    };
+    let setup = Setup {
+        model: &model,
+        train: &model.train,
+        replicas: &[Replica::new(&model, &model.train, 3)],
+        shuffle: true,
+        mean: 0.5,
+        std: 0.3,
+        training: Some(&images),
+        test: &images,
+    };
+    let first = model.init(3);
+    let trained = |engine: &mut dyn Engine| {
+        engine.write(Vector::Weights, 0, &first).unwrap();
+        engine.train(20).unwrap();
+        engine.read(Vector::Weights, 0).unwrap()
+    };
+    let cpu = trained(&mut CpuEngine::new(&setup, None).unwrap());
+    let Some(gpu) = gpu() else { return };
+    let gpu = trained(&mut GpuEngine::new(gpu, &setup, GpuOptions::DEFAULT).unwrap());
+    for ((first, cpu), gpu) in first.iter().zip(&cpu).zip(&gpu) {
+        assert_ne!(first.data, cpu.data, "{} was not trained", cpu.name);
+        for (a, b) in cpu.data.iter().zip(&gpu.data) {
+            assert!((a - b).abs() < 1e-4 * (1.0 + a.abs()), "{}: {a} on the CPU, {b} on the GPU", cpu.name);
+        }
+    }
+}
+
+#[test]
+fn doctor_judges_its_kernels() {
+    if gpu().is_none() {
+        return;
+    }
+    let adapters = Adapters::find();
+    let examined = |kind| examine(&model(kind), &adapters, 0, Depth::Quick, GpuOptions::DEFAULT).unwrap();
+    let right = examined("squared_relu");
+    assert!(right.is_well(), "{:?}", right.wrong_kernel);
+    let kernels: Vec<_> = right.launches.iter().filter(|row| row.shader == "squared_relu.wgsl").collect();
+    assert!(kernels.len() >= 2 && kernels.iter().all(|row| row.elements > 0), "{kernels:?}");
+    let wrong = examined("wrong").wrong_kernel.unwrap();
+    assert!(wrong.contains("wrong1.grad_input"), "{wrong}");
+}
+
+#[test]
+fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
+    let model = model("squared_relu");
+    let trained = Trained {
+        epochs: 1,
+        steps: 1,
+        batch_size: 5,
+        seed: 3,
+        device: "test".into(),
+        images: 32,
+        pictures: false,
+        shadernet: "test".into(),
+    };
+    let checkpoint = Checkpoint {
+        weights: model.init(3),
+        model,
+        mean: 0.5,
+        std: 0.3,
+        classes: ["a", "b", "c"].map(String::from).into(),
+        trained,
+        test_accuracy: 0.0,
+        test_loss: 0.0,
+    };
+    let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("custom_layer.safetensors");
+    checkpoint.save(&file).unwrap();
+    let read = Checkpoint::load(&file).unwrap();
+    assert_eq!(read.model.to_toml(), checkpoint.model.to_toml());
+    assert_eq!(read.model.layers[1].kind.name, "squared_relu");
+    for message in [
+        export::html(&read).unwrap_err(),
+        export::to_onnx(&read, false).unwrap_err(),
+        export::to_pytorch(&read).unwrap_err(),
+    ] {
+        let message = message.to_string();
+        assert!(message.contains("layer `squared_relu1`") && message.contains("does not know"), "{message}");
+    }
+}
+
+#[test]
+fn what_cannot_be_registered_is_refused() {
+    let refused = |name: &'static str, stem: &'static str, wgsl: &str| {
+        layers::register(LayerKind::new::<SquaredRelu>(name, "X", stem), wgsl).unwrap_err().to_string()
+    };
+    assert_eq!(refused("relu", "relu", WGSL), r#"there is a layer type "relu" already"#);
+    assert_eq!(refused("batch", "batch", WGSL), "there is a shader batch.wgsl already");
+    assert!(refused("Mine", "mine", WGSL).starts_with(r#"layer type "Mine": use lower-case"#));
+    assert!(refused("mine", "", WGSL).starts_with(r#"layer type "": use lower-case"#));
+    let unknown = refused("mine", "mine", &WGSL.replace("positive * positive", "positive * negative"));
+    assert_eq!(unknown, "mine.wgsl:14: no definition in scope for identifier: `negative`");
+    let mistyped = refused("mine", "mine", &WGSL.replace("max(input", "vec3(input"));
+    assert!(mistyped.starts_with("mine.wgsl:1"), "{mistyped}");
+    // What was refused has left nothing behind.
+    assert!(
+        LayerKind::find("mine").is_none()
+            && layers::register(LayerKind::new::<SquaredRelu>("mine", "X", "mine"), WGSL).is_ok()
+    );
+    assert_eq!(refused("mine", "mine", WGSL), r#"there is a layer type "mine" already"#);
+    let message = Model::parse("name = \"x\"\ninput = [1, 2, 2]\nlayers = [{ type = \"other\" }]", "x.toml")
+        .unwrap_err();
+    assert!(message.to_string().contains("relu, ") && message.to_string().contains(", mine"), "{message}");
+}
