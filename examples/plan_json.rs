@@ -46,6 +46,7 @@ fn print_plans(args: &Args) -> Result<()> {
         batch_size,
         image_count: 60_000,
         image: model.input,
+        epochs: model.train.epochs,
         shuffle: true,
         augment: !model.train.augment.is_none(),
         mean: 0.1307,

@@ -39,6 +39,7 @@ const ROTATE = 3u; // largest rotation in radians
 const SHIFT = 4u; // largest shift in pixels
 const SCALE = 5u; // largest relative change of size
 const SHEAR = 6u; // largest shear, columns per row
+const PLAIN_FROM = 8u; // first epoch whose images stay as they are
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -106,6 +107,9 @@ fn strength(replica: u32, index: u32) -> f32 {
 
 // The random change of an image in an epoch. Where all strengths are 0 it is the identity, without any rounding.
 fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
+    if (epoch >= setting(replica, PLAIN_FROM)) {
+        return Transform(1.0, 0.0, 0.0, 0.0, 1.0, 0.0);
+    }
     let key = setting(replica, AUGMENT_KEY);
     let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
     let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));

@@ -15,7 +15,7 @@ use crate::tensor::{Array, Shape, gamma};
 ///
 /// let image = Shape::new(1, 28, 28);
 /// let batches = BatchSettings {
-///     batch_size: 64, image_count: 1000, image, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+///     batch_size: 64, image_count: 1000, image, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
 /// };
 /// assert_eq!(batches.steps_per_epoch(), 16);
 /// assert_eq!(batches.images_of(15), 1000 - 15 * 64);
@@ -28,6 +28,8 @@ pub struct BatchSettings {
     pub image_count: usize,
     /// Shape of an image.
     pub image: Shape,
+    /// Epochs of the run.
+    pub epochs: usize,
     /// Draw in random order, another one each epoch.
     pub shuffle: bool,
     /// True if any net changes these images at random.
@@ -75,8 +77,8 @@ impl BatchSettings {
         } else {
             position
         };
-        let transform = (self.augment && !net.augment.is_none())
-            .then(|| self.transform(net.seed, &net.augment, epoch, index));
+        let changes = self.augment && !net.augment.is_none() && epoch < net.augment.plain_from(self.epochs);
+        let transform = changes.then(|| self.transform(net.seed, &net.augment, epoch, index));
         Sample { index, transform }
     }
 
@@ -169,5 +171,38 @@ impl BatchSettings {
             ("PACKED", 0.0),
         ];
         Launch::new("batch", entry_point, invocations, constants)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::Model;
+
+    #[test]
+    fn the_last_epochs_see_plain_images() {
+        let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
+        let changed = |plain_epochs, epochs| {
+            let mut net = Replica::new(&model, &model.train, 0);
+            net.augment.plain_epochs = plain_epochs;
+            // Three steps an epoch; the first and the last of each.
+            let batches = BatchSettings {
+                batch_size: 4,
+                image_count: 10,
+                image: model.input,
+                epochs,
+                shuffle: true,
+                augment: true,
+                mean: 0.5,
+                std: 0.5,
+            };
+            let of = |step| batches.sample(&net, step, 1).transform.is_some();
+            (0..epochs as u32).map(|epoch| [of(3 * epoch), of(3 * epoch + 2)]).collect::<Vec<_>>()
+        };
+        let (yes, no) = ([true; 2], [false; 2]);
+        assert_eq!(changed(0, 4), [yes; 4]);
+        assert_eq!(changed(1, 4), [yes, yes, yes, no]);
+        assert_eq!(changed(3, 4), [yes, no, no, no]);
+        assert_eq!(changed(9, 4), [no; 4]);
     }
 }

@@ -352,12 +352,27 @@ pub struct Augment {
     pub scale: f32,
     /// Horizontal shear, columns per row, either way.
     pub shear: f32,
+    /// The last so many epochs see the images as they are, as the test does; all, if the run has no more.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub plain_epochs: u32,
+}
+
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 impl Augment {
-    /// True if images stay as they are.
+    /// True if images stay as they are in every epoch.
     pub fn is_none(&self) -> bool {
-        *self == Self::default()
+        Self { plain_epochs: 0, ..*self } == Self::default()
+    }
+
+    /// The first epoch of a run of `epochs`, counted from 0, whose images stay as they are; `u32::MAX` if there is none.
+    pub fn plain_from(&self, epochs: usize) -> u32 {
+        if self.plain_epochs == 0 {
+            return u32::MAX;
+        }
+        epochs.saturating_sub(self.plain_epochs as usize) as u32
     }
 }
 

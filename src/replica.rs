@@ -151,12 +151,12 @@ impl Replica {
         Model::new(config)
     }
 
-    /// The net's words in the tensor `state`, as the shaders' function `setting` counts them:
+    /// The net's words in the tensor `state` in a run of `epochs`, as the shaders' function `setting` counts them:
     /// key of the shuffle, key of the augmentation, label smoothing, rotation in radians, shift in pixels, relative change of
-    /// size, shear, weight decay; then three for each layer: if it is dropout, the key of its random words, the threshold
-    /// below which they drop, and 1 / (1 − rate).
-    pub fn words(&self, model: &Model) -> Vec<u32> {
-        let Augment { rotate_degrees, shift_pixels, scale, shear } = self.augment;
+    /// size, shear, weight decay, first epoch without augmentation; then three for each layer: if it is dropout, the key of
+    /// its random words, the threshold below which they drop, and 1 / (1 − rate).
+    pub fn words(&self, model: &Model, epochs: usize) -> Vec<u32> {
+        let Augment { rotate_degrees, shift_pixels, scale, shear, .. } = self.augment;
         let settings = [
             self.label_smoothing,
             rotate_degrees.to_radians(),
@@ -167,6 +167,7 @@ impl Replica {
         ];
         let mut words = vec![rng::key(self.seed, Stream::Shuffle), rng::key(self.seed, Stream::Augment)];
         words.extend(settings.map(f32::to_bits));
+        words.push(self.augment.plain_from(epochs));
         words.resize(Self::word_count(model), 0);
         for ((layer, _), &rate) in model.dropout_rates().zip(&self.dropout) {
             let start = first_setting(layer);

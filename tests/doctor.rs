@@ -33,7 +33,7 @@ const MODEL: &str = r#"
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1 }
+    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
@@ -59,7 +59,7 @@ const FUSED_MODEL: &str = r#"
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1 }
+    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
 const ADAM: &str = r#"{ type = "adam", weight_decay = 0.01 }"#;
 const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.01 }"#;

@@ -65,7 +65,7 @@ fn training() -> TrainConfig {
         learning_rate: LearningRate::Constant { rate: 0.02 },
         label_smoothing: 0.05,
         average_decay: 0.99,
-        augment: Augment { rotate_degrees: 10.0, shift_pixels: 2.0, scale: 0.1, shear: 0.1 },
+        augment: Augment { rotate_degrees: 10.0, shift_pixels: 2.0, scale: 0.1, shear: 0.1, plain_epochs: 1 },
         ..TrainConfig::default()
     }
 }

@@ -60,7 +60,7 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     let train = &case.train;
     let mut nets = Replica::of_seeds(model, train, [case.seed, 900, 31]);
     // The second has other settings, in the third everything is switched off.
-    let Augment { rotate_degrees, shift_pixels, scale, shear } = train.augment;
+    let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs } = train.augment;
     nets[1] = Replica {
         learning_rate: LearningRate::Constant { rate: 0.05 },
         weight_decay: 0.04,
@@ -71,6 +71,7 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
             shift_pixels: 0.25 * shift_pixels,
             scale: 1.5 * scale,
             shear: 2.0 * shear,
+            plain_epochs: plain_epochs / 2,
         },
         ..nets[1].clone()
     };
@@ -184,7 +185,13 @@ fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>
         learning_rate: LearningRate::Constant { rate: 0.03 },
         label_smoothing: 0.1,
         average_decay: 0.99,
-        augment: Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 },
+        augment: Augment {
+            rotate_degrees: 20.0,
+            shift_pixels: 2.0,
+            scale: 0.2,
+            shear: 0.1,
+            ..Augment::default()
+        },
         ..TrainConfig::default()
     };
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());

@@ -44,6 +44,7 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
         batch_size,
         image_count: 60_000,
         image: model.input,
+        epochs: model.train.epochs,
         shuffle: true,
         augment: !model.train.augment.is_none(),
         mean: 0.1307,

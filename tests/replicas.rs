@@ -54,7 +54,7 @@ fn training(optimizer: Optimizer) -> TrainConfig {
         learning_rate: LearningRate::Cosine { peak: 0.03, end: 0.1 },
         label_smoothing: 0.1,
         average_decay: 0.99,
-        augment: Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 },
+        augment: Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1, plain_epochs: 2 },
         ..TrainConfig::default()
     }
 }
@@ -83,6 +83,7 @@ fn nets(model: &Model, train: &TrainConfig) -> Vec<Replica> {
         changed(&|net| net.augment.shift_pixels = 0.5),
         changed(&|net| net.augment.scale = 0.0),
         changed(&|net| net.augment.shear = 0.4),
+        changed(&|net| net.augment.plain_epochs = 3),
         changed(&|net| net.seed = 9),
     ]
 }

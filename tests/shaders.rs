@@ -58,6 +58,7 @@ fn plans() -> Vec<Plan> {
                 batch_size,
                 image_count: 1000,
                 image: model.input,
+                epochs: 1,
                 shuffle: true,
                 augment: !model.train.augment.is_none(),
                 mean: 0.5,

@@ -154,6 +154,7 @@ mod tests {
             batch_size: IMAGES,
             image_count: 80,
             image: model.input,
+            epochs: 1,
             shuffle: true,
             augment: Default::default(),
             mean: 0.0,

@@ -96,6 +96,7 @@ fn description(checkpoint: &Checkpoint) -> Value {
         batch_size: 1,
         image_count: 1,
         image: model.input,
+        epochs: 1,
         shuffle: false,
         augment: false,
         mean: *mean,

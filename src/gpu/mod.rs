@@ -128,7 +128,7 @@ impl GpuEngine {
         };
         let start = Instant::now();
         engine.upload("sources", bytemuck::cast_slice(&engine.evaluation.0.sources));
-        let settings = setup.replicas.iter().flat_map(|net| net.words(setup.model));
+        let settings = setup.replicas.iter().flat_map(|net| net.words(setup.model, setup.train.epochs));
         let state: Vec<u32> = [0; 4].into_iter().chain(settings).collect();
         engine.upload("state", bytemuck::cast_slice(&state));
         engine.upload_images("test", setup.test);

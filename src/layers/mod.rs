@@ -131,7 +131,7 @@ pub const LAYER_SETTINGS: usize = 3;
 
 /// Number of the first word of a layer among them: those that belong to no layer come before.
 pub const fn first_setting(layer: usize) -> usize {
-    8 + LAYER_SETTINGS * layer
+    9 + LAYER_SETTINGS * layer
 }
 
 /// What a layer needs to know to describe its launches.

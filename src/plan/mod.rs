@@ -36,7 +36,7 @@ pub use layout::{Entry, ParamLayout};
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let batch = shadernet::batch::BatchSettings {
-/// #     batch_size: 64, image_count: 60_000, image: model.input, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
 /// # };
 /// let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
 /// let plan = Plan::training(&model, &batch, &model.train, options);

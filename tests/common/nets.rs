@@ -245,8 +245,11 @@ fn optimizer() -> impl Strategy<Value = Optimizer> {
 }
 
 fn train() -> impl Strategy<Value = TrainConfig> {
-    let augmented = Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1 };
-    let augment = prop_oneof![Just(Augment::default()), Just(augmented)];
+    let augmented =
+        Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1, ..Augment::default() };
+    // Of 200 epochs; steps 0, 5 and 301 are in the first, the second and the 101st.
+    let partly = Augment { plain_epochs: 199, ..augmented };
+    let augment = prop_oneof![Just(Augment::default()), Just(augmented), Just(partly)];
     let smoothing = prop_oneof![Just(0.0f32), Just(0.1)];
     let average = prop_oneof![Just(0.0f32), Just(0.99)];
     (1..=9usize, optimizer(), smoothing, average, augment).prop_map(

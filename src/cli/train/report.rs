@@ -335,6 +335,9 @@ fn recipe(train: &TrainConfig) -> String {
         let changes: Vec<_> =
             changes.into_iter().filter(|(most, _)| *most > 0.0).map(|(_, text)| text).collect();
         text += &changes.join(",");
+        if augment.plain_epochs > 0 {
+            text += &format!(", but not in the last {} epochs", augment.plain_epochs);
+        }
     }
     text
 }
