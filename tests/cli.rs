@@ -387,6 +387,19 @@ fn an_exported_page_holds_the_network() {
     assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), "mine");
     ok(dir.path(), &[&export[..], &["--force"]].concat());
     assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), page);
+    // With the images of the data set, and the plan of its own recipe.
+    ok(dir.path(), &[&export[..], &["--force", "--train-here", "--data", "data"]].concat());
+    let page = fs::read_to_string(dir.path().join("page.html")).unwrap();
+    let (_, model) = page.split_once("id=\"model\">").unwrap();
+    let model: Value = serde_json::from_str(model.split_once("</script>").unwrap().0).unwrap();
+    let training = &model["training"];
+    assert!(
+        training["images"].as_u64() > Some(0) && training["test_images"].as_u64() > Some(0),
+        "{training}"
+    );
+    let labels: Vec<&Value> =
+        training["plan"]["dispatches"].as_array().unwrap().iter().map(|it| &it["label"]).collect();
+    assert!(labels.contains(&&"optimizer.update".into()), "{labels:?}");
 }
 
 #[test]

@@ -11,12 +11,14 @@ use shadernet::eval;
 use shadernet::export;
 use shadernet::export::onnx::Graph;
 use shadernet::files;
+use shadernet::train::TrainingData;
 
 use super::{Output, output};
 
 const EXAMPLES: &str = "\
 Examples:
   shadernet export runs/seed-1/model.safetensors --html page.html      # a page to draw on
+  shadernet export runs/seed-1/model.safetensors --html page.html --train-here     # and to train on
   shadernet export runs/seed-1/model.safetensors --onnx net.onnx --verify
   shadernet export runs/seed-1/model.safetensors --pytorch net.py";
 
@@ -33,7 +35,10 @@ pub(crate) struct ExportArgs {
     /// Compute the written ONNX graph on the test images of a data set and compare it with the network
     #[arg(long, requires = "onnx")]
     verify: bool,
-    /// Data set for --verify: folder with IDX files, or with a folder of pictures for each class
+    /// On the page, let people train the network again, from random weights, on 4,000 images that the page then holds
+    #[arg(long, requires = "html")]
+    train_here: bool,
+    /// Data set for --verify and --train-here: folder with IDX files, or with a folder of pictures for each class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
     /// Replace a file that exists
@@ -71,7 +76,7 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     for path in [html, onnx, pytorch].into_iter().flatten() {
         files::check_free(path, args.force)?;
     }
-    let page = html.as_ref().map(|_| export::html(&checkpoint)).transpose()?;
+    let page = html.as_ref().map(|_| page(&checkpoint, args)).transpose()?;
     let graph = onnx.as_ref().map(|_| export::to_onnx(&checkpoint, args.fold_batch_norm)).transpose()?;
     let module = pytorch.as_ref().map(|_| export::to_pytorch(&checkpoint)).transpose()?;
     if let Some((path, page)) = html.as_ref().zip(page) {
@@ -92,6 +97,16 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
         Some(path) if args.verify => verify(path, &checkpoint, &args.data, output),
         _ => Ok(ExitCode::SUCCESS),
     }
+}
+
+fn page(checkpoint: &Checkpoint, args: &ExportArgs) -> Result<String> {
+    if !args.train_here {
+        return export::html(checkpoint);
+    }
+    let data = TrainingData::load(&args.data, checkpoint.model.input, 0)?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
+    data.check(&checkpoint.model)?;
+    export::html_to_train(checkpoint, &data.train, &data.test)
 }
 
 /// A difference of the logits beyond this part of the largest is more than rounding.

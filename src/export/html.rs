@@ -10,9 +10,14 @@ use serde_json::{Value, json};
 use crate::batch::BatchSettings;
 use crate::checkpoint::Checkpoint;
 use crate::classify::takes_pictures;
+use crate::dataset::Images;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::plan::{ParamLayout, Plan, PlanOptions};
 use crate::shader;
+use crate::tensor::Tensor;
+
+mod training;
 
 macro_rules! texts {
     ($folder:literal: $($name:literal),* $(,)?) => {
@@ -31,7 +36,11 @@ const PAGE: &str = include_str!("web/page.html");
 /// What stands in the page for `{{name}}`.
 const PARTS: &[(&str, &str)] = texts![
     "web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js",
+    "training.html", "training.js", "panel.js",
 ];
+
+/// Those that only a page has that trains.
+const TO_TRAIN: &[&str] = &["training.html", "training.js", "panel.js"];
 
 /// Drawn digits to try, for networks that know digits.
 const EXAMPLES: &[(&str, &[u8])] = pictures![
@@ -62,6 +71,22 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn html(checkpoint: &Checkpoint) -> Result<String> {
+    page(checkpoint, None)
+}
+
+/// The same page, on which the network can also be trained again from random weights, by its own recipe, on up to 4,000 of
+/// the training images, which the page then holds, and up to 1,000 of the test images: fewer of large ones.
+///
+/// # Errors
+/// As [`html`].
+///
+/// # Panics
+/// Where the images are not those that the network takes, or there are none.
+pub fn html_to_train(checkpoint: &Checkpoint, train: &Images, test: &Images) -> Result<String> {
+    page(checkpoint, Some((train, test)))
+}
+
+fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<String> {
     let input = checkpoint.model.input;
     if ![1, 3].contains(&input.channels) {
         let message = format!(
@@ -75,7 +100,7 @@ pub fn html(checkpoint: &Checkpoint) -> Result<String> {
         return Err(Error::Usage(message));
     }
     // In a script element only `<` can end the text or change how it is read.
-    let model = description(checkpoint).to_string().replace('<', "\\u003c");
+    let model = description(checkpoint, images).to_string().replace('<', "\\u003c");
     let mut page = String::new();
     let mut rest = PAGE;
     while let Some((before, (name, after))) =
@@ -83,14 +108,15 @@ pub fn html(checkpoint: &Checkpoint) -> Result<String> {
     {
         let part =
             PARTS.iter().find(|(part, _)| *part == name).map_or(model.as_str(), |(_, text)| text.trim_end());
-        page.extend([before, part]);
+        let left_out = images.is_none() && TO_TRAIN.contains(&name);
+        page.extend([before, if left_out { "" } else { part }]);
         rest = after;
     }
     Ok(page + rest)
 }
 
 /// All that the runtime must know, as `Model` in `web/runtime.js` has it.
-fn description(checkpoint: &Checkpoint) -> Value {
+fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Value {
     let Checkpoint { model, weights, mean, std, classes, .. } = checkpoint;
     let batch = BatchSettings {
         batch_size: 1,
@@ -103,19 +129,15 @@ fn description(checkpoint: &Checkpoint) -> Value {
         std: *std,
     };
     let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
-    let plan = Plan::evaluation(model, &batch, false, "drawing", options);
-    let names: BTreeSet<&str> = plan.dispatches.iter().map(|dispatch| dispatch.shader.as_str()).collect();
+    // What is drawn while the page trains is shown to what a test would judge.
+    let averaged = images.is_some() && training::is_averaged(checkpoint);
+    let plan = Plan::evaluation(model, &batch, averaged, "drawing", options);
+    let training = images.map(|(train, test)| training::description(checkpoint, train, test));
+    let plans = training.iter().flat_map(|(plans, _)| plans).chain([&plan]);
+    let names: BTreeSet<&str> =
+        plans.flat_map(|plan| &plan.dispatches).map(|dispatch| dispatch.shader.as_str()).collect();
     let shaders: BTreeMap<&str, &str> =
         names.into_iter().map(|name| (name, shader::find(name).source)).collect();
-
-    let mut buffers = BTreeMap::<&str, Vec<f32>>::new();
-    for (entry, tensor) in ParamLayout::new(model, 1).entries().iter().zip(weights) {
-        let buffer = buffers.entry(if entry.param.param.trained { "params" } else { "running" }).or_default();
-        buffer.resize(entry.offset, 0.0);
-        buffer.extend(&tensor.data);
-    }
-    let buffers: BTreeMap<&str, String> =
-        buffers.into_iter().map(|(name, values)| (name, base64_of(&values))).collect();
     let layers: Vec<Value> = model
         .layers
         .iter()
@@ -146,11 +168,25 @@ fn description(checkpoint: &Checkpoint) -> Value {
         "logits": plan.logits().name,
         "plan": plan,
         "shaders": shaders,
-        "buffers": buffers,
+        "buffers": buffers_of(model, weights, averaged),
+        "training": training.map(|(_, training)| training),
         "examples": examples
             .map(|(name, png)| json!({ "name": name, "png": STANDARD.encode(png) }))
             .collect::<Vec<_>>(),
     })
+}
+
+/// Parameters and running statistics as their buffers hold them, or as those of the moving averages do.
+fn buffers_of(model: &Model, weights: &[Tensor], averaged: bool) -> BTreeMap<&'static str, String> {
+    let (params, running) =
+        if averaged { ("average_params", "average_running") } else { ("params", "running") };
+    let mut buffers = BTreeMap::<&str, Vec<f32>>::new();
+    for (entry, tensor) in ParamLayout::new(model, 1).entries().iter().zip(weights) {
+        let buffer = buffers.entry(if entry.param.param.trained { params } else { running }).or_default();
+        buffer.resize(entry.offset, 0.0);
+        buffer.extend(&tensor.data);
+    }
+    buffers.into_iter().map(|(name, values)| (name, base64_of(&values))).collect()
 }
 
 /// Values as little-endian bytes, as browsers' arrays have them.
@@ -180,7 +216,7 @@ mod tests {
         let page = html(&Checkpoint::seed().unwrap()).unwrap();
         assert!(!page.contains("{{page") && !page.contains("{{model"));
         for (name, text) in PARTS {
-            assert!(page.contains(text.trim_end()), "{name}");
+            assert_eq!(page.contains(text.trim_end()), !TO_TRAIN.contains(name), "{name}");
             assert!(
                 !text.contains("</script") && !text.contains("</style") && !text.contains("<!--"),
                 "{name}"

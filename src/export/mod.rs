@@ -4,6 +4,6 @@ mod html;
 pub mod onnx;
 mod pytorch;
 
-pub use html::html;
+pub use html::{html, html_to_train};
 pub use onnx::to_onnx;
 pub use pytorch::to_pytorch;

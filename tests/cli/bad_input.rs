@@ -374,6 +374,20 @@ fn exports() {
             &["no/net.onnx"],
         ),
         (
+            "nothing to train on the page with",
+            &model,
+            &["export", "seed.safetensors", "--html", "page.html", "--train-here", "--data", "none"],
+            1,
+            &["none"],
+        ),
+        (
+            "no page to train on",
+            &model,
+            &["export", "seed.safetensors", "--pytorch", "net.py", "--train-here"],
+            2,
+            &["--html"],
+        ),
+        (
             "nothing to verify on",
             &model,
             &["export", "seed.safetensors", "--pytorch", "net.py", "--verify"],

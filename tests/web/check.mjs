@@ -4,30 +4,20 @@
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
 import { basename, join } from 'node:path';
-import { gunzipSync } from 'node:zlib';
 import {
-  LOGIT_TOLERANCE, PIXEL_TOLERANCE, answers, draw, engine, finish, folder, largest, logitsOf, ready, test, text, withPage,
+  LOGIT_TOLERANCE, PIXEL_TOLERANCE, answers, draw, engine, finish, folder, images, largest, logitsOf, ready, test, text, withPage,
 } from './harness.mjs';
 import { DIGITS } from './strokes.mjs';
 
 const root = new URL('../../', import.meta.url);
 const MAX_BYTES = 300_000;
 const MAX_FIRST_ANSWER_MS = 2000;
-const IMAGES = 100;
-
-/** Images of an IDX file, gzipped or not. */
-function images(path) {
-  const raw = readFileSync(path);
-  const bytes = raw[0] === 0x1f ? gunzipSync(raw) : raw;
-  const size = bytes.readUInt32BE(8) * bytes.readUInt32BE(12);
-  return Array.from({ length: IMAGES }, (_, i) => [...bytes.subarray(16 + i * size, 16 + (i + 1) * size)]);
-}
 
 for (const [file, set] of [
   ['seed', new URL('data/mnist/t10k-images-idx3-ubyte.gz', root)],
   ['every_layer', join(folder, 'noise/t10k-images-idx3-ubyte')],
 ]) {
-  await test(`${file}: ${IMAGES} test images have the logits of the CPU engine`, () =>
+  await test(`${file}: 100 test images have the logits of the CPU engine`, () =>
     withPage(
       async (page) => {
         await ready(page);

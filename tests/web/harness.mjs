@@ -4,6 +4,7 @@ import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
+import { gunzipSync } from 'node:zlib';
 import { chromium } from 'playwright-core';
 
 export const folder = process.argv[2];
@@ -86,6 +87,14 @@ export function logitsOf(path) {
   const { shape } = JSON.parse(bytes.subarray(8, start).toString()).logits;
   const value = (row, column) => bytes.readFloatLE(start + 4 * (row * shape[1] + column));
   return Array.from({ length: shape[0] }, (_, row) => Array.from({ length: shape[1] }, (_, column) => value(row, column)));
+}
+
+/** The first 100 images of an IDX file, gzipped or not. */
+export function images(path) {
+  const raw = readFileSync(path);
+  const bytes = raw[0] === 0x1f ? gunzipSync(raw) : raw;
+  const size = bytes.readUInt32BE(8) * bytes.readUInt32BE(12);
+  return Array.from({ length: 100 }, (_, i) => [...bytes.subarray(16 + i * size, 16 + (i + 1) * size)]);
 }
 
 export const largest = (values) => values.indexOf(Math.max(...values));

@@ -22,6 +22,12 @@ prepare seed ../../data/models/seed.safetensors ../../data/mnist
 node noise.mjs "$work/noise"
 "$target/shadernet" train every_layer.toml --data "$work/noise" --epochs 2 --device cpu --out "$work/run" --quiet
 prepare every_layer "$work/run/model.safetensors" "$work/noise"
+cp "$work/run/metrics.csv" "$work/every_layer.csv"
+train_here() {
+    "$target/shadernet" export "$2" --html "$work/$1_here.html" --train-here --data "$3"
+}
+train_here seed ../../data/models/seed.safetensors ../../data/mnist
+train_here every_layer "$work/run/model.safetensors" "$work/noise"
 node make_pictures.mjs "$work"
 digits=(../../data/digits/*.png)
 "$target/examples/prepare_json" ../../data/models/seed.safetensors "${digits[@]}" "$work/7_finished.png" >"$work/seed.prepared"
@@ -36,4 +42,5 @@ for set in colours greys; do
 done
 node check.mjs "$work"
 node check_pictures.mjs "$work"
+node check_training.mjs "$work"
 echo "web: all is well"

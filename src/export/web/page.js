@@ -38,7 +38,7 @@ function readModel(json) {
       if (!('Kept' in place && place.Kept.buffer in model.buffers)) continue;
       const { buffer, offset } = place.Kept;
       // Layers share trained parameters, but never running statistics.
-      const wanted = (buffer === 'params' && layer.weights_of) || layer.name;
+      const wanted = (buffer.endsWith('params') && layer.weights_of) || layer.name;
       const [owner, param] = name.split('.');
       if (owner === wanted) {
         layer.params[param] = model.buffers[buffer].subarray(offset / 4, (offset + bytes) / 4);

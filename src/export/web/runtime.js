@@ -1,5 +1,5 @@
 'use strict';
-// Carries out the evaluation plan on WebGPU, as src/gpu/program.rs does natively: the same launches, the same WGSL.
+// Carries out plans on WebGPU, as src/gpu/program.rs does natively: the same launches, the same WGSL.
 
 /**
  * A plan as `Plan` in src/plan/mod.rs has it.
@@ -17,8 +17,9 @@
  * @typedef {{
  *   name: string, input: Shape, pictures: boolean, classes: string[], pixel_scale: number, pixel_offset: number, parameters: number,
  *   test_accuracy: number, layers: Layer[], plan: Plan, logits: string, shaders: Record<string, string>,
- *   buffers: Record<string, Float32Array>, examples: { name: string, png: string }[],
+ *   buffers: Record<string, Float32Array>, examples: { name: string, png: string }[], training: Recipe | null,
  * }} Model
+ * @typedef {{ pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: [number, number, number] }[]} Launches
  */
 
 /** Why WebGPU cannot be used: a sentence without its full stop, and the first line of the driver's own words. */
@@ -41,7 +42,7 @@ function placeOf({ place }) {
   return 'Slot' in place ? { buffer: `slot ${place.Slot}`, offset: 0 } : place.Kept;
 }
 
-/** A plan on a device, ready to run. */
+/** A device with the buffers of some plans, and the plan that answers for one image. */
 class Program {
   /**
    * @param {Model} model
@@ -56,7 +57,9 @@ class Program {
     this.lost = device.lost.then(({ message }) => new NoWebGpu('The graphics device was lost', message));
     /** @type {Map<string, GPUBuffer>} */
     this.buffers = new Map();
-    /** @type {{ pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: [number, number, number] }[]} */
+    /** @type {Map<string, Promise<GPUShaderModule>>} */
+    this.modules = new Map();
+    /** @type {Launches} */
     this.launches = [];
     const logits = model.plan.tensors.find(({ name }) => name === model.logits);
     if (!logits) {
@@ -70,7 +73,7 @@ class Program {
   }
 
   /**
-   * Makes buffers and pipelines and uploads the weights.
+   * Makes the buffers of all plans of the model and the pipelines of the one that answers, and uploads the weights.
    * @param {Model} model
    * @returns {Promise<Program>} fails with {@link NoWebGpu}
    */
@@ -88,32 +91,43 @@ class Program {
       throw new NoWebGpu('The graphics adapter cannot be used', error.message);
     });
     const program = new Program(model, name, device);
-    device.pushErrorScope('out-of-memory');
-    device.pushErrorScope('validation');
-    /** @type {Error | undefined} */
-    let problem;
+    const plans = model.training ? [model.plan, model.training.plan, model.training.test_plan] : [model.plan];
     try {
-      program.allocate(model);
-      await program.compile(model);
+      await program.checked(async () => {
+        program.allocate(plans, model.buffers);
+        program.launches = await program.compile(model.plan, model.shaders);
+      });
     } catch (error) {
-      problem = /** @type {Error} */ (error);
-    }
-    const refused = (await Promise.all([device.popErrorScope(), device.popErrorScope()])).find(Boolean);
-    if (problem || refused) {
       device.destroy();
-      throw problem ?? new NoWebGpu('The graphics device refuses the network', refused?.message);
+      throw error;
     }
     return program;
   }
 
   /**
-   * A zeroed buffer for every name in the plan, large enough for all its tensors; the weights into theirs.
-   * @param {Model} model
+   * Does what the device may refuse, and fails with {@link NoWebGpu} if it does.
+   * @param {() => Promise<void>} work
    */
-  allocate({ plan, buffers }) {
+  async checked(work) {
+    this.device.pushErrorScope('out-of-memory');
+    this.device.pushErrorScope('validation');
+    const problem = await work().then(() => null, (error) => error);
+    const scopes = await Promise.all([this.device.popErrorScope(), this.device.popErrorScope()]);
+    const refused = scopes.find(Boolean);
+    if (problem || refused) {
+      throw problem ?? new NoWebGpu('The graphics device refuses the network', refused?.message);
+    }
+  }
+
+  /**
+   * A zeroed buffer for every name in the plans, large enough for all tensors; the weights into theirs.
+   * @param {Plan[]} plans
+   * @param {Record<string, Float32Array>} buffers
+   */
+  allocate(plans, buffers) {
     /** @type {Map<string, number>} */
     const sizes = new Map();
-    for (const tensor of plan.tensors) {
+    for (const tensor of plans.flatMap(({ tensors }) => tensors)) {
       const { buffer, offset } = placeOf(tensor);
       const end = Math.ceil((offset + tensor.bytes) / 16) * 16;
       sizes.set(buffer, Math.max(sizes.get(buffer) ?? 0, end));
@@ -128,14 +142,13 @@ class Program {
   }
 
   /**
-   * Compiles every pipeline and binds its tensors.
-   * @param {Model} model
+   * Compiles every pipeline of a plan and binds its tensors.
+   * @param {Plan} plan
+   * @param {Record<string, string>} shaders
+   * @returns {Promise<Launches>}
    */
-  async compile({ plan, shaders }) {
-    const names = Object.keys(shaders);
-    const modules = await Promise.all(names.map((name) => this.module(name, shaders[name])));
-    const byName = new Map(names.map((name, i) => [name, modules[i]]));
-    this.launches = await Promise.all(
+  compile(plan, shaders) {
+    return Promise.all(
       plan.dispatches.map(async (dispatch) => {
         const { label, shader, entry_point: entryPoint, constants, bindings, workgroups } = dispatch;
         const layout = this.device.createBindGroupLayout({
@@ -145,7 +158,7 @@ class Program {
             buffer: { type: writable ? 'storage' : 'read-only-storage' },
           })),
         });
-        const module = /** @type {GPUShaderModule} */ (byName.get(shader));
+        const module = await this.module(shader, shaders[shader]);
         const pipeline = await this.device
           .createComputePipelineAsync({
             label,
@@ -169,7 +182,17 @@ class Program {
    * @param {string} name
    * @param {string} code
    */
-  async module(name, code) {
+  module(name, code) {
+    const made = this.modules.get(name) ?? this.makeModule(name, code);
+    this.modules.set(name, made);
+    return made;
+  }
+
+  /**
+   * @param {string} name
+   * @param {string} code
+   */
+  async makeModule(name, code) {
     const module = this.device.createShaderModule({ label: name, code });
     const { messages } = await module.getCompilationInfo();
     const error = messages.find(({ type }) => type === 'error');
@@ -187,10 +210,39 @@ class Program {
 
   /**
    * @param {string} name
-   * @param {Float32Array | Uint8Array} values a multiple of four bytes
+   * @param {Float32Array | Uint8Array | Uint32Array} values a multiple of four bytes
    */
   write(name, values) {
     this.device.queue.writeBuffer(this.buffer(name), 0, /** @type {Float32Array<ArrayBuffer>} */ (values));
+  }
+
+  /**
+   * Launches a plan for some steps in a row, then reads a tensor. Others may submit meanwhile, but not with this `readback`.
+   * @param {Launches} launches
+   * @param {number} step number of the first one; each counts on
+   * @param {number} times
+   * @param {{ buffer: string, offset: number, bytes: number }} tensor
+   * @param {GPUBuffer} readback
+   * @returns {Promise<ArrayBuffer>}
+   */
+  async submit(launches, step, times, { buffer, offset, bytes }, readback) {
+    this.write('state', new Uint32Array([step, 0, 0, 0]));
+    const encoder = this.device.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    for (let i = 0; i < times; i++) {
+      for (const { pipeline, group, workgroups } of launches) {
+        pass.setPipeline(pipeline);
+        pass.setBindGroup(0, group);
+        pass.dispatchWorkgroups(...workgroups);
+      }
+    }
+    pass.end();
+    encoder.copyBufferToBuffer(this.buffer(buffer), offset, readback, 0, bytes);
+    this.device.queue.submit([encoder.finish()]);
+    await readback.mapAsync(GPUMapMode.READ);
+    const values = readback.getMappedRange().slice(0);
+    readback.unmap();
+    return values;
   }
 
   /**
@@ -202,20 +254,7 @@ class Program {
     const words = new Uint8Array(Math.ceil(pixels.length / 4) * 4);
     words.set(pixels);
     this.write('drawing.images', words);
-    const encoder = this.device.createCommandEncoder();
-    const pass = encoder.beginComputePass();
-    for (const { pipeline, group, workgroups } of this.launches) {
-      pass.setPipeline(pipeline);
-      pass.setBindGroup(0, group);
-      pass.dispatchWorkgroups(...workgroups);
-    }
-    pass.end();
-    const { buffer, offset, bytes } = this.logits;
-    encoder.copyBufferToBuffer(this.buffer(buffer), offset, this.readback, 0, bytes);
-    this.device.queue.submit([encoder.finish()]);
-    await this.readback.mapAsync(GPUMapMode.READ);
-    const values = new Float32Array(this.readback.getMappedRange().slice(0));
-    this.readback.unmap();
+    const values = new Float32Array(await this.submit(this.launches, 0, 1, this.logits, this.readback));
     // A value of four images lies together, and the drawing is the first of them.
     return Float32Array.from({ length: this.classes }, (_, index) => values[4 * index]);
   }

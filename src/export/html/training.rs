@@ -1,0 +1,151 @@
+//! What a page needs to train its network itself: the plans of a step and of a test, some images, and the first weights.
+
+use std::io::Write as _;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::{Value, json};
+
+use super::{base64_of, buffers_of};
+use crate::checkpoint::Checkpoint;
+use crate::dataset::Images;
+use crate::engine::Setup;
+use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::replica::Replica;
+use crate::rng::{self, Permutation, Stream};
+
+/// Most images in a page, four fifths of them to train with, and most bytes of their pixels.
+const MOST_IMAGES: usize = 5000;
+const MOST_BYTES: usize = 8 << 20;
+
+/// The plans, whose shaders the page must have, and all else, as `Recipe` in `web/training.js` has it. The first weights are
+/// those of the checkpoint's seed.
+pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images) -> ([Plan; 2], Value) {
+    let Checkpoint { model, mean, std, trained, .. } = checkpoint;
+    let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
+    let (train, test) = (some(train, most * 4 / 5), some(test, most / 5));
+    let net = Replica::new(model, &model.train, trained.seed);
+    let setup = Setup {
+        model,
+        train: &model.train,
+        replicas: std::slice::from_ref(&net),
+        shuffle: true,
+        mean: *mean,
+        std: *std,
+        training: Some(&train),
+        test: &test,
+    };
+    let batches = setup.train_batches().expect("there are training images");
+    let test_batches = setup.eval_batches();
+    let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
+    let step = Plan::training(model, &batches, &model.train, options);
+    let judged = Plan::evaluation(model, &test_batches, is_averaged(checkpoint), "test", options);
+    let owners = ParamLayout::new(model, 1).owners();
+    let state: Vec<u32> = [0; 4].into_iter().chain(net.words(model, model.train.epochs)).collect();
+    let data = json!({
+        "train.images": zipped(&train.pixels),
+        "train.labels": zipped(&train.labels),
+        "test.images": zipped(&test.pixels),
+        "test.labels": zipped(&test.labels),
+    });
+    let words = |words: &[u32]| STANDARD.encode(bytemuck::cast_slice::<_, u8>(words));
+    let described = json!({
+        "plan": step,
+        "test_plan": judged,
+        "epochs": model.train.epochs,
+        "steps_per_epoch": batches.steps_per_epoch(),
+        "images": train.count,
+        "test_images": test.count,
+        "batch": batches.batch_size,
+        "test_batch": test_batches.batch_size,
+        "ring": METRICS_RING,
+        "settings": {
+            "state": words(&state),
+            "owners": words(&owners),
+            "learning_rates": base64_of(&setup.learning_rates(&net)),
+        },
+        "first": buffers_of(model, &model.init(trained.seed), false),
+        "data": data,
+    });
+    ([step, judged], described)
+}
+
+/// True if what is judged and shown is the moving average of the weights.
+pub(super) fn is_averaged(checkpoint: &Checkpoint) -> bool {
+    checkpoint.model.train.average_decay > 0.0
+}
+
+/// All images, or so many of them drawn at random: a data set may be sorted by class.
+fn some(images: &Images, most: usize) -> Images {
+    let size = images.pixels.len() / images.count;
+    let order = Permutation::new(images.count as u32, rng::key(0, Stream::Shuffle), 0);
+    let chosen: Vec<usize> = match images.count <= most {
+        true => (0..images.count).collect(),
+        false => (0..most as u32).map(|place| order.get(place) as usize).collect(),
+    };
+    Images {
+        count: chosen.len(),
+        pixels: chosen.iter().flat_map(|&image| &images.pixels[image * size..][..size]).copied().collect(),
+        labels: chosen.iter().map(|&image| images.labels[image]).collect(),
+        ..*images
+    }
+}
+
+fn zipped(bytes: &[u8]) -> String {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::best());
+    let written = encoder.write_all(bytes).and_then(|()| encoder.finish());
+    STANDARD.encode(written.expect("memory takes all that is written"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Images of one pixel, whose value and class tell which it is.
+    fn images(count: u8) -> Images {
+        let values: Vec<u8> = (0..count).collect();
+        Images {
+            count: count.into(),
+            channels: 1,
+            height: 1,
+            width: 1,
+            pixels: values.clone(),
+            labels: values,
+        }
+    }
+
+    #[test]
+    fn few_images_stay_in_their_order_and_of_many_some_are_drawn() {
+        assert_eq!(some(&images(9), 9), images(9));
+        let drawn = some(&images(200), 40);
+        assert_eq!((drawn.count, &drawn.pixels), (40, &drawn.labels));
+        assert_eq!(drawn.labels.iter().collect::<BTreeSet<_>>().len(), 40);
+        // From everywhere, though a data set may be sorted.
+        let late = drawn.labels.iter().filter(|&&label| label >= 100).count();
+        assert!((10..=30).contains(&late), "{:?}", drawn.labels);
+    }
+
+    #[test]
+    fn a_page_holds_so_many_images() {
+        let checkpoint = Checkpoint::seed().unwrap();
+        let size = checkpoint.model.input.len();
+        let blank = |count: usize| Images {
+            count,
+            channels: 1,
+            height: 28,
+            width: 28,
+            pixels: vec![0; count * size],
+            labels: vec![0; count],
+        };
+        let counts = |train, test| {
+            let (_, described) = description(&checkpoint, &blank(train), &blank(test));
+            (described["images"].clone(), described["test_images"].clone())
+        };
+        assert_eq!(counts(6000, 2000), (4000.into(), 1000.into()));
+        assert_eq!(counts(70, 5), (70.into(), 5.into()));
+    }
+}
