@@ -221,7 +221,8 @@ mod tests {
         let own = Replica::new(&model(), &model().train, 8);
         let LearningRate::OneCycle { peak, warmup, start, end } = nets[11].learning_rate else { panic!() };
         assert_eq!(peak, 0.2);
-        assert_eq!(own.learning_rate, LearningRate::OneCycle { peak: 0.2, warmup, start, end });
+        let LearningRate::OneCycle { peak, .. } = own.learning_rate else { panic!() };
+        assert_eq!(own.learning_rate, LearningRate::OneCycle { peak, warmup, start, end });
         assert_eq!((nets[11].augment, nets[11].weight_decay), (own.augment, own.weight_decay));
     }
 
