@@ -83,7 +83,7 @@ await test('the seed network learns, and can be paused, continued and left', () 
       await page.waitForFunction((paused) => training.step >= paused + 12, paused, { timeout: 120_000 });
       const [first, last] = await page.evaluate(() => [losses[0].loss, losses[losses.length - 1].loss]);
       assert.ok(Math.abs(first - Math.log(10)) < 0.3 && last < first - 0.1, `the loss goes from ${first} to ${last}`);
-      assert.match(await page.locator('#curve').getAttribute('aria-label'), /^Loss: \d\.\d{3} after \d+ of 1197 steps$/);
+      assert.match(await page.locator('#curve').getAttribute('aria-label'), /^Loss: \d\.\d{3} after \d+ of 2375 steps$/);
       assert.match(await text(page, 'model-line'), /trained in this page$/);
       // Back, while steps are on their way.
       await button(page, 'Back to the trained network').click();
