@@ -14,7 +14,6 @@ use example::{SquaredRelu, WGSL};
 use serde::{Deserialize, Serialize};
 use shadernet::checkpoint::{Checkpoint, Trained};
 use shadernet::cpu::CpuEngine;
-use shadernet::dataset::Images;
 use shadernet::doctor::{Depth, examine};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::export;
@@ -84,15 +83,7 @@ fn model(kind: &str) -> Model {
 #[test]
 fn both_engines_train_it_alike() {
     let model = model("squared_relu");
-    let mut draw = Draw::new(7);
-    let images = Images {
-        count: 32,
-        channels: 1,
-        height: 6,
-        width: 6,
-        pixels: (0..32 * 36).map(|_| draw.word() as u8).collect(),
-        labels: (0..32).map(|_| draw.below(3) as u8).collect(),
-    };
+    let images = Draw::new(7).images(32, model.input.into(), model.class_count());
     let setup = Setup {
         model: &model,
         train: &model.train,

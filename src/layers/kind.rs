@@ -27,9 +27,9 @@ pub struct LayerKind {
 static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
 
 /// Makes a kind of layer from outside this crate known, with its kernels in `wgsl`: from then on model files and trained
-/// weights can name it, in this process, and both engines, `doctor` and the reports know it. Its launches name the shader as the kind is
-/// called ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules for the text. On the CPU it runs by its
-/// reference implementation, image by image.
+/// weights can name it, in this process, and both engines, `doctor` and the reports know it. Its launches name the shader as
+/// the kind is called ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules for the text. On the CPU it
+/// runs by its reference implementation, image by image.
 ///
 /// Call it before the first model is read. `examples/custom_layer.rs` has a whole layer.
 ///
