@@ -52,7 +52,7 @@ fn print_plans(args: &Args) -> Result<()> {
         mean: 0.1307,
         std: 0.3081,
     };
-    let options = |fuse| PlanOptions { replicas: args.replicas as usize, reuse: true, fuse };
+    let options = |fuse| PlanOptions { replicas: args.replicas as usize, fuse, ..PlanOptions::default() };
     let training = |fuse| Plan::training(&model, &batch, &model.train, options(fuse));
     let evaluation = |fuse| Plan::evaluation(&model, &batch, false, "test", options(fuse));
     let plans = serde_json::json!({

@@ -16,10 +16,17 @@ override STRIDE: u32;
 override PADDING: u32;
 override GROUPS: u32;
 override HAS_BIAS: bool;
-// Neighbouring pixels that one invocation of `forward` makes: 4, or 1 where the inputs of 4 are more than ROW.
+// One invocation of `forward` makes STRIP neighbouring pixels, whose inputs are at most ROW, of CHANNELS maps; one of
+// `backward_input` BACKWARD_STRIP pixels of CHANNELS maps. At most TILE values in all.
+override CHANNELS: u32;
 override STRIP: u32;
+override BACKWARD_STRIP: u32;
 // Rows of the output whose share of the weight gradient one invocation of `weight_parts` sums.
 override PART_ROWS: u32;
+// One invocation of `weight_parts` makes GRAD_CHANNELS maps of a tile, at most 8.
+override GRAD_CHANNELS: u32;
+// Invocations that share a sum of parts: a power of two, at most 64.
+override SUM_LANES: u32;
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -31,14 +38,12 @@ override PART_ROWS: u32;
 @group(0) @binding(7) var<storage, read_write> grad_weight: array<f32>;
 @group(0) @binding(8) var<storage, read_write> grad_bias: array<f32>;
 
-const CHANNELS = 4u;
-const TILE = 16u; // CHANNELS · the largest STRIP
+const TILE = 16u;
 const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
-const BACKWARD_STRIP = 4u;
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
-const GRAD_CHANNELS = 8u;
+const MOST_GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
-const GRAD_TILE = 72u; // GRAD_CHANNELS · GRAD_COLUMNS
+const GRAD_TILE = 72u; // MOST_GRAD_CHANNELS · GRAD_COLUMNS
 
 override GROUP_IN: u32 = IN_CHANNELS / GROUPS;
 override GROUP_OUT: u32 = OUT_CHANNELS / GROUPS;
@@ -206,7 +211,7 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
         tap_column[k] = column % KERNEL;
     }
     var sums: array<f32, GRAD_TILE>;
-    var bias_sums: array<f32, GRAD_CHANNELS>;
+    var bias_sums: array<f32, MOST_GRAD_CHANNELS>;
     let out_map = (id.z * QUADS + quad) * OUT_CHANNELS + group * GROUP_OUT;
     for (var y = first_row; y < min(first_row + PART_ROWS, OUT_HEIGHT); y++) {
         var values: array<vec4<f32>, GRAD_COLUMNS>;
@@ -252,28 +257,43 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     }
 }
 
-@compute @workgroup_size(64)
-fn sum_weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let index = linear_index(id, groups);
-    if (index >= WEIGHTS) {
-        return;
-    }
+var<workgroup> tree: array<f32, 64>;
+
+// Sum over all parts of their element `index`, by the SUM_LANES invocations of which this is number `local`; for the first.
+fn sum_of_parts(replica: u32, index: u32, local: u32) -> f32 {
     var sum = 0.0;
-    for (var part = 0u; part < PARTS; part++) {
-        sum += parts[(id.z * PARTS + part) * (WEIGHTS + OUT_CHANNELS) + index];
+    for (var part = local % SUM_LANES; part < PARTS; part += SUM_LANES) {
+        sum += parts[(replica * PARTS + part) * (WEIGHTS + OUT_CHANNELS) + index];
     }
-    grad_weight[id.z * WEIGHTS + index] = sum;
+    if (SUM_LANES > 1u) {
+        tree[local] = sum;
+        for (var half = SUM_LANES / 2u; half > 0u; half /= 2u) {
+            workgroupBarrier();
+            if (local % SUM_LANES < half) {
+                tree[local] += tree[local + half];
+            }
+        }
+        sum = tree[local];
+    }
+    return sum;
 }
 
 @compute @workgroup_size(64)
-fn sum_bias_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
-    let index = linear_index(id, groups);
-    if (index >= OUT_CHANNELS) {
-        return;
+fn sum_weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                    @builtin(local_invocation_index) local: u32) {
+    let index = linear_index(id, groups) / SUM_LANES;
+    let sum = sum_of_parts(id.z, min(index, WEIGHTS - 1u), local);
+    if (index < WEIGHTS && local % SUM_LANES == 0u) {
+        grad_weight[id.z * WEIGHTS + index] = sum;
     }
-    var sum = 0.0;
-    for (var part = 0u; part < PARTS; part++) {
-        sum += parts[(id.z * PARTS + part) * (WEIGHTS + OUT_CHANNELS) + WEIGHTS + index];
+}
+
+@compute @workgroup_size(64)
+fn sum_bias_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
+                  @builtin(local_invocation_index) local: u32) {
+    let index = linear_index(id, groups) / SUM_LANES;
+    let sum = sum_of_parts(id.z, WEIGHTS + min(index, OUT_CHANNELS - 1u), local);
+    if (index < OUT_CHANNELS && local % SUM_LANES == 0u) {
+        grad_bias[id.z * OUT_CHANNELS + index] = sum;
     }
-    grad_bias[id.z * OUT_CHANNELS + index] = sum;
 }

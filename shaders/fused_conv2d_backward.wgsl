@@ -46,6 +46,7 @@ override GRAD_IN_SCALE: u32;
 override GRAD_IN_SHIFT: u32;
 override GRAD_OUT_SCALE: u32;
 override GRAD_OUT_SHIFT: u32;
+override GRAD_LANES: u32; // invocations that share a tile of the weight gradient: a power of two, at most 64
 override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient of the input
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before all that is applied on loading
@@ -71,7 +72,6 @@ const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
-const GRAD_INVOCATIONS = 16u; // of a workgroup that work at it: more workgroups keep more processors busy
 const MOST_CHANNELS = 256u;
 
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
@@ -86,8 +86,11 @@ override IN_ROWS: u32 = select(IN_HEIGHT, (IN_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
 override COLUMNS: u32 = IN_CHANNELS * KERNEL * KERNEL;
-// A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
-override SLIDES: bool = GRAD_COLUMNS % KERNEL == 0u;
+// A column's value for one pixel is that of the kernel's next row for the pixel above: then it moves from register to register.
+override SLIDES: bool = GRAD_COLUMNS % (KERNEL * KERNEL) == 0u;
+override GRAD_ACROSS: u32 = min(OUT_WIDTH, GRAD_LANES);
+override BANDS: u32 = GRAD_LANES / GRAD_ACROSS;
+override BAND: u32 = (OUT_HEIGHT + BANDS - 1u) / BANDS; // rows
 
 // x̂ · weight + bias of the input as value · scale + shift, with mean and 1/√(var + EPS)
 var<workgroup> in_norms: array<vec4<f32>, MOST_CHANNELS>;
@@ -477,16 +480,34 @@ fn store_weight_gradient(replica: u32, part: u32, o: u32, column: u32, total: f3
     }
 }
 
+// Adds up what the GRAD_LANES invocations of each tile have; the first of them gets the sums.
+fn sum_over_lanes(local: u32, a: vec4<f32>, b: vec4<f32>) -> Pair {
+    if (GRAD_LANES == 1u) {
+        return Pair(a, b);
+    }
+    workgroupBarrier();
+    tree_a[local] = a;
+    tree_b[local] = b;
+    for (var half = GRAD_LANES / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local % GRAD_LANES < half) {
+            tree_a[local] += tree_a[local + half];
+            tree_b[local] += tree_b[local + half];
+        }
+    }
+    return Pair(tree_a[local], tree_b[local]);
+}
+
+// A workgroup makes 64 / GRAD_LANES tiles. The invocations of a tile stand side by side in a row of the map, and if it is
+// shorter, in several bands of rows; each goes down its band, image by image.
 fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
     let column_tiles = (COLUMNS + GRAD_COLUMNS - 1u) / GRAD_COLUMNS;
     let channel_tiles = (OUT_CHANNELS + GRAD_CHANNELS - 1u) / GRAD_CHANNELS;
-    let index = group * GRAD_INVOCATIONS + local;
-    if (local >= GRAD_INVOCATIONS || index >= PARTS * column_tiles * channel_tiles) {
-        return;
-    }
-    let part = index % PARTS;
-    let first_column = index / PARTS % column_tiles * GRAD_COLUMNS;
-    let first = index / (PARTS * column_tiles) * GRAD_CHANNELS;
+    let tile = (group * 64u + local) / GRAD_LANES;
+    let lane = local % GRAD_LANES;
+    let part = tile % PARTS;
+    let first_column = tile / PARTS % column_tiles * GRAD_COLUMNS;
+    let first = tile / (PARTS * column_tiles) * GRAD_CHANNELS;
     // Channel, row, column and normalisation of each column's tap.
     var tap_channel: array<u32, GRAD_COLUMNS>;
     var tap_row: array<u32, GRAD_COLUMNS>;
@@ -506,23 +527,26 @@ fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
     var totals_b: array<vec4<f32>, GRAD_COLUMNS>;
     var bias_a = vec4(0.0);
     var bias_b = vec4(0.0);
-    for (var row = 0u; row < PART_QUADS * OUT_HEIGHT; row++) {
-        let quad = part * PART_QUADS + row / OUT_HEIGHT;
-        let y = row % OUT_HEIGHT;
-        if (quad < QUADS) {
-            let mask = lane_mask(quad, images);
+    let first_row = lane / GRAD_ACROSS * BAND;
+    var last_row = min(first_row + BAND, OUT_HEIGHT);
+    if (lane >= GRAD_ACROSS * BANDS || tile >= PARTS * column_tiles * channel_tiles) {
+        last_row = 0u;
+    }
+    for (var quad = part * PART_QUADS; quad < min((part + 1u) * PART_QUADS, QUADS); quad++) {
+        let mask = lane_mask(quad, images);
+        for (var x = lane % GRAD_ACROSS; x < OUT_WIDTH; x += GRAD_ACROSS) {
             var values: array<vec4<f32>, GRAD_COLUMNS>;
             if (SLIDES) {
                 for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    if (k % KERNEL > 0u) {
-                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], tap_column[k] - 1u);
+                    if (k / KERNEL % KERNEL > 0u) {
+                        values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], first_row + tap_row[k] - 1u, x + tap_column[k]);
                     }
                 }
             }
-            for (var x = 0u; x < OUT_WIDTH; x++) {
+            for (var y = first_row; y < last_row; y++) {
                 for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                    if (SLIDES && k % KERNEL + 1u < KERNEL) {
-                        values[k] = values[min(k + 1u, GRAD_COLUMNS - 1u)];
+                    if (SLIDES && k / KERNEL % KERNEL + 1u < KERNEL) {
+                        values[k] = values[min(k + KERNEL, GRAD_COLUMNS - 1u)];
                     } else {
                         values[k] = loaded(replica, quad, tap_channel[k], tap_norm[k], y + tap_row[k], x + tap_column[k]);
                     }
@@ -542,20 +566,27 @@ fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
             }
         }
     }
+    let stores = lane == 0u && tile < PARTS * column_tiles * channel_tiles;
     for (var k = 0u; k < GRAD_COLUMNS; k++) {
-        for (var t = 0u; t < 4u; t++) {
-            store_weight_gradient(replica, part, first + t, first_column + k, totals_a[k][t]);
-            store_weight_gradient(replica, part, first + 4u + t, first_column + k, totals_b[k][t]);
+        let total = sum_over_lanes(local, totals_a[k], totals_b[k]);
+        if (stores) {
+            for (var t = 0u; t < 4u; t++) {
+                store_weight_gradient(replica, part, first + t, first_column + k, total.sum[t]);
+                store_weight_gradient(replica, part, first + 4u + t, first_column + k, total.sum_of_products[t]);
+            }
         }
     }
-    if (HAS_BIAS && first_column == 0u) {
-        let start = part * GRADS + GRAD_BIAS + replica * OUT_CHANNELS + first;
-        for (var t = 0u; t < 4u; t++) {
-            if (first + t < OUT_CHANNELS) {
-                grads[start + t] = bias_a[t];
-            }
-            if (first + 4u + t < OUT_CHANNELS) {
-                grads[start + 4u + t] = bias_b[t];
+    if (HAS_BIAS) {
+        let total = sum_over_lanes(local, bias_a, bias_b);
+        if (stores && first_column == 0u) {
+            let start = part * GRADS + GRAD_BIAS + replica * OUT_CHANNELS + first;
+            for (var t = 0u; t < 4u; t++) {
+                if (first + t < OUT_CHANNELS) {
+                    grads[start + t] = total.sum[t];
+                }
+                if (first + 4u + t < OUT_CHANNELS) {
+                    grads[start + 4u + t] = total.sum_of_products[t];
+                }
             }
         }
     }

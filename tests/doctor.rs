@@ -10,6 +10,7 @@ use common::mutants::{self, Mutant};
 use rayon::prelude::*;
 use shadernet::doctor::{Depth, Report, SelfCheck, examine, self_check};
 use shadernet::gpu::{Adapters, GpuOptions};
+use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::shader;
 
@@ -170,7 +171,8 @@ fn every_mutant_that_changes_results_is_refused() {
         .map(|mutant| {
             let (model, unchanged) = subject(mutant);
             // With wgpu's checks, and so is what it is compared with: a compiler may give a zero another sign without them.
-            let unchanged = GpuOptions { checked: true, ..unchanged };
+            // In small pieces: all that adds up what several invocations have is then at work.
+            let unchanged = GpuOptions { checked: true, grain: Some(Grain::Fine), ..unchanged };
             let options = GpuOptions { replace: Some((mutant.shader, mutant.source)), ..unchanged };
             let examined = |depth| examine(&model, &adapters, index, depth, options);
             let outcome = match examined(Depth::Quick) {
@@ -228,6 +230,7 @@ enum Outcome {
 #[test]
 fn a_broken_kernel_is_named() {
     for (name, line, broken, launch) in [
+        ("batch", "epoch >= setting", "epoch > setting", "batch.gather"),
         ("adam", "BETA1 * first_moment", "0.999 * BETA1 * first_moment", "optimizer.update"),
         ("max_pool2d", "value > best.value", "value >= best.value", "max_pool1.backward_input"),
         ("batch_norm2d", "inverseSqrt(batch_var + EPS)", "inverseSqrt(batch_var)", "batch_norm1.statistics"),

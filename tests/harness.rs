@@ -77,7 +77,7 @@ fn step_with(
         training: Some(&images),
         test: &images,
     };
-    let options = GpuOptions { fuse: false, reuse: false, checked: true, replace };
+    let options = GpuOptions { reuse: false, checked: true, replace, ..GpuOptions::DEFAULT };
     let mut engine = match GpuEngine::new(gpu, &setup, options) {
         Ok(engine) => engine,
         Err(error) => panic!("the changed shader must compile: {error}"),

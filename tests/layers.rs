@@ -2,7 +2,7 @@
 //! it may not say, and how many invocations its launches want.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
-use shadernet::layers::{Context, Init, LAYERS, Layer, LayerKind, Param, Pass, PlanContext};
+use shadernet::layers::{Context, Grain, Init, LAYERS, Layer, LayerKind, Param, Pass, PlanContext};
 use shadernet::rng::{self, Stream};
 use shadernet::tensor::{Array, Arrays, FLUSH, Shape, gamma};
 
@@ -309,7 +309,7 @@ fn launches(
 
 fn plan_context(layer: &dyn Layer, input: [usize; 3], quads: usize) -> PlanContext {
     let input = Shape::from(input);
-    PlanContext { input, output: layer.output_shape(input).unwrap(), quads, layer: 0 }
+    PlanContext { input, output: layer.output_shape(input).unwrap(), quads, layer: 0, grain: Grain::Coarse }
 }
 
 fn saved(kind: &str, keys: &str, input: [usize; 3], quads: usize) -> Vec<(&'static str, usize)> {

@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use shadernet::batch::BatchSettings;
+use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{ParamLayout, Place, Plan, PlanOptions};
 
@@ -58,7 +59,7 @@ fn training(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan
         &model,
         &batch(&model, batch_size),
         &model.train,
-        PlanOptions { replicas, reuse, fuse: false },
+        PlanOptions { replicas, reuse, ..PlanOptions::default() },
     )
 }
 
@@ -68,13 +69,19 @@ fn fused(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
         &model,
         &batch(&model, batch_size),
         &model.train,
-        PlanOptions { replicas, reuse, fuse: true },
+        PlanOptions { replicas, reuse, fuse: true, ..PlanOptions::default() },
     )
+}
+
+fn fine(text: &str, fuse: bool) -> Plan {
+    let model = Model::parse(text, "test").unwrap();
+    let options = PlanOptions { fuse, grain: Grain::Fine, ..PlanOptions::default() };
+    Plan::training(&model, &batch(&model, 128), &model.train, options)
 }
 
 fn evaluation(text: &str, batch_size: usize, averaged: bool) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    let options = PlanOptions { replicas: 3, reuse: true, fuse: false };
+    let options = PlanOptions { replicas: 3, ..PlanOptions::default() };
     Plan::evaluation(&model, &batch(&model, batch_size), averaged, "test", options)
 }
 
@@ -95,10 +102,12 @@ fn assert_golden(file: &str, plan: &Plan) {
 }
 
 #[test]
-fn the_fused_plans_are_the_golden_ones() {
+fn the_fused_and_the_fine_plans_are_the_golden_ones() {
     let plan = fused(SEED, 128, 1, true);
     assert!(plan.dispatches.len() <= 16, "{} launches a step", plan.dispatches.len());
     assert_golden("seed_fused.txt", &plan);
+    assert_golden("seed_fine.txt", &fine(SEED, false));
+    assert_golden("seed_fused_fine.txt", &fine(SEED, true));
     // What has no fused kernel keeps its own.
     assert_golden("all_layers_fused.txt", &fused(ALL_LAYERS, 6, 3, false));
 }

@@ -9,6 +9,7 @@ use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use shadernet::batch::BatchSettings;
 use shadernet::gpu::Ceilings;
+use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
@@ -53,7 +54,12 @@ fn models() -> BTreeMap<String, Model> {
 fn plans() -> Vec<Plan> {
     let mut plans = Vec::new();
     for model in models().values() {
-        for (batch_size, replicas, fuse) in [(7, 1, true), (128, 3, true), (7, 1, false), (128, 3, false)] {
+        for (batch_size, replicas, fuse, grain) in [
+            (7, 1, true, Grain::Fine),
+            (128, 3, true, Grain::Coarse),
+            (7, 1, false, Grain::Coarse),
+            (128, 3, false, Grain::Fine),
+        ] {
             let batch = BatchSettings {
                 batch_size,
                 image_count: 1000,
@@ -64,7 +70,7 @@ fn plans() -> Vec<Plan> {
                 mean: 0.5,
                 std: 0.25,
             };
-            let options = PlanOptions { replicas, reuse: true, fuse };
+            let options = PlanOptions { replicas, reuse: true, fuse, grain };
             plans.push(Plan::training(model, &batch, &model.train, options));
             plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }

@@ -160,7 +160,7 @@ mod tests {
             mean: 0.0,
             std: 1.0,
         };
-        let options = PlanOptions { replicas, reuse: true, fuse };
+        let options = PlanOptions { replicas, fuse, ..PlanOptions::default() };
         let plan = Plan::training(&model, &batches, &model.train, options);
         let work = of_launches(&model, &plan, &batches);
         (model, plan, work)

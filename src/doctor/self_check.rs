@@ -78,6 +78,7 @@ fn file_name(model: &Model, adapter: &AdapterReport, options: GpuOptions) -> Pat
     add(&adapter.to_string());
     add(&model.to_toml());
     add(if options.fuse { "fused" } else { "each layer alone" });
+    add(&format!("{:?}", options.grain));
     let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     format!("{}.json", &hex[..32]).into()
 }

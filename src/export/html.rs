@@ -128,7 +128,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         mean: *mean,
         std: *std,
     };
-    let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
+    let options = PlanOptions::default();
     // What is drawn while the page trains is shown to what a test would judge.
     let averaged = images.is_some() && training::is_averaged(checkpoint);
     let plan = Plan::evaluation(model, &batch, averaged, "drawing", options);

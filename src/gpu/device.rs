@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
@@ -93,11 +93,14 @@ pub struct Adapters {
 impl Adapters {
     /// Asks every backend. Finds nothing, without an error, where there is no driver.
     pub fn find() -> Self {
-        let descriptor = wgpu::InstanceDescriptor {
-            flags: wgpu::InstanceFlags::empty(),
-            ..wgpu::InstanceDescriptor::new_without_display_handle()
-        };
-        let instance = wgpu::Instance::new(descriptor);
+        // One for the process: with one for each call NVIDIA's driver at last found no adapter in tests that open dozens.
+        static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
+        let instance = INSTANCE.get_or_init(|| {
+            wgpu::Instance::new(wgpu::InstanceDescriptor {
+                flags: wgpu::InstanceFlags::empty(),
+                ..wgpu::InstanceDescriptor::new_without_display_handle()
+            })
+        });
         let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
             .into_iter()
             .map(|adapter| (AdapterReport::new(&adapter.get_info()), adapter))

@@ -7,6 +7,7 @@ use std::time::Instant;
 use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
+use crate::layers::Grain;
 use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
 use crate::replica::Replica;
 use crate::tensor::Tensor;
@@ -81,8 +82,9 @@ const IN_FLIGHT: usize = 3;
 impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
     pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
-        let GpuOptions { reuse, fuse, .. } = options;
-        let plan_options = PlanOptions { replicas: setup.replicas.len(), reuse, fuse };
+        let GpuOptions { reuse, fuse, grain, .. } = options;
+        let grain = grain.unwrap_or(if gpu.report.is_software() { Grain::Coarse } else { Grain::Fine });
+        let plan_options = PlanOptions { replicas: setup.replicas.len(), reuse, fuse, grain };
         let eval_batches = setup.eval_batches();
         let evaluate =
             |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use super::cache::PipelineCache;
 use super::device::Gpu;
 use crate::error::{Error, Result};
+use crate::layers::Grain;
 use crate::plan::{Dispatch, Place, Plan};
 use crate::shader;
 
@@ -17,6 +18,8 @@ pub struct GpuOptions {
     pub fuse: bool,
     /// Let tensors that are never alive together share memory.
     pub reuse: bool,
+    /// How finely to cut up the work; `None`: as suits the adapter.
+    pub grain: Option<Grain>,
     /// Keep wgpu's bounds and loop checks in the shaders. Tests do; they prove that the checks are not needed.
     pub checked: bool,
     /// A shader's name and the text to compile in its place: negative controls of the tests break shaders with it.
@@ -26,7 +29,7 @@ pub struct GpuOptions {
 impl GpuOptions {
     /// Each layer by its own kernels, memory is shared, the compiled-in shaders run without checks. Fusion is off until it has
     /// been measured on a real GPU: docs/decisions.md has its figures.
-    pub const DEFAULT: Self = Self { fuse: false, reuse: true, checked: false, replace: None };
+    pub const DEFAULT: Self = Self { fuse: false, reuse: true, grain: None, checked: false, replace: None };
     /// The same with fused kernels.
     pub const FUSED: Self = Self { fuse: true, ..Self::DEFAULT };
 }

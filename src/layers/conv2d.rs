@@ -81,9 +81,30 @@ fn finish(shape: &[usize], sums: Vec<Sum>) -> Array {
 const ROW: usize = 16;
 const MAX_KERNEL: usize = ROW - 3;
 
-/// Rows of the output that one invocation of `weight_parts` sums: about 128 parts keep a GPU busy, fewer make less to add.
-fn part_rows(quads: usize, height: usize) -> usize {
-    (quads * height).div_ceil(128).min(height)
+/// What an invocation makes, as the shader's constants say it.
+struct Tiles {
+    channels: usize,
+    strip: usize,
+    grad_channels: usize,
+    /// About so many parts of the batch have a sum of their own in the gradient of the weights.
+    parts: usize,
+    sum_lanes: usize,
+}
+
+impl Tiles {
+    /// Measured on lavapipe and on a large GPU: docs/decisions.md.
+    fn of(grain: Grain) -> Self {
+        match grain {
+            Grain::Coarse => Self { channels: 4, strip: 4, grad_channels: 8, parts: 128, sum_lanes: 1 },
+            Grain::Fine => Self { channels: 2, strip: 2, grad_channels: 2, parts: 1024, sum_lanes: 32 },
+        }
+    }
+
+    /// Rows of the output that one invocation of `weight_parts` sums.
+    fn part_rows(&self, context: &PlanContext) -> usize {
+        let height = context.output.height;
+        (context.quads * height).div_ceil(self.parts).min(height)
+    }
 }
 
 impl Layer for Conv2d {
@@ -185,8 +206,9 @@ impl Layer for Conv2d {
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
         let conv = self.sizes(context.input);
         let (input, output) = (conv.input, conv.output);
-        let part_rows = part_rows(context.quads, output.height);
-        let strip = if 3 * conv.stride + conv.kernel <= ROW { 4 } else { 1 };
+        let tiles = Tiles::of(context.grain);
+        let part_rows = tiles.part_rows(context);
+        let strip = if (tiles.strip - 1) * conv.stride + conv.kernel <= ROW { tiles.strip } else { 1 };
         let constants = || {
             [
                 ("QUADS", context.quads),
@@ -201,37 +223,42 @@ impl Layer for Conv2d {
                 ("PADDING", conv.padding),
                 ("GROUPS", conv.groups),
                 ("HAS_BIAS", usize::from(self.bias)),
+                ("CHANNELS", tiles.channels),
                 ("STRIP", strip),
+                ("BACKWARD_STRIP", tiles.strip),
+                ("GRAD_CHANNELS", tiles.grad_channels),
+                ("SUM_LANES", tiles.sum_lanes),
                 ("PART_ROWS", part_rows),
             ]
             .map(|(name, value)| (name, value as f64))
         };
         let launch = |entry_point, invocations| Launch::new("conv2d", entry_point, invocations, constants());
-        // Strips of pixels by tiles of four channels, as the constants in the shader have it.
-        let tiles = |shape: Shape, strip: usize| {
-            let channel_tiles = (shape.channels / conv.groups).div_ceil(4) * conv.groups;
+        // Strips of pixels by tiles of channels.
+        let strips = |shape: Shape, strip: usize| {
+            let channel_tiles = (shape.channels / conv.groups).div_ceil(tiles.channels) * conv.groups;
             shape.width.div_ceil(strip) * shape.height * context.quads * channel_tiles
         };
         if pass != Pass::Backward {
-            return vec![launch("forward", tiles(output, strip))];
+            return vec![launch("forward", strips(output, strip))];
         }
         let parts = context.quads * output.height.div_ceil(part_rows);
         let columns = input.channels / conv.groups * conv.kernel * conv.kernel;
-        let grad_tiles = columns.div_ceil(9) * (output.channels / conv.groups).div_ceil(8) * conv.groups;
+        let grad_tiles =
+            columns.div_ceil(9) * (output.channels / conv.groups).div_ceil(tiles.grad_channels) * conv.groups;
         let mut launches = vec![
             launch("weight_parts", parts * grad_tiles),
-            launch("sum_weight_parts", output.channels * columns),
+            launch("sum_weight_parts", output.channels * columns * tiles.sum_lanes),
         ];
         if self.bias {
-            launches.push(launch("sum_bias_parts", output.channels));
+            launches.push(launch("sum_bias_parts", output.channels * tiles.sum_lanes));
         }
-        launches.push(launch("backward_input", tiles(input, 4)));
+        launches.push(launch("backward_input", strips(input, tiles.strip)));
         launches
     }
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
         let weights: usize = self.params(context.input)[0].shape.iter().product();
-        let row_parts = context.output.height.div_ceil(part_rows(context.quads, context.output.height));
+        let row_parts = context.output.height.div_ceil(Tiles::of(context.grain).part_rows(context));
         vec![("parts", context.quads * row_parts * (weights + self.out_channels))]
     }
 

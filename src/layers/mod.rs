@@ -134,6 +134,16 @@ pub const fn first_setting(layer: usize) -> usize {
     9 + LAYER_SETTINGS * layer
 }
 
+/// How finely work is cut up for the lanes of a device. Results agree but for rounding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Grain {
+    /// Large pieces: a value that is loaded counts for many sums. For a few lanes: a GPU in software.
+    #[default]
+    Coarse,
+    /// Many small pieces, so that thousands of lanes have something to do and loads hide behind one another.
+    Fine,
+}
+
 /// What a layer needs to know to describe its launches.
 #[derive(Debug, Clone, Copy)]
 pub struct PlanContext {
@@ -145,6 +155,8 @@ pub struct PlanContext {
     pub quads: usize,
     /// Index of the layer in the model.
     pub layer: u32,
+    /// How finely to cut up the work.
+    pub grain: Grain,
 }
 
 /// Which tuned kernel of the CPU engine computes a layer.

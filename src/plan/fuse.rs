@@ -7,7 +7,7 @@ use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
-use crate::layers::{Launch, Tuned, first_setting};
+use crate::layers::{Grain, Launch, Tuned, first_setting};
 use crate::model::Model;
 use crate::shader;
 
@@ -17,8 +17,9 @@ const WORKGROUP: usize = 64;
 const MOST_PARTS: usize = 64;
 /// Channels that an invocation of the fused convolution makes.
 const FORWARD_CHANNELS: usize = 8;
-/// Invocations of a workgroup that work at the gradient of the weights.
-const GRAD_INVOCATIONS: usize = 16;
+/// Pixels of a part for each invocation that works at a tile of the weight gradient, as far as a workgroup suffices, where lanes
+/// are many.
+const GRAD_PIXELS: usize = 8;
 /// A value of `packed` that is no parameter's: see shaders/batch.wgsl.
 const NOTHING: u32 = u32::MAX;
 /// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
@@ -30,6 +31,7 @@ pub(super) struct Fusion<'a> {
     model: &'a Model,
     layout: ParamLayout,
     replicas: usize,
+    grain: Grain,
     quads: usize,
     parts: usize,
     pub(super) blocks: Vec<Block>,
@@ -80,12 +82,13 @@ fn part_quads(quads: usize) -> usize {
 }
 
 impl<'a> Fusion<'a> {
-    pub(super) fn new(model: &'a Model, batch_size: usize, replicas: usize) -> Self {
+    pub(super) fn new(model: &'a Model, batch_size: usize, replicas: usize, grain: Grain) -> Self {
         let quads = batch_size.div_ceil(4);
         let mut fusion = Self {
             model,
             layout: ParamLayout::new(model, replicas),
             replicas,
+            grain,
             quads,
             parts: quads.div_ceil(part_quads(quads)),
             blocks: blocks(model, part_quads(quads)),
@@ -285,9 +288,15 @@ impl<'a> Fusion<'a> {
         let columns = conv.input.channels * conv.kernel * conv.kernel;
         let weight_tiles = self.parts * columns.div_ceil(9) * conv.output.channels.div_ceil(8);
         let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
+        let pixels = part_quads(self.quads) * conv.output.height * conv.output.width;
+        let lanes = match self.grain {
+            Grain::Coarse => 1,
+            Grain::Fine => pixels.div_ceil(GRAD_PIXELS).next_power_of_two().min(WORKGROUP),
+        };
+        constants.insert("GRAD_LANES", lanes as f64);
         constants.insert("INPUT_GROUPS", input_groups as f64);
         let entry_point = if to_input { "backward" } else { "backward_weight" };
-        let groups = input_groups + weight_tiles.div_ceil(GRAD_INVOCATIONS);
+        let groups = input_groups + (weight_tiles * lanes).div_ceil(WORKGROUP);
         draft.launch(&name, &launch(BACKWARD, entry_point, constants, groups));
     }
 
@@ -309,6 +318,7 @@ impl<'a> Fusion<'a> {
             ("PACKED", self.packing.sources.len() / 4),
             ("HAS_BIAS", usize::from(has_bias)),
             ("GRADS", self.layout.trained_len()),
+            ("GRAD_LANES", 1),
             ("INPUT_GROUPS", 0),
         ]
         .map(|(name, value)| (name, value as f64))

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchSettings;
 use crate::config::TrainConfig;
-use crate::layers::{Launch, Param, Pass, PlanContext};
+use crate::layers::{Grain, Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::average;
@@ -38,8 +38,7 @@ pub use layout::{Entry, ParamLayout};
 /// # let batch = shadernet::batch::BatchSettings {
 /// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
 /// # };
-/// let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
-/// let plan = Plan::training(&model, &batch, &model.train, options);
+/// let plan = Plan::training(&model, &batch, &model.train, PlanOptions::default());
 /// let conv = plan.dispatches.iter().find(|dispatch| dispatch.label == "conv1.forward").unwrap();
 /// assert_eq!((conv.shader.as_str(), conv.entry_point.as_str()), ("conv2d", "forward"));
 /// let (shared, alone) = plan.pooled_bytes();
@@ -129,6 +128,15 @@ pub struct PlanOptions {
     pub reuse: bool,
     /// Compute neighbouring layers in one launch where there is a kernel for it.
     pub fuse: bool,
+    /// How finely to cut up the work.
+    pub grain: Grain,
+}
+
+impl Default for PlanOptions {
+    /// One net, each layer alone, shared memory, for a device with few lanes.
+    fn default() -> Self {
+        Self { replicas: 1, reuse: true, fuse: false, grain: Grain::Coarse }
+    }
 }
 
 /// Entries of the ring of metrics, as `shaders/cross_entropy.wgsl` has it.
@@ -175,7 +183,7 @@ impl Plan {
         launches: &[Launch],
         tensors: &[(&str, usize)],
     ) -> Self {
-        let mut draft = Draft::new(PlanOptions { replicas: 1, reuse: false, fuse: false });
+        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() });
         tensors.iter().for_each(|(name, words)| draft.pool(name, *words));
         launches.iter().for_each(|launch| draft.launch(owner, launch));
         draft.finish(batch_size)
@@ -224,7 +232,8 @@ impl<'a> Planner<'a> {
         running: &str,
     ) -> Self {
         let quads = batch.batch_size.div_ceil(4);
-        let fusion = options.fuse.then(|| Fusion::new(model, batch.batch_size, options.replicas));
+        let fusion =
+            options.fuse.then(|| Fusion::new(model, batch.batch_size, options.replicas, options.grain));
         let fusion = fusion.filter(Fusion::fuses);
         let mut planner = Self { model, quads, options, fusion, draft: Draft::new(options) };
         let image_floats = 4 * quads * options.replicas;
@@ -305,7 +314,8 @@ impl<'a> Planner<'a> {
 
     fn context(&self, index: usize) -> PlanContext {
         let layer = &self.model.layers[index];
-        PlanContext { input: layer.input, output: layer.output, quads: self.quads, layer: index as u32 }
+        let (input, output, grain) = (layer.input, layer.output, self.options.grain);
+        PlanContext { input, output, quads: self.quads, layer: index as u32, grain }
     }
 
     fn batch(&mut self, batch: &BatchSettings, part: &str) {

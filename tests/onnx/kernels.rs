@@ -2,7 +2,9 @@
 
 use shadernet::config::Optimizer;
 use shadernet::gpu::{Gpu, GpuOptions, PlanRunner};
-use shadernet::layers::{Context, LAYER_SETTINGS, Launch, Layer, Pass, PlanContext, Tuned, first_setting};
+use shadernet::layers::{
+    Context, Grain, LAYER_SETTINGS, Launch, Layer, Pass, PlanContext, Tuned, first_setting,
+};
 use shadernet::losses::cross_entropy;
 use shadernet::optimizers::Step;
 use shadernet::plan::{METRICS_RING, Plan};
@@ -129,7 +131,13 @@ impl Kernels {
         let [images, channels, height, width] = given["input"].nchw();
         let input = Shape::new(channels, height, width);
         let output = layer.output_shape(input).unwrap();
-        let plan = PlanContext { input, output, quads: images.div_ceil(4), layer: context.layer };
+        let plan = PlanContext {
+            input,
+            output,
+            quads: images.div_ceil(4),
+            layer: context.layer,
+            grain: Grain::Coarse,
+        };
         let mut launches = layer.launches(if context.training { Pass::Train } else { Pass::Eval }, &plan);
         if launches.is_empty() {
             return None;

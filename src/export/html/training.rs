@@ -39,7 +39,7 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
     };
     let batches = setup.train_batches().expect("there are training images");
     let test_batches = setup.eval_batches();
-    let options = PlanOptions { replicas: 1, reuse: true, fuse: false };
+    let options = PlanOptions::default();
     let step = Plan::training(model, &batches, &model.train, options);
     let judged = Plan::evaluation(model, &test_batches, is_averaged(checkpoint), "test", options);
     let owners = ParamLayout::new(model, 1).owners();
