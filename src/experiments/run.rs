@@ -74,10 +74,11 @@ pub fn carry_out(
             .into_iter()
             .enumerate()
             .filter(|(index, _)| index % options.shard.1 == options.shard.0)
-            .map(|(_, job)| job)
-            .filter(|job| {
-                job.seeds.iter().any(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none())
+            .map(|(_, mut job)| {
+                job.seeds.retain(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none());
+                job
             })
+            .filter(|job| !job.seeds.is_empty())
             .collect();
         if mine.is_empty() {
             continue;
