@@ -55,16 +55,17 @@ def one_round(arguments, model, gpu):
     return row
 
 
-def ratios(row, gpu):
+def ratios(row, gpu, torch_device):
     """The quotients that are asked for, of one round."""
     best = min(ms for name, ms in row.items() if name.startswith("PyTorch"))
-    made = {
-        "CPU engine ÷ PyTorch's best": row["CPU engine"] / best,
-        "CPU engine, augmented ÷ PyTorch's best (not augmented)": row["CPU engine, augmented"] / best,
-    }
+    made = {}
+    if torch_device == "cpu":
+        made["CPU engine ÷ PyTorch's best"] = row["CPU engine"] / best
+        made["CPU engine, augmented ÷ PyTorch's best (not augmented)"] = row["CPU engine, augmented"] / best
     if gpu:
-        fastest = min(row[gpu], row[f"{gpu}, fused"])
-        made[f"{gpu} ÷ PyTorch eager"] = fastest / row["PyTorch eager"]
+        made[f"{gpu} ÷ PyTorch's best"] = row[gpu] / best
+        made[f"{gpu}, fused ÷ PyTorch's best"] = row[f"{gpu}, fused"] / best
+        made[f"{gpu} ÷ PyTorch eager"] = row[gpu] / row["PyTorch eager"]
         made[f"{gpu}: fused ÷ each layer alone"] = row[f"{gpu}, fused"] / row[gpu]
         made[f"{gpu}: 8 replicas ÷ 8 single nets"] = row[f"{gpu}, 8 replicas"] / (8 * row[gpu])
     return made
@@ -115,7 +116,7 @@ def main():
         values = [row[name] for row in rounds]
         print(f"| {name} | {' · '.join(f'{ms:.2f}' for ms in values)} | {statistics.median(values) * 0.469:.2f} |")
     print("\n| ratio | each round | median |\n|---|---|---|")
-    made = [ratios(row, gpu) for row in rounds]
+    made = [ratios(row, gpu, arguments.torch_device) for row in rounds]
     for name in made[0]:
         values = [row[name] for row in made]
         print(f"| {name} | {' · '.join(f'{value:.2f}' for value in values)} | {statistics.median(values):.2f} |")
