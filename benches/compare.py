@@ -27,10 +27,10 @@ BATCH = ["--batch-size", "128"]
 def pytorch(data, device):
     """Milliseconds a step of each way of running it."""
     command = [sys.executable, str(ROOT / "benches/pytorch_epoch.py"), "--data", str(data), "--device", device]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.findall(r"pytorch \S+ \S+ (\w+) +([\d.]+) ms/step", printed)
-    if not found:
-        sys.exit(f"PyTorch measured nothing:\n{printed}")
+    run = subprocess.run(command, capture_output=True, text=True)
+    found = re.findall(r"pytorch \S+ \S+ (\w+) +([\d.]+) ms/step", run.stdout)
+    if run.returncode != 0 or not found:
+        sys.exit(f"{' '.join(command)}:\n{run.stdout}{run.stderr}")
     return {f"PyTorch {mode}": float(ms) for mode, ms in found}
 
 

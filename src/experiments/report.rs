@@ -253,11 +253,12 @@ fn curves(tested: &[Tested<'_>]) -> String {
     svg(&[panel], 1)
 }
 
-/// Mean accuracy of every arm against its parameters; `None` before two sizes of network were tested.
+/// Mean accuracy of every arm, of what did not diverge, against its parameters; `None` before two sizes of network were tested.
 fn parameters(suite: &Suite, rows: &Rows) -> Option<String> {
     let mut points: Vec<[f64; 2]> = Vec::new();
     for (group, arm) in suite.arms() {
-        let tested = tested(group, arm, rows);
+        let mut tested = tested(group, arm, rows);
+        tested.rows.retain(|row| row.epochs > 0);
         if let Some(row) = tested.rows.first() {
             points.push([row.parameters as f64, Spread::of(tested.finals()).mean]);
         }
