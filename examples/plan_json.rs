@@ -1,7 +1,7 @@
 //! Prints the plans of a model as JSON: every tensor with its place in memory, and every kernel launch with shader, entry
 //! point, override constants, bindings and workgroups. `{"training": ..., "evaluation": ...}`, one step of each.
 //!
-//! `cargo run --release --example plan_json -- [MODEL.toml] [--batch-size N] [--replicas R]`
+//! `cargo run --release --example plan_json -- [MODEL.toml] [--batch-size N] [--replicas R] [--fine]`
 
 use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use clap::Parser;
 use shadernet::batch::BatchSettings;
 use shadernet::error::{Error, Result};
+use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{Plan, PlanOptions};
 
@@ -23,6 +24,9 @@ struct Args {
     /// Nets side by side
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: u32,
+    /// Cut the work up for a device of many lanes, as for real GPUs
+    #[arg(long)]
+    fine: bool,
 }
 
 fn main() {
@@ -52,7 +56,9 @@ fn print_plans(args: &Args) -> Result<()> {
         mean: 0.1307,
         std: 0.3081,
     };
-    let options = |fuse| PlanOptions { replicas: args.replicas as usize, fuse, ..PlanOptions::default() };
+    let grain = if args.fine { Grain::Fine } else { Grain::Coarse };
+    let options =
+        |fuse| PlanOptions { replicas: args.replicas as usize, fuse, grain, ..PlanOptions::default() };
     let training = |fuse| Plan::training(&model, &batch, &model.train, options(fuse));
     let evaluation = |fuse| Plan::evaluation(&model, &batch, false, "test", options(fuse));
     let plans = serde_json::json!({

@@ -112,6 +112,23 @@ fn the_fused_and_the_fine_plans_are_the_golden_ones() {
     assert_golden("all_layers_fused.txt", &fused(ALL_LAYERS, 6, 3, false));
 }
 
+/// Small pieces need more room for the sums of parts, which a layer of many weights has not.
+#[test]
+fn the_parts_of_a_large_layer_stay_few() {
+    let wide = |channels: usize, grain| {
+        let layers = format!(
+            "{{ type = \"conv2d\", out_channels = {channels}, kernel = 3 }}, {{ type = \"global_avg_pool2d\" }}"
+        );
+        let text = format!("name = \"wide\"\ninput = [{channels}, 30, 30]\nlayers = [{layers}]");
+        let model = Model::parse(&text, "wide").unwrap();
+        let options = PlanOptions { grain, ..PlanOptions::default() };
+        let plan = Plan::training(&model, &batch(&model, 128), &model.train, options);
+        plan.tensor("conv1.parts").unwrap().bytes
+    };
+    assert_eq!(wide(128, Grain::Fine), wide(128, Grain::Coarse));
+    assert!(wide(8, Grain::Fine) > 4 * wide(8, Grain::Coarse));
+}
+
 /// Weights of fused convolutions are packed for both directions, everything else that fused kernels read once.
 #[test]
 fn every_parameter_is_packed() {

@@ -86,24 +86,40 @@ struct Tiles {
     channels: usize,
     strip: usize,
     grad_channels: usize,
-    /// About so many parts of the batch have a sum of their own in the gradient of the weights.
-    parts: usize,
+    /// Most parts of the batch that have sums of their own in the gradient of the weights.
+    most_parts: usize,
     sum_lanes: usize,
 }
+
+/// Taps of a tile of the weight gradient, as the shader has it.
+const GRAD_COLUMNS: usize = 9;
+/// So many parts a layer may have whatever its size. More make more room for sums, which only small layers need.
+const FEW_PARTS: usize = 128;
+/// Invocations of `weight_parts` that are enough for any device.
+const ENOUGH: usize = 65_536;
 
 impl Tiles {
     /// Measured on lavapipe and on a large GPU: docs/decisions.md.
     fn of(grain: Grain) -> Self {
         match grain {
-            Grain::Coarse => Self { channels: 4, strip: 4, grad_channels: 8, parts: 128, sum_lanes: 1 },
-            Grain::Fine => Self { channels: 2, strip: 2, grad_channels: 2, parts: 1024, sum_lanes: 32 },
+            Grain::Coarse => {
+                Self { channels: 4, strip: 4, grad_channels: 8, most_parts: FEW_PARTS, sum_lanes: 1 }
+            }
+            Grain::Fine => Self { channels: 2, strip: 2, grad_channels: 2, most_parts: 1024, sum_lanes: 32 },
         }
     }
 
+    /// Tiles of the weight gradient.
+    fn grad_tiles(&self, conv: &Conv) -> usize {
+        let columns = conv.input.channels / conv.groups * conv.kernel * conv.kernel;
+        let channel_tiles = (conv.output.channels / conv.groups).div_ceil(self.grad_channels);
+        columns.div_ceil(GRAD_COLUMNS) * channel_tiles * conv.groups
+    }
+
     /// Rows of the output that one invocation of `weight_parts` sums.
-    fn part_rows(&self, context: &PlanContext) -> usize {
-        let height = context.output.height;
-        (context.quads * height).div_ceil(self.parts).min(height)
+    fn part_rows(&self, conv: &Conv, quads: usize) -> usize {
+        let parts = (ENOUGH / self.grad_tiles(conv)).clamp(FEW_PARTS, self.most_parts);
+        (quads * conv.output.height).div_ceil(parts).min(conv.output.height)
     }
 }
 
@@ -207,7 +223,7 @@ impl Layer for Conv2d {
         let conv = self.sizes(context.input);
         let (input, output) = (conv.input, conv.output);
         let tiles = Tiles::of(context.grain);
-        let part_rows = tiles.part_rows(context);
+        let part_rows = tiles.part_rows(&conv, context.quads);
         let strip = if (tiles.strip - 1) * conv.stride + conv.kernel <= ROW { tiles.strip } else { 1 };
         let constants = || {
             [
@@ -243,10 +259,8 @@ impl Layer for Conv2d {
         }
         let parts = context.quads * output.height.div_ceil(part_rows);
         let columns = input.channels / conv.groups * conv.kernel * conv.kernel;
-        let grad_tiles =
-            columns.div_ceil(9) * (output.channels / conv.groups).div_ceil(tiles.grad_channels) * conv.groups;
         let mut launches = vec![
-            launch("weight_parts", parts * grad_tiles),
+            launch("weight_parts", parts * tiles.grad_tiles(&conv)),
             launch("sum_weight_parts", output.channels * columns * tiles.sum_lanes),
         ];
         if self.bias {
@@ -257,8 +271,10 @@ impl Layer for Conv2d {
     }
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
+        let conv = self.sizes(context.input);
         let weights: usize = self.params(context.input)[0].shape.iter().product();
-        let row_parts = context.output.height.div_ceil(Tiles::of(context.grain).part_rows(context));
+        let row_parts = conv.output.height.div_ceil(Tiles::of(context.grain).part_rows(&conv, context.quads));
+
         vec![("parts", context.quads * row_parts * (weights + self.out_channels))]
     }
 

@@ -83,6 +83,13 @@ fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
     let filled = ok(dir.path(), &experiments(&[]));
     assert_eq!(filled.stdout.lines().filter(|line| line.contains(", seed ")).count(), 1, "{}", filled.stdout);
     assert_eq!(rows(&table).into_iter().collect::<BTreeSet<_>>(), all.iter().cloned().collect());
+    // Side by side, too, only what is missing.
+    fs::write(&table, [&lines[..7], &lines[8..9], &lines[10..]].concat().join("\n") + "\n").unwrap();
+    let filled = ok(dir.path(), &experiments(&["--replicas", "3"]));
+    assert_eq!(filled.stdout.lines().filter(|line| line.contains(", seed ")).count(), 2, "{}", filled.stdout);
+    let filled = rows(&table);
+    assert_eq!(filled.len(), all.len(), "{filled:?}");
+    assert_eq!(filled.into_iter().collect::<BTreeSet<_>>(), all.iter().cloned().collect());
 }
 
 #[test]
