@@ -259,21 +259,11 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
 
 var<workgroup> tree: array<f32, 64>;
 
-// Sum over all parts of their element `index`, by the SUM_LANES invocations of which this is number `local`; for the first.
-fn sum_of_parts(replica: u32, index: u32, local: u32) -> f32 {
+// What invocation `lane` of the SUM_LANES adds up of element `index` of all parts.
+fn sum_of_parts(replica: u32, index: u32, lane: u32) -> f32 {
     var sum = 0.0;
-    for (var part = local % SUM_LANES; part < PARTS; part += SUM_LANES) {
+    for (var part = lane; part < PARTS; part += SUM_LANES) {
         sum += parts[(replica * PARTS + part) * (WEIGHTS + OUT_CHANNELS) + index];
-    }
-    if (SUM_LANES > 1u) {
-        tree[local] = sum;
-        for (var half = SUM_LANES / 2u; half > 0u; half /= 2u) {
-            workgroupBarrier();
-            if (local % SUM_LANES < half) {
-                tree[local] += tree[local + half];
-            }
-        }
-        sum = tree[local];
     }
     return sum;
 }
@@ -281,19 +271,35 @@ fn sum_of_parts(replica: u32, index: u32, local: u32) -> f32 {
 @compute @workgroup_size(64)
 fn sum_weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                     @builtin(local_invocation_index) local: u32) {
-    let index = linear_index(id, groups) / SUM_LANES;
-    let sum = sum_of_parts(id.z, min(index, WEIGHTS - 1u), local);
-    if (index < WEIGHTS && local % SUM_LANES == 0u) {
-        grad_weight[id.z * WEIGHTS + index] = sum;
+    let invocation = linear_index(id, groups);
+    let index = invocation / SUM_LANES;
+    let lane = local % SUM_LANES;
+    tree[local] = sum_of_parts(id.z, min(index, WEIGHTS - 1u), lane);
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (half < SUM_LANES && lane < half) {
+            tree[local] += tree[local + half];
+        }
+    }
+    if (index < WEIGHTS && lane == 0u) {
+        grad_weight[id.z * WEIGHTS + index] = tree[local];
     }
 }
 
 @compute @workgroup_size(64)
 fn sum_bias_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                   @builtin(local_invocation_index) local: u32) {
-    let index = linear_index(id, groups) / SUM_LANES;
-    let sum = sum_of_parts(id.z, WEIGHTS + min(index, OUT_CHANNELS - 1u), local);
-    if (index < OUT_CHANNELS && local % SUM_LANES == 0u) {
-        grad_bias[id.z * OUT_CHANNELS + index] = sum;
+    let invocation = linear_index(id, groups);
+    let index = invocation / SUM_LANES;
+    let lane = local % SUM_LANES;
+    tree[local] = sum_of_parts(id.z, WEIGHTS + min(index, OUT_CHANNELS - 1u), lane);
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (half < SUM_LANES && lane < half) {
+            tree[local] += tree[local + half];
+        }
+    }
+    if (index < OUT_CHANNELS && lane == 0u) {
+        grad_bias[id.z * OUT_CHANNELS + index] = tree[local];
     }
 }

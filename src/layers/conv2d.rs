@@ -105,7 +105,7 @@ impl Tiles {
             Grain::Coarse => {
                 Self { channels: 4, strip: 4, grad_channels: 8, most_parts: FEW_PARTS, sum_lanes: 1 }
             }
-            Grain::Fine => Self { channels: 2, strip: 2, grad_channels: 2, most_parts: 1024, sum_lanes: 32 },
+            Grain::Fine => Self { channels: 2, strip: 2, grad_channels: 2, most_parts: 1024, sum_lanes: 64 },
         }
     }
 

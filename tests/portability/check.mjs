@@ -220,7 +220,7 @@ for (const [name, uses] of entryPoints) {
   free += good ? 1 : 0;
   if (barriers) {
     // Control: without any one of its barriers, a kernel has a race.
-    const use = uses[0];
+    const use = uses.find(({ dispatch }) => dispatch.constants.SUM_LANES === 64) ?? uses[0]; // 1: no tree at work
     const parts = specialised(shader, use.dispatch.constants).split(`\nfn ${entry_point}(`);
     const pieces = parts[1].split('workgroupBarrier();');
     const end = pieces.findIndex((piece) => piece.includes('\n}\n'));
