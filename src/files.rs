@@ -1,6 +1,7 @@
 //! Files that are there whole or not at all, and never instead of one that the user has there.
 
-use std::io::{Read, Write};
+use std::fs::{File, FileType};
+use std::io::{ErrorKind, Read, Write};
 use std::path::Path;
 
 use sha2::{Digest, Sha256};
@@ -49,7 +50,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         file.persist(path)?;
         // A rename lasts once its folder is on the disk; only Unix lets us ask for that.
         #[cfg(unix)]
-        std::fs::File::open(folder)?.sync_all()?;
+        File::open(folder)?.sync_all()?;
         Ok(())
     };
     write().map_err(Error::io("write", path))
@@ -78,16 +79,43 @@ fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     })
 }
 
-/// Reads a whole file, but no more than `limit` bytes; `None` if it is larger.
-pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
-    let read = || -> std::io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let file = std::fs::File::open(path)?;
-        // A folder opens on some systems, but does not read.
-        file.take(limit + 1).read_to_end(&mut bytes)?;
-        Ok(bytes)
+/// Opens a file to read. A pipe would wait for somebody who writes, and a device may never end: only a regular file, or a
+/// link to one, is opened.
+///
+/// # Errors
+/// [`Error::Io`] for what is missing or refused, and for what is no regular file.
+pub(crate) fn open(path: &Path) -> Result<File> {
+    let open = || -> std::io::Result<File> {
+        let kind = std::fs::metadata(path)?.file_type();
+        if !kind.is_file() {
+            let message = format!("this is {}, not a regular file", name_of_kind(kind));
+            return Err(std::io::Error::new(ErrorKind::InvalidInput, message));
+        }
+        File::open(path)
     };
-    let bytes = read().map_err(Error::io("read", path))?;
+    open().map_err(Error::io("read", path))
+}
+
+/// What something in a folder is, if it is no regular file.
+pub(crate) fn name_of_kind(kind: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt;
+        if kind.is_fifo() {
+            return "a pipe";
+        } else if kind.is_socket() {
+            return "a socket";
+        } else if kind.is_char_device() || kind.is_block_device() {
+            return "a device";
+        }
+    }
+    if kind.is_dir() { "a folder" } else { "something else" }
+}
+
+/// Reads a whole regular file, but no more than `limit` bytes; `None` if it is larger.
+pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
