@@ -21,6 +21,7 @@ mod new;
 mod output;
 mod report;
 mod shell;
+mod stop;
 mod train;
 
 use output::Output;

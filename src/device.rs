@@ -117,6 +117,17 @@ impl Device {
         }
     }
 
+    /// Name of what decides how results are rounded: devices for which it is the same give the same bits.
+    pub fn arithmetic(&self, options: GpuOptions) -> String {
+        match &self.place {
+            Place::Cpu { .. } => format!("CPU engine, {}", instruction_set()),
+            Place::Gpu { adapters, index } => {
+                let fused = if options.fuse { ", fused kernels" } else { "" };
+                format!("{}{fused}", adapters.report(*index))
+            }
+        }
+    }
+
     /// Makes an engine; `options` are for GPUs.
     ///
     /// # Errors

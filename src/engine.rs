@@ -1,5 +1,7 @@
 //! What an engine is made from and what it can do: the border between training and devices.
 
+use std::ops::Range;
+
 use crate::batch::BatchSettings;
 use crate::config::TrainConfig;
 use crate::dataset::Images;
@@ -156,8 +158,12 @@ pub trait Engine {
     /// Starts `steps` training steps. They may be taken now, in the background, or when they are collected.
     fn start_training(&mut self, steps: usize) -> Result<()>;
 
-    /// Starts going through the test images, with the moving averages if `averaged` and if there are any.
-    fn start_evaluation(&mut self, averaged: bool) -> Result<()>;
+    /// Number of steps that an evaluation has, none of which takes longer than a training step.
+    fn evaluation_steps(&self) -> usize;
+
+    /// Starts some steps of an evaluation: their share of the test images, in order, with the moving averages if `averaged`
+    /// and if there are any.
+    fn start_evaluation(&mut self, averaged: bool, steps: Range<usize>) -> Result<()>;
 
     /// Waits for the end of what was started first; returns each replica's sums over it.
     ///
@@ -173,7 +179,7 @@ pub trait Engine {
 
     /// Goes through the test images; returns each replica's sums.
     fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
-        self.start_evaluation(averaged)?;
+        self.start_evaluation(averaged, 0..self.evaluation_steps())?;
         self.collect()
     }
 

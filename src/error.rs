@@ -58,6 +58,14 @@ pub enum Error {
     /// A compute device that is missing, ambiguous or failing.
     #[error("{0}")]
     Device(String),
+    /// A folder or file that another process works on.
+    #[error("{}: in use by {owner}; only one at a time may write there", path.display())]
+    Busy {
+        /// The folder or file.
+        path: PathBuf,
+        /// Which process, where, and since when.
+        owner: String,
+    },
     /// The operating system refused a file operation.
     #[error("cannot {action} {}: {source}", path.display())]
     Io {

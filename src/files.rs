@@ -8,6 +8,9 @@ use sha2::{Digest, Sha256};
 
 use crate::error::{Error, Result};
 
+/// What the names of temporary files begin with.
+pub(crate) const PREFIX: &str = ".shadernet-";
+
 /// Fails if no file can be written at `path`, before any work was done for it: because a folder is in the way, or without
 /// `force` anything at all, or because the folder around it is missing or read-only.
 ///
@@ -67,7 +70,7 @@ pub(crate) fn check_writable(folder: &Path) -> Result<()> {
 
 fn temporary_in(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
     let mut builder = tempfile::Builder::new();
-    builder.prefix(".shadernet-");
+    builder.prefix(PREFIX);
     // Temporary files are private; results are for everyone whom the user's umask admits.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));

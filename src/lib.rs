@@ -48,6 +48,7 @@ pub mod export;
 pub mod files;
 pub mod gpu;
 pub mod layers;
+mod lock;
 pub mod losses;
 pub mod model;
 pub mod optimizers;

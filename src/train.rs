@@ -1,12 +1,12 @@
 //! Training: epochs, schedules, metrics, and the folder of a run. How a step is computed is the engine's affair.
 
-use std::collections::VecDeque;
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::checkpoint::{Checkpoint, Trained};
 use crate::device::{Device, Opened};
 use crate::engine::{Metrics, Setup, Vector};
 use crate::error::{Error, Result};
@@ -15,21 +15,27 @@ use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Tensor;
 
+mod epochs;
 mod folder;
 mod images;
+mod results;
 mod settings;
 mod state;
 mod summary;
 mod sweep;
 
+pub use epochs::Ending;
 use folder::RunFolder;
 pub use images::TrainingData;
 pub use settings::Settings;
 pub use state::RunState;
 use state::{Partial, Progress};
-use summary::round;
-pub use summary::{PointSummary, ReplicaSummary, Spread, Summary};
+pub use summary::{DeviceSpan, PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
+
+/// Number of the rules by which a model, a recipe, data and a seed become weights. It grows whenever these four give other
+/// weights than before on purpose (`tests/determinism.rs` notices), so that results of both are not mixed.
+pub const RULES: u32 = 1;
 
 /// Figures of one net after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -67,8 +73,14 @@ fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// Someone who wants to see how a run goes.
+/// Someone who wants to see how a run goes, and may stop it.
 pub trait Watch {
+    /// Asked several times a second, and at least between two steps: `Break` ends the run after the steps that are under
+    /// way, with its state saved.
+    fn go_on(&mut self) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
     /// Called after every few steps: steps taken in this epoch, steps of an epoch, sums of each net over the epoch so far.
     fn steps(&mut self, _epoch: usize, _done: usize, _of: usize, _sums: &[Metrics]) {}
 
@@ -76,7 +88,7 @@ pub trait Watch {
     fn epoch(&mut self, _rows: &[Row]) {}
 }
 
-/// No one.
+/// Nobody watches.
 impl Watch for () {}
 
 /// A run in progress.
@@ -116,11 +128,27 @@ pub struct Run<'a> {
     data: &'a TrainingData,
     device: String,
     opened: Opened<'a>,
-    folder: RunFolder,
+    folder: Arc<RunFolder>,
     /// Of every step, for each net.
     learning_rates: Vec<Vec<f32>>,
     steps_per_epoch: u32,
     progress: Progress,
+    /// Longest time between two states on the disk.
+    save_every: Duration,
+    /// When the state was last written, and which step it has.
+    saved: (Instant, Option<u32>),
+    /// When models and summary were last written.
+    results_written: Option<Written>,
+    /// Steps that take about [`REPORT_SECONDS`].
+    pace: u32,
+}
+
+/// When models and summary were written, how long it took, and which epoch they are of.
+#[derive(Debug, Clone, Copy)]
+struct Written {
+    at: Instant,
+    took: Duration,
+    epoch: usize,
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -134,8 +162,12 @@ impl std::fmt::Debug for Run<'_> {
 
 /// Engines keep a learning rate for each step of the run and net, in one GPU buffer of at most 128 MiB.
 const MAX_STEPS: usize = 30_000_000;
+/// The state has a row for each epoch and net in its header, which safetensors limits to 100 MB.
+const MAX_ROWS: usize = 200_000;
 /// How often a watcher hears of a run.
 const REPORT_SECONDS: f64 = 0.2;
+/// State is written at the end of each epoch, and this often within long ones.
+const SAVE_EVERY: Duration = Duration::from_secs(60);
 
 /// An engine for a run, with the learning rate of every step of each net, and the steps of an epoch.
 fn open<'a>(
@@ -165,6 +197,11 @@ fn open<'a>(
         let message = format!(
             "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} fit for {nets} nets"
         );
+        return Err(Error::Usage(message));
+    }
+    if epochs.saturating_mul(nets) > MAX_ROWS {
+        let message =
+            format!("{epochs} epochs of {nets} nets: at most {} epochs fit for so many", MAX_ROWS / nets);
         return Err(Error::Usage(message));
     }
     let opened = device.open(&setup, options)?;
@@ -221,13 +258,29 @@ impl<'a> Run<'a> {
             partial_seconds: 0.0,
             diverged: vec![false; settings.replicas.len()],
             data_sha256: data.sha256(),
+            classes: data.classes.clone(),
+            devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic(options) }],
         };
-        let folder = RunFolder::create(out, &model.name)?;
+        let folder = Arc::new(RunFolder::create(out, &model.name)?);
         let device = device.name();
-        Ok(Self { model, settings, data, device, opened, folder, learning_rates, steps_per_epoch, progress })
+        Ok(Self {
+            model,
+            settings,
+            data,
+            device,
+            opened,
+            folder,
+            learning_rates,
+            steps_per_epoch,
+            progress,
+            save_every: SAVE_EVERY,
+            saved: (Instant::now(), None),
+            results_written: None,
+            pace: 1,
+        })
     }
 
-    /// Goes on with a saved run in its folder.
+    /// Goes on with a saved run in its folder, to the same bits if the device computes as the one before.
     ///
     /// # Errors
     /// Other data than the run began with.
@@ -236,26 +289,66 @@ impl<'a> Run<'a> {
         data: &'a TrainingData,
         device: &Device,
         options: GpuOptions,
-        folder: &Path,
     ) -> Result<Self> {
         let (model, settings) = (&state.model, &state.settings);
-        if data.sha256() != state.progress.data_sha256 {
-            return Err(Error::data(
-                &data.dir,
-                "these are not the images that the run in this folder began with",
-            ));
-        }
+        state.check_data(data)?;
         let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
         if state.progress.step as usize > learning_rates[0].len() {
-            return Err(Error::checkpoint(folder, "damaged metadata: more steps taken than the run has"));
+            return Err(Error::checkpoint(
+                state.folder.path(),
+                "damaged metadata: more steps taken than the run has",
+            ));
         }
         state.restore(&mut *opened.engine)?;
         let mut progress = state.progress.clone();
-        // A row of an epoch that was stopped midway is made again when the epoch is over.
-        progress.rows.retain(|row| row.step % steps_per_epoch == 0);
-        let folder = RunFolder::existing(folder)?;
+        let here = DeviceSpan { from_step: progress.step, device: device.arithmetic(options) };
+        if progress.devices.last().is_none_or(|last| last.device != here.device) {
+            progress.devices.push(here);
+        }
+        let folder = Arc::clone(&state.folder);
         let device = device.name();
-        Ok(Self { model, settings, data, device, opened, folder, learning_rates, steps_per_epoch, progress })
+        let mut run = Self {
+            model,
+            settings,
+            data,
+            device,
+            opened,
+            folder,
+            learning_rates,
+            steps_per_epoch,
+            saved: (Instant::now(), Some(progress.step)),
+            progress,
+            save_every: SAVE_EVERY,
+            results_written: None,
+            pace: 1,
+        };
+        run.forget_partial_epoch();
+        // The run may have been killed between writing its state and this.
+        run.write_metrics()?;
+        Ok(run)
+    }
+
+    /// Sets the longest time between two states on the disk, 60 seconds if it is not set. State is written at the end of
+    /// each epoch in any case.
+    pub fn save_every(&mut self, time: Duration) {
+        self.save_every = time;
+    }
+
+    /// The devices on which the run has been computed, whose results differ in rounding, and the step from which on each was
+    /// used; several if it went on on another kind than before.
+    pub fn devices(&self) -> &[DeviceSpan] {
+        &self.progress.devices
+    }
+
+    /// The step of the state that is on the disk, from which the run can go on; none before the first was written.
+    pub fn saved_step(&self) -> Option<u32> {
+        self.saved.1
+    }
+
+    /// True if every epoch of the recipe was trained and tested.
+    pub fn is_complete(&self) -> bool {
+        let last = self.progress.rows.last().map_or(0, |row| row.step);
+        last as usize == self.learning_rates[0].len()
     }
 
     /// Fails if `out` cannot be the folder of a new run: to be asked before any work.
@@ -286,200 +379,5 @@ impl<'a> Run<'a> {
     /// The rows so far: one for each epoch and net.
     pub fn rows(&self) -> &[Row] {
         &self.progress.rows
-    }
-
-    /// True if tests and the saved model use the moving averages.
-    fn averaged(&self) -> bool {
-        self.model.train.average_decay > 0.0
-    }
-
-    /// Trains until `max_steps` steps were taken in all, or to the end. Saves the state after every epoch.
-    ///
-    /// # Errors
-    /// What the device or the disk refuses, and weights that are no longer finite; in a sweep only if no net's are.
-    pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<()> {
-        let last = self.learning_rates[0].len() as u32;
-        let end = max_steps.unwrap_or(last).min(last);
-        while self.progress.step < end {
-            let epoch_end = (self.progress.step / self.steps_per_epoch + 1) * self.steps_per_epoch;
-            self.train_until(epoch_end.min(end), watch)?;
-            self.finish_epoch(watch)?;
-        }
-        let has_row = |row: &Row| row.step == self.progress.step;
-        if self.progress.step > 0 && !self.progress.rows.last().is_some_and(has_row) {
-            // Stopped midway before, and again asked to stop there.
-            let averaged = self.averaged();
-            self.opened.engine.start_evaluation(averaged)?;
-            self.finish_epoch(watch)?;
-        }
-        Ok(())
-    }
-
-    /// Trains to the step `stop` of the current epoch, and starts the evaluation behind it.
-    fn train_until(&mut self, stop: u32, watch: &mut dyn Watch) -> Result<()> {
-        let averaged = self.averaged();
-        let Self { opened, progress, steps_per_epoch, .. } = self;
-        let epoch = progress.step / *steps_per_epoch;
-        let mut ahead = VecDeque::new();
-        let (mut started, mut steps) = (progress.step, 4);
-        let mut last = Instant::now();
-        while progress.step < stop {
-            // While the host looks at some steps, the device has the next ones.
-            while started < stop && ahead.len() < 2 {
-                let now = steps.min(stop - started);
-                opened.engine.start_training(now as usize)?;
-                ahead.push_back(now);
-                started += now;
-                if started == stop {
-                    opened.engine.start_evaluation(averaged)?;
-                }
-            }
-            let sums = opened.engine.collect()?;
-            let collected = ahead.pop_front().expect("steps were started");
-            let seconds = last.elapsed().as_secs_f64();
-            last = Instant::now();
-            for (partial, sum) in progress.partial.iter_mut().zip(sums) {
-                let mut total = Metrics::from(*partial);
-                total.add(sum);
-                *partial = total.into();
-            }
-            progress.step += collected;
-            progress.partial_seconds += seconds;
-            let wanted = REPORT_SECONDS / (seconds / f64::from(collected)).max(1e-6);
-            steps = (wanted as u32).clamp(1, 100_000);
-            let sums: Vec<Metrics> = progress.partial.iter().map(|&partial| partial.into()).collect();
-            let done = progress.step - epoch * *steps_per_epoch;
-            watch.steps(epoch as usize + 1, done as usize, *steps_per_epoch as usize, &sums);
-        }
-        Ok(())
-    }
-
-    /// Collects the evaluation that was started, and writes the state and the metrics.
-    fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<()> {
-        let start = Instant::now();
-        let tests = self.opened.engine.collect()?;
-        let progress = &mut self.progress;
-        let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
-        let first = progress.rows.len();
-        for (replica, ((net, &partial), test)) in
-            self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
-        {
-            let train = Metrics::from(partial);
-            let out = &mut progress.diverged[replica];
-            *out |= !(train.loss().is_finite() && test.loss().is_finite());
-            // To find out which values do not train is what a sweep is for.
-            if *out && net.point.is_empty() {
-                return Err(diverged(self.model, net, "the loss"));
-            }
-            let figure = |value: f64| if *out { f64::NAN } else { round(value) };
-            progress.rows.push(Row {
-                seed: net.seed,
-                epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
-                step: progress.step,
-                learning_rate: self.learning_rates[replica][progress.step as usize - 1],
-                train_loss: figure(train.loss()),
-                train_accuracy: figure(train.accuracy()),
-                test_loss: figure(test.loss()),
-                test_accuracy: figure(test.accuracy()),
-                test_correct: test.correct,
-                seconds: round(seconds),
-                train_seconds: round(progress.partial_seconds),
-            });
-        }
-        if progress.diverged.iter().all(|&out| out) {
-            return Err(diverged(self.model, &self.settings.replicas[0], "the loss of every net"));
-        }
-        if progress.step.is_multiple_of(self.steps_per_epoch) {
-            progress.partial.fill(Partial::default());
-            progress.partial_seconds = 0.0;
-        }
-        let state = state::save(&mut *self.opened.engine, self.model, self.settings, progress)?;
-        self.folder.write(state::FILE, &state)?;
-        self.folder.write("metrics.csv", self.csv().as_bytes())?;
-        watch.epoch(&self.progress.rows[first..]);
-        Ok(())
-    }
-
-    fn csv(&self) -> String {
-        let several = self.settings.has_several();
-        let keys = self.settings.swept_keys();
-        // The column learning_rate is that of the step, whether it is swept or not.
-        let mut text: String = keys.iter().map(|key| format!("sweep.{key},")).collect();
-        text += if several { "seed," } else { "" };
-        text += "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds\n";
-        for (row, net) in self.progress.rows.iter().zip(self.settings.replicas.iter().cycle()) {
-            for key in &keys {
-                text += &net.point.0.get(*key).map_or_else(String::new, f32::to_string);
-                text += ",";
-            }
-            if several {
-                text += &format!("{},", row.seed);
-            }
-            let Row {
-                epoch, step, learning_rate, train_loss, train_accuracy, test_loss, test_accuracy, ..
-            } = row;
-            text += &format!("{epoch},{step},{learning_rate},{train_loss},{train_accuracy},{test_loss},");
-            text += &format!("{test_accuracy},{:.3}\n", row.seconds);
-        }
-        text
-    }
-
-    /// Writes the models and the summary.
-    ///
-    /// # Panics
-    /// Before the first step.
-    pub fn finish(&mut self) -> Result<Summary> {
-        let vector = if self.averaged() { Vector::Average } else { Vector::Weights };
-        let mut replicas = Vec::new();
-        let nets = self.settings.replicas.len();
-        let weights = self.opened.engine.read_all(vector)?;
-        for (replica, (net, weights)) in self.settings.replicas.iter().zip(weights).enumerate() {
-            let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
-            let last = rows().next_back().expect("a step was taken");
-            let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
-            let mut summary = ReplicaSummary {
-                net: net.clone(),
-                file: None,
-                final_test_accuracy: last.test_accuracy,
-                final_test_loss: last.test_loss,
-                best_test_accuracy: best,
-                best_epoch,
-                weights_sha256: None,
-            };
-            if self.progress.diverged[replica] {
-                replicas.push(summary);
-                continue;
-            }
-            let trained = Trained {
-                epochs: last.epoch,
-                steps: last.step,
-                batch_size: self.model.train.batch_size,
-                seed: net.seed,
-                device: self.device.clone(),
-                images: self.data.train.count,
-                pictures: self.data.pictures,
-                shadernet: env!("CARGO_PKG_VERSION").into(),
-            };
-            let checkpoint = Checkpoint {
-                model: net.model(self.model, &self.model.train)?,
-                weights,
-                mean: self.data.mean,
-                std: self.data.std,
-                classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),
-                trained,
-                test_accuracy: last.test_accuracy,
-                test_loss: last.test_loss,
-            };
-            let file = self.settings.model_file(net);
-            checkpoint.save(&self.folder.path().join(&file))?;
-            summary.weights_sha256 = Some(checkpoint.weights_sha256());
-            summary.file = Some(file);
-            replicas.push(summary);
-        }
-        let summary = self.summary(replicas);
-        let mut json = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
-        json.push('\n');
-        self.folder.write("summary.json", json.as_bytes())?;
-        Ok(summary)
     }
 }

@@ -97,7 +97,7 @@ fn work_that_is_started_ahead_is_the_same_work() {
         ];
         other.start_training(3).unwrap();
         other.start_training(9).unwrap();
-        other.start_evaluation(true).unwrap();
+        other.start_evaluation(true, 0..other.evaluation_steps()).unwrap();
         other.start_training(2).unwrap();
         let ahead: Vec<_> = (0..4).map(|_| other.collect().unwrap()).collect();
         assert_eq!(apart, ahead, "{name}");
@@ -106,6 +106,26 @@ fn work_that_is_started_ahead_is_the_same_work() {
         assert_ne!(apart[0][0].loss_sum, apart[0][1].loss_sum, "{name}: the nets have different seeds");
         assert_eq!(weights(one), weights(other), "{name}");
         assert_eq!((one.step(), other.step()), (14, 14), "{name}");
+    });
+}
+
+#[test]
+fn an_evaluation_in_parts_is_the_whole_evaluation() {
+    with_engines(|name, one, other| {
+        one.train(3).unwrap();
+        other.train(3).unwrap();
+        let whole = one.evaluate(false).unwrap();
+        let steps = other.evaluation_steps();
+        assert!(steps > 1, "{name}");
+        let mut sums = vec![Metrics::default(); SEEDS.len()];
+        for step in 0..steps {
+            other.start_evaluation(false, step..step + 1).unwrap();
+            sums.iter_mut().zip(other.collect().unwrap()).for_each(|(sum, part)| sum.add(part));
+        }
+        for (whole, sum) in whole.iter().zip(&sums) {
+            assert_eq!((whole.correct, whole.images), (sum.correct, sum.images), "{name}");
+            assert!((whole.loss_sum - sum.loss_sum).abs() <= 1e-12 * whole.loss_sum, "{name}");
+        }
     });
 }
 

@@ -1,16 +1,20 @@
 //! `shadernet experiments`.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::engine::Metrics;
-use shadernet::error::{Error, Result};
-use shadernet::experiments::{Job, Options, Phase, Row, Rows, Suite, Watcher, carry_out, report};
+use shadernet::error::Result;
+use shadernet::experiments::{
+    Job, Options, Phase, Row, Rows, Suite, Watcher, carry_out, choose_rows, report,
+};
 use shadernet::gpu::GpuOptions;
-use shadernet::train::Watch;
+use shadernet::train::{Ending, Watch};
 
+use super::stop::Stop;
 use super::{DeviceArgs, Output, output};
 
 const EXAMPLES: &str = "\
@@ -27,9 +31,9 @@ pub(crate) struct ExperimentsArgs {
     /// Folder for tables, models and the report; what is done there is not done again [default: experiments/<suite>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Folder with IDX files, or with a folder of pictures for each class
-    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
-    data: PathBuf,
+    /// Folder with IDX files, or with a folder of pictures for each class [default: data/mnist]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
     /// Train so many seeds of an arm side by side, where that is faster [default: 8 on a GPU, 1 on the processor]
@@ -74,8 +78,14 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
         (0, 1) => "runs.csv".to_owned(),
         (i, n) => format!("runs-{}-of-{n}.csv", i + 1),
     };
-    let mut rows = Rows::read(&out, &own_file)?;
-    if !args.report {
+    let mut ending = Ending::Done;
+    let mut rows;
+    let stop = Stop::catch()?;
+    if args.report {
+        rows = Rows::read(&out, &own_file)?;
+        let mut progress = Progress { output, bar: None, label: String::new(), stop: &stop };
+        choose_rows(&suite, args.data.as_deref(), &mut rows, &mut progress)?;
+    } else {
         let device = args.device.choose()?;
         let default = if device.adapter().is_some() { 8 } else { 1 };
         let phases: &[Phase] = match args.phase {
@@ -83,9 +93,9 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
             Some(OnePhase::Test) => &[Phase::Test],
             None => &[Phase::Select, Phase::Test],
         };
-        std::fs::create_dir_all(&out).map_err(Error::io("make the folder", &out))?;
+        rows = Rows::open(&out, &own_file)?;
         let options = Options {
-            data: &args.data,
+            data: args.data.as_deref().unwrap_or(Path::new("data/mnist")),
             out: &out,
             device: &device,
             gpu: GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT },
@@ -94,11 +104,16 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
             phases,
         };
         output.line(format_args!("device: {device}"));
-        let mut progress = Progress { output, bar: None, label: String::new() };
-        carry_out(&suite, &options, &mut rows, &mut progress)?;
+        let mut progress = Progress { output, bar: None, label: String::new(), stop: &stop };
+        ending = carry_out(&suite, &options, &mut rows, &mut progress)?;
+        progress.clear();
     }
     let path = report(&suite, &rows).write(&out)?;
     output.line(format_args!("report: {}", path.display()));
+    if ending == Ending::Stopped {
+        output::note(&"stopped; all of it is saved, and the same command goes on");
+        return Ok(stop.code());
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,9 +122,22 @@ struct Progress<'a> {
     output: &'a mut Output,
     bar: Option<ProgressBar>,
     label: String,
+    stop: &'a Stop,
+}
+
+impl Progress<'_> {
+    fn clear(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
 }
 
 impl Watch for Progress<'_> {
+    fn go_on(&mut self) -> ControlFlow<()> {
+        self.stop.go_on()
+    }
+
     fn steps(&mut self, epoch: usize, done: usize, of: usize, _sums: &[Metrics]) {
         if let Some(bar) = &self.bar {
             bar.set_message(format!("{}, epoch {epoch}, step {done} of {of}", self.label));
@@ -123,6 +151,12 @@ impl Watcher for Progress<'_> {
         output::warning(&warning);
     }
 
+    fn foreign(&mut self, rows: usize) {
+        output::warning(&format_args!(
+            "{rows} rows in this folder are of other data, another hold-out or other rules: they stay, and do not count"
+        ));
+    }
+
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {
         let change =
             if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };
@@ -132,9 +166,7 @@ impl Watcher for Progress<'_> {
     }
 
     fn rows(&mut self, rows: &[Row]) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.clear();
         for row in rows {
             let result = match row.epochs {
                 0 => "diverged".to_owned(),

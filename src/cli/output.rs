@@ -66,6 +66,21 @@ pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {error}");
 }
 
+/// Tells something beside whatever goes to standard output.
+pub(crate) fn note(note: &dyn Display) {
+    let _ = writeln!(io::stderr(), "{note}");
+}
+
+/// A path as a shell reads it.
+pub(crate) fn quoted(path: &std::path::Path) -> String {
+    let text = path.to_string_lossy();
+    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
+        return text.into_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
 /// Prints a warning beside whatever goes to standard output.
 pub(crate) fn warning(warning: &dyn Display) {
     let _ = writeln!(io::stderr(), "warning: {warning}");

@@ -1,21 +1,26 @@
 //! `shadernet train`: from arguments to a run.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Args;
 use shadernet::checkpoint::read_weights;
 use shadernet::config::Augment;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
+use shadernet::engine::Metrics;
 use shadernet::error::{Error, Result};
 use shadernet::files;
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Run, RunState, Settings, Summary, Sweep, TrainingData};
+use shadernet::train::{Ending, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
 
+use super::output::quoted;
+use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
 
 mod report;
@@ -72,14 +77,11 @@ pub(crate) struct TrainArgs {
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Go on with the run in this folder, as if it had not been stopped
-    #[arg(
-        long,
-        value_name = "DIR",
-        conflicts_with_all = [
-            "model", "seed", "replicas", "sweep", "epochs", "batch_size", "init", "augment", "shuffle", "out", "hold_out"
-        ]
-    )]
+    #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
+    /// In long epochs, save the state every so many seconds, too
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
+    save_every: u32,
     /// Do not touch the test set; judge on so many random images held out of the training set: for tuning
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     hold_out: Option<u32>,
@@ -118,14 +120,38 @@ pub(crate) fn run(args: &TrainArgs, output: &mut Output) -> Result<ExitCode> {
         Report::new(Output::stdout())
     };
     match &args.resume {
-        Some(folder) => resume(args, folder, report, output)?,
-        None => start(args, report, output)?,
+        Some(folder) => resume(args, folder, report, output),
+        None => start(args, report, output),
     }
-    Ok(ExitCode::SUCCESS)
+}
+
+/// Fails if an argument of a new run is given for one that goes on.
+fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
+    let given = [
+        ("a model", args.model.is_some()),
+        ("--seed", args.seed.is_some()),
+        ("--replicas", args.replicas.is_some()),
+        ("--sweep", !args.sweep.is_empty()),
+        ("--epochs", args.epochs.is_some()),
+        ("--batch-size", args.batch_size.is_some()),
+        ("--init", args.init.is_some()),
+        ("--augment", args.augment.is_some()),
+        ("--shuffle", args.shuffle.is_some()),
+        ("--out", args.out.is_some()),
+        ("--hold-out", args.hold_out.is_some()),
+    ];
+    let Some((name, _)) = given.into_iter().find(|&(_, is_given)| is_given) else { return Ok(()) };
+    let model = folder.join("model.safetensors");
+    let message = format!(
+        "--resume goes on with the recipe that the run was started with, so it does not go with {name}; to train its \
+         network further by another recipe, start a new run with --init {}",
+        quoted(&model)
+    );
+    Err(Error::Usage(message))
 }
 
 /// A new run.
-fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()> {
+fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<ExitCode> {
     let model = model(args)?;
     let settings = settings(args, &model)?;
     if let Some(out) = &args.out {
@@ -138,6 +164,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
+    let stop = Stop::catch()?;
     let mut run = Run::start(
         &model,
         &settings,
@@ -147,21 +174,37 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
         init.as_deref(),
         args.out.as_deref(),
     )?;
-    finish(args, &mut run, &data, &model, report, output)
+    finish(args, &mut run, &data, &model, stop, report, output)
 }
 
 /// A run that goes on.
-fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<()> {
+fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<ExitCode> {
+    check_resume(args, folder)?;
     let state = RunState::load(folder)?;
     let dir = args.data.as_deref().unwrap_or(&state.settings.data);
+    if args.data.is_none() && !dir.exists() {
+        let message =
+            "the run's data set was in this folder, which is not there; --data says where it is now";
+        return Err(Error::data(dir, message));
+    }
     let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
-    data.check(&state.model)?;
+    state.check_data(&data)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
-    let mut run = Run::resume(&state, &data, &device, gpu_options(args), folder)?;
-    finish(args, &mut run, &data, &state.model, report, output)
+    let stop = Stop::catch()?;
+    let mut run = Run::resume(&state, &data, &device, gpu_options(args))?;
+    if let [.., before, here] = run.devices()
+        && here.from_step == run.step()
+    {
+        output::warning(&format_args!(
+            "up to step {} the run was computed on {}; {} rounds in another way, so the result will not be the one of an \
+             uninterrupted run (summary.json tells both)",
+            here.from_step, before.device, here.device
+        ));
+    }
+    finish(args, &mut run, &data, &state.model, stop, report, output)
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {
@@ -189,14 +232,41 @@ fn finish(
     run: &mut Run<'_>,
     data: &TrainingData,
     model: &Model,
+    stop: Stop,
     mut report: Report,
     output: &mut Output,
-) -> Result<()> {
+) -> Result<ExitCode> {
     report.ready(run);
-    run.train(args.max_steps, &mut report)?;
+    run.save_every(Duration::from_secs(args.save_every.into()));
+    let mut watch = Stoppable { report: &mut report, stop: &stop };
+    match run.train(args.max_steps, &mut watch) {
+        Ok(Ending::Done) => {}
+        Ok(Ending::Stopped) => {
+            report.stopped();
+            match run.saved_step() {
+                Some(step) => output::note(&format_args!(
+                    "stopped after step {step}, all of it is saved; to go on: shadernet train --resume {}",
+                    quoted(run.folder())
+                )),
+                None => output::note(&"stopped before the first step; nothing is left of the run"),
+            }
+            return Ok(stop.code());
+        }
+        Err(error) => {
+            report.stopped();
+            if let (Some(step), false) = (run.saved_step(), matches!(error, Error::Diverged { .. })) {
+                output::note(&format_args!(
+                    "all up to step {step} is saved; to go on from there: shadernet train --resume {}",
+                    quoted(run.folder())
+                ));
+            }
+            return Err(error);
+        }
+    }
     let summary = run.finish()?;
+    stop.release();
     report.finish(&summary, model)?;
-    if !args.no_report {
+    if !args.no_report && stop.go_on().is_continue() {
         // Whatever happens here, the run is saved.
         match write_page(args, &summary, data) {
             Ok(path) => report.page(&path)?,
@@ -209,7 +279,27 @@ fn finish(
     } else if args.quiet {
         output.line(format_args!("{}", report::result(&summary)));
     }
-    Ok(())
+    Ok(if stop.go_on().is_continue() { ExitCode::SUCCESS } else { stop.code() })
+}
+
+/// Shows a run, and stops it after a signal.
+struct Stoppable<'a> {
+    report: &'a mut Report,
+    stop: &'a Stop,
+}
+
+impl Watch for Stoppable<'_> {
+    fn go_on(&mut self) -> ControlFlow<()> {
+        self.stop.go_on()
+    }
+
+    fn steps(&mut self, epoch: usize, done: usize, of: usize, sums: &[Metrics]) {
+        self.report.steps(epoch, done, of, sums);
+    }
+
+    fn epoch(&mut self, rows: &[Row]) {
+        self.report.epoch(rows);
+    }
 }
 
 /// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.

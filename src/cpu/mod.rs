@@ -5,6 +5,7 @@
 //! order. The results are the same bits for any number of threads.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -46,7 +47,7 @@ pub struct CpuEngine<'a> {
 #[derive(Debug)]
 enum Work {
     Training { steps: usize },
-    Evaluation { averaged: bool },
+    Evaluation { averaged: bool, steps: Range<usize> },
 }
 
 /// The best instruction set of this processor, for the user to read.
@@ -106,28 +107,36 @@ impl<'a> CpuEngine<'a> {
         total
     }
 
-    fn evaluate_all(&mut self, averaged: bool) -> Vec<Metrics> {
+    fn evaluate_steps(&mut self, averaged: bool, steps: Range<usize>) -> Vec<Metrics> {
+        let (size, count) = (self.evaluation_step(), self.test.1.count);
+        let images = size * steps.start..count.min(size * steps.end);
         let mut totals = vec![Metrics::default(); self.nets.len()];
         for (replica, total) in totals.iter_mut().enumerate() {
-            self.evaluate_blocks(replica, averaged, |_, block, images| {
+            self.evaluate_blocks(replica, averaged, images.clone(), |_, block, images| {
                 total.add(Metrics { loss_sum: f64::from(block.loss_sum), correct: block.correct, images });
             });
         }
         totals
     }
 
-    /// Runs all test images through a net; `each` sees every block with its number of images.
+    /// Images of a step of evaluation: whole blocks.
+    fn evaluation_step(&self) -> usize {
+        self.test.0.batch_size.next_multiple_of(LANES)
+    }
+
+    /// Runs a range of the test images, which begins with a block, through a net; `each` sees every block with its number of
+    /// images.
     fn evaluate_blocks(
         &mut self,
         replica: usize,
         averaged: bool,
+        range: Range<usize>,
         mut each: impl FnMut(&Program, &Block, usize),
     ) {
         let Self { pool, program, nets, blocks, test: (batches, images), .. } = self;
         let net = &nets[replica];
         let gather = gather::Gather::new(batches, images);
-        let count = images.count;
-        let starts: Vec<usize> = (0..count).step_by(LANES).collect();
+        let starts: Vec<usize> = range.clone().step_by(LANES).collect();
         for starts in starts.chunks(blocks.len()) {
             pool.install(|| {
                 blocks.par_iter_mut().zip(starts).for_each(|(block, &start)| {
@@ -136,7 +145,7 @@ impl<'a> CpuEngine<'a> {
                 });
             });
             for (block, &start) in blocks.iter().zip(starts) {
-                each(program, block, LANES.min(count - start));
+                each(program, block, LANES.min(range.end - start));
             }
         }
     }
@@ -192,21 +201,25 @@ impl Engine for CpuEngine<'_> {
         Ok(())
     }
 
-    fn start_evaluation(&mut self, averaged: bool) -> Result<()> {
-        self.started.push_back(Work::Evaluation { averaged });
+    fn evaluation_steps(&self) -> usize {
+        self.test.1.count.div_ceil(self.evaluation_step())
+    }
+
+    fn start_evaluation(&mut self, averaged: bool, steps: Range<usize>) -> Result<()> {
+        self.started.push_back(Work::Evaluation { averaged, steps });
         Ok(())
     }
 
     fn collect(&mut self) -> Result<Vec<Metrics>> {
         Ok(match self.started.pop_front().expect("work was started") {
             Work::Training { steps } => self.train_steps(steps),
-            Work::Evaluation { averaged } => self.evaluate_all(averaged),
+            Work::Evaluation { averaged, steps } => self.evaluate_steps(averaged, steps),
         })
     }
 
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
         let mut logits = Vec::new();
-        self.evaluate_blocks(0, averaged, |program, block, images| {
+        self.evaluate_blocks(0, averaged, 0..self.test.1.count, |program, block, images| {
             let start = logits.len();
             logits.resize(start + images * program.classes(), 0.0);
             kernels::unpack(block.logits(program), program.classes(), &mut logits[start..]);

@@ -10,7 +10,7 @@ mod suite;
 mod table;
 
 pub use report::{Report, report};
-pub use run::{Job, Options, Watcher, carry_out, chosen};
+pub use run::{Job, Options, Watcher, carry_out, choose_rows, chosen};
 pub use statistics::{Difference, median};
 pub use suite::{Arm, Criterion, Group, Phase, Recipe, Seeds, Select, Suite};
-pub use table::{Row, Rows};
+pub use table::{Origin, Row, Rows};

@@ -74,6 +74,17 @@ pub fn report(suite: &Suite, rows: &Rows) -> Report {
     devices.sort_unstable();
     devices.dedup();
     line(text, &format!("\n{} runs so far, on: {}.", rows.iter().count(), devices.join("; ")));
+    let old = rows.iter().filter(|row| row.origin().is_none()).count();
+    if old > 0 {
+        let message = "of them were made by a shadernet that did not yet record data, hold-out and rules in each row; they are \
+                       taken to be of the same.";
+        line(text, &format!("\n{old} {message}"));
+    }
+    if rows.foreign() > 0 {
+        let message =
+            "more rows are of other data, another hold-out or other rules; they are not in this report.";
+        line(text, &format!("\n{} {message}", rows.foreign()));
+    }
     for group in groups {
         line(text, &format!("\n## {}: {}\n", group.name, group.question));
         let tested: Vec<Tested<'_>> = group.arms.iter().map(|arm| tested(group, arm, rows)).collect();

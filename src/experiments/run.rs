@@ -2,16 +2,17 @@
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use super::suite::{Arm, Criterion, Group, Phase, Recipe, Suite};
-use super::table::{Row, Rows};
+use super::table::{Origin, Row, Rows};
 use crate::device::Device;
 use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::replica::Replica;
 use crate::tensor::Shape;
-use crate::train::{Run, RunState, Settings, Summary, TrainingData, Watch};
+use crate::train::{Ending, Run, RunState, Settings, Summary, TrainingData, Watch};
 
 /// How a suite is carried out.
 #[derive(Debug)]
@@ -51,13 +52,87 @@ pub struct Job<'a> {
 pub trait Watcher: Watch {
     /// Called with what is odd about the data set.
     fn warning(&mut self, warning: &str);
+    /// Called with how many rows of a phase that are there do not count, as they are of other data, another hold-out or other rules.
+    fn foreign(&mut self, rows: usize);
     /// Called before a job: how many of the phase's jobs of this process are done, and how many there are.
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize);
     /// Called after a job with its rows.
     fn rows(&mut self, rows: &[Row]);
 }
 
-/// Runs what is missing in `rows` and adds it there, run by run.
+/// The images of a phase, for each size of input.
+type Loaded = HashMap<Shape, (TrainingData, Origin)>;
+
+/// Loads all images that the recipes of a phase need. In the select phase the test set's files are not opened.
+fn load(suite: &Suite, phase: Phase, dir: &Path, watcher: &mut dyn Watcher) -> Result<Loaded> {
+    let hold_out = if phase == Phase::Select { suite.hold_out() } else { 0 };
+    let mut loaded = HashMap::new();
+    for (_, arm) in suite.arms().filter(|(_, arm)| phase == Phase::Test || arm.candidates.len() > 1) {
+        for recipe in &arm.candidates {
+            if let Entry::Vacant(place) = loaded.entry(recipe.model.input) {
+                let data = TrainingData::load(dir, *place.key(), hold_out)?;
+                data.warnings.iter().for_each(|warning| watcher.warning(warning));
+                let origin = Origin::of(&data, hold_out);
+                place.insert((data, origin));
+            }
+        }
+    }
+    Ok(loaded)
+}
+
+/// Lets only those rows of a phase count that this build would make from these images, or that do not say where they come from.
+fn sort_out(suite: &Suite, phase: Phase, loaded: &Loaded, rows: &mut Rows) {
+    let inputs = inputs(suite);
+    rows.retain(|row| {
+        let Some(input) = inputs.get(row.fingerprint.as_str()).filter(|_| row.phase == phase) else {
+            return true;
+        };
+        let here = loaded.get(input).map(|(_, origin)| origin);
+        here.is_none_or(|here| row.origin().is_none_or(|origin| origin == *here))
+    });
+}
+
+/// The size of input of each recipe, by its fingerprint.
+fn inputs(suite: &Suite) -> HashMap<&str, Shape> {
+    let recipes = suite.arms().flat_map(|(_, arm)| &arm.candidates);
+    recipes.map(|recipe| (recipe.fingerprint.as_str(), recipe.model.input)).collect()
+}
+
+/// Prepares rows for a report without training: lets only those count that are of the images in `data`. Without `data`, all
+/// must agree.
+///
+/// # Errors
+/// Images that cannot be loaded, and rows that do not agree.
+pub fn choose_rows(
+    suite: &Suite,
+    data: Option<&Path>,
+    rows: &mut Rows,
+    watcher: &mut dyn Watcher,
+) -> Result<()> {
+    if let Some(dir) = data {
+        for phase in [Phase::Select, Phase::Test] {
+            sort_out(suite, phase, &load(suite, phase, dir, watcher)?, rows);
+        }
+        return Ok(());
+    }
+    let inputs = inputs(suite);
+    let mut origins: HashMap<(Phase, Shape), Origin> = HashMap::new();
+    for row in rows.iter() {
+        let (Some(input), Some(origin)) = (inputs.get(row.fingerprint.as_str()), row.origin()) else {
+            continue;
+        };
+        if *origins.entry((row.phase, *input)).or_insert_with(|| origin.clone()) != origin {
+            return Err(Error::Usage(
+                "there are rows of different data, hold-outs or rules: --data says of which images the report is to be"
+                    .into(),
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Runs what is missing in `rows` and adds it there, run by run, until all is done or `watcher` stops it. Rows of other data,
+/// another hold-out or other rules do not count, and stay.
 ///
 /// # Errors
 /// What training reports, except that a training that diverges is a result. In the test phase: a choice that cannot be
@@ -67,42 +142,55 @@ pub fn carry_out(
     options: &Options<'_>,
     rows: &mut Rows,
     watcher: &mut dyn Watcher,
-) -> Result<()> {
+) -> Result<Ending> {
+    if !options.phases.contains(&Phase::Select) {
+        // The choice is made from rows of the same images.
+        sort_out(suite, Phase::Select, &load(suite, Phase::Select, options.data, watcher)?, rows);
+    }
     for &phase in options.phases {
+        let loaded = load(suite, phase, options.data, watcher)?;
+        let before = rows.foreign();
+        sort_out(suite, phase, &loaded, rows);
+        if rows.foreign() > before {
+            watcher.foreign(rows.foreign() - before);
+        }
         let jobs = jobs(suite, phase, rows, options)?;
         let mine: Vec<Job<'_>> = jobs
             .into_iter()
             .enumerate()
             .filter(|(index, _)| index % options.shard.1 == options.shard.0)
             .map(|(_, mut job)| {
+                let is_done = |seed: &u32| rows.find(phase, &job.recipe.fingerprint, *seed).is_some();
+                if job.seeds.iter().all(is_done) {
+                    // A process that was killed when it had written the rows.
+                    forget_state(&folder(&job, options));
+                }
                 job.seeds.retain(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none());
                 job
             })
             .filter(|job| !job.seeds.is_empty())
             .collect();
-        if mine.is_empty() {
-            continue;
-        }
-        // In the select phase the test set's files are not opened.
-        let hold_out = if phase == Phase::Select { suite.hold_out() } else { 0 };
-        let mut loaded: HashMap<Shape, TrainingData> = HashMap::new();
         let of = mine.len();
         for (done, job) in mine.iter().enumerate() {
-            let data = match loaded.entry(job.recipe.model.input) {
-                Entry::Occupied(data) => data.into_mut(),
-                Entry::Vacant(place) => {
-                    let data = TrainingData::load(options.data, *place.key(), hold_out)?;
-                    data.warnings.iter().for_each(|warning| watcher.warning(warning));
-                    place.insert(data)
-                }
-            };
+            if watcher.go_on().is_break() {
+                return Ok(Ending::Stopped);
+            }
+            let (data, origin) = &loaded[&job.recipe.model.input];
             watcher.job(job, done, of);
-            let made = train(job, hold_out, data, options, watcher)?;
+            let Some((made, folder)) = train(job, data, origin, options, watcher)? else {
+                return Ok(Ending::Stopped);
+            };
             watcher.rows(&made);
             rows.add(made)?;
+            forget_state(&folder);
         }
     }
-    Ok(())
+    Ok(Ending::Done)
+}
+
+/// Removes the state of a run whose rows are written: the models stay; to go on with it nobody needs.
+fn forget_state(folder: &Path) {
+    let _ = std::fs::remove_file(folder.join(RunState::FILE));
 }
 
 /// Jobs of a phase in an order that depends on the suite alone: seed by seed, so that a suite that is stopped has something
@@ -167,50 +255,76 @@ pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe
     best.map(|(_, recipe)| recipe)
 }
 
-/// Trains the seeds of a job, going on where an earlier process was stopped.
+/// Trains the seeds of a job, going on where an earlier process was stopped: its rows and its folder; `None` if `watcher`
+/// stops it.
 fn train(
     job: &Job<'_>,
-    hold_out: usize,
     data: &TrainingData,
+    origin: &Origin,
     options: &Options<'_>,
     watcher: &mut dyn Watcher,
-) -> Result<Vec<Row>> {
+) -> Result<Option<(Vec<Row>, PathBuf)>> {
     let model = &job.recipe.model;
     let settings = Settings {
         replicas: Replica::of_seeds(model, &model.train, job.seeds.iter().copied()),
         shuffle: true,
         data: std::path::absolute(options.data).unwrap_or_else(|_| options.data.to_owned()),
-        hold_out,
+        hold_out: origin.hold_out,
     };
-    let folder = folder(job, options);
-    let state = RunState::load(&folder).ok().filter(|state| state.settings == settings);
+    let (folder, state) = place(&folder(job, options), &settings, data)?;
     let trained = match &state {
-        Some(state) => Run::resume(state, data, options.device, options.gpu, &folder),
-        None => {
-            // What a process that was killed before its first epoch left behind.
-            let _ = std::fs::remove_dir_all(&folder);
-            Run::start(model, &settings, data, options.device, options.gpu, None, Some(&folder))
-        }
+        Some(state) => Run::resume(state, data, options.device, options.gpu),
+        None => Run::start(model, &settings, data, options.device, options.gpu, None, Some(&folder)),
     }
     .and_then(|mut run| {
-        run.train(None, &mut Forward(watcher))?;
+        if run.train(None, &mut Forward(watcher))? == Ending::Stopped {
+            return Ok(None);
+        }
         let summary = run.finish()?;
         let of = |seed: u32| run.rows().iter().filter(move |row| row.seed == seed).copied();
         let curves: Vec<Vec<_>> = job.seeds.iter().map(|&seed| of(seed).collect()).collect();
-        Ok((summary, curves))
+        Ok(Some((summary, curves)))
     });
-    match trained {
-        Ok((summary, curves)) => {
-            // The models stay; to go on with a finished run nobody needs.
-            let _ = std::fs::remove_file(folder.join(RunState::FILE));
+    let rows: Vec<Row> = match trained {
+        Ok(None) => return Ok(None),
+        Ok(Some((summary, curves))) => {
             let curves = job.seeds.iter().zip(&curves);
-            Ok(curves.map(|(&seed, curve)| row(job, seed, curve, &summary)).collect())
+            curves.map(|(&seed, curve)| row(job, origin, seed, curve, &summary)).collect()
         }
         // Of every net: some beside others that did not are in the summary.
         Err(Error::Diverged { .. }) => {
-            Ok(job.seeds.iter().map(|&seed| diverged(job, seed, options.device.name())).collect())
+            let device = options.device.name();
+            job.seeds.iter().map(|&seed| diverged(job, origin, seed, device.clone())).collect()
         }
-        Err(error) => Err(error),
+        Err(error) => return Err(error),
+    };
+    Ok(Some((rows, folder)))
+}
+
+/// The folder for a run, with the state of the same run that was stopped there, if there is one. What is there of another run
+/// stays, and the folder gets a number.
+fn place(folder: &Path, settings: &Settings, data: &TrainingData) -> Result<(PathBuf, Option<RunState>)> {
+    let is_same = |state: &RunState| {
+        // The data set may have another path by now: its content counts.
+        let here = Settings { data: state.settings.data.clone(), ..settings.clone() };
+        state.settings == here && state.check_data(data).is_ok()
+    };
+    let mut number = 1;
+    loop {
+        let folder = match number {
+            1 => folder.to_owned(),
+            _ => PathBuf::from(format!("{}-{number}", folder.display())),
+        };
+        match RunState::load(&folder) {
+            Ok(state) if is_same(&state) => return Ok((folder, Some(state))),
+            Err(error @ Error::Busy { .. }) => return Err(error),
+            Ok(_) | Err(_) => {}
+        }
+        match Run::check_out(&folder) {
+            Ok(()) => return Ok((folder, None)),
+            Err(Error::Usage(_)) => number += 1,
+            Err(error) => return Err(error),
+        }
     }
 }
 
@@ -224,7 +338,7 @@ fn folder(job: &Job<'_>, options: &Options<'_>) -> PathBuf {
     options.out.join("runs").join(name)
 }
 
-fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
+fn row(job: &Job<'_>, origin: &Origin, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
     let last = curve.last().expect("a run has an epoch");
     let best =
         curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
@@ -233,7 +347,7 @@ fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary)
         Some(replica) => replica.weights_sha256.clone(),
         None => summary.weights_sha256.clone(),
     };
-    let Some(weights_sha256) = hash else { return diverged(job, seed, summary.device.clone()) };
+    let Some(weights_sha256) = hash else { return diverged(job, origin, seed, summary.device.clone()) };
     let accuracies: Vec<String> = curve.iter().map(|row| row.test_accuracy.to_string()).collect();
     Row {
         epochs: last.epoch,
@@ -246,16 +360,16 @@ fn row(job: &Job<'_>, seed: u32, curve: &[crate::train::Row], summary: &Summary)
         device: summary.device.clone(),
         weights_sha256,
         accuracies: accuracies.join(" "),
-        ..blank(job, seed)
+        ..blank(job, origin, seed)
     }
 }
 
 /// A run whose weights did not stay finite: no image is right.
-fn diverged(job: &Job<'_>, seed: u32, device: String) -> Row {
-    Row { device, final_loss: f64::INFINITY, ..blank(job, seed) }
+fn diverged(job: &Job<'_>, origin: &Origin, seed: u32, device: String) -> Row {
+    Row { device, final_loss: f64::INFINITY, ..blank(job, origin, seed) }
 }
 
-fn blank(job: &Job<'_>, seed: u32) -> Row {
+fn blank(job: &Job<'_>, origin: &Origin, seed: u32) -> Row {
     Row {
         phase: job.phase,
         group: job.group.name.clone(),
@@ -275,6 +389,9 @@ fn blank(job: &Job<'_>, seed: u32) -> Row {
         version: env!("CARGO_PKG_VERSION").into(),
         fingerprint: job.recipe.fingerprint.clone(),
         accuracies: String::new(),
+        data_sha256: Some(origin.data_sha256.clone()),
+        hold_out: Some(origin.hold_out),
+        rules: Some(origin.rules),
     }
 }
 
@@ -282,6 +399,10 @@ fn blank(job: &Job<'_>, seed: u32) -> Row {
 struct Forward<'a>(&'a mut dyn Watcher);
 
 impl Watch for Forward<'_> {
+    fn go_on(&mut self) -> ControlFlow<()> {
+        self.0.go_on()
+    }
+
     fn steps(&mut self, epoch: usize, done: usize, of: usize, sums: &[crate::engine::Metrics]) {
         self.0.steps(epoch, done, of, sums);
     }

@@ -108,7 +108,7 @@ pub struct Recipe {
 }
 
 /// The two phases of a suite.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Candidates are trained on a part of the training set and judged on the rest.

@@ -7,6 +7,26 @@ use serde::{Deserialize, Serialize};
 use super::suite::Phase;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
+use crate::lock::Lock;
+use crate::train::{RULES, TrainingData};
+
+/// What decides about the result of a run, besides its recipe and its seed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// SHA-256 of the images and labels that it learnt from and was judged on: [`TrainingData::sha256`].
+    pub data_sha256: String,
+    /// Training images that were held out to judge on.
+    pub hold_out: usize,
+    /// [`RULES`] of the build.
+    pub rules: u32,
+}
+
+impl Origin {
+    /// Of runs of this build on these images.
+    pub fn of(data: &TrainingData, hold_out: usize) -> Self {
+        Self { data_sha256: data.sha256(), hold_out, rules: RULES }
+    }
+}
 
 /// A run that is done.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,9 +67,24 @@ pub struct Row {
     pub fingerprint: String,
     /// Accuracy after each epoch, separated by spaces.
     pub accuracies: String,
+    /// [`Origin::data_sha256`]; rows of shadernet before [`RULES`] had a number have none of these three.
+    #[serde(default)]
+    pub data_sha256: Option<String>,
+    /// [`Origin::hold_out`].
+    #[serde(default)]
+    pub hold_out: Option<usize>,
+    /// [`Origin::rules`].
+    #[serde(default)]
+    pub rules: Option<u32>,
 }
 
 impl Row {
+    /// Where it comes from, if it says so.
+    pub fn origin(&self) -> Option<Origin> {
+        let (data_sha256, hold_out, rules) = (self.data_sha256.clone()?, self.hold_out?, self.rules?);
+        Some(Origin { data_sha256, hold_out, rules })
+    }
+
     /// Accuracy in percent after each epoch.
     pub fn curve(&self) -> Vec<f64> {
         self.accuracies.split_whitespace().filter_map(|text| text.parse().ok()).collect()
@@ -67,16 +102,37 @@ pub struct Rows {
     own_file: PathBuf,
     own: Vec<Row>,
     others: Vec<Row>,
+    /// Rows of other origin, which count for nothing; those of the own file stay in it.
+    own_foreign: Vec<Row>,
+    others_foreign: Vec<Row>,
+    /// Nobody else writes the own file meanwhile.
+    _lock: Option<Lock>,
 }
 
 impl Rows {
-    /// Reads every `*.csv` in `folder`; new rows go into `own_file` there. A folder that is not there has no rows.
+    /// Takes `own_file` in `folder` for new rows, and reads every `*.csv` there. The folder is made.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] while another process writes `own_file`, and as [`Rows::read`].
+    pub fn open(folder: &Path, own_file: &str) -> Result<Self> {
+        std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+        let lock = Lock::take(folder, &format!("{own_file}.lock"))?;
+        Ok(Self { _lock: Some(lock), ..Self::read(folder, own_file)? })
+    }
+
+    /// Reads every `*.csv` in `folder`, of which `own_file` is one. A folder that is not there has no rows.
     ///
     /// # Errors
     /// A file that is no table of runs: with its line.
     pub fn read(folder: &Path, own_file: &str) -> Result<Self> {
-        let own_file = folder.join(own_file);
-        let mut rows = Self { own_file, own: Vec::new(), others: Vec::new() };
+        let mut rows = Self {
+            own_file: folder.join(own_file),
+            own: Vec::new(),
+            others: Vec::new(),
+            own_foreign: Vec::new(),
+            others_foreign: Vec::new(),
+            _lock: None,
+        };
         let mut files: Vec<PathBuf> = match std::fs::read_dir(folder) {
             Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(rows),
@@ -100,7 +156,21 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Every row.
+    /// Lets only the rows count of which `is_wanted` is true; the others stay in their files.
+    pub(super) fn retain(&mut self, is_wanted: impl Fn(&Row) -> bool) {
+        for (rows, foreign) in
+            [(&mut self.own, &mut self.own_foreign), (&mut self.others, &mut self.others_foreign)]
+        {
+            foreign.extend(rows.extract_if(.., |row| !is_wanted(row)));
+        }
+    }
+
+    /// Number of rows in the files that are of other data, another hold-out or other rules, and do not count.
+    pub fn foreign(&self) -> usize {
+        self.own_foreign.len() + self.others_foreign.len()
+    }
+
+    /// Every row that counts.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
         self.others.iter().chain(&self.own)
     }
@@ -114,7 +184,7 @@ impl Rows {
     pub fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
         self.own.extend(rows);
         let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in &self.own {
+        for row in self.own_foreign.iter().chain(&self.own) {
             writer.serialize(row).expect("a row is plain values");
         }
         write_atomically(&self.own_file, &writer.into_inner().expect("memory takes all"))

@@ -288,9 +288,12 @@ impl Engine for GpuEngine {
         self.start(Work::Training, first..self.step)
     }
 
-    fn start_evaluation(&mut self, averaged: bool) -> Result<()> {
-        let steps = self.test_count.div_ceil(self.eval_batch) as u32;
-        self.start(Work::Evaluation { averaged }, 0..steps)
+    fn evaluation_steps(&self) -> usize {
+        self.test_count.div_ceil(self.eval_batch)
+    }
+
+    fn start_evaluation(&mut self, averaged: bool, steps: Range<usize>) -> Result<()> {
+        self.start(Work::Evaluation { averaged }, steps.start as u32..steps.end as u32)
     }
 
     fn collect(&mut self) -> Result<Vec<Metrics>> {

@@ -1,10 +1,11 @@
-//! The folder of a run.
+//! The folder of a run. One process at a time works in it, and what dead ones left there is no obstacle.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files;
+use crate::lock::{self, Lock};
 
 /// A folder that is ours to write into. If nothing is written, dropping it removes what was made.
 #[derive(Debug)]
@@ -12,59 +13,105 @@ pub(super) struct RunFolder {
     path: PathBuf,
     /// Folders that were made for this run, innermost first.
     made: Vec<PathBuf>,
+    lock: Option<Lock>,
 }
+
+/// Name of the lock of a run's folder.
+const LOCK: &str = "lock";
 
 /// Fails if `out` exists and is not an empty folder: a run never writes over another.
 pub(super) fn check_free(out: &Path) -> Result<()> {
-    let taken = |what: &str| {
-        let message = format!(
-            "--out {}: {what}; name a new or empty folder (`--resume DIR` goes on with a run)",
-            out.display()
-        );
-        Err(Error::Usage(message))
-    };
-    match std::fs::read_dir(out) {
-        Ok(mut entries) => match entries.next() {
-            None => Ok(()),
-            Some(_) => taken("this folder exists and is not empty"),
-        },
+    match is_empty(out) {
+        Ok(empty) => {
+            Lock::check_free(out, LOCK)?;
+            if empty { Ok(()) } else { Err(taken(out, "this folder exists and is not empty")) }
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
-        Err(error) if error.kind() == ErrorKind::NotADirectory && out.exists() => taken("this is a file"),
+        Err(error) if error.kind() == ErrorKind::NotADirectory && out.exists() => {
+            Err(taken(out, "this is a file"))
+        }
         Err(error) => Err(Error::io("open", out)(error)),
     }
+}
+
+fn taken(out: &Path, what: &str) -> Error {
+    let out = out.display();
+    Error::Usage(format!(
+        "--out {out}: {what}; name a new or empty folder (`--resume DIR` goes on with a run)"
+    ))
+}
+
+/// True if nothing is in a folder but locks and temporary files, which dead processes leave behind.
+fn is_empty(folder: &Path) -> std::io::Result<bool> {
+    for entry in std::fs::read_dir(folder)? {
+        let name = entry?.file_name();
+        if !name.to_string_lossy().starts_with(lock::PREFIX)
+            && !name.to_string_lossy().starts_with(files::PREFIX)
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 impl RunFolder {
     /// Makes `out`, or `runs/<name>-<n>` with the first free number.
     pub(super) fn create(out: Option<&Path>, name: &str) -> Result<Self> {
-        let mut folder = Self { path: PathBuf::new(), made: Vec::new() };
-        if let Some(out) = out {
-            check_free(out)?;
-            folder.path = out.to_owned();
-            folder.make_with_parents(out)?;
-        } else {
+        let mut folder = Self { path: PathBuf::new(), made: Vec::new(), lock: None };
+        let Some(out) = out else {
             let runs = Path::new("runs");
             folder.make_with_parents(runs)?;
             let mut number = 1;
-            while folder.path.as_os_str().is_empty() {
-                let path = runs.join(format!("{name}-{number}"));
-                // Making it is the test: two runs that start together get two folders.
-                match std::fs::create_dir(&path) {
-                    Ok(()) => folder.path = path,
-                    Err(error) if error.kind() == ErrorKind::AlreadyExists => number += 1,
-                    Err(error) => return Err(Error::io("make the folder", path)(error)),
+            while !folder.claim(&runs.join(format!("{name}-{number}")))? {
+                number += 1;
+            }
+            return Ok(folder);
+        };
+        check_free(out)?;
+        folder.make_with_parents(out)?;
+        folder.path = out.to_owned();
+        folder.lock = Some(Lock::take(out, LOCK)?);
+        match is_empty(out) {
+            Ok(true) => Ok(folder),
+            // Another run has begun and ended since.
+            Ok(false) => Err(taken(out, "this folder exists and is not empty")),
+            Err(error) => Err(Error::io("read", out)(error)),
+        }
+    }
+
+    /// Takes `path` for this run, if it is a new folder, or one in which a dead run left nothing of use.
+    fn claim(&mut self, path: &Path) -> Result<bool> {
+        let io = |error| Error::io("make the folder", path)(error);
+        match std::fs::create_dir(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                if !path.is_dir() || !is_empty(path).map_err(io)? {
+                    return Ok(false);
                 }
             }
-            folder.made.insert(0, folder.path.clone());
+            Err(error) => return Err(io(error)),
         }
-        files::check_writable(&folder.path)?;
-        Ok(folder)
+        // Two runs that start together get two folders.
+        let lock = match Lock::take(path, LOCK) {
+            Err(Error::Busy { .. }) => return Ok(false),
+            lock => lock?,
+        };
+        if !is_empty(path).map_err(io)? {
+            return Ok(false);
+        }
+        (self.path, self.lock) = (path.to_owned(), Some(lock));
+        self.made.insert(0, path.to_owned());
+        Ok(true)
+    }
+
+    /// Fails if another process has the folder.
+    pub(super) fn check_owner(path: &Path) -> Result<()> {
+        Lock::check_free(path, LOCK)
     }
 
     /// The folder of a run that goes on.
     pub(super) fn existing(path: &Path) -> Result<Self> {
-        files::check_writable(path)?;
-        Ok(Self { path: path.to_owned(), made: Vec::new() })
+        Ok(Self { path: path.to_owned(), made: Vec::new(), lock: Some(Lock::take(path, LOCK)?) })
     }
 
     fn make_with_parents(&mut self, path: &Path) -> Result<()> {
@@ -96,6 +143,7 @@ impl RunFolder {
 
 impl Drop for RunFolder {
     fn drop(&mut self) {
+        self.lock = None;
         for path in &self.made {
             // A folder with files in it stays, and so do those around it.
             if std::fs::remove_dir(path).is_err() {
@@ -125,5 +173,26 @@ mod tests {
         assert!(message.contains("this is a file"), "{message}");
         let below = out.join("file/x");
         assert!(RunFolder::create(Some(&below), "x").is_err());
+    }
+
+    #[test]
+    fn a_folder_has_one_owner_and_what_dead_ones_left_is_no_obstacle() {
+        let dir = tempfile::tempdir().unwrap();
+        let out = dir.path().join("x");
+        let folder = RunFolder::create(Some(&out), "x").unwrap();
+        assert!(matches!(RunFolder::create(Some(&out), "x"), Err(Error::Busy { .. })));
+        assert!(matches!(RunFolder::existing(&out), Err(Error::Busy { .. })));
+        folder.write("file", b"text").unwrap();
+        drop(folder);
+        drop(RunFolder::existing(&out).unwrap());
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1);
+        // A run that was killed before it saved anything.
+        std::fs::remove_file(out.join("file")).unwrap();
+        std::fs::write(out.join(".shadernet.lock"), "process 1").unwrap();
+        std::fs::write(out.join(".shadernet-Ab12Cd"), "half a file").unwrap();
+        let folder = RunFolder::create(Some(&out), "x").unwrap();
+        folder.write("file", b"text").unwrap();
+        drop(folder);
+        assert_eq!(std::fs::read_dir(&out).unwrap().count(), 1, "the temporary file is gone");
     }
 }

@@ -73,7 +73,8 @@ impl TrainingData {
         Ok(())
     }
 
-    pub(super) fn sha256(&self) -> String {
+    /// SHA-256 of sizes, pixels and labels of both parts, in lower-case hexadecimal digits.
+    pub fn sha256(&self) -> String {
         let mut hash = Sha256::new();
         for part in [&self.train, &self.test] {
             hash.update(format!("{} {} {} {}\n", part.count, part.channels, part.height, part.width));

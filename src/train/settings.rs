@@ -1,9 +1,9 @@
 //! What a run is started with: its nets, its data, and what they are called.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::MOST_NETS;
 use crate::error::{Error, Result};
@@ -19,9 +19,15 @@ pub struct Settings {
     /// Draw training images in random order.
     pub shuffle: bool,
     /// Folder of the data set.
+    #[serde(serialize_with = "any_path")]
     pub data: PathBuf,
     /// Training images to hold out as a stand-in for the test set; 0: none.
     pub hold_out: usize,
+}
+
+/// A path that is no Unicode is written as well as it can be: who goes on names the folder again.
+fn any_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl Settings {

@@ -1,10 +1,12 @@
 //! The complete state of a run in `checkpoint.safetensors`, to go on from as if nothing had happened.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Row, Settings};
+use super::folder::RunFolder;
+use super::{DeviceSpan, Row, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
@@ -15,17 +17,20 @@ use crate::tensor::Tensor;
 
 /// Name of the file in a run's folder.
 pub(super) const FILE: &str = "checkpoint.safetensors";
-const VERSION: &str = "2";
+const VERSION: &str = "3";
+/// Versions that are still read: what they lack has a default.
+const OLD_VERSIONS: [&str; 1] = ["2"];
 /// The header has a row for each epoch and net, so it grows with the run.
 const MAX_HEADER: u64 = 64 << 20;
 
-/// A run as it was saved.
+/// A run as it was saved, in its folder, which belongs to this process until the state is dropped.
 #[derive(Debug)]
 pub struct RunState {
     /// The network and its recipe.
     pub model: Model,
     /// What the run was started with.
     pub settings: Settings,
+    pub(super) folder: Arc<RunFolder>,
     pub(super) progress: Progress,
     /// The vectors of each replica, in the order of [`vectors`].
     pub(super) replicas: Vec<Vec<Vec<Tensor>>>,
@@ -46,6 +51,12 @@ pub(super) struct Progress {
     pub(super) diverged: Vec<bool>,
     /// SHA-256 of the images and labels: a run goes on with the same data or not at all.
     pub(super) data_sha256: String,
+    /// Names of the classes; empty in states of version 2.
+    #[serde(default)]
+    pub(super) classes: Vec<String>,
+    /// The devices so far; empty in states of version 2.
+    #[serde(default)]
+    pub(super) devices: Vec<DeviceSpan>,
 }
 
 /// [`Metrics`], exactly: JSON readers may round an `f64`.
@@ -90,12 +101,12 @@ fn tensors_of(model: &Model, vector: Vector) -> Vec<Wanted> {
         .collect()
 }
 
-/// The file of a run.
+/// The file of a run. A net of a sweep whose weights are no longer numbers is put down as diverged.
 pub(super) fn save(
     engine: &mut (dyn Engine + '_),
     model: &Model,
     settings: &Settings,
-    progress: &Progress,
+    progress: &mut Progress,
 ) -> Result<Vec<u8>> {
     let vectors = vectors(&model.train);
     let mut read = Vec::new();
@@ -104,17 +115,22 @@ pub(super) fn save(
     }
     let mut tensors = Vec::new();
     for (replica, net) in settings.replicas.iter().enumerate() {
+        let first = tensors.len();
         for ((vector_name, _), replicas) in vectors.iter().zip(&mut read) {
-            for mut tensor in replicas.next().expect("every replica was read") {
-                if progress.diverged[replica] {
-                    tensor.data.fill(0.0);
-                }
+            for tensor in replicas.next().expect("every replica was read") {
                 let name = format!("{replica}.{vector_name}.{}", tensor.name);
-                if !tensor.data.iter().all(|value| value.is_finite()) {
-                    return Err(super::diverged(model, net, &name));
-                }
                 tensors.push(Tensor { name, ..tensor });
             }
+        }
+        let of_net: &mut [Tensor] = &mut tensors[first..];
+        if let Some(bad) = of_net.iter().find(|tensor| !tensor.data.iter().all(|value| value.is_finite())) {
+            if net.point.is_empty() {
+                return Err(super::diverged(model, net, &bad.name));
+            }
+            progress.diverged[replica] = true;
+        }
+        if progress.diverged[replica] {
+            of_net.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
         }
     }
     let json = |value: serde_json::Result<String>| value.expect("plain values are JSON");
@@ -134,26 +150,36 @@ impl RunState {
     /// Name of the file in a run's folder.
     pub const FILE: &str = FILE;
 
-    /// Reads the state of the run in `folder`.
+    /// Takes the folder of a run, and reads its state.
     ///
     /// # Errors
-    /// A folder without one, and files that are damaged or come from elsewhere.
+    /// A folder in which another process trains, one without a state, and files that are damaged or come from elsewhere.
     pub fn load(folder: &Path) -> Result<Self> {
-        let path = folder.join(FILE);
-        if !path.exists() {
-            let message = format!(
-                "--resume {}: there is no {FILE} in it; a run writes it after its first epoch",
-                folder.display()
-            );
-            return Err(Error::Usage(message));
+        RunFolder::check_owner(folder)?;
+        if !folder.join(FILE).exists() {
+            let message = match folder.is_dir() {
+                true => {
+                    "there is no run in it that could go on: no state was saved yet, or this is another folder"
+                }
+                false => "there is no such folder",
+            };
+            return Err(Error::Usage(format!("--resume {}: {message}", folder.display())));
         }
+        Self::read(Arc::new(RunFolder::existing(folder)?))
+    }
+
+    /// Reads the state in a folder that this process has.
+    pub(super) fn read(folder: Arc<RunFolder>) -> Result<Self> {
+        let path = folder.path().join(FILE);
         let bad = |message: String| Error::checkpoint(&path, message);
         let file = TensorFile::read(&path, MAX_HEADER)?;
         let get = |key: &str| {
             let value = file.metadata.get(key);
             value.ok_or_else(|| bad(format!("this is not the state of a run: its metadata has no `{key}`")))
         };
-        if get("format")? != RUN_FORMAT || get("version")? != VERSION {
+        let version = get("version")?;
+        let is_known = version == VERSION || OLD_VERSIONS.contains(&version.as_str());
+        if get("format")? != RUN_FORMAT || !is_known {
             let message = format!("this is not the state of a run in version {VERSION} of {RUN_FORMAT}");
             return Err(bad(message));
         }
@@ -184,7 +210,38 @@ impl RunState {
                 vectors.iter().map(vector).collect()
             })
             .collect();
-        Ok(Self { model, settings, progress, replicas })
+        Ok(Self { model, settings, folder, progress, replicas })
+    }
+
+    /// Fails if these are not the images and classes that the run began with.
+    ///
+    /// # Errors
+    /// Says what differs.
+    pub fn check_data(&self, data: &TrainingData) -> Result<()> {
+        let Progress { data_sha256, classes, .. } = &self.progress;
+        if !classes.is_empty() && *classes != data.classes {
+            let message = format!(
+                "the run in {} began with the classes {classes:?}, these are {:?}",
+                self.folder.path().display(),
+                data.classes
+            );
+            return Err(Error::data(&data.dir, message));
+        }
+        if data.sha256() != *data_sha256 {
+            let message = format!(
+                "these are not the images that the run in {} began with; it can go on with those only",
+                self.folder.path().display()
+            );
+            return Err(Error::data(&data.dir, message));
+        }
+        Ok(())
+    }
+
+    /// The tensors of one vector, for each net.
+    pub(super) fn into_vectors(self, wanted: Vector) -> Vec<Vec<Tensor>> {
+        let at = vectors(&self.model.train).iter().position(|&(_, vector)| vector == wanted);
+        let at = at.expect("a vector that the recipe has");
+        self.replicas.into_iter().map(|mut net| net.swap_remove(at)).collect()
     }
 
     /// Gives an engine everything back.

@@ -30,6 +30,9 @@ pub struct Summary {
     pub seeds: Option<Vec<u32>>,
     /// Where it was trained.
     pub device: String,
+    /// Where each part of it was computed, if it went on on a device that rounds in another way.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub devices: Vec<DeviceSpan>,
     /// Folder of the data set.
     pub data: String,
     /// Training images that were held out and take the place of the test set; 0: the test set is the test set.
@@ -76,6 +79,15 @@ pub struct Summary {
     /// Number of test images that were answered right in the end; a mean for several nets.
     #[serde(skip)]
     pub final_test_correct: f64,
+}
+
+/// Where a part of a run was computed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpan {
+    /// The first step that was not computed elsewhere, counted from 0.
+    pub from_step: u32,
+    /// The device, as far as it decides about rounding.
+    pub device: String,
 }
 
 /// One net of a run with several.
@@ -170,6 +182,10 @@ impl Run<'_> {
             seed: (!several).then_some(self.settings.replicas[0].seed),
             seeds: several.then(|| self.settings.replicas.iter().map(|net| net.seed).collect()),
             device: self.device.clone(),
+            devices: match &self.progress.devices[..] {
+                [] | [_] => Vec::new(),
+                several => several.to_vec(),
+            },
             data: self.settings.data.display().to_string(),
             hold_out: self.settings.hold_out,
             train_images: self.data.train.count,

@@ -94,8 +94,17 @@ impl Report {
         for rows in run.rows().chunks(nets) {
             self.epoch_line(rows);
         }
-        if run.step() > 0 {
+        if run.is_complete() {
+            self.output.line(format_args!("this run is finished: nothing is left to train"));
+        } else if run.step() > 0 {
             self.output.line(format_args!("going on after step {}", run.step()));
+        }
+    }
+
+    /// Takes the progress bar away.
+    pub(super) fn stopped(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
         }
     }
 
@@ -220,9 +229,7 @@ impl Watch for Report {
     }
 
     fn epoch(&mut self, rows: &[Row]) {
-        if let Some(bar) = self.bar.take() {
-            bar.finish_and_clear();
-        }
+        self.stopped();
         self.epoch_line(rows);
     }
 }

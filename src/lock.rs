@@ -1,0 +1,146 @@
+//! A folder that only one process writes into: an advisory lock on a file in it, which the system releases when the process
+//! ends, however it ends.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use crate::error::{Error, Result};
+
+/// What the names of lock files begin with.
+pub(crate) const PREFIX: &str = ".shadernet.";
+/// More than any owner writes about itself.
+const MOST_BYTES: u64 = 1 << 10;
+
+const TRIES: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A lock that is held until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    path: PathBuf,
+    /// `None` where the file system knows no locks: nobody is kept out then.
+    file: Option<File>,
+}
+
+impl Lock {
+    /// Takes the lock `name` in `folder`, which tells others who holds it.
+    ///
+    /// # Errors
+    /// [`Error::Busy`] if another process holds it, and what the system refuses.
+    pub(crate) fn take(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(format!("{PREFIX}{name}"));
+        let mut tries = 0;
+        loop {
+            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = open.map_err(Error::io("write into", folder))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                // Somebody may only have looked whether it is free.
+                Err(TryLockError::WouldBlock) if tries < TRIES => {
+                    tries += 1;
+                    std::thread::sleep(PAUSE);
+                    continue;
+                }
+                Err(TryLockError::WouldBlock) => return Err(busy(folder, file)),
+                Err(TryLockError::Error(_)) => return Ok(Self { path, file: None }),
+            }
+            // Its last owner may have removed the file after it was opened here: then that name is free for others.
+            let opened = file.try_clone().and_then(same_file::Handle::from_file);
+            let named = same_file::Handle::from_path(&path);
+            if !matches!((opened, named), (Ok(opened), Ok(named)) if opened == named) {
+                continue;
+            }
+            let about = format!(
+                "process {} on {} since {}",
+                std::process::id(),
+                gethostname::gethostname().display(),
+                humantime::format_rfc3339_seconds(SystemTime::now())
+            );
+            // Only to be told to others: the lock holds without it.
+            let _ = file.set_len(0).and_then(|()| file.write_all(about.as_bytes()));
+            return Ok(Self { path, file: Some(file) });
+        }
+    }
+
+    /// Fails with [`Error::Busy`] if another process holds the lock.
+    pub(crate) fn check_free(folder: &Path, name: &str) -> Result<()> {
+        let Ok(file) = File::open(folder.join(format!("{PREFIX}{name}"))) else { return Ok(()) };
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => Err(busy(folder, file)),
+            Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is still held, so that nobody else's is removed.
+        if self.file.is_some() {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn busy(folder: &Path, mut file: File) -> Error {
+    let mut owner = String::new();
+    // On Windows, nobody else may read a locked file.
+    let read = file.rewind().and_then(|()| file.take(MOST_BYTES).read_to_string(&mut owner));
+    if read.is_err() || owner.is_empty() {
+        owner = "another process".into();
+    }
+    Error::Busy { path: folder.to_owned(), owner }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_holds_it_and_others_hear_who() {
+        let dir = tempfile::tempdir().unwrap();
+        let message = |result: Result<()>| result.unwrap_err().to_string();
+        Lock::check_free(dir.path(), "lock").unwrap();
+        let lock = Lock::take(dir.path(), "lock").unwrap();
+        let other = Lock::take(dir.path(), "other").unwrap();
+        let start = format!("{}: in use by process {} on ", dir.path().display(), std::process::id());
+        for message in
+            [message(Lock::take(dir.path(), "lock").map(drop)), message(Lock::check_free(dir.path(), "lock"))]
+        {
+            if cfg!(unix) {
+                assert!(message.starts_with(&start) && message.contains(" since 20"), "{message}");
+            }
+        }
+        drop((lock, other));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        // What a dead process left is no lock.
+        std::fs::write(dir.path().join(".shadernet.lock"), "process 1 on moon since ever and a day").unwrap();
+        Lock::check_free(dir.path(), "lock").unwrap();
+        drop(Lock::take(dir.path(), "lock").unwrap());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn of_many_at_once_one_wins_each_round() {
+        let dir = tempfile::tempdir().unwrap();
+        let (inside, rounds) =
+            (std::sync::atomic::AtomicUsize::new(0), std::sync::atomic::AtomicUsize::new(0));
+        let order = std::sync::atomic::Ordering::SeqCst;
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    for _ in 0..200 {
+                        if let Ok(lock) = Lock::take(dir.path(), "lock") {
+                            assert_eq!(inside.fetch_add(1, order), 0);
+                            rounds.fetch_add(1, order);
+                            inside.fetch_sub(1, order);
+                            drop(lock);
+                        }
+                    }
+                });
+            }
+        });
+        assert!(rounds.load(order) > 0);
+    }
+}

@@ -1,0 +1,207 @@
+//! The loop over steps and epochs: when to train, to test, to save, and to stop.
+
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::time::Instant;
+
+use super::state::Partial;
+use super::summary::round;
+use super::{REPORT_SECONDS, Row, Run, RunState, Watch, diverged, state};
+use crate::engine::Metrics;
+use crate::error::{Error, Result};
+
+/// How [`Run::train`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps that were asked for were taken.
+    Done,
+    /// The watcher stopped the run. Its state is saved, unless it is before its first step.
+    Stopped,
+}
+
+/// Models and summary are written again when so many times as long has passed as it took: at most a hundredth of the time.
+const RESULTS_SHARE: u32 = 100;
+
+impl Run<'_> {
+    /// True if tests and the saved model use the moving averages.
+    pub(super) fn averaged(&self) -> bool {
+        self.model.train.average_decay > 0.0
+    }
+
+    /// Trains until `max_steps` steps were taken in all, to the end, or until `watch` stops it. The state is saved after every
+    /// epoch, at a stop, and from time to time within long epochs ([`Run::save_every`]); models and summary after the first
+    /// epoch, and then as often as costs nothing.
+    ///
+    /// # Errors
+    /// What the device or the disk refuses, and weights that are no longer finite; in a sweep only if no net's are. The
+    /// models in the folder are then those of the last epoch that was saved.
+    pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<Ending> {
+        match self.train_to(max_steps, watch) {
+            Err(Error::Diverged { model, message }) => Err(Error::Diverged {
+                model,
+                message: match self.keep_last_epoch() {
+                    Ok(Some(epoch)) => format!("{message}; the saved weights are those after epoch {epoch}"),
+                    // The divergence is the news.
+                    Ok(None) | Err(_) => message,
+                },
+            }),
+            done => done,
+        }
+    }
+
+    fn train_to(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<Ending> {
+        let last = self.learning_rates[0].len() as u32;
+        let end = max_steps.unwrap_or(last).min(last);
+        loop {
+            let step = self.progress.step;
+            let is_tested = self.progress.rows.last().is_some_and(|row| row.step == step);
+            let flow = if step > 0 && !is_tested && (step % self.steps_per_epoch == 0 || step >= end) {
+                self.finish_epoch(watch)?
+            } else if step >= end {
+                return Ok(Ending::Done);
+            } else {
+                let epoch_end = (step / self.steps_per_epoch + 1) * self.steps_per_epoch;
+                self.train_until(epoch_end.min(end), watch)?
+            };
+            if flow.is_break() {
+                let step = self.progress.step;
+                if step > 0 && self.saved.1 != Some(step) {
+                    self.save()?;
+                }
+                return Ok(Ending::Stopped);
+            }
+        }
+    }
+
+    /// Trains to the step `stop` of the current epoch, unless `watch` breaks it off.
+    fn train_until(&mut self, stop: u32, watch: &mut dyn Watch) -> Result<ControlFlow<()>> {
+        self.forget_partial_epoch();
+        let epoch = self.progress.step / self.steps_per_epoch;
+        let mut ahead = VecDeque::new();
+        let mut started = self.progress.step;
+        let mut flow = ControlFlow::Continue(());
+        let mut last = Instant::now();
+        loop {
+            if flow.is_continue() {
+                flow = watch.go_on();
+            }
+            let is_due = self.saved.0.elapsed() >= self.save_every;
+            // While the host looks at some steps, the device has the next ones.
+            while flow.is_continue() && !is_due && started < stop && ahead.len() < 2 {
+                let now = self.pace.min(stop - started);
+                self.opened.engine.start_training(now as usize)?;
+                ahead.push_back(now);
+                started += now;
+            }
+            let Some(collected) = ahead.pop_front() else {
+                if flow.is_break() || started == stop {
+                    return Ok(flow);
+                }
+                self.save()?;
+                last = Instant::now();
+                continue;
+            };
+            let sums = self.opened.engine.collect()?;
+            let seconds = last.elapsed().as_secs_f64();
+            last = Instant::now();
+            self.pace = pace(collected, seconds);
+            let progress = &mut self.progress;
+            for (partial, sum) in progress.partial.iter_mut().zip(sums) {
+                let mut total = Metrics::from(*partial);
+                total.add(sum);
+                *partial = total.into();
+            }
+            progress.step += collected;
+            progress.partial_seconds += seconds;
+            let sums: Vec<Metrics> = progress.partial.iter().map(|&partial| partial.into()).collect();
+            let done = progress.step - epoch * self.steps_per_epoch;
+            watch.steps(epoch as usize + 1, done as usize, self.steps_per_epoch as usize, &sums);
+        }
+    }
+
+    /// Drops the row of an epoch that was stopped midway: it is made again when the epoch is over.
+    pub(super) fn forget_partial_epoch(&mut self) {
+        while self.progress.rows.pop_if(|row| row.step % self.steps_per_epoch != 0).is_some() {}
+    }
+
+    /// Tests the nets, and writes the state and the metrics.
+    fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<ControlFlow<()>> {
+        let start = Instant::now();
+        let Some(tests) = self.test(watch)? else { return Ok(ControlFlow::Break(())) };
+        let progress = &mut self.progress;
+        let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
+        let first = progress.rows.len();
+        for (replica, ((net, &partial), test)) in
+            self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
+        {
+            let train = Metrics::from(partial);
+            let out = &mut progress.diverged[replica];
+            *out |= !(train.loss().is_finite() && test.loss().is_finite());
+            // To find out which values do not train is what a sweep is for.
+            if *out && net.point.is_empty() {
+                return Err(diverged(self.model, net, "the loss"));
+            }
+            let figure = |value: f64| if *out { f64::NAN } else { round(value) };
+            progress.rows.push(Row {
+                seed: net.seed,
+                epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
+                step: progress.step,
+                learning_rate: self.learning_rates[replica][progress.step as usize - 1],
+                train_loss: figure(train.loss()),
+                train_accuracy: figure(train.accuracy()),
+                test_loss: figure(test.loss()),
+                test_accuracy: figure(test.accuracy()),
+                test_correct: test.correct,
+                seconds: round(seconds),
+                train_seconds: round(progress.partial_seconds),
+            });
+        }
+        if progress.diverged.iter().all(|&out| out) {
+            return Err(diverged(self.model, &self.settings.replicas[0], "the loss of every net"));
+        }
+        if progress.step.is_multiple_of(self.steps_per_epoch) {
+            progress.partial.fill(Partial::default());
+            progress.partial_seconds = 0.0;
+        }
+        self.save()?;
+        if self.results_written.is_none_or(|last| last.at.elapsed() >= RESULTS_SHARE * last.took) {
+            self.finish()?;
+        }
+        watch.epoch(&self.progress.rows[first..]);
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Sums over the test images for each net; `None` if `watch` breaks it off.
+    fn test(&mut self, watch: &mut dyn Watch) -> Result<Option<Vec<Metrics>>> {
+        let averaged = self.averaged();
+        let engine = &mut self.opened.engine;
+        let (mut done, of, mut part) = (0, engine.evaluation_steps(), self.pace);
+        let mut sums = vec![Metrics::default(); self.settings.replicas.len()];
+        while done < of {
+            if watch.go_on().is_break() {
+                return Ok(None);
+            }
+            let start = Instant::now();
+            let steps = done..of.min(done + part as usize);
+            engine.start_evaluation(averaged, steps.clone())?;
+            sums.iter_mut().zip(engine.collect()?).for_each(|(sum, part)| sum.add(part));
+            part = pace(steps.len() as u32, start.elapsed().as_secs_f64());
+            done = steps.end;
+        }
+        Ok(Some(sums))
+    }
+
+    /// Writes the state, from which the run goes on if it ends here, and the metrics.
+    fn save(&mut self) -> Result<()> {
+        let state = state::save(&mut *self.opened.engine, self.model, self.settings, &mut self.progress)?;
+        self.folder.write(RunState::FILE, &state)?;
+        self.saved = (Instant::now(), Some(self.progress.step));
+        self.write_metrics()
+    }
+}
+
+/// How many steps take about [`REPORT_SECONDS`], if `steps` took `seconds`.
+fn pace(steps: u32, seconds: f64) -> u32 {
+    let wanted = REPORT_SECONDS / (seconds / f64::from(steps)).max(1e-6);
+    (wanted as u32).clamp(1, 100_000)
+}

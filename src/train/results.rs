@@ -1,0 +1,140 @@
+//! What a run leaves in its folder for others: `metrics.csv`, the models, and `summary.json`.
+
+use std::time::Instant;
+
+use super::summary::{self, ReplicaSummary, Summary};
+use super::{Row, Run, RunState, Vector, Written};
+use crate::checkpoint::{Checkpoint, Trained};
+use crate::error::Result;
+use crate::tensor::Tensor;
+
+const METRICS: &str = "metrics.csv";
+
+impl Run<'_> {
+    /// Writes the table of metrics, if it is not there already.
+    pub(super) fn write_metrics(&mut self) -> Result<()> {
+        let text = self.csv();
+        let is_there = std::fs::read(self.folder.path().join(METRICS)).is_ok_and(|old| old == text);
+        if is_there || self.progress.rows.is_empty() { Ok(()) } else { self.folder.write(METRICS, &text) }
+    }
+
+    fn csv(&self) -> Vec<u8> {
+        let several = self.settings.has_several();
+        let keys = self.settings.swept_keys();
+        let mut writer = csv::Writer::from_writer(Vec::new());
+        let mut line = |fields: Vec<String>| writer.write_record(fields).expect("memory takes all");
+        // The column learning_rate is that of the step, whether it is swept or not.
+        let columns = "epoch,step,learning_rate,train_loss,train_accuracy,test_loss,test_accuracy,seconds";
+        let swept = keys.iter().map(|key| format!("sweep.{key}"));
+        let seed = several.then(|| "seed".to_owned());
+        line(swept.chain(seed).chain(columns.split(',').map(str::to_owned)).collect());
+        for (row, net) in self.progress.rows.iter().zip(self.settings.replicas.iter().cycle()) {
+            let point = |key: &&str| net.point.0.get(*key).map_or_else(String::new, f32::to_string);
+            let seed = several.then(|| row.seed.to_string());
+            let Row {
+                epoch, step, learning_rate, train_loss, train_accuracy, test_loss, test_accuracy, ..
+            } = row;
+            let figures = [
+                epoch.to_string(),
+                step.to_string(),
+                learning_rate.to_string(),
+                train_loss.to_string(),
+                train_accuracy.to_string(),
+                test_loss.to_string(),
+                test_accuracy.to_string(),
+                format!("{:.3}", row.seconds),
+            ];
+            line(keys.iter().map(point).chain(seed).chain(figures).collect());
+        }
+        writer.into_inner().expect("memory takes all")
+    }
+
+    /// Writes the models and the summary, as of the last epoch.
+    ///
+    /// # Panics
+    /// Before the first test.
+    pub fn finish(&mut self) -> Result<Summary> {
+        let start = Instant::now();
+        let vector = self.model_vector();
+        let weights = self.opened.engine.read_all(vector)?;
+        let summary = self.write_results(weights)?;
+        let epoch = self.progress.rows.last().map_or(0, |row| row.epoch);
+        self.results_written = Some(Written { at: Instant::now(), took: start.elapsed(), epoch });
+        Ok(summary)
+    }
+
+    fn model_vector(&self) -> Vector {
+        if self.averaged() { Vector::Average } else { Vector::Weights }
+    }
+
+    /// After a divergence, writes the models and the summary as of the state on the disk. Returns the epoch of the models.
+    pub(super) fn keep_last_epoch(&mut self) -> Result<Option<usize>> {
+        if self.saved.1.is_none() {
+            return Ok(None);
+        }
+        let state = RunState::read(self.folder.clone())?;
+        self.progress = state.progress.clone();
+        self.forget_partial_epoch();
+        let tested = self.progress.rows.last().copied();
+        let Some(row) = tested.filter(|row| row.step == self.progress.step) else {
+            // The state is from within an epoch, and its weights are not those that were tested.
+            return Ok(self.results_written.map(|written| written.epoch));
+        };
+        self.write_results(state.into_vectors(self.model_vector()))?;
+        Ok(Some(row.epoch))
+    }
+
+    /// Writes a model file for each net with these weights, and the summary.
+    fn write_results(&mut self, weights: Vec<Vec<Tensor>>) -> Result<Summary> {
+        let mut replicas = Vec::new();
+        let nets = self.settings.replicas.len();
+        for (replica, (net, weights)) in self.settings.replicas.iter().zip(weights).enumerate() {
+            let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
+            let last = rows().next_back().expect("the net was tested");
+            let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
+            let mut summary = ReplicaSummary {
+                net: net.clone(),
+                file: None,
+                final_test_accuracy: last.test_accuracy,
+                final_test_loss: last.test_loss,
+                best_test_accuracy: best,
+                best_epoch,
+                weights_sha256: None,
+            };
+            if self.progress.diverged[replica] {
+                replicas.push(summary);
+                continue;
+            }
+            let trained = Trained {
+                epochs: last.epoch,
+                steps: last.step,
+                batch_size: self.model.train.batch_size,
+                seed: net.seed,
+                device: self.device.clone(),
+                images: self.data.train.count,
+                pictures: self.data.pictures,
+                shadernet: env!("CARGO_PKG_VERSION").into(),
+            };
+            let checkpoint = Checkpoint {
+                model: net.model(self.model, &self.model.train)?,
+                weights,
+                mean: self.data.mean,
+                std: self.data.std,
+                classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),
+                trained,
+                test_accuracy: last.test_accuracy,
+                test_loss: last.test_loss,
+            };
+            let file = self.settings.model_file(net);
+            checkpoint.save(&self.folder.path().join(&file))?;
+            summary.weights_sha256 = Some(checkpoint.weights_sha256());
+            summary.file = Some(file);
+            replicas.push(summary);
+        }
+        let summary = self.summary(replicas);
+        let mut json = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
+        json.push('\n');
+        self.folder.write("summary.json", json.as_bytes())?;
+        Ok(summary)
+    }
+}
