@@ -114,6 +114,8 @@ const MAX_MODEL_FILE: u64 = 1 << 20;
 
 /// Carries out the command line.
 pub(crate) fn run() -> ExitCode {
+    #[cfg(unix)]
+    stop::outlive_file_limit();
     let mut output = Output::stdout();
     let command = Cli::parse().command.unwrap_or_else(train_by_default);
     let done = match command {

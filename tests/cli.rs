@@ -25,6 +25,9 @@ mod pictures;
 mod report;
 #[path = "cli/shell.rs"]
 mod shell;
+#[cfg(unix)]
+#[path = "cli/stop.rs"]
+mod stop;
 #[path = "cli/sweep.rs"]
 mod sweep;
 

@@ -61,6 +61,13 @@ fn signals() -> Vec<i32> {
     vec![SIGINT, SIGTERM]
 }
 
+/// Makes a file that outgrows `ulimit -f` an error like a full disk, not the end of the program.
+#[cfg(unix)]
+pub(crate) fn outlive_file_limit() {
+    // If even this fails, the system's own way stays.
+    let _ = flag::register(libc::SIGXFSZ, Arc::default());
+}
+
 #[cfg(unix)]
 fn is_ignored(signal: i32) -> bool {
     let mut old = std::mem::MaybeUninit::<libc::sigaction>::uninit();

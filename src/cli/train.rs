@@ -199,8 +199,8 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
         && here.from_step == run.step()
     {
         output::warning(&format_args!(
-            "up to step {} the run was computed on {}; {} rounds in another way, so the result will not be the one of an \
-             uninterrupted run (summary.json tells both)",
+            "up to step {} the run was computed on {}; {} may round in another way, so the result need not be that of an \
+             uninterrupted run (summary.json names both)",
             here.from_step, before.device, here.device
         ));
     }

@@ -63,10 +63,6 @@ pub struct Row {
     pub weights_sha256: String,
     /// Version of shadernet.
     pub version: String,
-    /// Hash of the model with its recipe.
-    pub fingerprint: String,
-    /// Accuracy after each epoch, separated by spaces.
-    pub accuracies: String,
     /// [`Origin::data_sha256`]; rows of shadernet before [`RULES`] had a number have none of these three.
     #[serde(default)]
     pub data_sha256: Option<String>,
@@ -76,6 +72,10 @@ pub struct Row {
     /// [`Origin::rules`].
     #[serde(default)]
     pub rules: Option<u32>,
+    /// Hash of the model with its recipe.
+    pub fingerprint: String,
+    /// Accuracy after each epoch, separated by spaces.
+    pub accuracies: String,
 }
 
 impl Row {

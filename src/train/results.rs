@@ -101,7 +101,10 @@ impl Run<'_> {
                 best_epoch,
                 weights_sha256: None,
             };
+            let file = self.settings.model_file(net);
             if self.progress.diverged[replica] {
+                // Of a net that is out of a sweep, no earlier epoch counts.
+                let _ = std::fs::remove_file(self.folder.path().join(file));
                 replicas.push(summary);
                 continue;
             }
@@ -125,7 +128,6 @@ impl Run<'_> {
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
             };
-            let file = self.settings.model_file(net);
             checkpoint.save(&self.folder.path().join(&file))?;
             summary.weights_sha256 = Some(checkpoint.weights_sha256());
             summary.file = Some(file);

@@ -253,7 +253,7 @@ fn trained_models() {
             1,
             &["NaN, not a finite number"],
         ),
-        ("no run", &nothing, &resume, 2, &["--resume run", "checkpoint.safetensors"]),
+        ("no run", &nothing, &resume, 2, &["--resume run", "no such folder"]),
         ("no state", &run_with(good.clone()), &resume, 1, &["not the state of a run"]),
         ("a damaged state", &run_with(state[..state.len() - 9].to_vec()), &resume, 1, &["damaged"]),
         (

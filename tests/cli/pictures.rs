@@ -194,7 +194,7 @@ fn parts_and_held_out_images() {
     ok(dir.path(), &["train", "--resume", "run", "--device", "cpu", "--quiet"]);
     fs::remove_file(dir.path().join("moved/low/3.png")).unwrap();
     let done = run(dir.path(), &["train", "--resume", "run", "--device", "cpu"]);
-    assert!(done.stderr.contains("not the images that the run in this folder began with"), "{}", done.stderr);
+    assert!(done.stderr.contains("not the images that the run in run began with"), "{}", done.stderr);
 
     // A trained model knows its classes by name, whatever folders there are.
     fs::remove_dir_all(dir.path().join("kept/high")).unwrap();
