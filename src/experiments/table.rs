@@ -100,13 +100,23 @@ impl Row {
 #[derive(Debug)]
 pub struct Rows {
     own_file: PathBuf,
-    own: Vec<Row>,
-    others: Vec<Row>,
-    /// Rows of other origin, which count for nothing; those of the own file stay in it.
-    own_foreign: Vec<Row>,
-    others_foreign: Vec<Row>,
+    own: Vec<Entry>,
+    others: Vec<Entry>,
     /// Nobody else writes the own file meanwhile.
     _lock: Option<Lock>,
+}
+
+/// A row of a file. One of other origin than the results that are asked for does not count, and stays.
+#[derive(Debug)]
+struct Entry {
+    row: Row,
+    counts: bool,
+}
+
+impl Entry {
+    fn new(row: Row) -> Self {
+        Self { row, counts: true }
+    }
 }
 
 impl Rows {
@@ -125,14 +135,8 @@ impl Rows {
     /// # Errors
     /// A file that is no table of runs: with its line.
     pub fn read(folder: &Path, own_file: &str) -> Result<Self> {
-        let mut rows = Self {
-            own_file: folder.join(own_file),
-            own: Vec::new(),
-            others: Vec::new(),
-            own_foreign: Vec::new(),
-            others_foreign: Vec::new(),
-            _lock: None,
-        };
+        let mut rows =
+            Self { own_file: folder.join(own_file), own: Vec::new(), others: Vec::new(), _lock: None };
         let mut files: Vec<PathBuf> = match std::fs::read_dir(folder) {
             Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(rows),
@@ -151,28 +155,27 @@ impl Rows {
                 .deserialize()
                 .collect::<Result<_, _>>()
                 .map_err(fail)?;
-            if path == rows.own_file { rows.own = found } else { rows.others.extend(found) }
+            let entries = if path == rows.own_file { &mut rows.own } else { &mut rows.others };
+            entries.extend(found.into_iter().map(Entry::new));
         }
         Ok(rows)
     }
 
     /// Lets only the rows count of which `is_wanted` is true; the others stay in their files.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&Row) -> bool) {
-        for (rows, foreign) in
-            [(&mut self.own, &mut self.own_foreign), (&mut self.others, &mut self.others_foreign)]
-        {
-            foreign.extend(rows.extract_if(.., |row| !is_wanted(row)));
+        for entry in self.own.iter_mut().chain(&mut self.others) {
+            entry.counts &= is_wanted(&entry.row);
         }
     }
 
     /// Number of rows in the files that are of other data, another hold-out or other rules, and do not count.
     pub fn foreign(&self) -> usize {
-        self.own_foreign.len() + self.others_foreign.len()
+        self.others.iter().chain(&self.own).filter(|entry| !entry.counts).count()
     }
 
     /// Every row that counts.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
-        self.others.iter().chain(&self.own)
+        self.others.iter().chain(&self.own).filter(|entry| entry.counts).map(|entry| &entry.row)
     }
 
     /// The row of a run, whichever arm it was run for.
@@ -182,10 +185,10 @@ impl Rows {
 
     /// Adds rows and writes the file: whole, under another name first.
     pub fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
-        self.own.extend(rows);
+        self.own.extend(rows.into_iter().map(Entry::new));
         let mut writer = csv::Writer::from_writer(Vec::new());
-        for row in self.own_foreign.iter().chain(&self.own) {
-            writer.serialize(row).expect("a row is plain values");
+        for entry in &self.own {
+            writer.serialize(&entry.row).expect("a row is plain values");
         }
         write_atomically(&self.own_file, &writer.into_inner().expect("memory takes all"))
     }

@@ -293,3 +293,111 @@ fn bad_suites() {
     let done = run(dir.path(), &experiments(&["--shard", "3/2"]));
     assert!(done.code == 2 && done.stderr.contains("I from 1 to N"), "{}", done.stderr);
 }
+
+/// A row belongs to the images, the hold-out and the rules that it was made by; what belongs to others stays, and does not count.
+#[test]
+fn rows_of_other_data_or_another_hold_out_are_not_results() {
+    let dir = suite(SUITE);
+    let trained = |done: &Done| done.stdout.lines().filter(|line| line.contains(", seed ")).count();
+    let report = || fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    ok(dir.path(), &experiments(&[]));
+    let table = dir.path().join("out/runs.csv");
+    let first = rows(&table);
+
+    // The same data set by another path is the same data set.
+    fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
+    let moved = ["experiments", "suite.toml", "--data", "moved", "--device", "cpu", "--out", "out"];
+    assert_eq!(trained(&ok(dir.path(), &moved)), 0);
+
+    // Other labels.
+    fs::create_dir(dir.path().join("data")).unwrap();
+    for file in [IMAGES, TEST_IMAGES, TEST_LABELS] {
+        fs::copy(dir.path().join(file.replace("data/", "moved/")), dir.path().join(file)).unwrap();
+    }
+    let labels: Vec<u8> = (0..60).map(|image| (image / 3 % 3) as u8).collect();
+    fs::write(dir.path().join(LABELS), idx(&[60], &labels)).unwrap();
+    let other = ok(dir.path(), &experiments(&[]));
+    assert_eq!(trained(&other), 13, "{}", other.stdout);
+    assert!(other.stderr.contains("4 rows in this folder are of other data"), "{}", other.stderr);
+    assert!(other.stderr.contains("9 rows in this folder are of other data"), "{}", other.stderr);
+    assert!(report().contains("\n13 more rows are of other data"), "{}", report());
+    let both = rows(&table);
+    assert_eq!(both.len(), 26);
+    let both: BTreeSet<_> = both.into_iter().collect();
+    assert!(first.iter().all(|row| both.contains(row)), "results were lost");
+
+    // Nothing is trained again for either, and a report without data does not guess.
+    assert_eq!(trained(&ok(dir.path(), &moved)), 0);
+    assert_eq!(trained(&ok(dir.path(), &experiments(&[]))), 0);
+    let unsure = run(dir.path(), &["experiments", "suite.toml", "--out", "out", "--report"]);
+    assert!(unsure.code == 2 && unsure.stderr.contains("--data says"), "{}", unsure.stderr);
+    ok(dir.path(), &[&moved[..], &["--report"]].concat());
+    assert!(report().contains("\n13 runs so far"), "{}", report());
+
+    // Another hold-out: the choice is made anew, the tests stay if it is the same.
+    fs::write(dir.path().join("suite.toml"), SUITE.replace("hold_out = 20", "hold_out = 24")).unwrap();
+    let held = ok(dir.path(), &moved);
+    assert_eq!(held.stdout.lines().filter(|line| line.contains("select: ")).count(), 4, "{}", held.stdout);
+
+    // Rows of before there were origins are read, and the report says so.
+    let text = fs::read_to_string(&table).unwrap();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let new: Vec<usize> = ["data_sha256", "hold_out", "rules"]
+        .map(|name| header.iter().position(|column| column == name).unwrap())
+        .into();
+    let mut old = csv::Writer::from_writer(Vec::new());
+    let kept = |record: &csv::StringRecord| -> Vec<String> {
+        let fields = record.iter().enumerate().filter(|(index, _)| !new.contains(index));
+        fields.map(|(_, field)| field.to_owned()).collect()
+    };
+    old.write_record(kept(&header)).unwrap();
+    reader.records().take(13).for_each(|record| old.write_record(kept(&record.unwrap())).unwrap());
+    fs::write(&table, old.into_inner().unwrap()).unwrap();
+    fs::write(dir.path().join("suite.toml"), SUITE).unwrap();
+    assert_eq!(trained(&ok(dir.path(), &moved)), 0);
+    assert!(
+        report().contains("\n13 of them were made by a shadernet that did not yet record"),
+        "{}",
+        report()
+    );
+}
+
+#[cfg(unix)]
+#[test]
+fn a_suite_is_stopped_and_goes_on_and_has_one_process() {
+    let dir = suite(
+        &SUITE.replace("test = { first_seed = 40, seeds = 3 }", "test = { first_seed = 40, seeds = 400 }"),
+    );
+    let table = dir.path().join("out/runs.csv");
+    let mut child =
+        command(dir.path(), &experiments(&[])).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !table.exists() {
+        assert!(child.try_wait().unwrap().is_none());
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let second = run(dir.path(), &experiments(&[]));
+    let owner = format!("out: in use by process {} on ", child.id());
+    assert!(second.code == 1 && second.stderr.contains(&owner), "{}", second.stderr);
+    // A shard has a table of its own, and looking on is free.
+    ok(dir.path(), &experiments(&["--report"]));
+    Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("the same command goes on"), "{said}");
+    let kept = rows(&table);
+    assert!(dir.path().join("out/report.md").exists());
+    fs::write(dir.path().join("suite.toml"), SUITE).unwrap();
+    ok(dir.path(), &experiments(&[]));
+    let all: BTreeSet<_> = rows(&table).into_iter().collect();
+    assert!(kept.iter().all(|row| all.contains(row)));
+    // Tables, models and charts; no state of a run that is done, no lock, no temporary file.
+    let left: Vec<_> = listing(&dir.path().join("out"))
+        .into_iter()
+        .filter(|path| {
+            path.to_string_lossy().contains("/.shadernet") || path.ends_with("checkpoint.safetensors")
+        })
+        .collect();
+    assert!(left.len() <= 1, "{left:?}");
+}
