@@ -469,6 +469,7 @@ impl<'a> Run<'a> {
                 trained,
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
+                warnings: Vec::new(),
             };
             let file = self.settings.model_file(net);
             checkpoint.save(&self.folder.path().join(&file))?;

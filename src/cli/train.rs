@@ -132,6 +132,8 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<()
         Run::check_out(out)?;
     }
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
+    let (init, notes) = init.unzip();
+    notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
     let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));

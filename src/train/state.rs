@@ -16,8 +16,8 @@ use crate::tensor::Tensor;
 /// Name of the file in a run's folder.
 pub(super) const FILE: &str = "checkpoint.safetensors";
 const VERSION: &str = "2";
-/// The header has a row for each epoch and net, so it grows with the run.
-const MAX_HEADER: u64 = 64 << 20;
+/// The header has a row for each epoch and net, so it grows with the run; beyond this the safetensors crate reads none.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// A run as it was saved.
 #[derive(Debug)]
@@ -148,7 +148,7 @@ impl RunState {
             return Err(Error::Usage(message));
         }
         let bad = |message: String| Error::checkpoint(&path, message);
-        let file = TensorFile::read(&path, MAX_HEADER)?;
+        let file = TensorFile::read(&path, MAX_HEADER, u64::MAX)?;
         let get = |key: &str| {
             let value = file.metadata.get(key);
             value.ok_or_else(|| bad(format!("this is not the state of a run: its metadata has no `{key}`")))
@@ -174,7 +174,7 @@ impl RunState {
                 wanted.extend(named.map(|(name, shape)| (format!("{replica}.{vector_name}.{name}"), shape)));
             }
         }
-        let mut tensors = file.tensors(&wanted, |_, _| false)?.into_iter();
+        let mut tensors = file.tensors(&wanted)?.into_iter();
         let replicas = (0..settings.replicas.len())
             .map(|_| {
                 let vector = |&(_, vector): &(&str, Vector)| {
