@@ -255,7 +255,10 @@ pub(crate) fn name_of_kind(kind: FileType) -> &'static str {
 }
 
 /// Reads a whole regular file, but no more than `limit` bytes; `None` if it is larger.
-pub(crate) fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
+///
+/// # Errors
+/// [`Error::Io`], also for what is no regular file, and where memory is short.
+pub fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let file = open(path)?;
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();

@@ -217,7 +217,7 @@ fn finish(
 /// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.
 fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
     let path = summary.folder.join(page::FILE);
-    page::check_free(&path, Some(&summary.folder), false)?;
+    page::check_free(&path, std::slice::from_ref(&summary.folder), false)?;
     let device = Device::cpu(args.device.threads.map(usize::from));
     let text = page::of_run(&summary.folder, Source::Images(&data.test), &device)?;
     files::write_atomically(&path, text.as_bytes())?;
