@@ -2,17 +2,17 @@
 
 use std::path::Path;
 
-use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::files;
 use crate::model::Model;
 use crate::tensor::Tensor;
 
 pub(crate) mod file;
+mod foreign;
 
-use file::{MAX_HEADER, Metadata, TensorFile, Wanted};
+use file::{MAX_FILE, MAX_HEADER, Metadata, TensorFile, Wanted};
 
 /// A trained network with everything that using it takes.
 ///
@@ -47,6 +47,8 @@ pub struct Checkpoint {
     pub test_accuracy: f64,
     /// Mean loss on the test set.
     pub test_loss: f64,
+    /// What is odd about the file that it was read from, a line each.
+    pub warnings: Vec<String>,
 }
 
 /// How a network was trained.
@@ -73,7 +75,9 @@ pub struct Trained {
 
 /// Names our model files; anything else in this place is another program's.
 const FORMAT: &str = "shadernet";
-const VERSION: &str = "1";
+const VERSION: &str = "2";
+/// Its files have a digest of the weights alone.
+const OLD_VERSION: &str = "1";
 /// Names the files that runs go on from, which are easily mistaken for model files.
 pub(crate) const RUN_FORMAT: &str = "shadernet-run";
 
@@ -83,11 +87,6 @@ fn wanted(model: &Model) -> Vec<Wanted> {
     params.map(|param| (param.name, param.param.shape)).collect()
 }
 
-/// PyTorch counts batches in its batch norm layers; we do not need the number.
-fn is_batch_counter(name: &str, dtype: Dtype) -> bool {
-    dtype == Dtype::I64 && name.ends_with(".num_batches_tracked")
-}
-
 impl Checkpoint {
     /// Reads a model file.
     ///
@@ -95,7 +94,7 @@ impl Checkpoint {
     /// Files that are no safetensors, come from elsewhere, are damaged or do not fit their own model.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Self::from_file(&TensorFile::read(path, MAX_HEADER)?, path)
+        Self::from_file(&TensorFile::read(path, MAX_HEADER, MAX_FILE)?, path)
     }
 
     /// The trained seed network that comes with shadernet.
@@ -109,11 +108,7 @@ impl Checkpoint {
         let bad = |message: String| Error::checkpoint(path, message);
         match file.metadata.get("format").map(String::as_str) {
             Some(FORMAT) => {}
-            Some(RUN_FORMAT) => {
-                return Err(bad(
-                    "this is the state of a run; the model is model.safetensors beside it".into()
-                ));
-            }
+            Some(RUN_FORMAT) => return Err(bad(state_of_a_run(path))),
             _ => {
                 return Err(bad(
                     "this file holds tensors, but not the model, normalisation and classes that shadernet's files \
@@ -132,34 +127,50 @@ impl Checkpoint {
             value.ok_or_else(|| bad(format!("{key} = {text:?} in the metadata is no number")))
         };
         let version = get("version")?;
-        if version != VERSION {
+        if ![VERSION, OLD_VERSION].contains(&version.as_str()) {
             return Err(bad(format!(
-                "version {version} of the format; this shadernet reads version {VERSION}"
+                "version {} of the format; this shadernet reads versions up to {VERSION}",
+                shown(version)
             )));
         }
-        let (mean, std) = (number("mean")? as f32, number("std")? as f32);
-        if std <= 0.0 {
-            return Err(bad(format!("std = {std} in the metadata must be above 0")));
+        let warnings = (!file.is_sealed()).then(|| {
+            format!(
+                "{}: written by an older shadernet, without a checksum of its description: damage to the names of classes, \
+                 mean, deviation or layers would go unnoticed",
+                shown(&path.to_string_lossy())
+            )
+        });
+        let [mean, std] = [number("mean")? as f32, number("std")? as f32];
+        if !mean.is_finite() || !(std.is_normal() && std > 0.0) {
+            let message = format!(
+                "mean = {mean} and std = {std} in the metadata; std must be above 0, and both finite"
+            );
+            return Err(bad(message));
+        }
+        let test_accuracy = number("test_accuracy")?;
+        if !(0.0..=100.0).contains(&test_accuracy) {
+            return Err(bad(format!("test_accuracy = {test_accuracy} in the metadata is no percentage")));
         }
         let model = Model::parse(get("model")?, "model").map_err(|error| bad(error.to_string()))?;
         let classes: Vec<String> = serde_json::from_str(get("classes")?)
-            .map_err(|error| bad(format!("classes in the metadata: {error}")))?;
+            .map_err(|_| bad("classes in the metadata is no list of names".into()))?;
         if classes.len() != model.class_count() {
             let message =
                 format!("{} class names in the metadata for {} classes", classes.len(), model.class_count());
             return Err(bad(message));
         }
         let trained = serde_json::from_str(get("trained")?)
-            .map_err(|error| bad(format!("trained in the metadata: {error}")))?;
+            .map_err(|_| bad("trained in the metadata does not say how the model was trained".into()))?;
         Ok(Self {
-            weights: file.tensors(&wanted(&model), |_, _| false)?,
+            weights: file.tensors(&wanted(&model))?,
             model,
             mean,
             std,
             classes,
             trained,
-            test_accuracy: number("test_accuracy")?,
+            test_accuracy,
             test_loss: number("test_loss")?,
+            warnings: warnings.into_iter().collect(),
         })
     }
 
@@ -188,7 +199,23 @@ impl Checkpoint {
     }
 }
 
-/// Reads the weights of `model` from any safetensors file that has its tensors, such as a saved PyTorch `state_dict`.
+/// Says what a file is that runs go on from, and where the model is, if there is one.
+fn state_of_a_run(path: &Path) -> String {
+    let folder = path.parent().unwrap_or(Path::new(""));
+    let model = folder.join("model.safetensors");
+    if model.is_file() {
+        format!("this is the state of a run; its trained model is {}", shown(&model.to_string_lossy()))
+    } else {
+        let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+        let folder = files::quoted(&shown(&folder.to_string_lossy())).into_owned();
+        format!(
+            "this is the state of a run; `shadernet train --resume {folder}` goes on with it, to a trained model"
+        )
+    }
+}
+
+/// Reads the weights of `model` from any safetensors file that has its tensors, such as a saved PyTorch `state_dict`, with a
+/// line for each thing that was done to make them fit: a prefix of all names is left out, and half precision becomes `f32`.
 ///
 /// # Errors
 /// The first tensor that is missing, has another shape or type or is not finite, or that the model does not have.
@@ -198,18 +225,17 @@ impl Checkpoint {
 /// use shadernet::checkpoint::{Checkpoint, read_weights};
 ///
 /// let model = Checkpoint::seed()?.model;
-/// let weights = read_weights("data/models/seed.safetensors".as_ref(), &model)?;
+/// let (weights, notes) = read_weights("data/models/seed.safetensors".as_ref(), &model)?;
 /// assert_eq!((weights[0].name.as_str(), &weights[0].shape[..]), ("conv1.weight", &[8, 1, 3, 3][..]));
+/// assert!(notes.is_empty());
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn read_weights(path: &Path, model: &Model) -> Result<Vec<Tensor>> {
-    let file = TensorFile::read(path, MAX_HEADER)?;
+pub fn read_weights(path: &Path, model: &Model) -> Result<(Vec<Tensor>, Vec<String>)> {
+    let file = TensorFile::read(path, MAX_HEADER, MAX_FILE)?;
     if file.metadata.get("format").map(String::as_str) == Some(RUN_FORMAT) {
-        let message =
-            "this is the state of a run: `--resume` goes on with it, `--init` wants a model.safetensors";
-        return Err(Error::checkpoint(path, message));
+        return Err(Error::checkpoint(path, state_of_a_run(path)));
     }
-    file.tensors(&wanted(model), is_batch_counter)
+    file.foreign_tensors(&wanted(model))
 }
 
 /// Writes tensors alone, such as logits, as a safetensors file.
@@ -233,7 +259,7 @@ mod tests {
         assert_eq!((&loaded.weights, loaded.mean, loaded.std), (&saved.weights, 0.1, 0.3));
         assert_eq!((&loaded.classes, &loaded.trained), (&saved.classes, &saved.trained));
         assert_eq!((loaded.test_accuracy, loaded.test_loss), (99.43, saved.test_loss));
-        assert_eq!(read_weights(&path, &saved.model).unwrap(), saved.weights);
+        assert_eq!(read_weights(&path, &saved.model).unwrap(), (saved.weights.clone(), Vec::new()));
         // The same content is the same file.
         let bytes = std::fs::read(&path).unwrap();
         loaded.save(&path).unwrap();
@@ -246,7 +272,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         seed.save(&path).unwrap();
-        let good = TensorFile::read(&path, MAX_HEADER).unwrap().metadata;
+        let good = TensorFile::read(&path, MAX_HEADER, MAX_FILE).unwrap().metadata;
         let refused = |tensors: &[Tensor], change: &dyn Fn(&mut Metadata)| {
             let mut metadata = good.clone();
             change(&mut metadata);
@@ -256,14 +282,16 @@ mod tests {
             message
         };
         for (key, value, words) in [
-            ("version", "2", "version 2 of the format"),
+            ("version", "3", "version 3 of the format; this shadernet reads versions up to 2"),
             ("mean", "x", "mean = \"x\" in the metadata is no number"),
-            ("std", "0", "std = 0 in the metadata must be above 0"),
+            ("mean", "1e39", "mean = inf"),
+            ("std", "0", "std = 0 in the metadata; std must be above 0"),
+            ("test_accuracy", "1e39", "is no percentage"),
             ("test_loss", "inf", "test_loss = \"inf\""),
             ("model", "name = 7", "model:1: "),
             ("classes", "[\"one\"]", "1 class names in the metadata for 10 classes"),
-            ("classes", "[", "classes in the metadata"),
-            ("trained", "{}", "trained in the metadata: missing field"),
+            ("classes", "[", "classes in the metadata is no list of names"),
+            ("trained", "{}", "trained in the metadata does not say how"),
             ("format", "other", "`shadernet train MODEL.toml --init FILE`"),
             ("weights_sha256", "0", "damaged: the tensors' SHA-256 is "),
         ] {
@@ -290,5 +318,152 @@ mod tests {
         let extra = Tensor { name: "conv9.bias".into(), shape: vec![1], data: vec![0.0] };
         let message = change(&|weights| weights.push(extra.clone()));
         assert!(message.contains("conv9.bias: the file has [1], the model has no such tensor"), "{message}");
+    }
+
+    /// A network of 84 parameters, in a file of a few kilobytes.
+    fn small() -> Checkpoint {
+        let text = "name = \"small\"\ninput = [1, 6, 6]\nlayers = [\n  { type = \"conv2d\", out_channels = 4, kernel = 3 },\n  \
+                    { type = \"conv2d\", out_channels = 2, kernel = 3 },\n  { type = \"global_avg_pool2d\" },\n]\n[train]\nepochs = 1\n\
+                    batch_size = 4\noptimizer = { type = \"adam\" }\nlearning_rate = { schedule = \"constant\", rate = 0.1 }\n";
+        let model = Model::parse(text, "small").unwrap();
+        let classes = vec!["a".into(), "b".into()];
+        Checkpoint { weights: model.init(1), model, classes, ..Checkpoint::seed().unwrap() }
+    }
+
+    #[test]
+    fn every_flipped_bit_is_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let small = small();
+        small.save(&path).unwrap();
+        let good = std::fs::read(&path).unwrap();
+        assert!(TensorFile::parse(good.clone(), &path, MAX_HEADER).unwrap().is_sealed());
+        assert!(good.len() * 8 > 4000, "{}", good.len());
+        for bit in 0..8 * good.len() {
+            let mut bytes = good.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let damaged = TensorFile::parse(bytes, &path, MAX_HEADER).is_err();
+            assert!(damaged, "bit {} of byte {}", bit % 8, bit / 8);
+        }
+        // Bytes too few or too many.
+        for bytes in [&good[..good.len() - 4], &[&good[..], b"    "].concat()] {
+            assert!(TensorFile::parse(bytes.to_vec(), &path, MAX_HEADER).is_err());
+        }
+    }
+
+    #[test]
+    fn files_without_a_digest_are_read_with_a_warning() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let small = small();
+        small.save(&path).unwrap();
+        assert!(Checkpoint::load(&path).unwrap().warnings.is_empty());
+        // The same tensors under the header of an older version.
+        let rewrite = |version: &str| {
+            small.save(&path).unwrap();
+            let bytes = std::fs::read(&path).unwrap();
+            let length = u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+            let mut header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+            header["__metadata__"].as_object_mut().unwrap().remove("file_sha256").unwrap();
+            header["__metadata__"]["version"] = version.into();
+            let header = header.to_string();
+            let bytes =
+                [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), &bytes[8 + length..]].concat();
+            std::fs::write(&path, bytes).unwrap();
+        };
+        rewrite("1");
+        let old = Checkpoint::load(&path).unwrap();
+        assert_eq!(old.weights, small.weights);
+        assert!(
+            old.warnings[0].contains("x.safetensors: written by an older shadernet"),
+            "{:?}",
+            old.warnings
+        );
+        rewrite("2");
+        let message = Checkpoint::load(&path).unwrap_err().to_string();
+        assert!(message.contains("it has no SHA-256 of the whole file"), "{message}");
+        assert!(read_weights(&path, &small.model).is_err());
+    }
+
+    #[test]
+    fn weights_of_other_programs_are_taken_as_they_are_meant() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.safetensors");
+        let small = small();
+        let renamed = |prefix: &str| -> Vec<Tensor> {
+            let tensors = small.weights.iter().cloned();
+            tensors.map(|tensor| Tensor { name: format!("{prefix}{}", tensor.name), ..tensor }).collect()
+        };
+        for prefix in ["module.", "_orig_mod.", "model.net."] {
+            save_tensors(&path, &renamed(prefix)).unwrap();
+            let (weights, notes) = read_weights(&path, &small.model).unwrap();
+            assert_eq!(weights, small.weights);
+            assert_eq!(notes, [format!("all names start with `{prefix}`, which is left out")]);
+        }
+        // Not all of them.
+        let mut mixed = renamed("module.");
+        mixed[1].name = "head\u{1b}[2J".into();
+        save_tensors(&path, &mixed).unwrap();
+        let message = read_weights(&path, &small.model).unwrap_err().to_string();
+        assert!(
+            message.contains("conv1.weight: missing; the model wants [4, 1, 3, 3] here; the file has "),
+            "{message}"
+        );
+        assert!(message.contains(r"head\u001b[2J, module."), "{message}");
+
+        // 1.5 and −2 are the same in every precision.
+        for (dtype, bytes, fits) in [
+            (safetensors::Dtype::F16, vec![0x00, 0x3e, 0x00, 0xc0], true),
+            (safetensors::Dtype::BF16, vec![0xc0, 0x3f, 0x00, 0xc0], true),
+            (safetensors::Dtype::F64, [1.5f64.to_le_bytes(), (-2f64).to_le_bytes()].concat(), false),
+        ] {
+            let view = safetensors::tensor::TensorView::new(dtype, vec![2], &bytes).unwrap();
+            std::fs::write(&path, safetensors::serialize([("w", view)], None).unwrap()).unwrap();
+            let file = TensorFile::read(&path, MAX_HEADER, MAX_FILE).unwrap();
+            match file.foreign_tensors(&[("w".into(), vec![2])]) {
+                Ok((tensors, notes)) => {
+                    assert!(fits && notes == [format!("{dtype} values become the same numbers in F32")]);
+                    assert_eq!(tensors[0].data, [1.5, -2.0]);
+                }
+                Err(error) => assert!(!fits && error.to_string().contains("`tensor.float()`"), "{error}"),
+            }
+            assert!(file.tensors(&[("w".into(), vec![2])]).is_err(), "files of ours have F32 alone");
+        }
+    }
+
+    #[test]
+    fn what_is_no_safetensors_file_is_told_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
+        for (name, bytes, words) in [
+            ("a.safetensors", &lfs[..], "`git lfs pull`"),
+            (
+                "w.pth",
+                b"PK\x03\x04\0\0",
+                "PyTorch file; save it as safetensors, and `--init` starts from it: python -c 'import torch",
+            ),
+            ("w.bin", b"\x80\x02}q\0.", "PyTorch file"),
+            ("it's.pt", b"", "torch.load(\"it"),
+            ("w.npz", b"PK\x03\x04\0\0", "NumPy file"),
+            ("w.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
+            ("w.onnx", b"\x08\x08", "ONNX"),
+            ("m.toml", b"name = 1", "describes a network and holds no weights"),
+            ("p", b"\x89PNG\r\n", "a picture"),
+            ("x.safetensors", b"<!DOCTYPE html><html>", "a web page"),
+            ("y.safetensors", b"text", "no safetensors file"),
+        ] {
+            std::fs::write(path(name), bytes).unwrap();
+            let message = Checkpoint::load(path(name)).unwrap_err().to_string();
+            assert!(message.contains(words), "{message}");
+        }
+        let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("this is a folder, without a trained model"), "{message}");
+        Checkpoint::seed().unwrap().save(&path("model.safetensors")).unwrap();
+        let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
+        assert!(
+            message.contains("this is a folder; give ") && message.contains("model.safetensors"),
+            "{message}"
+        );
     }
 }

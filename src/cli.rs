@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use shadernet::checkpoint::Checkpoint;
 use shadernet::device::Device;
 use shadernet::error::{Error, Result};
+use shadernet::files;
 use shadernet::gpu::Adapters;
 use shadernet::model::Model;
 
@@ -117,29 +118,35 @@ pub(crate) fn run() -> ExitCode {
     #[cfg(unix)]
     stop::outlive_file_limit();
     let mut output = Output::stdout();
-    let command = Cli::parse().command.unwrap_or_else(train_by_default);
-    let done = match command {
-        Command::Train(args) => train::run(&args, &mut output),
-        Command::Eval(args) => eval::run(&args, &mut output),
-        Command::Classify(args) => classify::run(&args, &mut output),
-        Command::Export(args) => export::run(&args, &mut output),
-        Command::New(args) => new::run(&args, &mut output),
-        Command::Data(args) => data::run(&args, &mut output),
-        Command::Summary { model } => summary(model.as_deref(), &mut output),
-        Command::Devices => devices(&mut output),
-        Command::Doctor(args) => doctor::run(&args, &mut output),
-        Command::Bench(args) => bench::run(&args, &mut output),
-        Command::Experiments(args) => experiments::run(&args, &mut output),
-        Command::Report(args) => report::run(&args, &mut output),
-        Command::Completions(args) => shell::completions(&args, &mut output),
-        Command::Man(args) => shell::man(&args, &mut output),
-    };
+    let done = Cli::try_parse().map_or_else(
+        |error| output::clap(&error),
+        |cli| carry_out(cli.command.unwrap_or_else(train_by_default), &mut output),
+    );
     match done.and_then(|code| output.finish().map(|()| code)) {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
             ExitCode::from(error.exit_code())
         }
+    }
+}
+
+fn carry_out(command: Command, output: &mut Output) -> Result<ExitCode> {
+    match command {
+        Command::Train(args) => train::run(&args, output),
+        Command::Eval(args) => eval::run(&args, output),
+        Command::Classify(args) => classify::run(&args, output),
+        Command::Export(args) => export::run(&args, output),
+        Command::New(args) => new::run(&args, output),
+        Command::Data(args) => data::run(&args, output),
+        Command::Summary { model } => summary(model.as_deref(), output),
+        Command::Devices => devices(output),
+        Command::Doctor(args) => doctor::run(&args, output),
+        Command::Bench(args) => bench::run(&args, output),
+        Command::Experiments(args) => experiments::run(&args, output),
+        Command::Report(args) => report::run(&args, output),
+        Command::Completions(args) => shell::completions(&args, output),
+        Command::Man(args) => shell::man(&args, output),
     }
 }
 
@@ -160,13 +167,17 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
     };
     let name = path.display().to_string();
     let bad = |message: &str| Error::Config { path: name.clone(), line: None, message: message.into() };
-    let mut bytes = Vec::new();
-    let file = std::fs::File::open(path).map_err(Error::io("open", path))?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_MODEL_FILE + 1), &mut bytes)
-        .map_err(Error::io("read", path))?;
-    if bytes.len() as u64 > MAX_MODEL_FILE {
-        return Err(bad("this file is too large for a model description; a .toml file fits"));
+    let bytes = files::read_at_most(path, MAX_MODEL_FILE)?;
+    // Eight bytes of a length, then JSON.
+    let is_header = |bytes: &Vec<u8>| matches!(bytes[..], [_, _, _, _, _, _, _, 0, b'{', ..]);
+    if is_trained(path) || bytes.as_ref().is_some_and(is_header) {
+        return Err(bad(
+            "this is a file of weights, and a model description (.toml) is wanted; `train MODEL.toml --init` starts from \
+             weights, `eval` and `classify --model` use them",
+        ));
     }
+    let bytes =
+        bytes.ok_or_else(|| bad("this file is too large for a model description; a .toml file fits"))?;
     let text =
         String::from_utf8(bytes).map_err(|_| bad("this is no text; a model description (.toml) fits"))?;
     Model::parse(&text, &name)
@@ -174,10 +185,21 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
 
 /// The network of a model description or of a trained model; `None` is the built-in one.
 fn load_model(path: Option<&Path>) -> Result<Model> {
-    match path.filter(|path| path.extension().is_some_and(|extension| extension == "safetensors")) {
-        Some(path) => Ok(Checkpoint::load(path)?.model),
-        None => read_model(path),
+    match path {
+        Some(path) if is_trained(path) => Ok(load_trained(path)?.model),
+        path => read_model(path),
     }
+}
+
+fn is_trained(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "safetensors")
+}
+
+/// Reads a trained model, and prints what is odd about its file.
+fn load_trained(path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::load(path)?;
+    checkpoint.warnings.iter().for_each(|warning| output::warning(warning));
+    Ok(checkpoint)
 }
 
 fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {

@@ -1,5 +1,7 @@
 //! One error type, its variants sorted by who must act. Every message says where and what would fit.
 
+use std::borrow::Cow;
+use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 /// Shorthand for results of this crate.
@@ -22,7 +24,7 @@ pub enum Error {
     #[error("{0}")]
     Usage(String),
     /// A model or training description that is not valid.
-    #[error("{path}{}: {message}", line.map(|l| format!(":{l}")).unwrap_or_default())]
+    #[error("{}{}: {message}", shown(path), line.map(|l| format!(":{l}")).unwrap_or_default())]
     Config {
         /// File name as the user gave it.
         path: String,
@@ -32,7 +34,7 @@ pub enum Error {
         message: String,
     },
     /// A training whose weights are no longer finite.
-    #[error("{model}: {message}")]
+    #[error("{}: {message}", shown(model))]
     Diverged {
         /// Name of the model.
         model: String,
@@ -40,7 +42,7 @@ pub enum Error {
         message: String,
     },
     /// A data set or image that cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", shown_path(path))]
     Data {
         /// The offending file or folder.
         path: PathBuf,
@@ -48,11 +50,19 @@ pub enum Error {
         message: String,
     },
     /// A weights file that cannot be used.
-    #[error("{}: {message}", path.display())]
+    #[error("{}: {message}", shown_path(path))]
     Checkpoint {
         /// The offending file.
         path: PathBuf,
         /// What is wrong and what would fit.
+        message: String,
+    },
+    /// A trained network whose answer is no number.
+    #[error("{}: {message}", shown(model))]
+    NotFinite {
+        /// Name of the model.
+        model: String,
+        /// Which answer, and why that may be.
         message: String,
     },
     /// A compute device that is missing, ambiguous or failing.
@@ -67,7 +77,7 @@ pub enum Error {
         owner: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", path.display())]
+    #[error("cannot {action} {}: {source}", shown_path(path))]
     Io {
         /// What was tried: "read", "write", ...
         action: &'static str,
@@ -102,4 +112,45 @@ impl Error {
             _ => 1,
         }
     }
+}
+
+/// Text from a file, or the name of one, for a line of ours: nothing in it can end the line, act on a terminal or turn the
+/// direction of reading. Escapes are those of JSON.
+///
+/// # Examples
+/// ```
+/// assert_eq!(shadernet::error::shown("a\u{1b}[2J\nb"), r"a\u001b[2J\nb");
+/// ```
+pub fn shown(text: &str) -> Cow<'_, str> {
+    escaped(text, |_| false)
+}
+
+/// As [`shown`], for text of ours that has lines and columns.
+pub fn shown_lines(text: &str) -> Cow<'_, str> {
+    escaped(text, |c| c == '\n' || c == '\t')
+}
+
+fn shown_path(path: &Path) -> String {
+    shown(&path.to_string_lossy()).into_owned()
+}
+
+fn escaped(text: &str, keep: fn(char) -> bool) -> Cow<'_, str> {
+    // All of them have four hexadecimal digits.
+    let acts = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(|c| acts(c) && !keep(c)) {
+        return text.into();
+    }
+    let mut escaped = String::new();
+    for c in text.chars() {
+        match c {
+            c if !acts(c) || keep(c) => escaped.push(c),
+            '\n' => escaped.push_str("\\n"),
+            '\t' => escaped.push_str("\\t"),
+            c => write!(escaped, "\\u{:04x}", u32::from(c)).expect("a string takes all"),
+        }
+    }
+    escaped.into()
 }

@@ -46,12 +46,15 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, 
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn evaluate(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Metrics> {
-    with_engine(checkpoint, images, device, |engine| Ok(engine.evaluate(false)?[0]))
+    with_engine(checkpoint, images, device, |engine| metrics(checkpoint, engine))
 }
 
 /// Logits of images, `[images, classes]`; their labels do not matter.
+///
+/// # Errors
+/// [`Error::NotFinite`] where one is NaN or infinite, and a failing device.
 pub fn logits(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Vec<f32>> {
-    with_engine(checkpoint, images, device, |engine| engine.logits(false))
+    with_engine(checkpoint, images, device, |engine| finite_logits(checkpoint, engine))
 }
 
 /// Both, with one engine.
@@ -60,7 +63,37 @@ pub fn evaluate_with_logits(
     images: &Images,
     device: &Device,
 ) -> Result<(Metrics, Vec<f32>)> {
-    with_engine(checkpoint, images, device, |engine| Ok((engine.evaluate(false)?[0], engine.logits(false)?)))
+    with_engine(checkpoint, images, device, |engine| {
+        Ok((metrics(checkpoint, engine)?, finite_logits(checkpoint, engine)?))
+    })
+}
+
+fn metrics(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Metrics> {
+    let metrics = engine.evaluate(false)?[0];
+    if metrics.loss_sum.is_finite() {
+        return Ok(metrics);
+    }
+    Err(not_finite(checkpoint, format!("the loss of the test images is {}", metrics.loss())))
+}
+
+/// Logits that stand for an answer: where one is no number, the largest is not the network's choice.
+fn finite_logits(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Vec<f32>> {
+    let logits = engine.logits(false)?;
+    match logits.iter().position(|logit| !logit.is_finite()) {
+        None => Ok(logits),
+        Some(at) => {
+            let (image, class) = (at / checkpoint.model.class_count(), at % checkpoint.model.class_count());
+            Err(not_finite(checkpoint, format!("logit {class} of image {image} is {}", logits[at])))
+        }
+    }
+}
+
+fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
+    let message = format!(
+        "{what}, so there is no answer: with these weights, mean {} and deviation {} numbers grow beyond what f32 holds",
+        checkpoint.mean, checkpoint.std
+    );
+    Error::NotFinite { model: checkpoint.model.name.clone(), message }
 }
 
 fn with_engine<T>(

@@ -347,7 +347,7 @@ fn weights_from_pytorch_give_pytorchs_logits() {
     let fixture = |name: &str| PathBuf::from(format!("{ROOT}/tests/fixtures/{name}.safetensors"));
     let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
     let checkpoint = Checkpoint {
-        weights: read_weights(&fixture("interchange"), &model).unwrap(),
+        weights: read_weights(&fixture("interchange"), &model).unwrap().0,
         model,
         mean: 0.1307,
         std: 0.3081,

@@ -148,6 +148,7 @@ fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
         trained,
         test_accuracy: 0.0,
         test_loss: 0.0,
+        warnings: Vec::new(),
     };
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("custom_layer.safetensors");
     checkpoint.save(&file).unwrap();

@@ -49,7 +49,17 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
         shadernet: "0".into(),
         pictures: false,
     };
-    Checkpoint { model, weights, mean: 0.25, std: 0.5, classes, trained, test_accuracy: 0.0, test_loss: 0.0 }
+    Checkpoint {
+        model,
+        weights,
+        mean: 0.25,
+        std: 0.5,
+        classes,
+        trained,
+        test_accuracy: 0.0,
+        test_loss: 0.0,
+        warnings: Vec::new(),
+    }
 }
 
 fn models() -> Vec<(String, String)> {

@@ -1,19 +1,29 @@
 //! Named `f32` tensors in a safetensors file, checked on the way in.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+use half::{bf16, f16};
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result};
+use super::foreign;
+use crate::error::{Error, Result, shown};
 use crate::files;
 use crate::tensor::Tensor;
 
-/// No model of ours comes near these; files beyond are refused before they are parsed.
-const MAX_FILE: u64 = 1 << 30;
+/// No model of ours comes near this; larger files are refused before they are read.
+pub(super) const MAX_FILE: u64 = 1 << 30;
 pub(super) const MAX_HEADER: u64 = 1 << 20;
+
+/// The key of the digest, as it stands in a header and nowhere else: within strings quotes are escaped.
+const SEAL: &str = "\"file_sha256\":\"";
+/// Takes the place of the digest while it is computed.
+const BLANK: [u8; 64] = [b'0'; 64];
+/// Formats of ours, with the last version that had no digest of the whole file.
+const UNSEALED: [(&str, &str); 2] = [(super::FORMAT, super::OLD_VERSION), (super::RUN_FORMAT, "2")];
 
 /// What stands in the metadata of a file.
 pub(crate) type Metadata = BTreeMap<String, String>;
@@ -21,32 +31,39 @@ pub(crate) type Metadata = BTreeMap<String, String>;
 /// A name and a shape that a file must have.
 pub(crate) type Wanted = (String, Vec<usize>);
 
-/// A safetensors file whose structure is sound.
+/// A safetensors file whose structure is sound, and whose digest is right if it has one.
 pub(crate) struct TensorFile {
     path: PathBuf,
     bytes: Vec<u8>,
     pub(crate) metadata: Metadata,
+    sealed: bool,
 }
 
 impl TensorFile {
-    /// Reads a file with a header of at most `max_header` bytes.
-    pub(crate) fn read(path: &Path, max_header: u64) -> Result<Self> {
-        let bytes = files::read_at_most(path, MAX_FILE)?
-            .ok_or_else(|| Error::checkpoint(path, format!("the file has more than {MAX_FILE} bytes")))?;
+    /// Reads a file of at most `max_file` bytes with a header of at most `max_header`.
+    pub(crate) fn read(path: &Path, max_header: u64, max_file: u64) -> Result<Self> {
+        if path.is_dir() {
+            return Err(Error::checkpoint(path, foreign::folder(path)));
+        }
+        let bytes = files::read_at_most(path, max_file)?
+            .ok_or_else(|| Error::checkpoint(path, format!("the file has more than {max_file} bytes")))?;
         Self::parse(bytes, path, max_header)
     }
 
     /// Takes the bytes of a file; `path` is for messages.
     pub(crate) fn parse(bytes: Vec<u8>, path: &Path, max_header: u64) -> Result<Self> {
         let bad = |message: String| Error::checkpoint(path, message);
-        let Some((length, _)) = bytes.split_first_chunk() else {
+        if let Some(message) = foreign::file(path, &bytes) {
+            return Err(bad(message));
+        }
+        let Some((length, rest)) = bytes.split_first_chunk() else {
             let message = format!("this is no safetensors file: it ends after {} bytes", bytes.len());
             return Err(bad(message));
         };
-        let header = u64::from_le_bytes(*length);
-        if header > max_header {
+        let length = u64::from_le_bytes(*length);
+        if length > max_header {
             return Err(bad(format!(
-                "this is no safetensors file of a network: its first 8 bytes promise a header of {header} bytes; \
+                "this is no safetensors file of a network: its first 8 bytes promise a header of {length} bytes; \
                  at most {max_header} fit"
             )));
         }
@@ -55,52 +72,119 @@ impl TensorFile {
             Ok(header)
         });
         let header = parsed.map_err(|error| bad(format!("damaged, or no safetensors file: {error}")))?;
-        let metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
-        Ok(Self { path: path.to_owned(), bytes, metadata })
+        let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
+        let seal = seal_at(&rest[..length as usize]).map(|at| 8 + at);
+        let promised = seal.and_then(|at| bytes.get(at..at + BLANK.len()));
+        if let Some((at, promised)) = seal.zip(promised) {
+            let found = digest(&bytes, at);
+            if promised != found.as_bytes() {
+                return Err(bad(format!("damaged, or changed after it was written: its SHA-256 is {found}")));
+            }
+        } else {
+            let get = |key: &str| metadata.get(key).map(String::as_str);
+            let old = |(format, version): &(&str, &str)| {
+                get("format") != Some(format) || get("version") == Some(version)
+            };
+            if !UNSEALED.iter().all(old) {
+                return Err(bad(
+                    "damaged, or changed after it was written: it has no SHA-256 of the whole file".into(),
+                ));
+            }
+        }
+        Ok(Self { path: path.to_owned(), metadata, sealed: seal.is_some(), bytes })
+    }
+
+    /// True if the file has a digest of all its bytes; without one, damage to its metadata is not noticed.
+    pub(crate) fn is_sealed(&self) -> bool {
+        self.sealed
     }
 
     /// The tensors that are wanted, in that order, if they are all there, with these shapes, as finite `f32`, and with
-    /// nothing beside them but what `extra` accepts.
-    pub(crate) fn tensors(&self, wanted: &[Wanted], extra: fn(&str, Dtype) -> bool) -> Result<Vec<Tensor>> {
+    /// nothing beside them.
+    pub(crate) fn tensors(&self, wanted: &[Wanted]) -> Result<Vec<Tensor>> {
+        self.read_tensors(wanted, "", |dtype| dtype == Dtype::F32, |_, _| false)
+    }
+
+    /// The tensors that are wanted of another program's file, with what was done to make them fit: a prefix that all names
+    /// have is left out, and half precision becomes the same numbers in `f32`.
+    pub(crate) fn foreign_tensors(&self, wanted: &[Wanted]) -> Result<(Vec<Tensor>, Vec<String>)> {
+        let file = self.views()?;
+        let mut notes = Vec::new();
+        let prefix = wanted.first().map_or("", |(first, _)| common_prefix(&file.names(), first));
+        if !prefix.is_empty() {
+            notes.push(format!("all names start with `{}`, which is left out", shown(prefix)));
+        }
+        let halves: BTreeSet<String> = file
+            .iter()
+            .map(|(_, view)| view.dtype())
+            .filter(|&dtype| is_half(dtype))
+            .map(|dtype| dtype.to_string())
+            .collect();
+        for dtype in halves {
+            notes.push(format!("{dtype} values become the same numbers in F32"));
+        }
+        let fits = |dtype| dtype == Dtype::F32 || is_half(dtype);
+        // PyTorch counts batches in its batch norm layers; we do not need the number.
+        let extra = |name: &str, dtype| dtype == Dtype::I64 && name.ends_with(".num_batches_tracked");
+        Ok((self.read_tensors(wanted, prefix, fits, extra)?, notes))
+    }
+
+    fn views(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| Error::checkpoint(&self.path, error.to_string()))
+    }
+
+    fn read_tensors(
+        &self,
+        wanted: &[Wanted],
+        prefix: &str,
+        fits: fn(Dtype) -> bool,
+        extra: fn(&str, Dtype) -> bool,
+    ) -> Result<Vec<Tensor>> {
         let bad = |message: String| Error::checkpoint(&self.path, message);
-        let file = SafeTensors::deserialize(&self.bytes).map_err(|error| bad(error.to_string()))?;
+        let file = self.views()?;
+        let mut names = file.names();
+        names.sort_unstable();
         let mut tensors = Vec::with_capacity(wanted.len());
         for (name, shape) in wanted {
-            let view = file
-                .tensor(name)
-                .map_err(|_| bad(format!("{name}: missing; the model wants {shape:?} here")))?;
+            let view = file.tensor(&format!("{prefix}{name}")).map_err(|_| {
+                bad(format!("{name}: missing; the model wants {shape:?} here; {}", listed(&names)))
+            })?;
             if view.shape() != shape {
                 let found = view.shape();
                 return Err(bad(format!("{name}: the file has {found:?}, the model wants {shape:?}")));
             }
-            if view.dtype() != Dtype::F32 {
-                let message = format!("{name}: the file has {} values, F32 fits", view.dtype());
+            if !fits(view.dtype()) {
+                let message = format!(
+                    "{name}: the file has {} values, F32 fits; in PyTorch `tensor.float()` converts them",
+                    view.dtype()
+                );
                 return Err(bad(message));
             }
-            let (values, _) = view.data().as_chunks();
-            let data: Vec<f32> = values.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect();
+            let data = floats(&view).map_err(Error::io("read", &self.path))?;
             if let Some(index) = data.iter().position(|value| !value.is_finite()) {
                 let message = format!("{name}: value {index} is {}, not a finite number", data[index]);
                 return Err(bad(message));
             }
             tensors.push(Tensor { name: name.clone(), shape: shape.clone(), data });
         }
-        let mut names = file.names();
-        names.sort_unstable();
-        let known = |name: &str| wanted.iter().any(|(wanted, _)| wanted == name);
+        let known: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
         for name in names {
             let view = file.tensor(name).map_err(|error| bad(error.to_string()))?;
-            if !known(name) && !extra(name, view.dtype()) {
+            let is_known = name.strip_prefix(prefix).is_some_and(|name| known.contains(name));
+            if !is_known && !extra(name, view.dtype()) {
                 let message =
-                    format!("{name}: the file has {:?}, the model has no such tensor", view.shape());
+                    format!("{}: the file has {:?}, the model has no such tensor", cut(name), view.shape());
                 return Err(bad(message));
             }
         }
         if let Some(promised) = self.metadata.get("weights_sha256") {
             let found = sha256(&tensors);
             if *promised != found {
-                let message =
-                    format!("damaged: the tensors' SHA-256 is {found}, the file was written with {promised}");
+                let message = format!(
+                    "damaged: the tensors' SHA-256 is {found}, the file was written with {}",
+                    cut(promised)
+                );
                 return Err(bad(message));
             }
         }
@@ -108,8 +192,72 @@ impl TensorFile {
     }
 }
 
-/// A safetensors file. The crate's own writer orders metadata by chance; here the same content gives the same bytes.
+fn is_half(dtype: Dtype) -> bool {
+    matches!(dtype, Dtype::F16 | Dtype::BF16)
+}
+
+/// The values of a tensor of single or half precision, exactly.
+fn floats(view: &TensorView<'_>) -> std::io::Result<Vec<f32>> {
+    let mut values = Vec::new();
+    values.try_reserve_exact(view.shape().iter().product())?;
+    let half = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes);
+    match view.dtype() {
+        Dtype::F16 => {
+            values.extend(view.data().as_chunks().0.iter().map(|bytes| f16::from_bits(half(bytes)).to_f32()))
+        }
+        Dtype::BF16 => {
+            values.extend(view.data().as_chunks().0.iter().map(|bytes| bf16::from_bits(half(bytes)).to_f32()))
+        }
+        _ => values.extend(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
+    }
+    Ok(values)
+}
+
+/// What stands before `first` in a name, if it does so in all names.
+fn common_prefix<'a>(names: &[&'a str], first: &str) -> &'a str {
+    let prefixes = names.iter().filter_map(|name| name.strip_suffix(first));
+    let mut prefixes = prefixes.filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+    prefixes.find(|prefix| names.iter().all(|name| name.starts_with(prefix))).unwrap_or("")
+}
+
+/// The first names of a list, and how many there are beside them.
+fn listed(names: &[&str]) -> String {
+    const SHOWN: usize = 4;
+    if names.is_empty() {
+        return "the file has no tensors".into();
+    }
+    let first: Vec<_> = names.iter().take(SHOWN).map(|name| cut(name)).collect();
+    let more = match names.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        count => format!(" and {count} more"),
+    };
+    format!("the file has {}{more}", first.join(", "))
+}
+
+/// A name from a file, for a message.
+fn cut(name: &str) -> String {
+    const MOST: usize = 80;
+    let cut: String = name.chars().take(MOST).collect();
+    let dots = if cut.len() < name.len() { "..." } else { "" };
+    format!("{}{dots}", shown(&cut))
+}
+
+/// Where the digits of the digest begin in a header.
+fn seal_at(header: &[u8]) -> Option<usize> {
+    header.windows(SEAL.len()).position(|window| window == SEAL.as_bytes()).map(|at| at + SEAL.len())
+}
+
+/// SHA-256 of a file whose digest is at `at`, with zeros instead of it.
+fn digest(bytes: &[u8], at: usize) -> String {
+    let hash = Sha256::new().chain_update(&bytes[..at]).chain_update(BLANK);
+    hex(&hash.chain_update(&bytes[at + BLANK.len()..]).finalize())
+}
+
+/// A safetensors file, whose metadata get a SHA-256 of the whole file. The crate's own writer orders metadata by chance; here
+/// the same content gives the same bytes.
 pub(crate) fn encode(tensors: &[Tensor], metadata: &Metadata) -> Vec<u8> {
+    let mut metadata = metadata.clone();
+    metadata.insert("file_sha256".into(), BLANK.iter().copied().map(char::from).collect());
     let mut header = serde_json::Map::new();
     header.insert("__metadata__".into(), json!(metadata));
     let mut end = 0;
@@ -122,12 +270,15 @@ pub(crate) fn encode(tensors: &[Tensor], metadata: &Metadata) -> Vec<u8> {
     let mut header = serde_json::Value::Object(header).to_string().into_bytes();
     // Tensors start at a multiple of 8 bytes, so that readers can map them.
     header.resize(header.len().next_multiple_of(8), b' ');
+    let at = 8 + seal_at(&header).expect("it was put in");
     let mut bytes = Vec::with_capacity(8 + header.len() + end);
     bytes.extend((header.len() as u64).to_le_bytes());
     bytes.extend(header);
     for tensor in tensors {
         bytes.extend(tensor.data.iter().flat_map(|value| value.to_le_bytes()));
     }
+    let digest = digest(&bytes, at);
+    bytes[at..at + BLANK.len()].copy_from_slice(digest.as_bytes());
     bytes
 }
 

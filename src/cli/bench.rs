@@ -10,6 +10,7 @@ use shadernet::files;
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 
+use super::output::column;
 use super::{DeviceArgs, Output, load_model};
 
 #[derive(Args)]
@@ -34,6 +35,9 @@ pub(crate) struct BenchArgs {
     /// and draws it into this file
     #[arg(long, value_name = "FILE.svg")]
     scaling: Option<PathBuf>,
+    /// Replace a file that exists
+    #[arg(long, requires = "scaling")]
+    force: bool,
     /// Print the report as JSON
     #[arg(long)]
     json: bool,
@@ -53,6 +57,9 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
         data: Path::new("data/mnist"),
     };
     if let Some(path) = &args.scaling {
+        // Better to hear now than after some minutes.
+        let inputs: Vec<&Path> = args.model.as_deref().into_iter().chain([options.data]).collect();
+        files::check_outputs(&[path], &inputs, args.force)?;
         return scale(&model, &options, path, args.json, output);
     }
     let report = measure(&model, &options)?;
@@ -73,8 +80,6 @@ fn scale(
     json: bool,
     output: &mut Output,
 ) -> Result<ExitCode> {
-    // Better to hear now than after some minutes. A chart of an earlier measurement is replaced.
-    files::check_free(path, true)?;
     if !json {
         output.line(format_args!(
             "| | | ms a step | ÷ the first | operations ÷ the first | images/s | GFLOP/s | reached of the bound | working memory, MiB |\n\
@@ -187,24 +192,22 @@ fn print(report: &Report, output: &mut Output) {
         }
         return;
     };
-    let width = launches.iter().map(|row| row.launch.len()).max().unwrap_or(0).max(8);
-    output.line(format_args!(
-        "\n{:<width$}  {:>10}  {:>6}  {:>9}  {:>8}",
-        "dispatch", "µs", "share", "GFLOP/s", "GB/s"
-    ));
-    for row in launches {
+    let names = launches.iter().map(|row| row.launch.as_str());
+    let names = column(["dispatch"].into_iter().chain(names).chain(["sum"]), false);
+    output
+        .line(format_args!("\n{}  {:>10}  {:>6}  {:>9}  {:>8}", names[0], "µs", "share", "GFLOP/s", "GB/s"));
+    for (row, name) in launches.iter().zip(&names[1..]) {
         let arithmetic = match row.gflop_per_second {
             0.0 => String::new(),
             rate => format!("{rate:.2}"),
         };
         output.line(format_args!(
-            "{:<width$}  {:>10.1}  {:>4.1} %  {arithmetic:>9}  {:>8.2}",
-            row.launch,
+            "{name}  {:>10.1}  {:>4.1} %  {arithmetic:>9}  {:>8.2}",
             row.microseconds,
             100.0 * row.share,
             row.gb_per_second
         ));
     }
     let sum: f64 = launches.iter().map(|row| row.microseconds).sum();
-    output.line(format_args!("{:<width$}  {sum:>10.1}", "sum"));
+    output.line(format_args!("{}  {sum:>10.1}", names[names.len() - 1]));
 }

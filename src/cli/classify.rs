@@ -8,9 +8,10 @@ use serde_json::{Value, json};
 use shadernet::checkpoint::Checkpoint;
 use shadernet::classify::prepare::ascii;
 use shadernet::classify::{Answer, classify, read, takes_pictures};
-use shadernet::error::Result;
+use shadernet::error::{Result, shown};
 
-use super::{DeviceArgs, Output, output};
+use super::output::{column, short};
+use super::{DeviceArgs, Output, load_trained, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -37,7 +38,7 @@ pub(crate) struct ClassifyArgs {
 /// Classifies every picture that can be read; fails in the end if some could not.
 pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     let checkpoint = match &args.model {
-        Some(path) => Checkpoint::load(path)?,
+        Some(path) => load_trained(path)?,
         None => Checkpoint::seed()?,
     };
     let device = args.device.choose()?;
@@ -90,11 +91,12 @@ const BAR: f32 = 30.0;
 
 fn print(file: &str, picture: &str, answer: &Answer, classes: &[String], out: &mut Output) {
     let best = answer.probabilities[answer.class];
-    out.line(format_args!("{picture}{file}: {} ({:.1} %)", classes[answer.class], 100.0 * best));
-    let width = classes.iter().map(|name| name.chars().count()).max().unwrap_or(0);
-    for (name, probability) in classes.iter().zip(&answer.probabilities) {
+    let (file, class) = (shown(file), short(&classes[answer.class]));
+    out.line(format_args!("{picture}{file}: {class} ({:.1} %)", 100.0 * best));
+    let names = column(classes.iter().map(String::as_str), true);
+    for (name, probability) in names.iter().zip(&answer.probabilities) {
         let bar = "█".repeat((probability * BAR).round() as usize);
-        let line = format!("  {name:>width$} {:>5.1} % {bar}", 100.0 * probability);
+        let line = format!("  {name} {:>5.1} % {bar}", 100.0 * probability);
         out.line(format_args!("{}", line.trim_end()));
     }
     out.line(format_args!(""));

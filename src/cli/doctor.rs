@@ -8,6 +8,7 @@ use shadernet::doctor::{Depth, Report, examine};
 use shadernet::error::{Error, Result};
 use shadernet::gpu::{AdapterLimits, Adapters, GpuOptions};
 
+use super::output::column;
 use super::{Output, load_model};
 
 #[derive(Args)]
@@ -62,18 +63,19 @@ fn print(report: &Report, output: &mut Output) {
         report.model,
         report.launches.len(),
     ));
-    let width = report.launches.iter().map(|row| row.launch.len()).max().unwrap_or(0).max(6);
-    output.line(format_args!("{:<width$}  {:>9}  {:>13}  verdict", "kernel", "elements", "error / bound"));
-    for row in &report.launches {
-        let (launch, elements) = (&row.launch, row.elements);
+    let names = report.launches.iter().map(|row| row.launch.as_str());
+    let names = column(["kernel"].into_iter().chain(names), false);
+    output.line(format_args!("{}  {:>9}  {:>13}  verdict", names[0], "elements", "error / bound"));
+    for (row, launch) in report.launches.iter().zip(&names[1..]) {
+        let elements = row.elements;
         match (&row.wrong, &row.seen_in) {
-            (Some(_), _) => output.line(format_args!("{launch:<width$}  {:>9}  {:>13}  WRONG", "", "")),
+            (Some(_), _) => output.line(format_args!("{launch}  {:>9}  {:>13}  WRONG", "", "")),
             (None, Some(reader)) => {
-                output.line(format_args!("{launch:<width$}  {:>9}  {:>13}  as {reader}", "", ""));
+                output.line(format_args!("{launch}  {:>9}  {:>13}  as {reader}", "", ""));
             }
             (None, None) => {
                 let error = row.largest_error_of_bound;
-                output.line(format_args!("{launch:<width$}  {elements:>9}  {error:>13.3}  right"));
+                output.line(format_args!("{launch}  {elements:>9}  {error:>13.3}  right"));
             }
         }
     }

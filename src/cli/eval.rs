@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use shadernet::checkpoint::{Checkpoint, save_tensors};
+use shadernet::checkpoint::save_tensors;
 use shadernet::error::Result;
-use shadernet::eval;
 use shadernet::tensor::Tensor;
+use shadernet::{eval, files};
 
-use super::{DeviceArgs, Output, output};
+use super::{DeviceArgs, Output, load_trained, output};
 
 #[derive(Args)]
 pub(crate) struct EvalArgs {
@@ -24,6 +24,9 @@ pub(crate) struct EvalArgs {
     /// Also write the logits of all test images, as a tensor `logits` [images, classes]
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
+    /// Replace a file that exists
+    #[arg(long, requires = "logits")]
+    force: bool,
     /// Print the result as JSON
     #[arg(long)]
     json: bool,
@@ -31,7 +34,9 @@ pub(crate) struct EvalArgs {
 
 /// Judges a trained network.
 pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
-    let checkpoint = Checkpoint::load(&args.file)?;
+    let outputs: Vec<_> = args.logits.iter().map(PathBuf::as_path).collect();
+    files::check_outputs(&outputs, &[&args.file, &args.data], args.force)?;
+    let checkpoint = load_trained(&args.file)?;
     let (images, warnings) = eval::load_test_images(&args.data, &checkpoint)?;
     warnings.iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;

@@ -13,7 +13,7 @@ use shadernet::export::onnx::Graph;
 use shadernet::files;
 use shadernet::train::TrainingData;
 
-use super::{Output, output};
+use super::{Output, load_trained, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -63,19 +63,14 @@ struct Formats {
 
 /// Writes a trained network in other formats.
 pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
-    if args.model.extension().is_some_and(|extension| extension == "toml") {
-        let path = args.model.display();
-        return Err(Error::Usage(format!(
-            "{path} describes a network and holds no weights; train it first (`shadernet train {path}`), then export the \
-             model.safetensors of the run"
-        )));
-    }
-    let checkpoint = Checkpoint::load(&args.model)?;
     let Formats { html, onnx, pytorch } = &args.formats;
     // Of several files none is written if one is in the way or cannot be made.
-    for path in [html, onnx, pytorch].into_iter().flatten() {
-        files::check_free(path, args.force)?;
-    }
+    let outputs: Vec<_> = [html, onnx, pytorch].into_iter().flatten().map(PathBuf::as_path).collect();
+    let reads_data = args.verify || args.train_here;
+    let inputs: Vec<_> =
+        [args.model.as_path()].into_iter().chain(reads_data.then_some(args.data.as_path())).collect();
+    files::check_outputs(&outputs, &inputs, args.force)?;
+    let checkpoint = load_trained(&args.model)?;
     let page = html.as_ref().map(|_| page(&checkpoint, args)).transpose()?;
     let graph = onnx.as_ref().map(|_| export::to_onnx(&checkpoint, args.fold_batch_norm)).transpose()?;
     let module = pytorch.as_ref().map(|_| export::to_pytorch(&checkpoint)).transpose()?;
@@ -121,6 +116,9 @@ fn verify(path: &Path, checkpoint: &Checkpoint, data: &Path, output: &mut Output
     let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
     let logits = Graph::read(&bytes).and_then(|graph| graph.run(&pixels, "logits"));
     let logits = logits.map_err(|message| Error::data(path, message))?;
+    if !logits.iter().all(|logit| logit.is_finite()) {
+        return Err(Error::data(path, "the graph gives logits that are no finite numbers"));
+    }
     let classes = checkpoint.model.class_count();
     let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
     let answer =

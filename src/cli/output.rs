@@ -1,9 +1,13 @@
-//! Text for the user. A reader that goes away (`| head`) is no reason to fail or to stop a training.
+//! Text for the user. A reader that goes away (`| head`) is no reason to fail or to stop a training, and nothing from a file
+//! can act on a terminal.
 
+use std::borrow::Cow;
 use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write};
+use std::process::ExitCode;
 
-use shadernet::error::{Error, Result};
+use shadernet::error::{Error, Result, shown, shown_lines};
+use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
 /// A place for lines.
 pub(crate) struct Output {
@@ -38,6 +42,8 @@ impl Output {
         if self.failure.is_some() {
             return;
         }
+        let text = text.to_string();
+        let text = shown_lines(&text);
         let written = match &mut self.sink {
             Sink::Stdout(stdout) => writeln!(stdout, "{text}"),
             Sink::Stderr(stderr) => writeln!(stderr, "{text}"),
@@ -63,25 +69,78 @@ impl Output {
 
 /// Prints an error. If even that fails, the exit code has to do.
 pub(crate) fn error(error: &dyn Display) {
-    let _ = writeln!(io::stderr(), "error: {error}");
+    let _ = writeln!(io::stderr(), "error: {}", shown_lines(&error.to_string()));
 }
 
 /// Tells something beside whatever goes to standard output.
 pub(crate) fn note(note: &dyn Display) {
-    let _ = writeln!(io::stderr(), "{note}");
-}
-
-/// A path as a shell reads it.
-pub(crate) fn quoted(path: &std::path::Path) -> String {
-    let text = path.to_string_lossy();
-    let is_plain = |c: char| c.is_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !text.is_empty() && !text.starts_with('-') && text.chars().all(is_plain) {
-        return text.into_owned();
-    }
-    format!("'{}'", text.replace('\'', r"'\''"))
+    let _ = writeln!(io::stderr(), "{}", shown_lines(&note.to_string()));
 }
 
 /// Prints a warning beside whatever goes to standard output.
 pub(crate) fn warning(warning: &dyn Display) {
-    let _ = writeln!(io::stderr(), "warning: {warning}");
+    let _ = writeln!(io::stderr(), "warning: {}", shown_lines(&warning.to_string()));
+}
+
+/// Prints what clap says of a command line: help and version to standard output, else an error.
+pub(crate) fn clap(error: &clap::Error) -> Result<ExitCode> {
+    let text = error.render().to_string();
+    let printed = match shown_lines(&text) {
+        Cow::Borrowed(_) => error.print().and_then(|()| io::stdout().flush()),
+        // What was typed or expanded is repeated there.
+        Cow::Owned(text) => write!(io::stderr(), "{text}"),
+    };
+    match printed {
+        Err(failure) if !error.use_stderr() && failure.kind() != ErrorKind::BrokenPipe => {
+            Err(Error::io("write", "standard output")(failure))
+        }
+        _ => Ok(ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))),
+    }
+}
+
+/// Columns of the longest name in a list; of a longer one the beginning is shown.
+const MOST_COLUMNS: usize = 40;
+
+/// A name from a file on one line, shortened to what fits a column.
+pub(crate) fn short(name: &str) -> String {
+    let name = shown(name);
+    if name.width() <= MOST_COLUMNS {
+        return name.into_owned();
+    }
+    let mut columns = 0;
+    let fits = |c: &char| {
+        columns += c.width().unwrap_or(0);
+        columns < MOST_COLUMNS
+    };
+    // Characters without a width of their own are no reason for a line without end.
+    name.chars().take(4 * MOST_COLUMNS).take_while(fits).chain(['…']).collect()
+}
+
+/// The column of a table that has names, all as wide as the widest, which is no wider than [`MOST_COLUMNS`].
+pub(crate) fn column<'a>(names: impl Iterator<Item = &'a str>, right: bool) -> Vec<String> {
+    let names: Vec<String> = names.map(short).collect();
+    let widest = names.iter().map(|name| name.width()).max().unwrap_or(0);
+    let pad = |name: String| {
+        let spaces = " ".repeat(widest - name.width());
+        if right { spaces + &name } else { name + &spaces }
+    };
+    names.into_iter().map(pad).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stand_in_columns_however_long_and_wide_they_are() {
+        assert_eq!(column(["a", "数字", "é"].into_iter(), true), ["   a", "数字", "   é"]);
+        assert_eq!(column(["a", "b\u{1b}"].into_iter(), false), ["a      ", "b\\u001b"]);
+        for long in
+            ["x".repeat(70_000), "字".repeat(70_000), "e\u{301}".repeat(70_000), "\u{301}".repeat(70_000)]
+        {
+            let column = column([long.as_str(), "b"].into_iter(), true);
+            assert!(column[0].width() <= MOST_COLUMNS && column[0].len() < 1000 && column[0].ends_with('…'));
+            assert_eq!(column[0].width(), column[1].width());
+        }
+    }
 }

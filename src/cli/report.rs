@@ -41,7 +41,10 @@ pub(crate) fn run(args: &ReportArgs, output: &mut Output) -> Result<ExitCode> {
         _ => (None, "comparison.html".into()),
     };
     let path = args.out.as_ref().unwrap_or(&default);
-    report::check_free(path, single, args.force)?;
+    report::check_free(path, &args.runs, args.force)?;
+    if let Some(data) = &args.data {
+        files::check_outputs(&[path], &[data], true)?;
+    }
     let text = match single {
         Some(run) => {
             let source = args.data.as_deref().map_or(Source::Recorded, Source::Folder);

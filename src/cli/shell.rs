@@ -75,9 +75,12 @@ pub(crate) fn man(args: &ManArgs, output: &mut Output) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     };
     std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
-    for command in std::iter::once(&program).chain(program.get_subcommands()) {
-        let path = folder.join(Man::new(command.clone()).get_filename());
-        files::write_atomically(&path, &page(command))?;
+    let commands: Vec<_> = std::iter::once(&program).chain(program.get_subcommands()).collect();
+    let path = |command: &&Command| folder.join(Man::new((*command).clone()).get_filename());
+    let paths: Vec<PathBuf> = commands.iter().map(path).collect();
+    files::check_outputs(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &[], true)?;
+    for (command, path) in commands.into_iter().zip(&paths) {
+        files::write_atomically(path, &page(command))?;
         output.line(format_args!("{}", path.display()));
     }
     Ok(ExitCode::SUCCESS)

@@ -19,7 +19,6 @@ use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
 use shadernet::train::{Ending, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
 
-use super::output::quoted;
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
 
@@ -145,7 +144,7 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
     let message = format!(
         "--resume goes on with the recipe that the run was started with, so it does not go with {name}; to train its \
          network further by another recipe, start a new run with --init {}",
-        quoted(&model)
+        files::quoted(&model.to_string_lossy())
     );
     Err(Error::Usage(message))
 }
@@ -158,6 +157,8 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
         Run::check_out(out)?;
     }
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
+    let (init, notes) = init.unzip();
+    notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
     let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
@@ -246,7 +247,7 @@ fn finish(
             match run.saved_step() {
                 Some(step) => output::note(&format_args!(
                     "stopped after step {step}, all of it is saved; to go on: shadernet train --resume {}",
-                    quoted(run.folder())
+                    files::quoted(&run.folder().to_string_lossy())
                 )),
                 None => output::note(&"stopped before the first step; nothing is left of the run"),
             }
@@ -257,7 +258,7 @@ fn finish(
             if let (Some(step), false) = (run.saved_step(), matches!(error, Error::Diverged { .. })) {
                 output::note(&format_args!(
                     "all up to step {step} is saved; to go on from there: shadernet train --resume {}",
-                    quoted(run.folder())
+                    files::quoted(&run.folder().to_string_lossy())
                 ));
             }
             return Err(error);
@@ -305,7 +306,7 @@ impl Watch for Stoppable<'_> {
 /// Writes the report of a run into its folder. The nets are judged on the processor, which is ready at once.
 fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
     let path = summary.folder.join(page::FILE);
-    page::check_free(&path, Some(&summary.folder), false)?;
+    page::check_free(&path, std::slice::from_ref(&summary.folder), false)?;
     let device = Device::cpu(args.device.threads.map(usize::from));
     let text = page::of_run(&summary.folder, Source::Images(&data.test), &device)?;
     files::write_atomically(&path, text.as_bytes())?;

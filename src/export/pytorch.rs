@@ -3,69 +3,23 @@
 use std::fmt::Write;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::layers::Tuned;
 use crate::layers::window::{Conv, Pool};
 use crate::model::{Model, NamedLayer};
 
-/// Attributes that a module has anyway, and words of Python: no layer can be called so there.
-const TAKEN: &[&str] = &[
-    "add_module",
-    "and",
-    "apply",
-    "as",
-    "assert",
-    "async",
-    "await",
-    "bfloat16",
-    "break",
-    "buffers",
-    "children",
-    "class",
-    "compile",
-    "continue",
-    "cpu",
-    "cuda",
-    "def",
-    "del",
-    "double",
-    "elif",
-    "else",
-    "eval",
-    "except",
-    "finally",
-    "float",
-    "for",
-    "forward",
-    "from",
-    "global",
-    "half",
-    "if",
-    "import",
-    "in",
-    "ipu",
-    "is",
-    "lambda",
-    "modules",
-    "mtia",
-    "nonlocal",
-    "not",
-    "or",
-    "parameters",
-    "pass",
-    "raise",
-    "return",
-    "state_dict",
-    "to",
-    "train",
-    "training",
-    "try",
-    "type",
-    "while",
-    "with",
-    "xpu",
-    "yield",
-];
+/// Words of Python, and attributes that a module has anyway: no layer can be called so there.
+const TAKEN: &str = "\
+     False None T_destination True add_module and apply as assert async await bfloat16 break buffers \
+     call_super_init children class compile continue cpu cuda def del double dump_patches elif else eval except \
+     extra_repr finally float for forward from get_buffer get_extra_state get_parameter get_submodule global half \
+     if import in ipu is lambda load_state_dict modules mtia named_buffers named_children named_modules \
+     named_parameters nonlocal not or parameters pass raise register_backward_hook register_buffer \
+     register_forward_hook register_forward_pre_hook register_full_backward_hook register_full_backward_pre_hook \
+     register_load_state_dict_post_hook register_load_state_dict_pre_hook register_module register_parameter \
+     register_state_dict_post_hook register_state_dict_pre_hook requires_grad_ return set_extra_state set_submodule \
+     share_memory state_dict to to_empty train training try type while with xpu yield zero_grad \
+";
 
 /// The text of a Python file with the network as `Net`, and `load(path)`, which fills it from a weights file.
 ///
@@ -85,9 +39,15 @@ pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     let (mut modules, mut calls) = (String::new(), String::new());
     for layer in &model.layers {
         let name = &layer.name;
-        if TAKEN.contains(&name.as_str()) || name.starts_with(|c: char| c.is_ascii_digit()) {
-            let message =
-                format!("layer `{name}`: PyTorch cannot have a layer of this name; another name fits");
+        // What begins with an underscore may be one of PyTorch's own, too.
+        let fits = name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+            && !TAKEN.split_whitespace().any(|taken| taken == name);
+        if !fits {
+            let message = format!(
+                "layer `{}`: PyTorch cannot have a layer of this name; another name fits",
+                shown(name)
+            );
             return Err(Error::Usage(message));
         }
         let (module, call) = layer_lines(model, layer)?;
@@ -136,13 +96,13 @@ def load(path):
         raise ValueError(f"{{path}} does not fit: missing {{missing}}, unexpected {{keys.unexpected_keys}}")
     return net.eval()
 "#,
-        name = model.name.replace(['\\', '"', '\n'], "'"),
+        name = shown(&model.name.replace(['\\', '"'], "'")),
         parameters = model.parameter_count(),
         version = env!("CARGO_PKG_VERSION"),
         channels = input.channels,
         height = input.height,
         width = input.width,
-        classes = serde_json::to_string(&checkpoint.classes).expect("names are JSON"),
+        classes = shown(&serde_json::to_string(&checkpoint.classes).expect("names are JSON")),
         mean = checkpoint.mean,
         std = checkpoint.std,
         count = model.class_count(),

@@ -112,20 +112,23 @@ pub fn of_runs(folders: &[PathBuf]) -> Result<String> {
     compare::of_runs(&records)
 }
 
-/// Fails if a file is in the way, as [`files::check_free`], which lets through a report that the run in `run` has in its
-/// folder.
+/// Fails if the page of `runs` cannot be written to `path`, as [`files::check_outputs`]: what the runs have in their folders
+/// is their input, except for pages. The report that a single run has in its folder is replaced.
 ///
 /// # Errors
 /// [`Error::Usage`], which says what would help.
-pub fn check_free(path: &Path, run: Option<&Path>, force: bool) -> Result<()> {
-    // Of what is no run, `of_run` has more to say.
-    if run.is_some_and(|run| !run.is_dir()) {
-        return Ok(());
+pub fn check_free(path: &Path, runs: &[PathBuf], force: bool) -> Result<()> {
+    let mut inputs = Vec::new();
+    for run in runs {
+        // Of what is no run, `of_run` has more to say.
+        let Ok(entries) = run.read_dir() else { return Ok(()) };
+        let files = entries.flatten().map(|entry| entry.path());
+        inputs.extend(files.filter(|file| file.extension().is_none_or(|ending| ending != "html")));
     }
-    let in_place = run.is_some_and(|run| path == run.join(FILE)) && path.is_file();
+    let in_place = matches!(runs, [run] if path == run.join(FILE)) && path.is_file();
     // Larger than any of ours: not ours.
     let own = in_place && read_at_most(path, 64 << 20)?.is_some_and(|bytes| is_report(&bytes));
-    files::check_free(path, force || own)
+    files::check_outputs(&[path], &inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>(), force || own)
 }
 
 fn is_report(bytes: &[u8]) -> bool {

@@ -58,10 +58,11 @@ pub(super) fn of_run(shown: &Shown<'_>) -> String {
     let data = Path::new(&summary.data)
         .file_name()
         .map_or_else(String::new, |name| format!(" on {}", escape(name.display())));
-    let stopped =
-        if summary.complete { String::new() } else { format!(", stopped after {} steps", summary.steps) };
-    let subtitle =
-        format!("{}, {} parameters, {epochs} epochs{stopped}{data}", escape(model), thousands(*parameters));
+    let epochs = match record.epochs.last().filter(|_| !summary.complete) {
+        None => format!("{epochs} epochs"),
+        Some(last) => format!("stopped after epoch {} of {epochs}", last[0].epoch),
+    };
+    let subtitle = format!("{}, {} parameters, {epochs}{data}", escape(model), thousands(*parameters));
     page(&record.name(), &subtitle, &body)
 }
 

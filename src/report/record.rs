@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files::read_at_most;
+use crate::files::{quoted, read_at_most};
 use crate::train::Summary;
 
 /// No summary or table of metrics comes near this.
@@ -56,14 +56,17 @@ impl Record {
             bytes.ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))
         };
         let summary: Summary = serde_json::from_slice(&read("summary.json")?).map_err(|error| {
-            let message = format!("damaged, or of another version of shadernet: {error}");
+            let message = format!("damaged, or of another version of shadernet (line {})", error.line());
             Error::data(folder.join("summary.json"), message)
         })?;
         let damaged = |why: String| Error::data(folder.join("metrics.csv"), format!("damaged: {why}"));
         let rows: Vec<Figures> = csv::Reader::from_reader(&read("metrics.csv")?[..])
             .deserialize()
             .collect::<Result<_, _>>()
-            .map_err(|error| damaged(error.to_string()))?;
+            .map_err(|error| {
+                let line = error.position().map_or(String::new(), |at| format!("line {} ", at.line()));
+                damaged(format!("{line}does not have the figures of an epoch"))
+            })?;
         let nets = summary.replicas.len().max(1);
         if rows.is_empty() || !rows.len().is_multiple_of(nets) {
             return Err(damaged(format!("{} rows for {nets} nets", rows.len())));
@@ -145,10 +148,11 @@ fn require(folder: &Path, names: &[&str]) -> Result<()> {
         return Ok(());
     }
     let cure = if folder.join("checkpoint.safetensors").is_file() {
-        format!("`shadernet train --resume {}` finishes the run", folder.display())
+        let folder = folder.to_string_lossy();
+        format!("`shadernet train --resume {}` goes on with the run", quoted(&folder))
     } else {
         "`shadernet train --out DIR` makes one".into()
     };
-    let message = format!("not the folder of a finished run, without {}; {cure}", missing.join(" and "));
+    let message = format!("not the folder of a run with results, without {}; {cure}", missing.join(" and "));
     Err(Error::data(folder, message))
 }

@@ -127,6 +127,7 @@ impl Run<'_> {
                 trained,
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
+                warnings: Vec::new(),
             };
             checkpoint.save(&self.folder.path().join(&file))?;
             summary.weights_sha256 = Some(checkpoint.weights_sha256());

@@ -18,10 +18,10 @@ use crate::tensor::Tensor;
 /// Name of the file in a run's folder.
 pub(super) const FILE: &str = "checkpoint.safetensors";
 const VERSION: &str = "3";
-/// Versions that are still read: what they lack has a default.
+/// Versions that are still read: what they lack has a default, and they have no checksum of everything.
 const OLD_VERSIONS: [&str; 1] = ["2"];
-/// The header has a row for each epoch and net, so it grows with the run.
-const MAX_HEADER: u64 = 64 << 20;
+/// The header has a row for each epoch and net, so it grows with the run; beyond this the safetensors crate reads none.
+const MAX_HEADER: u64 = 100_000_000;
 
 /// A run as it was saved, in its folder, which belongs to this process until the state is dropped.
 #[derive(Debug)]
@@ -172,7 +172,7 @@ impl RunState {
     pub(super) fn read(folder: Arc<RunFolder>) -> Result<Self> {
         let path = folder.path().join(FILE);
         let bad = |message: String| Error::checkpoint(&path, message);
-        let file = TensorFile::read(&path, MAX_HEADER)?;
+        let file = TensorFile::read(&path, MAX_HEADER, u64::MAX)?;
         let get = |key: &str| {
             let value = file.metadata.get(key);
             value.ok_or_else(|| bad(format!("this is not the state of a run: its metadata has no `{key}`")))
@@ -182,6 +182,9 @@ impl RunState {
         if get("format")? != RUN_FORMAT || !is_known {
             let message = format!("this is not the state of a run in version {VERSION} of {RUN_FORMAT}");
             return Err(bad(message));
+        }
+        if version == VERSION && !file.is_sealed() {
+            return Err(bad("damaged: the checksum of the whole file is missing".into()));
         }
         let model = Model::parse(get("model")?, "model").map_err(|error| bad(error.to_string()))?;
         let damaged = |error: serde_json::Error| bad(format!("damaged metadata: {error}"));
@@ -200,7 +203,7 @@ impl RunState {
                 wanted.extend(named.map(|(name, shape)| (format!("{replica}.{vector_name}.{name}"), shape)));
             }
         }
-        let mut tensors = file.tensors(&wanted, |_, _| false)?.into_iter();
+        let mut tensors = file.tensors(&wanted)?.into_iter();
         let replicas = (0..settings.replicas.len())
             .map(|_| {
                 let vector = |&(_, vector): &(&str, Vector)| {

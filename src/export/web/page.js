@@ -145,7 +145,12 @@ async function update() {
     const { strokes, picture } = board.seen();
     const pixels = picture?.pixels ?? (strokes.length > 0 ? imageFor(model, board.drawing()) : null);
     showInput(pixels, picture);
-    showAnswer(pixels && softmax(await compute(pixels)));
+    const logits = pixels && (await compute(pixels));
+    const isAnswer = !logits || logits.every(Number.isFinite);
+    if (!isAnswer) {
+      element('problem').textContent = 'The network has no answer: it computes no finite numbers for this image.';
+    }
+    showAnswer(logits && isAnswer ? softmax(logits) : null);
   }
   busy = false;
 }
