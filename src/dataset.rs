@@ -1,11 +1,16 @@
 //! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
+mod entries;
 mod folders;
 mod idx;
+mod jpeg;
+mod layout;
 pub(crate) mod picture;
 mod pictures;
 
 use std::path::Path;
+
+use layout::Source;
 
 use crate::error::{Error, Result};
 use crate::rng::{self, Permutation, Stream};
@@ -91,11 +96,13 @@ impl Dataset {
     /// # Ok::<(), shadernet::error::Error>(())
     /// ```
     pub fn load(dir: &Path, input: Shape) -> Result<Self> {
-        if folders::fits(dir) {
-            return pictures::load(dir, input);
-        }
-        let train = Images::load(dir, Part::Train)?;
-        let test = Images::load(dir, Part::Test)?;
+        let (source, mut warnings) = layout::find(dir)?;
+        let dir = match &source {
+            Source::Pictures(layout) => return pictures::load(layout, input, warnings),
+            Source::Idx(dir) => dir,
+        };
+        let train = Images::read(dir, Part::Train, &mut warnings)?;
+        let test = Images::read(dir, Part::Test, &mut warnings)?;
         if (train.height, train.width) != (test.height, test.width) {
             let message = format!(
                 "training images are {}x{}, test images {}x{}: both must have one size",
@@ -111,8 +118,9 @@ impl Dataset {
             );
             return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
         }
+        warnings.extend(train.unseen_labels(dir));
         let classes = train.class_names();
-        Ok(Self { train, test, classes, pictures: false, warnings: Vec::new() })
+        Ok(Self { train, test, classes, pictures: false, warnings })
     }
 
     /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
@@ -120,13 +128,16 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::load`], and when no image would be left.
     pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
-        let pictures = folders::fits(dir);
-        let (all, classes, warnings) = if pictures {
-            pictures::load_train(dir, input)?
-        } else {
-            let all = Images::load(dir, Part::Train)?;
-            let classes = all.class_names();
-            (all, classes, Vec::new())
+        let (source, mut warnings) = layout::find(dir)?;
+        let pictures = matches!(source, Source::Pictures(_));
+        let (all, classes, warnings) = match &source {
+            Source::Pictures(layout) => pictures::load_train(layout, input, warnings)?,
+            Source::Idx(dir) => {
+                let all = Images::read(dir, Part::Train, &mut warnings)?;
+                warnings.extend(all.unseen_labels(dir));
+                let classes = all.class_names();
+                (all, classes, warnings)
+            }
         };
         // Always the same images, whatever the seed, so that tuned runs can be compared.
         let (train, test) = all.split(count, 0)?;
@@ -135,15 +146,55 @@ impl Dataset {
 }
 
 /// Loads the test part alone, for a network that knows `classes`: the images, and what is odd about them. Folders of
-/// pictures are classes by their names; the labels of IDX files are numbers.
+/// pictures are classes by their names. The labels of IDX files are numbers: of classes with `named_by_folders` they name
+/// the one of this value, of others they are the place in `classes`.
 ///
 /// # Errors
-/// As [`Dataset::load`], and folders that are no class.
-pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images, Vec<String>)> {
-    if folders::fits(dir) {
-        return pictures::load_test(dir, input, classes);
+/// As [`Dataset::load`], and folders or labels that are no class.
+pub fn load_test(
+    dir: &Path,
+    input: Shape,
+    classes: &[String],
+    named_by_folders: bool,
+) -> Result<(Images, Vec<String>)> {
+    let (source, mut warnings) = layout::find(dir)?;
+    match &source {
+        Source::Pictures(layout) => pictures::load_test(layout, input, classes, warnings),
+        Source::Idx(dir) => {
+            let mut images = Images::read(dir, Part::Test, &mut warnings)?;
+            if named_by_folders {
+                images.name_labels(dir, classes)?;
+            }
+            Ok((images, warnings))
+        }
     }
-    Ok((Images::load(dir, Part::Test)?, Vec::new()))
+}
+
+/// The place of a class among `names`: the one of this name or, if this is a number, the only one of its value.
+fn class_named(name: &str, names: &[String]) -> Option<usize> {
+    fn value(name: &str) -> Option<u64> {
+        name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+    names.iter().position(|other| other == name).or_else(|| {
+        let wanted = value(name)?;
+        let mut same = names.iter().enumerate().filter(|(_, other)| value(other) == Some(wanted));
+        let (place, _) = same.next()?;
+        same.next().is_none().then_some(place)
+    })
+}
+
+/// An empty vector with place for so many bytes, if there is so much memory.
+fn buffer(bytes: usize) -> Result<Vec<u8>, String> {
+    let mut buffer = Vec::new();
+    buffer.try_reserve_exact(bytes).map_err(|_| format!("there is not enough memory for {bytes} bytes of images"))?;
+    Ok(buffer)
+}
+
+/// What stands in a Git repository for a large file that was not fetched.
+const LFS_POINTER: &str = "this is a Git LFS pointer, not the file itself; `git lfs pull` fetches it";
+
+fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs")
 }
 
 /// Looks at the training part of a data set to find out which networks fit.
@@ -160,21 +211,29 @@ pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn survey(dir: &Path) -> Result<Survey> {
-    if folders::fits(dir) {
-        return pictures::survey(dir);
-    }
-    let images = Images::load(dir, Part::Train)?;
+    let (source, mut warnings) = layout::find(dir)?;
+    let dir = match &source {
+        Source::Pictures(layout) => return pictures::survey(layout, warnings),
+        Source::Idx(dir) => dir,
+    };
+    let images = Images::read(dir, Part::Train, &mut warnings)?;
+    warnings.extend(images.unseen_labels(dir));
     let shape = Shape::new(images.channels, images.height, images.width);
     let (count, classes) = (images.count, images.class_names());
-    Ok(Survey { images: shape, count, classes, pictures: false, warnings: Vec::new() })
+    Ok(Survey { images: shape, count, classes, pictures: false, warnings })
 }
 
 impl Images {
-    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it.
+    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it. The
+    /// images of EMNIST, which its files store transposed, are turned upright.
     ///
     /// # Errors
     /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
     pub fn load(dir: &Path, part: Part) -> Result<Self> {
+        Self::read(dir, part, &mut Vec::new())
+    }
+
+    fn read(dir: &Path, part: Part, warnings: &mut Vec<String>) -> Result<Self> {
         let images = idx::find(dir, part, "images", 3)?;
         let labels = idx::find(dir, part, "labels", 1)?;
         let ([count, height, width], pixels) = idx::read(&images)?;
@@ -183,7 +242,65 @@ impl Images {
             let message = format!("{label_count} labels, but {} holds {count} images", images.display());
             return Err(Error::data(labels, message));
         }
-        Ok(Self { count, channels: 1, height, width, pixels, labels: values })
+        let mut all = Self { count, channels: 1, height, width, pixels, labels: values };
+        if idx::is_of_emnist(&images) {
+            all.transpose();
+            let warning = format!(
+                "{}: EMNIST's files hold every image transposed; they were turned upright (files without emnist in their \
+                 names are taken as they are)",
+                dir.display()
+            );
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Exchanges rows and columns.
+    fn transpose(&mut self) {
+        let (height, width) = (self.height, self.width);
+        let mut turned = vec![0; height * width];
+        for image in self.pixels.chunks_exact_mut(height * width) {
+            for (place, value) in turned.iter_mut().enumerate() {
+                *value = image[place % height * width + place / height];
+            }
+            image.copy_from_slice(&turned);
+        }
+        (self.height, self.width) = (width, height);
+    }
+
+    /// Turns labels, which are numbers, into places among classes that folders named.
+    fn name_labels(&mut self, dir: &Path, classes: &[String]) -> Result<()> {
+        let places: Vec<_> = (0..=u8::MAX).map(|label| class_named(&label.to_string(), classes)).collect();
+        for label in &mut self.labels {
+            let Some(place) = places[usize::from(*label)] else {
+                let message = format!(
+                    "the label {label} is no class of the model, which learnt from folders; it knows {}",
+                    entries::some(classes.iter().cloned())
+                );
+                return Err(Error::data(dir, message));
+            };
+            *label = place as u8;
+        }
+        Ok(())
+    }
+
+    /// A warning about labels below the largest that no image has.
+    fn unseen_labels(&self, dir: &Path) -> Option<String> {
+        let mut seen = [false; 256];
+        self.labels.iter().for_each(|&label| seen[usize::from(label)] = true);
+        let last = seen.iter().rposition(|&seen| seen)?;
+        let unseen: Vec<_> =
+            (0..last).filter(|&label| !seen[label]).map(|label| label.to_string()).collect();
+        let (s, them) = if unseen.len() == 1 { ("", "this class") } else { ("s", "these classes") };
+        (!unseen.is_empty()).then(|| {
+            format!(
+                "{}: no training image has the label{s} {}, the last label is {last}; nothing is learnt of {them}",
+                dir.display(),
+                entries::some(unseen.into_iter())
+            )
+        })
     }
 
     /// `"0"`, `"1"`, ... up to the largest label.
@@ -209,16 +326,16 @@ impl Images {
             chosen[order.get(i as u32) as usize] = true;
         }
         let size = self.channels * self.height * self.width;
-        let part = |held: bool, count: usize| {
-            let mut pixels = Vec::with_capacity(count * size);
+        let part = |held: bool, count: usize| -> Result<Self> {
+            let mut pixels = buffer(count * size).map_err(Error::Usage)?;
             let mut labels = Vec::with_capacity(count);
             for i in (0..self.count).filter(|&i| chosen[i] == held) {
                 pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
                 labels.push(self.labels[i]);
             }
-            Self { count, pixels, labels, ..*self }
+            Ok(Self { count, pixels, labels, ..*self })
         };
-        Ok((part(false, self.count - held_out), part(true, held_out)))
+        Ok((part(false, self.count - held_out)?, part(true, held_out)?))
     }
 
     /// Mean and standard deviation of all pixels / 255, to four decimals; the deviation is at least 0.001.

@@ -6,9 +6,9 @@ mod ink;
 
 use std::path::Path;
 
-use image::RgbaImage;
+use image::{DynamicImage, RgbaImage};
 
-use crate::dataset::picture::decode;
+use crate::dataset::picture::{decode, faint};
 use crate::error::{Error, Result};
 use ink::Ink;
 
@@ -33,14 +33,27 @@ const MIN_CONTRAST: u8 = 32;
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    let picture = decode(path)?.into_rgba8();
+    prepare_decoded(decode(path)?, path, height, width)
+}
+
+/// Prepares a picture that is decoded already; errors name it `path`.
+pub(super) fn prepare_decoded(
+    picture: DynamicImage,
+    path: &Path,
+    height: usize,
+    width: usize,
+) -> Result<Vec<u8>> {
+    let hint = faint(&picture).map_or(String::new(), |most| {
+        format!("; its values fill only 0 to {most} of 16 bits: stretch them to all of it")
+    });
+    let picture = picture.into_rgba8();
     let paper = background(&picture);
     let mut ink = Ink::new(&picture, paper);
     let contrast = ink.values.iter().copied().max().unwrap_or(0);
     if contrast < MIN_CONTRAST {
         let message = format!(
             "no ink found: nothing differs from the background by {MIN_CONTRAST} of 255 levels or more, \
-             the most is {contrast}; a clear drawing on an even background fits"
+             the most is {contrast}; a clear drawing on an even background fits{hint}"
         );
         return Err(Error::data(path, message));
     }

@@ -1,13 +1,13 @@
 //! `shadernet classify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 use shadernet::checkpoint::Checkpoint;
 use shadernet::classify::prepare::ascii;
-use shadernet::classify::{Answer, classify, read, takes_pictures};
+use shadernet::classify::{Answer, Picture, classify, takes_pictures};
 use shadernet::error::Result;
 
 use super::{DeviceArgs, Output, output};
@@ -21,7 +21,8 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ClassifyArgs {
-    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files
+    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files; `-`
+    /// is standard input
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Trained model (.safetensors) [default: the built-in seed network]
@@ -44,7 +45,7 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     let input = checkpoint.model.input;
     let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for path in &args.images {
-        match read(path, &checkpoint) {
+        match read(path).and_then(|picture| picture.input(&checkpoint)) {
             Ok(image) => {
                 files.push(path.display().to_string());
                 images.push(image);
@@ -71,6 +72,16 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
         print(file, &seen, answer, &checkpoint.classes, out);
     }
     Ok(code)
+}
+
+/// Decodes a picture; `-` is standard input.
+fn read(path: &Path) -> Result<Picture> {
+    let picture = match path == Path::new("-") {
+        true => Picture::read(std::io::stdin().lock(), "standard input")?,
+        false => Picture::open(path)?,
+    };
+    picture.warning().iter().for_each(|warning| output::warning(warning));
+    Ok(picture)
 }
 
 fn as_json(file: &str, answer: &Answer, checkpoint: &Checkpoint) -> Value {

@@ -1,0 +1,399 @@
+//! Is a JPEG whole? Decoders paint grey over what is missing, as a browser should, and a network would learn the grey.
+//!
+//! This walks through the Huffman codes of every scan without decoding a pixel: each block that the header promises must
+//! be there, and nothing else but padding.
+
+/// Blocks of 8x8 coefficients, in zigzag order.
+const COEFFICIENTS: usize = 64;
+/// A coefficient that no scan has brought yet.
+const MISSING: u8 = u8::MAX;
+const CUT: &str = "it ends early, part of the picture is missing";
+const CORRUPT: &str = "its compressed data are corrupt";
+
+type Checked<T = ()> = Result<T, String>;
+
+/// Fails if a baseline or progressive JPEG, whose size is bounded, was cut off or has corrupt scans. What follows its end
+/// marker does not matter: phones store more there.
+pub(super) fn check(bytes: &[u8]) -> Checked {
+    let mut jpeg = Jpeg::default();
+    let mut at = 2;
+    loop {
+        let (marker, start) = next_marker(bytes, at)?;
+        at = start;
+        match marker {
+            0x01 | 0xd0..=0xd8 => continue,
+            0xd9 => return jpeg.check_complete(),
+            _ => {}
+        }
+        let length = bytes.get(at..at + 2).ok_or(CUT)?;
+        let length = usize::from(u16::from_be_bytes([length[0], length[1]]));
+        let segment = bytes.get(at + 2..at + length.max(2)).ok_or(CUT)?;
+        at += length.max(2);
+        match marker {
+            0xc4 => jpeg.read_tables(segment)?,
+            0xc0..=0xc2 => jpeg.read_frame(segment, marker == 0xc2)?,
+            0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
+                return Err("it is of a rare kind (lossless, hierarchical or arithmetic coding)".into());
+            }
+            0xdd => jpeg.interval = usize::from(u16_at(segment, 0)?),
+            0xda => at = jpeg.read_scan(segment, bytes, at)?,
+            _ => {}
+        }
+    }
+}
+
+/// The next marker, and where it ends.
+fn next_marker(bytes: &[u8], mut at: usize) -> Checked<(u8, usize)> {
+    loop {
+        match bytes.get(at..at + 2).ok_or(CUT)? {
+            [0xff, 0x00] | [0..=0xfe, _] | [0xff, 0xff] => at += 1,
+            &[_, marker] => return Ok((marker, at + 2)),
+            _ => return Err(CUT.into()),
+        }
+    }
+}
+
+fn byte_at(segment: &[u8], at: usize) -> Checked<u8> {
+    segment.get(at).copied().ok_or_else(|| CORRUPT.into())
+}
+
+fn u16_at(segment: &[u8], at: usize) -> Checked<u16> {
+    Ok(u16::from_be_bytes([byte_at(segment, at)?, byte_at(segment, at + 1)?]))
+}
+
+#[derive(Default)]
+struct Jpeg {
+    tables: [[Option<Table>; 4]; 2],
+    progressive: bool,
+    width: usize,
+    height: usize,
+    components: Vec<Component>,
+    /// MCUs between two restart markers; 0: there are none.
+    interval: usize,
+}
+
+struct Component {
+    id: u8,
+    /// Blocks of an MCU, across and down.
+    sampling: [usize; 2],
+    /// Blocks in a row, with those that fill up the last MCU.
+    stride: usize,
+    /// For each block which coefficients are not 0, as refining scans want to know.
+    nonzero: Vec<u64>,
+    /// For each coefficient how many of its lowest bits no scan has brought yet.
+    missing_bits: [u8; COEFFICIENTS],
+}
+
+/// The coefficients and bits of a scan.
+#[derive(Clone, Copy)]
+struct Band {
+    first: usize,
+    last: usize,
+    refines: bool,
+}
+
+impl Jpeg {
+    fn read_tables(&mut self, mut segment: &[u8]) -> Checked {
+        while let Some((&kind, rest)) = segment.split_first() {
+            let (counts, rest) = rest.split_first_chunk::<16>().ok_or(CORRUPT)?;
+            let count = counts.iter().map(|&count| usize::from(count)).sum();
+            let (values, rest) = rest.split_at_checked(count).ok_or(CORRUPT)?;
+            let place = self.tables.get_mut(usize::from(kind >> 4));
+            let place = place.and_then(|tables| tables.get_mut(usize::from(kind & 15))).ok_or(CORRUPT)?;
+            *place = Some(Table::new(counts, values)?);
+            segment = rest;
+        }
+        Ok(())
+    }
+
+    fn read_frame(&mut self, segment: &[u8], progressive: bool) -> Checked {
+        if !self.components.is_empty() {
+            return Err(CORRUPT.into());
+        }
+        self.progressive = progressive;
+        self.height = usize::from(u16_at(segment, 1)?);
+        self.width = usize::from(u16_at(segment, 3)?);
+        for component in 0..usize::from(byte_at(segment, 5)?) {
+            let sampling = byte_at(segment, 7 + 3 * component)?;
+            let sampling = [usize::from(sampling >> 4), usize::from(sampling & 15)];
+            if sampling.iter().any(|side| !(1..=4).contains(side)) {
+                return Err(CORRUPT.into());
+            }
+            self.components.push(Component {
+                id: byte_at(segment, 6 + 3 * component)?,
+                sampling,
+                stride: 0,
+                nonzero: Vec::new(),
+                missing_bits: [MISSING; COEFFICIENTS],
+            });
+        }
+        let [across, down] = self.mcus();
+        for component in &mut self.components {
+            component.stride = across * component.sampling[0];
+            if progressive {
+                component.nonzero = vec![0; component.stride * down * component.sampling[1]];
+            }
+        }
+        Ok(())
+    }
+
+    fn most_sampled(&self) -> [usize; 2] {
+        [0, 1].map(|axis| self.components.iter().map(|c| c.sampling[axis]).max().unwrap_or(1))
+    }
+
+    /// MCUs of an interleaved scan, across and down.
+    fn mcus(&self) -> [usize; 2] {
+        let most = self.most_sampled();
+        [self.width.div_ceil(8 * most[0]), self.height.div_ceil(8 * most[1])]
+    }
+
+    /// Walks through a scan whose header is `segment`; returns where it ends.
+    fn read_scan(&mut self, segment: &[u8], bytes: &[u8], at: usize) -> Checked<usize> {
+        let count = usize::from(byte_at(segment, 0)?);
+        let mut members = Vec::new();
+        for member in 0..count {
+            let id = byte_at(segment, 1 + 2 * member)?;
+            let tables = byte_at(segment, 2 + 2 * member)?;
+            let index = self.components.iter().position(|component| component.id == id).ok_or(CORRUPT)?;
+            members.push((index, [usize::from(tables >> 4), usize::from(tables & 15)]));
+        }
+        let refinement = byte_at(segment, 3 + 2 * count)?;
+        let band = match self.progressive {
+            false => Band { first: 0, last: COEFFICIENTS - 1, refines: false },
+            true => Band {
+                first: usize::from(byte_at(segment, 1 + 2 * count)?),
+                last: usize::from(byte_at(segment, 2 + 2 * count)?),
+                refines: refinement >> 4 != 0,
+            },
+        };
+        if members.is_empty() || band.first > band.last || band.last >= COEFFICIENTS {
+            return Err(CORRUPT.into());
+        }
+        // A scan of one component has only its own blocks, without those that fill up an MCU.
+        let most = self.most_sampled();
+        let [across, down] = match &members[..] {
+            &[(index, _)] => {
+                let [x, y] = self.components[index].sampling;
+                [(self.width * x).div_ceil(8 * most[0]), (self.height * y).div_ceil(8 * most[1])]
+            }
+            _ => self.mcus(),
+        };
+        let mut bits = Bits { bytes, at, buffer: 0, count: 0, invented: 0 };
+        let mut run = 0;
+        for mcu in 0..across * down {
+            if self.interval > 0 && mcu > 0 && mcu % self.interval == 0 {
+                let (marker, end) = next_marker(bytes, bits.finish()?)?;
+                if usize::from(marker) != 0xd0 + (mcu / self.interval - 1) % 8 {
+                    return Err(CORRUPT.into());
+                }
+                (bits, run) = (Bits { bytes, at: end, buffer: 0, count: 0, invented: 0 }, 0);
+            }
+            for &(index, tables) in &members {
+                let component = &mut self.components[index];
+                let [x, y] = if members.len() == 1 { [1, 1] } else { component.sampling };
+                let corner = mcu / across * y * component.stride + mcu % across * x;
+                let [dc, ac] = [0, 1].map(|kind| self.tables[kind].get(tables[kind]).and_then(Option::as_ref));
+                for block in 0..x * y {
+                    if !self.progressive {
+                        bits.baseline_block(dc.ok_or(CORRUPT)?, ac.ok_or(CORRUPT)?)?;
+                    } else if band.first == 0 {
+                        let size = if band.refines { 1 } else { bits.symbol(dc.ok_or(CORRUPT)?)? };
+                        bits.skip(size.into())?;
+                    } else {
+                        let place = corner + block / x * component.stride + block % x;
+                        let nonzero = component.nonzero.get_mut(place).ok_or(CORRUPT)?;
+                        bits.progressive_block(ac.ok_or(CORRUPT)?, band, &mut run, nonzero)?;
+                    }
+                }
+            }
+        }
+        let last = if self.progressive && band.first == 0 { 0 } else { band.last };
+        let missing = if self.progressive { refinement & 15 } else { 0 };
+        for (index, _) in members {
+            self.components[index].missing_bits[band.first..=last].fill(missing);
+        }
+        bits.finish()
+    }
+
+    fn check_complete(&self) -> Checked {
+        let whole = |component: &Component| component.missing_bits.iter().all(|&bits| bits == 0);
+        if self.components.is_empty() || !self.components.iter().all(whole) { Err(CUT.into()) } else { Ok(()) }
+    }
+}
+
+/// A Huffman code.
+struct Table {
+    /// For each 8 bits that start with a code: its length << 8 | its symbol; 0 if the code is longer.
+    short: [u16; 256],
+    /// For each length the end of its codes, as 16 bits.
+    ends: [u32; 17],
+    /// For each length what turns a code into the place of its symbol.
+    offsets: [i32; 17],
+    symbols: Vec<u8>,
+}
+
+impl Table {
+    fn new(counts: &[u8; 16], symbols: &[u8]) -> Checked<Self> {
+        let mut table =
+            Self { short: [0; 256], ends: [0; 17], offsets: [0; 17], symbols: symbols.to_owned() };
+        let (mut code, mut place) = (0, 0);
+        for length in 1..=16 {
+            table.offsets[length] = place as i32 - code as i32;
+            for _ in 0..counts[length - 1] {
+                if code >> length != 0 {
+                    return Err(CORRUPT.into());
+                }
+                if length <= 8 {
+                    let first = code << (8 - length);
+                    table.short[first..first + (1 << (8 - length))]
+                        .fill((length as u16) << 8 | u16::from(symbols[place]));
+                }
+                code += 1;
+                place += 1;
+            }
+            table.ends[length] = (code << (16 - length)) as u32;
+            code <<= 1;
+        }
+        Ok(table)
+    }
+}
+
+/// The bits of a scan up to the next marker.
+struct Bits<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    buffer: u64,
+    count: u32,
+    /// The last of them, that stand for what is behind the end.
+    invented: u32,
+}
+
+impl Bits<'_> {
+    fn fill(&mut self) {
+        while self.count <= 48 {
+            let byte = match self.bytes.get(self.at..self.at + 2) {
+                Some([0xff, 0]) => {
+                    self.at += 2;
+                    0xff
+                }
+                Some(&[byte @ 0..=0xfe, _]) => {
+                    self.at += 1;
+                    byte
+                }
+                _ => {
+                    self.invented += 8;
+                    0
+                }
+            };
+            self.buffer = self.buffer << 8 | u64::from(byte);
+            self.count += 8;
+        }
+    }
+
+    fn next(&mut self, count: u32) -> u32 {
+        if self.count < count {
+            self.fill();
+        }
+        (self.buffer >> (self.count - count)) as u32 & ((1 << count) - 1)
+    }
+
+    fn skip(&mut self, count: u32) -> Checked<u32> {
+        if count > 16 {
+            return Err(CORRUPT.into());
+        }
+        let value = self.next(count);
+        self.count -= count;
+        if self.count < self.invented { Err(CUT.into()) } else { Ok(value) }
+    }
+
+    fn symbol(&mut self, table: &Table) -> Checked<u8> {
+        let next = self.next(16);
+        let short = table.short[next as usize >> 8];
+        if short != 0 {
+            self.skip(u32::from(short >> 8))?;
+            return Ok(short as u8);
+        }
+        let Some(length) = (9..=16).find(|&length| next < table.ends[length]) else {
+            // Where bits are missing, any code may seem wrong.
+            return Err(if self.invented > 0 { CUT } else { CORRUPT }.into());
+        };
+        self.skip(length as u32)?;
+        let place = (next >> (16 - length)) as i32 + table.offsets[length];
+        table.symbols.get(place as usize).copied().ok_or_else(|| CORRUPT.into())
+    }
+
+    fn baseline_block(&mut self, dc: &Table, ac: &Table) -> Checked {
+        let size = self.symbol(dc)?;
+        self.skip(size.into())?;
+        let mut at = 1;
+        while at < COEFFICIENTS {
+            let symbol = self.symbol(ac)?;
+            match (usize::from(symbol >> 4), symbol & 15) {
+                (15, 0) => at += 16,
+                (_, 0) => break,
+                (zeros, size) => {
+                    at += zeros + 1;
+                    self.skip(size.into())?;
+                }
+            }
+        }
+        if at > COEFFICIENTS { Err(CORRUPT.into()) } else { Ok(()) }
+    }
+
+    /// A block of a scan without constant terms; `run` counts blocks that have no further coefficients.
+    fn progressive_block(&mut self, ac: &Table, band: Band, run: &mut u32, nonzero: &mut u64) -> Checked {
+        let mut at = band.first;
+        while *run == 0 && at <= band.last {
+            let symbol = self.symbol(ac)?;
+            let (mut zeros, size) = (symbol >> 4, symbol & 15);
+            if size == 0 && zeros < 15 {
+                *run = (1 << zeros) + self.skip(zeros.into())?;
+                break;
+            }
+            self.skip(size.into())?;
+            if band.refines {
+                while at <= band.last {
+                    if *nonzero >> at & 1 == 1 {
+                        self.skip(1)?;
+                    } else if zeros == 0 {
+                        break;
+                    } else {
+                        zeros -= 1;
+                    }
+                    at += 1;
+                }
+            } else {
+                at += usize::from(zeros);
+            }
+            if size > 0 {
+                if at > band.last {
+                    return Err(CORRUPT.into());
+                }
+                *nonzero |= 1 << at;
+            }
+            at += 1;
+        }
+        if *run > 0 {
+            *run -= 1;
+            if band.refines {
+                let rest = (at..=band.last).filter(|&at| *nonzero >> at & 1 == 1).count();
+                for _ in 0..rest {
+                    self.skip(1)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the bits end, if nothing but padding is left of them.
+    fn finish(mut self) -> Checked<usize> {
+        let real = (self.count - self.invented) / 8;
+        let rest = (0..real).map(|place| (self.buffer >> (self.invented + 8 * place)) as u8);
+        let mut padding = rest.into_iter().all(|byte| [0, 0xff].contains(&byte));
+        while let Some([0..=0xfe, _] | [0xff, 0]) = self.bytes.get(self.at..self.at + 2) {
+            padding &= [0, 0xff].contains(&self.bytes[self.at]);
+            self.at += 1;
+        }
+        if padding { Ok(self.at) } else { Err(CORRUPT.into()) }
+    }
+}
