@@ -171,7 +171,7 @@ pub fn load_test(
 }
 
 /// The place of a class among `names`: the one of this name or, if this is a number, the only one of its value.
-fn class_named(name: &str, names: &[String]) -> Option<usize> {
+pub(crate) fn class_named(name: &str, names: &[String]) -> Option<usize> {
     fn value(name: &str) -> Option<u64> {
         name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
     }
@@ -186,7 +186,9 @@ fn class_named(name: &str, names: &[String]) -> Option<usize> {
 /// An empty vector with place for so many bytes, if there is so much memory.
 fn buffer(bytes: usize) -> Result<Vec<u8>, String> {
     let mut buffer = Vec::new();
-    buffer.try_reserve_exact(bytes).map_err(|_| format!("there is not enough memory for {bytes} bytes of images"))?;
+    buffer
+        .try_reserve_exact(bytes)
+        .map_err(|_| format!("there is not enough memory for {bytes} bytes of images"))?;
     Ok(buffer)
 }
 
@@ -291,8 +293,7 @@ impl Images {
         let mut seen = [false; 256];
         self.labels.iter().for_each(|&label| seen[usize::from(label)] = true);
         let last = seen.iter().rposition(|&seen| seen)?;
-        let unseen: Vec<_> =
-            (0..last).filter(|&label| !seen[label]).map(|label| label.to_string()).collect();
+        let unseen: Vec<_> = (0..last).filter(|&label| !seen[label]).map(|label| label.to_string()).collect();
         let (s, them) = if unseen.len() == 1 { ("", "this class") } else { ("s", "these classes") };
         (!unseen.is_empty()).then(|| {
             format!(
@@ -420,9 +421,29 @@ mod tests {
         ];
         let dotted = NAMES.map(|name| name.replace("-idx", ".idx"));
         let dotted = [0, 1, 2, 3].map(|i| dotted[i].as_str());
-        for (names, files) in [(NAMES, &packed), (emnist, &packed), (dotted, &files())] {
+        for (names, files) in [(NAMES, &packed), (dotted, &files())] {
             assert_eq!(load(folder(names, files).path()).unwrap(), plain);
         }
+        // A folder of its own for each, as some programs unpack them; beside the files such folders do not matter.
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in NAMES.iter().zip(&files()) {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join(name), bytes).unwrap();
+        }
+        assert_eq!(load(dir.path()).unwrap(), plain);
+        for (name, bytes) in dotted.iter().zip(&files()) {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        assert_eq!(load(dir.path()).unwrap(), plain);
+        // EMNIST's images are stored transposed.
+        let upright = load(folder(emnist, &packed).path()).unwrap();
+        assert_eq!((upright.train.height, upright.train.width), (3, 2));
+        assert_eq!(upright.train.pixels[..7], [0, 3, 1, 4, 2, 5, 6]);
+        assert_eq!(upright.test.labels, plain.test.labels);
+        assert!(
+            upright.warnings.len() == 1
+                && upright.warnings[0].contains("transposed; they were turned upright")
+        );
         // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
         let dir = folder(NAMES, &files());
         fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
@@ -441,6 +462,8 @@ mod tests {
         let cases: &[(usize, &[u8], &str)] = &[
             (0, b"", "this is empty"),
             (0, b"<!DOCTYPE html>", "HTML"),
+            (0, b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches it"),
+            (0, b"PK\x03\x04", "a ZIP archive"),
             (0, b"PNG?", "no IDX file, it starts with"),
             (0, &[0, 0, 13, 3], "element type 0x0d"),
             (0, &labels, "this is an IDX labels file; expected an IDX im"),
@@ -496,11 +519,56 @@ mod tests {
         assert!(sums(&files()[1], NAMES[1]).is_ok());
         let message = sums(&files()[0], NAMES[1]).unwrap_err();
         assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
+        fs::write(dir.path().join("SHA256SUMS"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        let message = load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("SHA256SUMS: above 1 MiB"), "{message}");
         // Sums that are there and cannot be read are no reason to trust the files.
         fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
         fs::create_dir(dir.path().join("SHA256SUMS")).unwrap();
         let message = load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("SHA256SUMS"), "{message}");
+    }
+
+    #[test]
+    fn labels_that_nobody_learns_are_named() {
+        let mut files = files();
+        files[1] = idx(&[3], &[3, 1, 3]);
+        let dir = folder(NAMES, &files);
+        let unseen =
+            "no training image has the labels 0, 2, the last label is 3; nothing is learnt of these classes";
+        for warnings in [load(dir.path()).unwrap().warnings, survey(dir.path()).unwrap().warnings] {
+            assert!(warnings.len() == 1 && warnings[0].ends_with(unseen), "{warnings:?}");
+        }
+        assert_eq!(load(folder(NAMES, &self::files()).path()).unwrap().warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn classes_are_compared_by_name_and_numbers_by_value() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let sorted = names(&["0", "1", "10", "2"]);
+        assert_eq!(
+            ["2", "10", "02", "3", "x"].map(|name| class_named(name, &sorted)),
+            [Some(3), Some(2), Some(3), None, None]
+        );
+        assert_eq!(class_named("1", &names(&["01", "001"])), None);
+        assert_eq!(class_named("+1", &names(&["1"])), None);
+
+        // Labels 1 and 2 of the test part.
+        let dir = folder(NAMES, &files());
+        let labels = |classes: &[&str], named_by_folders| {
+            let loaded = load_test(dir.path(), Shape::new(1, 2, 3), &names(classes), named_by_folders);
+            loaded.map(|(images, _)| images.labels).map_err(|error| error.to_string())
+        };
+        assert_eq!(labels(&["0", "1", "10", "2"], true).unwrap(), [1, 3]);
+        assert_eq!(labels(&["01", "02"], true).unwrap(), [0, 1]);
+        // A model file's names are those of the labels in their order.
+        assert_eq!(labels(&["shirt", "shoe", "hat"], false).unwrap(), [1, 2]);
+        let message = labels(&["cat", "dog"], true).unwrap_err();
+        assert!(
+            message.contains(
+                "the label 1 is no class of the model, which learnt from folders; it knows cat, dog"
+            )
+        );
     }
 
     #[test]

@@ -48,9 +48,9 @@ impl Picture {
         Ok(Self { image: picture::decode_bytes(&bytes, &name)?, name })
     }
 
-    /// What is odd about it and may make the answer wrong.
-    pub fn warning(&self) -> Option<String> {
-        picture::faint(&self.image).map(|most| {
+    /// What is odd about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
+    pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
+        picture::faint(&self.image).filter(|_| takes_pictures(checkpoint)).map(|most| {
             format!(
                 "{}: nearly black, since its values fill only 0 to {most} of 16 bits; stretch them to all of it, such as by \
                  `mogrify -auto-level`",

@@ -45,7 +45,7 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     let input = checkpoint.model.input;
     let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for path in &args.images {
-        match read(path).and_then(|picture| picture.input(&checkpoint)) {
+        match read(path, &checkpoint) {
             Ok(image) => {
                 files.push(path.display().to_string());
                 images.push(image);
@@ -74,14 +74,14 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     Ok(code)
 }
 
-/// Decodes a picture; `-` is standard input.
-fn read(path: &Path) -> Result<Picture> {
+/// Reads a picture as the network takes it; `-` is standard input.
+fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
     let picture = match path == Path::new("-") {
         true => Picture::read(std::io::stdin().lock(), "standard input")?,
         false => Picture::open(path)?,
     };
-    picture.warning().iter().for_each(|warning| output::warning(warning));
-    Ok(picture)
+    picture.warning(checkpoint).iter().for_each(|warning| output::warning(warning));
+    picture.input(checkpoint)
 }
 
 fn as_json(file: &str, answer: &Answer, checkpoint: &Checkpoint) -> Value {

@@ -30,8 +30,8 @@ const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40
 pub(super) const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 /// Extensions of pictures that must be converted.
 const FOREIGN: [&str; 20] = [
-    "webp", "heic", "heif", "avif", "gif", "bmp", "tif", "tiff", "svg", "jxl", "jp2", "jfif", "jpe", "ppm", "pgm", "dng",
-    "cr2", "nef", "arw", "psd",
+    "webp", "heic", "heif", "avif", "gif", "bmp", "tif", "tiff", "svg", "jxl", "jp2", "jfif", "jpe", "ppm",
+    "pgm", "dng", "cr2", "nef", "arw", "psd",
 ];
 
 /// The contents of a folder, each list sorted by name, without names that start with a dot: those belong to programs.
@@ -64,7 +64,8 @@ impl Entries {
                 found.junk.push(path);
                 continue;
             }
-            let kind = entry.file_type().and_then(|kind| target(&path, kind)).map_err(Error::io("read", &path))?;
+            let kind =
+                entry.file_type().and_then(|kind| target(&path, kind)).map_err(Error::io("read", &path))?;
             match kind {
                 None => found.odd.push((path, "a link that leads nowhere")),
                 Some(kind) if kind.is_dir() => found.folders.push(path),
@@ -146,7 +147,9 @@ pub(super) fn name_of(path: &Path) -> String {
 /// A path as a message about `dir` names it, on one line.
 pub(super) fn shown(path: &Path, dir: &Path) -> String {
     let path = path.strip_prefix(dir).unwrap_or(path).display().to_string();
-    path.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
+    path.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
 }
 
 /// The first few of a list, and how many more there are.

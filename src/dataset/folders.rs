@@ -113,7 +113,8 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
     }
     if let Some((path, why)) = empty.first() {
         let message = match why.as_str() {
-            "" => "this class has no picture (.png, .jpg, .jpeg): add some, or move the folder elsewhere".to_owned(),
+            "" => "this class has no picture (.png, .jpg, .jpeg): add some, or move the folder elsewhere"
+                .to_owned(),
             why => format!("this class has no picture (.png, .jpg, .jpeg), but {why}"),
         };
         return Err(Error::data(path, message));
@@ -139,7 +140,8 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
 fn why_empty(entries: &Entries) -> String {
     let foreign = entries.foreign();
     if let Some((_, extension)) = foreign.first() {
-        let counts: Vec<_> = foreign.iter().map(|(count, extension)| format!("{count} .{extension}")).collect();
+        let counts: Vec<_> =
+            foreign.iter().map(|(count, extension)| format!("{count} .{extension}")).collect();
         return format!(
             "{}: convert them, such as by `mogrify -format png *.{extension}` in this folder",
             counts.join(", ")
@@ -176,8 +178,9 @@ pub(super) fn loose(folder: &Path, entries: &Entries) -> Vec<String> {
 }
 
 fn left_out(folder: &Path, odd: &[(PathBuf, &'static str)]) -> Option<String> {
-    (!odd.is_empty())
-        .then(|| format!("{}: left out, no regular file or folder: {}", folder.display(), odd_names(folder, odd)))
+    (!odd.is_empty()).then(|| {
+        format!("{}: left out, no regular file or folder: {}", folder.display(), odd_names(folder, odd))
+    })
 }
 
 fn odd_names(folder: &Path, odd: &[(PathBuf, &'static str)]) -> String {

@@ -7,16 +7,21 @@
 const COEFFICIENTS: usize = 64;
 /// A coefficient that no scan has brought yet.
 const MISSING: u8 = u8::MAX;
+const MAX_SIDE: usize = 8192;
+const MAX_COMPONENTS: u8 = 4;
+/// Every usual encoder makes about ten.
+const MAX_SCANS: usize = 100;
 const CUT: &str = "it ends early, part of the picture is missing";
 const CORRUPT: &str = "its compressed data are corrupt";
 
 type Checked<T = ()> = Result<T, String>;
 
-/// Fails if a baseline or progressive JPEG, whose size is bounded, was cut off or has corrupt scans. What follows its end
+/// Fails if a baseline or progressive JPEG was cut off or has corrupt scans. What follows its end
 /// marker does not matter: phones store more there.
 pub(super) fn check(bytes: &[u8]) -> Checked {
     let mut jpeg = Jpeg::default();
     let mut at = 2;
+    let mut scans = 0;
     loop {
         let (marker, start) = next_marker(bytes, at)?;
         at = start;
@@ -36,7 +41,13 @@ pub(super) fn check(bytes: &[u8]) -> Checked {
                 return Err("it is of a rare kind (lossless, hierarchical or arithmetic coding)".into());
             }
             0xdd => jpeg.interval = usize::from(u16_at(segment, 0)?),
-            0xda => at = jpeg.read_scan(segment, bytes, at)?,
+            0xda => {
+                scans += 1;
+                if scans > MAX_SCANS {
+                    return Err(CORRUPT.into());
+                }
+                at = jpeg.read_scan(segment, bytes, at)?;
+            }
             _ => {}
         }
     }
@@ -113,7 +124,13 @@ impl Jpeg {
         self.progressive = progressive;
         self.height = usize::from(u16_at(segment, 1)?);
         self.width = usize::from(u16_at(segment, 3)?);
-        for component in 0..usize::from(byte_at(segment, 5)?) {
+        let components = byte_at(segment, 5)?;
+        if [self.width, self.height].iter().any(|side| !(1..=MAX_SIDE).contains(side))
+            || components > MAX_COMPONENTS
+        {
+            return Err(CORRUPT.into());
+        }
+        for component in 0..usize::from(components) {
             let sampling = byte_at(segment, 7 + 3 * component)?;
             let sampling = [usize::from(sampling >> 4), usize::from(sampling & 15)];
             if sampling.iter().any(|side| !(1..=4).contains(side)) {
@@ -192,7 +209,8 @@ impl Jpeg {
                 let component = &mut self.components[index];
                 let [x, y] = if members.len() == 1 { [1, 1] } else { component.sampling };
                 let corner = mcu / across * y * component.stride + mcu % across * x;
-                let [dc, ac] = [0, 1].map(|kind| self.tables[kind].get(tables[kind]).and_then(Option::as_ref));
+                let [dc, ac] =
+                    [0, 1].map(|kind| self.tables[kind].get(tables[kind]).and_then(Option::as_ref));
                 for block in 0..x * y {
                     if !self.progressive {
                         bits.baseline_block(dc.ok_or(CORRUPT)?, ac.ok_or(CORRUPT)?)?;
@@ -217,7 +235,11 @@ impl Jpeg {
 
     fn check_complete(&self) -> Checked {
         let whole = |component: &Component| component.missing_bits.iter().all(|&bits| bits == 0);
-        if self.components.is_empty() || !self.components.iter().all(whole) { Err(CUT.into()) } else { Ok(()) }
+        if self.components.is_empty() || !self.components.iter().all(whole) {
+            Err(CUT.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -395,5 +417,102 @@ impl Bits<'_> {
             self.at += 1;
         }
         if padding { Ok(self.at) } else { Err(CORRUPT.into()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine;
+    use image::{ImageFormat, Rgb, RgbImage};
+
+    use super::*;
+
+    /// 24x20 pixels in colour, progressive, with colours at half the resolution: ten scans.
+    const PROGRESSIVE: &str = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDACAWGBwYFCAcGhwkIiAmMFA0MCwsMGJGSjpQdGZ6eHJmcG6AkLicgIiuim5woNqirr7EztDO\
+        fJri8uDI8LjKzsb/2wBDASIkJDAqMF40NF7GhHCExsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbGxsbG\
+        xsb/wgARCAAUABgDASIAAhEBAxEB/8QAFwABAQEBAAAAAAAAAAAAAAAAAAIBA//EABgBAAIDAAAAAAAAAAAAAAAAAAEDAAIE/9oADAMB\
+        AAIQAxAAAAHhmTd1MASNaKEH/8QAFBABAAAAAAAAAAAAAAAAAAAAMP/aAAgBAQABBQIf/8QAFhEBAQEAAAAAAAAAAAAAAAAAEgAQ/9oA\
+        CAEDAQE/AXPf/8QAFhEBAQEAAAAAAAAAAAAAAAAAEwAQ/9oACAECAQE/ATj3/8QAFBABAAAAAAAAAAAAAAAAAAAAMP/aAAgBAQAGPwIf\
+        /8QAGBABAAMBAAAAAAAAAAAAAAAAAAEQEUH/2gAIAQEAAT8hTWtvqX//2gAMAwEAAgADAAAAENM/gv/EABcRAQEBAQAAAAAAAAAAAAAA\
+        AAEAEWH/2gAIAQMBAT8QckdzF//EABgRAAIDAAAAAAAAAAAAAAAAAAABEBFh/9oACAECAQE/EGdRR//EABsQAQACAwEBAAAAAAAAAAAA\
+        AAEAIRExQWGR/9oACAEBAAE/EMi1Fk3cFO6lNPyLfJlNzLcLE7n/2Q==";
+
+    fn progressive() -> Vec<u8> {
+        base64::prelude::BASE64_STANDARD.decode(PROGRESSIVE).unwrap()
+    }
+
+    fn baseline() -> Vec<u8> {
+        let picture = RgbImage::from_fn(61, 43, |x, y| Rgb([(x * y) as u8, (x * 40) as u8, (y * 31) as u8]));
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        bytes.into_inner()
+    }
+
+    /// Grey blocks with a restart marker behind each: a difference of 0 is 00, the end of a block 1010 in the usual codes.
+    fn restarting() -> Vec<u8> {
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::GrayImage::new(80, 8).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+        let mut bytes = bytes.into_inner();
+        let scan = bytes.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap();
+        let header = bytes[scan..scan + 10].to_vec();
+        bytes.truncate(scan);
+        bytes.extend([0xff, 0xdd, 0, 4, 0, 1]);
+        bytes.extend(header);
+        for block in 0..10 {
+            bytes.extend([0b0010_1011, 0xff, if block == 9 { 0xd9 } else { 0xd0 + block % 8 }]);
+        }
+        bytes
+    }
+
+    #[test]
+    fn whole_pictures_pass_whatever_follows_them() {
+        for bytes in [baseline(), progressive(), restarting()] {
+            assert_eq!(check(&bytes), Ok(()));
+            assert!(image::load_from_memory(&bytes).is_ok());
+            // A phone's second picture, and padding before the end marker.
+            assert_eq!(check(&[&bytes[..], &bytes[..99]].concat()), Ok(()));
+            let (rest, end) = bytes.split_at(bytes.len() - 2);
+            assert_eq!(check(&[rest, &[0, 0, 0xff, 0xff], end].concat()), Ok(()));
+        }
+    }
+
+    #[test]
+    fn a_cut_anywhere_is_found() {
+        for bytes in [baseline(), progressive(), restarting()] {
+            for end in 2..bytes.len() {
+                assert!(check(&bytes[..end]).is_err(), "cut at {end} of {}", bytes.len());
+            }
+            // The picture of a program that closes what it could not read.
+            let scan = bytes.windows(2).position(|marker| marker == [0xff, 0xda]).unwrap();
+            for end in scan + 14..bytes.len() - 3 {
+                let closed = [&bytes[..end], &[0xff, 0xd9]].concat();
+                assert!(check(&closed).is_err(), "closed at {end} of {}", bytes.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_too_much_inside_is_found() {
+        let bytes = restarting();
+        let marker = bytes.windows(2).position(|marker| marker == [0xff, 0xd3]).unwrap();
+        assert!(check(&[&bytes[..marker - 1], &bytes[marker + 2..]].concat()).is_err());
+        let bytes = baseline();
+        let more = [&bytes[..bytes.len() - 2], &[0x5a; 9], &[0xff, 0xd9]].concat();
+        assert_eq!(check(&more), Err(CORRUPT.to_owned()));
+    }
+
+    #[test]
+    fn any_bytes_end_in_an_answer() {
+        let good = [baseline(), progressive(), restarting()];
+        for seed in 0..6000 {
+            let mut bytes = good[seed as usize % 3].clone();
+            for change in 0..1 + seed % 4 {
+                let [place, value, ..] = crate::rng::pcg4d([seed, change, 0, 0]);
+                let place = 2 + place as usize % (bytes.len() - 2);
+                bytes[place] = value as u8;
+            }
+            // Neither panics nor runs for long; most are refused.
+            let _ = check(&bytes);
+        }
     }
 }

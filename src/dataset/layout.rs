@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use super::entries::{Entries, holds_results, name_of, shown, some};
+use super::folders::loose;
 use super::idx;
 use crate::error::{Error, Result};
 
@@ -52,9 +53,13 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
     }
     let entries = Entries::of(dir)?;
     if let Some(source) = look(dir, &entries, MAX_DEPTH, &mut notes)? {
+        if source.root() != dir {
+            notes.insert(0, format!("{}: the data set is in {}", dir.display(), shown(source.root(), dir)));
+        }
         return Ok((source, notes));
     }
-    let pictures = entries.pictures().count() + entries.foreign().iter().map(|(count, _)| count).sum::<usize>();
+    let pictures =
+        entries.pictures().count() + entries.foreign().iter().map(|(count, _)| count).sum::<usize>();
     if pictures > 0 {
         let above = std::path::absolute(dir).ok();
         let above = above.as_deref().and_then(Path::parent).unwrap_or(Path::new(".."));
@@ -65,11 +70,13 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
         );
         return Err(Error::data(dir, message));
     }
-    if entries.folders.is_empty() {
+    let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", entries.folders.len());
+    if entries.folders.is_empty() && entries.odd.is_empty() {
         // What is missing, the reader of IDX files says.
         return Ok((Source::Idx(dir.to_owned()), notes));
     }
-    let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", entries.folders.len());
+    let left_out = loose(dir, &Entries { files: Vec::new(), ..entries });
+    let message = left_out.into_iter().fold(message, |all, more| format!("{all}; {more}"));
     Err(Error::data(dir, message))
 }
 
@@ -119,9 +126,6 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
         return Err(Error::data(dir, message));
     }
     Ok(ways.pop().map(|(source, inner)| {
-        if inner.is_empty() || !inner.iter().any(|note| note.contains("the data set is in")) {
-            notes.push(format!("{}: the data set is in {}", dir.display(), shown(source.root(), dir)));
-        }
         notes.extend(inner);
         source
     }))
@@ -155,7 +159,12 @@ fn part_of(folder: &Path) -> Option<Role> {
 }
 
 /// The parts of a data set in `dir`, if it has such folders.
-fn parts(dir: &Path, entries: &Entries, folders: &[Inner], notes: &mut Vec<String>) -> Result<Option<Layout>> {
+fn parts(
+    dir: &Path,
+    entries: &Entries,
+    folders: &[Inner],
+    notes: &mut Vec<String>,
+) -> Result<Option<Layout>> {
     // A folder with pictures of its own is a class, even if trains are in it.
     let role = |folder: &Inner| {
         let is_part = !folder.entries.has_pictures() && !folder.entries.folders.is_empty();
@@ -194,6 +203,148 @@ fn parts(dir: &Path, entries: &Entries, folders: &[Inner], notes: &mut Vec<Strin
             some(others.iter().map(|folder| shown(folder, dir)))
         ));
     }
-    notes.extend(super::folders::loose(dir, entries));
+    notes.extend(loose(dir, entries));
     Ok(Some(Layout { root: dir.to_owned(), train, test }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Empty files of these names: only names matter here.
+    fn folder(names: &[&str]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for name in names {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        dir
+    }
+
+    /// Root, training and test part as they were found, and what was said.
+    fn found(names: &[&str]) -> Result<([String; 3], String), String> {
+        let dir = folder(names);
+        let (source, notes) = find(dir.path()).map_err(|error| error.to_string())?;
+        let shown = |path: &Path| shown(path, dir.path());
+        let notes = notes.join("\n");
+        Ok(match source {
+            Source::Idx(root) => ([shown(&root), "idx".into(), "idx".into()], notes),
+            Source::Pictures(Layout { root, train, test }) => {
+                let [train, test] = [train, test].map(|part| part.map_or("-".into(), |part| shown(&part)));
+                ([shown(&root), train, test], notes)
+            }
+        })
+    }
+
+    fn assert_found(names: &[&str], wanted: [&str; 3], words: &[&str]) {
+        let (places, notes) = found(names).unwrap();
+        assert_eq!(places, wanted, "{names:?}");
+        assert_eq!(words.is_empty(), notes.is_empty(), "{names:?}: {notes}");
+        for word in words {
+            assert!(notes.contains(word), "{names:?}: {word:?} is not in {notes}");
+        }
+    }
+
+    #[test]
+    fn parts_have_many_names() {
+        for [train, test] in [
+            ["train", "test"],
+            ["Train", "TEST"],
+            ["training", "testing"],
+            ["training_set", "test_set"],
+            ["trainset", "Test-Set"],
+        ] {
+            let names =
+                [train, test].map(|part| [format!("{part}/a/1.png"), format!("{part}/b/1.jpg")]).concat();
+            let names: Vec<_> = names.iter().map(String::as_str).collect();
+            assert_found(&names, ["", train, test], &[]);
+        }
+        for val in ["val", "Valid", "validation"] {
+            let names = ["train/a/1.png", "train/b/1.png"].map(str::to_owned);
+            let names = [&names[..], &[format!("{val}/a/1.png"), format!("{val}/b/1.png")]].concat();
+            let mut names: Vec<_> = names.iter().map(String::as_str).collect();
+            assert_found(&names, ["", "train", val], &[&format!("no folder test; {val} takes its place")]);
+            names.extend(["test/a/1.png", "test/b/1.png"]);
+            assert_found(&names, ["", "train", "test"], &[&format!("one folder is not read: {val}")]);
+        }
+        let message = found(&["train/a/1.png", "Training/a/1.png"]).unwrap_err();
+        assert!(message.contains("Training and train are the same part"), "{message}");
+        // With pictures of its own it is a class, and a folder of pictures that are not sorted is no data set.
+        assert_found(&["ring/1.png", "train/1.png", "train/thumbs/1.png"], ["", "-", "-"], &[]);
+        let message = found(&["train/cat.1.jpg", "test/2.jpg"]).unwrap_err();
+        assert!(message.contains("the pictures in test, train are not sorted"), "{message}");
+    }
+
+    #[test]
+    fn other_levels_are_found_or_named() {
+        let up = ["data/set/a/1.png", "data/set/b/1.png", "__MACOSX/data/._1.png", "runs/x/summary.json"];
+        assert_found(&up, ["data/set", "-", "-"], &["the data set is in data/set"]);
+        assert_found(
+            &["MNIST/raw/train-images-idx3-ubyte"],
+            ["MNIST/raw", "idx", "idx"],
+            &["is in MNIST/raw"],
+        );
+        let message = found(&["A/raw/train-images-idx3-ubyte", "B/train/a/1.png"]).unwrap_err();
+        assert!(message.contains("there are data sets in A/raw, B: give one"), "{message}");
+        let dir = folder(&["ring/1.png", "ring/2.webp", "bar/1.png"]);
+        let message = find(&dir.path().join("ring")).unwrap_err().to_string();
+        assert!(message.contains("there are 2 pictures here, but no folder for each class"), "{message}");
+        assert!(message.ends_with(&dir.path().display().to_string()), "{message}");
+        let message = find(&dir.path().join("ring/1.png")).unwrap_err().to_string();
+        assert!(message.contains("this is a file; give the folder"), "{message}");
+    }
+
+    #[test]
+    fn what_lies_beside_the_classes_is_told_apart() {
+        let names =
+            ["a/1.png", "b/1.png", "runs/b-1/summary.json", "best/checkpoint.safetensors", "Thumbs.db"];
+        let dir = folder(&names);
+        fs::create_dir(dir.path().join("experiments")).unwrap();
+        let mut warnings = Vec::new();
+        let classes = |warnings: &mut Vec<String>| {
+            let (source, mut notes) = find(dir.path()).unwrap();
+            let Source::Pictures(layout) = source else { panic!("no pictures") };
+            warnings.append(&mut notes);
+            crate::dataset::folders::classes(&layout, crate::dataset::Part::Train, warnings)
+        };
+        fs::write(dir.path().join("a/2.png"), "").unwrap();
+        fs::write(dir.path().join("b/2.png"), "").unwrap();
+        let names: Vec<_> = classes(&mut warnings).unwrap().into_iter().map(|class| class.name).collect();
+        assert_eq!((names, &warnings[..]), (vec!["a".to_owned(), "b".to_owned()], &[][..]));
+
+        for junk in
+            ["__MACOSX", "@eaDir", "$RECYCLE.BIN", "System Volume Information", "lost+found", "#recycle"]
+        {
+            fs::create_dir(dir.path().join(junk)).unwrap();
+        }
+        fs::write(dir.path().join("loose.jpg"), "").unwrap();
+        assert_eq!(classes(&mut warnings).unwrap().len(), 2);
+        let said = warnings.join("\n");
+        for words in ["one picture is beside the folders, in no class, and not read: loose.jpg", "and 3 more"]
+        {
+            assert!(said.contains(words), "{said}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("nowhere", dir.path().join("cat")).unwrap();
+            std::os::unix::fs::symlink("itself", dir.path().join("a/itself")).unwrap();
+            std::os::unix::fs::symlink("/dev/zero", dir.path().join("b/zero.png")).unwrap();
+            warnings.clear();
+            assert_eq!(classes(&mut warnings).unwrap().len(), 2);
+            let said = warnings.join("\n");
+            for words in ["cat (a link that leads nowhere)", "a/itself (a link", "b/zero.png (a device)"] {
+                assert!(said.contains(words), "{words}: {said}");
+            }
+        }
+        // Runs with a picture are somebody's class.
+        fs::write(dir.path().join("experiments/1.webp"), "").unwrap();
+        let message = classes(&mut warnings).unwrap_err().to_string();
+        assert!(
+            message
+                .contains("experiments: this class has no picture (.png, .jpg, .jpeg), but 1 .webp: convert")
+        );
+    }
 }

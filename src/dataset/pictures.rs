@@ -50,7 +50,13 @@ pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> 
     let test = read(dir, &test, &names, input, &mut warnings)?;
     warnings.extend(imbalance(dir, &train.images, &names));
     warnings.extend(duplicates(dir, &train, &test));
-    Ok(Dataset { train: train.images, test: test.images, classes: names, pictures: true, warnings: once(warnings) })
+    Ok(Dataset {
+        train: train.images,
+        test: test.images,
+        classes: names,
+        pictures: true,
+        warnings: once(warnings),
+    })
 }
 
 /// The training images, the names of the classes, and warnings. The folder `test` is not read.
@@ -282,4 +288,43 @@ pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Surve
 fn is_coloured(picture: &DynamicImage) -> bool {
     let spread = |[r, g, b]: [u8; 3]| r.max(g).max(b) - r.min(g).min(b);
     picture.color().has_color() && picture.to_rgb8().pixels().any(|pixel| spread(pixel.0) > MIN_COLOUR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_class(dir: &Path) -> Result<(usize, Vec<String>)> {
+        let files = [dir.join("1.png"), dir.join("2.png")].to_vec();
+        let class = Class { name: "a".into(), files };
+        let mut warnings = Vec::new();
+        let read = read(dir, &[class], &["a".to_owned()], Shape::new(1, 4, 4), &mut warnings)?;
+        Ok((read.images.count, warnings))
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_no_bad_picture() {
+        let dir = tempfile::tempdir().unwrap();
+        image::GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+        let error = read_class(dir.path()).err().unwrap();
+        assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("2.png")), "{error}");
+        std::fs::write(dir.path().join("2.png"), "<html>").unwrap();
+        let (count, warnings) = read_class(dir.path()).unwrap();
+        assert!(count == 1 && warnings[0].contains("one picture is left out, not readable"), "{warnings:?}");
+    }
+
+    #[test]
+    fn pictures_that_use_a_part_of_their_bits_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        image::GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+        let deep = |most: u16| {
+            let picture =
+                image::ImageBuffer::from_fn(4, 4, |x, y| image::Luma([most / (1 + x as u16 * y as u16)]));
+            DynamicImage::from(picture).save(dir.path().join("2.png")).unwrap();
+            read_class(dir.path()).unwrap().1
+        };
+        let warnings = deep(4095);
+        assert!(warnings[0].contains("nearly black") && warnings[0].ends_with(": 2.png"), "{warnings:?}");
+        assert_eq!(deep(60_000), Vec::<String>::new());
+    }
 }

@@ -47,8 +47,9 @@ impl Graph {
     /// An operator that is not known or does not fit its inputs.
     pub fn run(&self, pixels: &[f32], name: &str) -> Result<Vec<f64>, String> {
         let images = pixels.par_chunks(self.input.iter().product());
-        let images: Vec<Vec<f64>> =
-            on_all_processors(|| images.map(|image| self.run_one(image, name)).collect::<Result<_, String>>())?;
+        let images: Vec<Vec<f64>> = on_all_processors(|| {
+            images.map(|image| self.run_one(image, name)).collect::<Result<_, String>>()
+        })?;
         Ok(images.concat())
     }
 
