@@ -117,22 +117,22 @@ fn target(path: &Path, kind: FileType) -> io::Result<Option<FileType>> {
     }
 }
 
-/// True for a folder without pictures in which trainings or experiments of ours are.
+/// True for a folder without pictures, as far down as runs go, in which trainings or experiments of ours are.
 pub(super) fn holds_results(folder: &Path, entries: &Entries) -> bool {
-    fn holds(entries: &Entries, depth: usize) -> bool {
-        entries.files.iter().any(|file| RESULTS.contains(&&*name_of(file)))
-            || depth > 0
-                && entries
-                    .folders
-                    .iter()
-                    .any(|folder| Entries::of(folder).is_ok_and(|inner| holds(&inner, depth - 1)))
+    fn is_without_pictures(entries: &Entries, depth: usize, results: &mut bool) -> bool {
+        *results |= entries.files.iter().any(|file| RESULTS.contains(&&*name_of(file)));
+        let inner = |folder: &PathBuf| {
+            Entries::of(folder).map_or(true, |inner| is_without_pictures(&inner, depth - 1, results))
+        };
+        !entries.has_pictures() && (depth == 0 || entries.folders.iter().all(inner))
     }
-    !entries.has_pictures()
-        && (RESULT_FOLDERS.contains(&&*name_of(folder)) && !has_picture_folders(entries) || holds(entries, 2))
+    let mut results = RESULT_FOLDERS.contains(&&*name_of(folder));
+    is_without_pictures(entries, 2, &mut results) && results
 }
 
-fn has_picture_folders(entries: &Entries) -> bool {
-    entries.folders.iter().any(|folder| Entries::of(folder).is_ok_and(|inner| inner.has_pictures()))
+/// The folders inside that have pictures of their own.
+pub(super) fn picture_folders(entries: &Entries) -> impl Iterator<Item = &PathBuf> {
+    entries.folders.iter().filter(|folder| Entries::of(folder).is_ok_and(|inner| inner.has_pictures()))
 }
 
 fn extension(file: &Path) -> String {

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::entries::{Entries, holds_results, name_of, shown, some};
+use super::entries::{Entries, holds_results, name_of, picture_folders, shown, some};
 use super::folders::loose;
 use super::idx;
 use crate::error::{Error, Result};
@@ -165,9 +165,14 @@ fn parts(
     folders: &[Inner],
     notes: &mut Vec<String>,
 ) -> Result<Option<Layout>> {
-    // A folder with pictures of its own is a class, even if trains are in it.
+    // A folder with pictures of its own is a class, even if trains are in it; unless it has folders of pictures, too, and
+    // nothing beside it looks like a class.
+    let beside_classes = folders.iter().any(|f| part_of(&f.path).is_none() && f.entries.has_pictures());
     let role = |folder: &Inner| {
-        let is_part = !folder.entries.has_pictures() && !folder.entries.folders.is_empty();
+        let is_part = match folder.entries.has_pictures() {
+            false => !folder.entries.folders.is_empty(),
+            true => !beside_classes && picture_folders(&folder.entries).take(2).count() == 2,
+        };
         part_of(&folder.path).filter(|_| is_part)
     };
     let the = |wanted: Role| -> Result<Option<PathBuf>> {
@@ -274,12 +279,20 @@ mod tests {
         assert!(message.contains("Training and train are the same part"), "{message}");
         // With pictures of its own it is a class, and a folder of pictures that are not sorted is no data set.
         assert_found(&["ring/1.png", "train/1.png", "train/thumbs/1.png"], ["", "-", "-"], &[]);
+        assert_found(&["ring/1.png", "train/1.png", "train/a/1.png", "train/b/1.png"], ["", "-", "-"], &[]);
+        assert_found(
+            &["test/a/1.png", "train/1.png", "train/a/1.png", "train/b/1.png"],
+            ["", "train", "test"],
+            &[],
+        );
         let message = found(&["train/cat.1.jpg", "test/2.jpg"]).unwrap_err();
         assert!(message.contains("the pictures in test, train are not sorted"), "{message}");
     }
 
     #[test]
     fn other_levels_are_found_or_named() {
+        let whole = ["all/set/a/1.png", "all/set/b/1.png", "all/set/metrics.csv", "all/runs/x/summary.json"];
+        assert_found(&whole, ["all/set", "-", "-"], &["the data set is in all/set"]);
         let up = ["data/set/a/1.png", "data/set/b/1.png", "__MACOSX/data/._1.png", "runs/x/summary.json"];
         assert_found(&up, ["data/set", "-", "-"], &["the data set is in data/set"]);
         assert_found(
@@ -339,7 +352,9 @@ mod tests {
                 assert!(said.contains(words), "{words}: {said}");
             }
         }
-        // Runs with a picture are somebody's class.
+        // What a class has besides its pictures does not make it ours, and runs with a picture are somebody's class.
+        fs::write(dir.path().join("a/metrics.csv"), "").unwrap();
+        assert_eq!(classes(&mut warnings).unwrap().len(), 2);
         fs::write(dir.path().join("experiments/1.webp"), "").unwrap();
         let message = classes(&mut warnings).unwrap_err().to_string();
         assert!(
