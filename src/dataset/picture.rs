@@ -78,13 +78,31 @@ pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
              at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
         )));
     }
-    if format == ImageFormat::Jpeg {
-        jpeg::check(bytes).map_err(|reason| bad(format!("damaged JPEG: {reason}")))?;
-    }
+    let whole = match format {
+        ImageFormat::Jpeg => jpeg::check(bytes),
+        _ => check_png_end(bytes),
+    };
+    whole.map_err(|reason| bad(format!("damaged {name}: {reason}")))?;
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
     Ok(picture)
+}
+
+/// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust.
+fn check_png_end(bytes: &[u8]) -> Result<(), String> {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    loop {
+        let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() else {
+            return Err("it ends early".into());
+        };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        // Length, kind and checksum have four bytes each.
+        rest = length.checked_add(12).and_then(|size| rest.get(size..)).ok_or("it ends early")?;
+        if kind == b"IEND" {
+            return Ok(());
+        }
+    }
 }
 
 /// What a file is that is neither PNG nor JPEG, and what would help.
@@ -206,6 +224,18 @@ mod tests {
         let alpha = GrayAlphaImage::from_fn(3, 1, |x, _| LumaA([0, [0, 128, 255][x as usize]]));
         let (_dir, path) = saved(alpha, "x.png");
         assert_eq!(read(&path, Shape::new(1, 1, 3)).unwrap(), [255, 127, 0]);
+    }
+
+    #[test]
+    fn a_png_that_is_cut_anywhere_is_refused() {
+        let picture = GrayImage::from_fn(20, 9, |x, y| Luma([(x * 7 + y * y) as u8]));
+        let (_dir, path) = saved(picture, "x.png");
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(decode_bytes(&bytes, &path).is_ok());
+        assert!(decode_bytes(&[&bytes[..], b"more"].concat(), &path).is_ok());
+        for end in 0..bytes.len() {
+            assert!(decode_bytes(&bytes[..end], &path).is_err(), "cut at {end} of {}", bytes.len());
+        }
     }
 
     #[test]
