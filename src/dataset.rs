@@ -1,14 +1,20 @@
 //! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
+mod entries;
 mod folders;
 mod idx;
+mod images;
+mod jpeg;
+mod layout;
 pub(crate) mod picture;
 mod pictures;
 
 use std::path::Path;
 
+pub use images::Images;
+use layout::Source;
+
 use crate::error::{Error, Result};
-use crate::rng::{self, Permutation, Stream};
 use crate::tensor::Shape;
 
 /// No images may take more memory.
@@ -21,23 +27,6 @@ pub enum Part {
     Train,
     /// `t10k-images-...`, `test-images-...` or `test/<class>/`: for judging.
     Test,
-}
-
-/// Images of one size with one label each.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Images {
-    /// Number of images.
-    pub count: usize,
-    /// Values per pixel: 1 for IDX files, 3 for colours.
-    pub channels: usize,
-    /// Rows of an image.
-    pub height: usize,
-    /// Columns of an image.
-    pub width: usize,
-    /// `[count][channels][height][width]`, 0 is background.
-    pub pixels: Vec<u8>,
-    /// `[count]`, the class of each image.
-    pub labels: Vec<u8>,
 }
 
 /// A training and a test set with the same image size and classes.
@@ -73,7 +62,7 @@ pub struct Survey {
 impl Dataset {
     /// Loads both parts: from four IDX files, gzipped or not, or from a folder of pictures for each class, which are
     /// stretched to `input`: `dir/train/<class>/` and `dir/test/<class>/`, or classes in `dir` or `dir/train` alone, of
-    /// which a sixth is for judging.
+    /// which a sixth is for judging. A data set further down in `dir` is found if it is the only one.
     ///
     /// # Errors
     /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows. Of
@@ -91,11 +80,13 @@ impl Dataset {
     /// # Ok::<(), shadernet::error::Error>(())
     /// ```
     pub fn load(dir: &Path, input: Shape) -> Result<Self> {
-        if folders::fits(dir) {
-            return pictures::load(dir, input);
-        }
-        let train = Images::load(dir, Part::Train)?;
-        let test = Images::load(dir, Part::Test)?;
+        let (source, mut warnings) = layout::find(dir)?;
+        let dir = match &source {
+            Source::Pictures(layout) => return pictures::load(layout, input, warnings),
+            Source::Idx(dir) => dir,
+        };
+        let train = Images::read(dir, Part::Train, &mut warnings)?;
+        let test = Images::read(dir, Part::Test, &mut warnings)?;
         if (train.height, train.width) != (test.height, test.width) {
             let message = format!(
                 "training images are {}x{}, test images {}x{}: both must have one size",
@@ -111,8 +102,9 @@ impl Dataset {
             );
             return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
         }
+        warnings.extend(train.unseen_labels(dir));
         let classes = train.class_names();
-        Ok(Self { train, test, classes, pictures: false, warnings: Vec::new() })
+        Ok(Self { train, test, classes, pictures: false, warnings })
     }
 
     /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
@@ -120,13 +112,16 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::load`], and when no image would be left.
     pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
-        let pictures = folders::fits(dir);
-        let (all, classes, warnings) = if pictures {
-            pictures::load_train(dir, input)?
-        } else {
-            let all = Images::load(dir, Part::Train)?;
-            let classes = all.class_names();
-            (all, classes, Vec::new())
+        let (source, mut warnings) = layout::find(dir)?;
+        let pictures = matches!(source, Source::Pictures(_));
+        let (all, classes, warnings) = match &source {
+            Source::Pictures(layout) => pictures::load_train(layout, input, warnings)?,
+            Source::Idx(dir) => {
+                let all = Images::read(dir, Part::Train, &mut warnings)?;
+                warnings.extend(all.unseen_labels(dir));
+                let classes = all.class_names();
+                (all, classes, warnings)
+            }
         };
         // Always the same images, whatever the seed, so that tuned runs can be compared.
         let (train, test) = all.split(count, 0)?;
@@ -135,15 +130,57 @@ impl Dataset {
 }
 
 /// Loads the test part alone, for a network that knows `classes`: the images, and what is odd about them. Folders of
-/// pictures are classes by their names; the labels of IDX files are numbers.
+/// pictures are classes by their names. The labels of IDX files are numbers: of classes with `named_by_folders` they name
+/// the one of this value, of others they are the place in `classes`.
 ///
 /// # Errors
-/// As [`Dataset::load`], and folders that are no class.
-pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images, Vec<String>)> {
-    if folders::fits(dir) {
-        return pictures::load_test(dir, input, classes);
+/// As [`Dataset::load`], and folders or labels that are no class.
+pub fn load_test(
+    dir: &Path,
+    input: Shape,
+    classes: &[String],
+    named_by_folders: bool,
+) -> Result<(Images, Vec<String>)> {
+    let (source, mut warnings) = layout::find(dir)?;
+    match &source {
+        Source::Pictures(layout) => pictures::load_test(layout, input, classes, warnings),
+        Source::Idx(dir) => {
+            let mut images = Images::read(dir, Part::Test, &mut warnings)?;
+            if named_by_folders {
+                images.name_labels(dir, classes)?;
+            }
+            Ok((images, warnings))
+        }
     }
-    Ok((Images::load(dir, Part::Test)?, Vec::new()))
+}
+
+/// The place of a class among `names`: the one of this name or, if this is a number, the only one of its value.
+pub(crate) fn class_named(name: &str, names: &[String]) -> Option<usize> {
+    fn value(name: &str) -> Option<u64> {
+        name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
+    }
+    names.iter().position(|other| other == name).or_else(|| {
+        let wanted = value(name)?;
+        let mut same = names.iter().enumerate().filter(|(_, other)| value(other) == Some(wanted));
+        let (place, _) = same.next()?;
+        same.next().is_none().then_some(place)
+    })
+}
+
+/// An empty vector with place for so many bytes, if there is so much memory.
+fn buffer(bytes: usize) -> Result<Vec<u8>, String> {
+    let mut buffer = Vec::new();
+    buffer
+        .try_reserve_exact(bytes)
+        .map_err(|_| format!("there is not enough memory for {bytes} bytes of images"))?;
+    Ok(buffer)
+}
+
+/// What stands in a Git repository for a large file that was not fetched.
+const LFS_POINTER: &str = "this is a Git LFS pointer, not the file itself; `git lfs pull` fetches it";
+
+fn is_lfs_pointer(bytes: &[u8]) -> bool {
+    bytes.starts_with(b"version https://git-lfs")
 }
 
 /// Looks at the training part of a data set to find out which networks fit.
@@ -160,83 +197,16 @@ pub fn load_test(dir: &Path, input: Shape, classes: &[String]) -> Result<(Images
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn survey(dir: &Path) -> Result<Survey> {
-    if folders::fits(dir) {
-        return pictures::survey(dir);
-    }
-    let images = Images::load(dir, Part::Train)?;
+    let (source, mut warnings) = layout::find(dir)?;
+    let dir = match &source {
+        Source::Pictures(layout) => return pictures::survey(layout, warnings),
+        Source::Idx(dir) => dir,
+    };
+    let images = Images::read(dir, Part::Train, &mut warnings)?;
+    warnings.extend(images.unseen_labels(dir));
     let shape = Shape::new(images.channels, images.height, images.width);
     let (count, classes) = (images.count, images.class_names());
-    Ok(Survey { images: shape, count, classes, pictures: false, warnings: Vec::new() })
-}
-
-impl Images {
-    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it.
-    ///
-    /// # Errors
-    /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
-    pub fn load(dir: &Path, part: Part) -> Result<Self> {
-        let images = idx::find(dir, part, "images", 3)?;
-        let labels = idx::find(dir, part, "labels", 1)?;
-        let ([count, height, width], pixels) = idx::read(&images)?;
-        let ([label_count], values) = idx::read(&labels)?;
-        if label_count != count {
-            let message = format!("{label_count} labels, but {} holds {count} images", images.display());
-            return Err(Error::data(labels, message));
-        }
-        Ok(Self { count, channels: 1, height, width, pixels, labels: values })
-    }
-
-    /// `"0"`, `"1"`, ... up to the largest label.
-    fn class_names(&self) -> Vec<String> {
-        let last = self.labels.iter().copied().max().unwrap_or(0);
-        (0..=last).map(|class| class.to_string()).collect()
-    }
-
-    /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.
-    ///
-    /// # Errors
-    /// When no image would be left.
-    pub fn split(&self, held_out: usize, seed: u32) -> Result<(Self, Self)> {
-        if held_out >= self.count {
-            return Err(Error::Usage(format!(
-                "cannot hold out {held_out} of {} images: at least one must be left",
-                self.count
-            )));
-        }
-        let order = Permutation::new(self.count as u32, rng::key(seed, Stream::Split), 0);
-        let mut chosen = vec![false; self.count];
-        for i in 0..held_out {
-            chosen[order.get(i as u32) as usize] = true;
-        }
-        let size = self.channels * self.height * self.width;
-        let part = |held: bool, count: usize| {
-            let mut pixels = Vec::with_capacity(count * size);
-            let mut labels = Vec::with_capacity(count);
-            for i in (0..self.count).filter(|&i| chosen[i] == held) {
-                pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
-                labels.push(self.labels[i]);
-            }
-            Self { count, pixels, labels, ..*self }
-        };
-        Ok((part(false, self.count - held_out), part(true, held_out)))
-    }
-
-    /// Mean and standard deviation of all pixels / 255, to four decimals; the deviation is at least 0.001.
-    pub fn mean_std(&self) -> (f32, f32) {
-        let mut counts = [0u64; 256];
-        for &pixel in &self.pixels {
-            counts[usize::from(pixel)] += 1;
-        }
-        let n = self.pixels.len().max(1) as f64;
-        let moment = |power: i32| -> f64 {
-            let terms = counts.iter().enumerate();
-            terms.map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64).sum::<f64>() / n
-        };
-        let mean = moment(1);
-        let std = (moment(2) - mean * mean).max(0.0).sqrt();
-        let round = |x: f64| ((x * 1e4).round() / 1e4) as f32;
-        (round(mean), round(std).max(1e-3))
-    }
+    Ok(Survey { images: shape, count, classes, pictures: false, warnings })
 }
 
 #[cfg(test)]
@@ -303,9 +273,29 @@ mod tests {
         ];
         let dotted = NAMES.map(|name| name.replace("-idx", ".idx"));
         let dotted = [0, 1, 2, 3].map(|i| dotted[i].as_str());
-        for (names, files) in [(NAMES, &packed), (emnist, &packed), (dotted, &files())] {
+        for (names, files) in [(NAMES, &packed), (dotted, &files())] {
             assert_eq!(load(folder(names, files).path()).unwrap(), plain);
         }
+        // A folder of its own for each, as some programs unpack them; beside the files such folders do not matter.
+        let dir = tempfile::tempdir().unwrap();
+        for (name, bytes) in NAMES.iter().zip(&files()) {
+            fs::create_dir(dir.path().join(name)).unwrap();
+            fs::write(dir.path().join(name).join(name), bytes).unwrap();
+        }
+        assert_eq!(load(dir.path()).unwrap(), plain);
+        for (name, bytes) in dotted.iter().zip(&files()) {
+            fs::write(dir.path().join(name), bytes).unwrap();
+        }
+        assert_eq!(load(dir.path()).unwrap(), plain);
+        // EMNIST's images are stored transposed.
+        let upright = load(folder(emnist, &packed).path()).unwrap();
+        assert_eq!((upright.train.height, upright.train.width), (3, 2));
+        assert_eq!(upright.train.pixels[..7], [0, 3, 1, 4, 2, 5, 6]);
+        assert_eq!(upright.test.labels, plain.test.labels);
+        assert!(
+            upright.warnings.len() == 1
+                && upright.warnings[0].contains("transposed; they were turned upright")
+        );
         // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
         let dir = folder(NAMES, &files());
         fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
@@ -324,6 +314,8 @@ mod tests {
         let cases: &[(usize, &[u8], &str)] = &[
             (0, b"", "this is empty"),
             (0, b"<!DOCTYPE html>", "HTML"),
+            (0, b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches it"),
+            (0, b"PK\x03\x04", "a ZIP archive"),
             (0, b"PNG?", "no IDX file, it starts with"),
             (0, &[0, 0, 13, 3], "element type 0x0d"),
             (0, &labels, "this is an IDX labels file; expected an IDX im"),
@@ -379,11 +371,56 @@ mod tests {
         assert!(sums(&files()[1], NAMES[1]).is_ok());
         let message = sums(&files()[0], NAMES[1]).unwrap_err();
         assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
+        fs::write(dir.path().join("SHA256SUMS"), vec![b'x'; (1 << 20) + 1]).unwrap();
+        let message = load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("SHA256SUMS: above 1 MiB"), "{message}");
         // Sums that are there and cannot be read are no reason to trust the files.
         fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
         fs::create_dir(dir.path().join("SHA256SUMS")).unwrap();
         let message = load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("SHA256SUMS"), "{message}");
+    }
+
+    #[test]
+    fn labels_that_nobody_learns_are_named() {
+        let mut files = files();
+        files[1] = idx(&[3], &[3, 1, 3]);
+        let dir = folder(NAMES, &files);
+        let unseen =
+            "no training image has the labels 0, 2, the last label is 3; nothing is learnt of these classes";
+        for warnings in [load(dir.path()).unwrap().warnings, survey(dir.path()).unwrap().warnings] {
+            assert!(warnings.len() == 1 && warnings[0].ends_with(unseen), "{warnings:?}");
+        }
+        assert_eq!(load(folder(NAMES, &self::files()).path()).unwrap().warnings, Vec::<String>::new());
+    }
+
+    #[test]
+    fn classes_are_compared_by_name_and_numbers_by_value() {
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let sorted = names(&["0", "1", "10", "2"]);
+        assert_eq!(
+            ["2", "10", "02", "3", "x"].map(|name| class_named(name, &sorted)),
+            [Some(3), Some(2), Some(3), None, None]
+        );
+        assert_eq!(class_named("1", &names(&["01", "001"])), None);
+        assert_eq!(class_named("+1", &names(&["1"])), None);
+
+        // Labels 1 and 2 of the test part.
+        let dir = folder(NAMES, &files());
+        let labels = |classes: &[&str], named_by_folders| {
+            let loaded = load_test(dir.path(), Shape::new(1, 2, 3), &names(classes), named_by_folders);
+            loaded.map(|(images, _)| images.labels).map_err(|error| error.to_string())
+        };
+        assert_eq!(labels(&["0", "1", "10", "2"], true).unwrap(), [1, 3]);
+        assert_eq!(labels(&["01", "02"], true).unwrap(), [0, 1]);
+        // A model file's names are those of the labels in their order.
+        assert_eq!(labels(&["shirt", "shoe", "hat"], false).unwrap(), [1, 2]);
+        let message = labels(&["cat", "dog"], true).unwrap_err();
+        assert!(
+            message.contains(
+                "the label 1 is no class of the model, which learnt from folders; it knows cat, dog"
+            )
+        );
     }
 
     #[test]
@@ -395,46 +432,5 @@ mod tests {
         assert_eq!(train.labels[..5], [5, 0, 4, 1, 9]);
         assert_eq!(test.labels[..5], [7, 2, 1, 0, 4]);
         assert_eq!(train.mean_std(), (0.1307, 0.3081));
-    }
-
-    #[test]
-    fn split_parts_the_images_without_loss() {
-        let count = 100;
-        let pixels = |label: u8| (0..12).map(move |k| label + 10 * k);
-        let all = Images {
-            count,
-            channels: 3,
-            height: 2,
-            width: 2,
-            pixels: (0..100).flat_map(pixels).collect(),
-            labels: (0..100).collect(),
-        };
-        let (rest, held) = all.split(30, 7).unwrap();
-        assert_eq!((rest.count, held.count, held.width), (70, 30, 2));
-        let mut labels = [&rest.labels[..], &held.labels].concat();
-        labels.sort_unstable();
-        assert_eq!(labels, all.labels);
-        for part in [&rest, &held] {
-            let pixels = part.labels.iter().copied().flat_map(pixels);
-            assert_eq!(part.pixels, pixels.collect::<Vec<_>>());
-        }
-        assert_eq!(all.split(30, 7).unwrap().1, held);
-        assert_ne!(all.split(30, 8).unwrap().1.labels, held.labels);
-        assert_eq!(all.split(0, 7).unwrap().0, all);
-        assert!(all.split(100, 7).is_err());
-    }
-
-    #[test]
-    fn mean_and_deviation_of_known_pixels() {
-        let images = |pixels: Vec<u8>| Images {
-            count: 1,
-            channels: 1,
-            height: 1,
-            width: pixels.len(),
-            pixels,
-            labels: vec![0],
-        };
-        assert_eq!(images(vec![0, 255, 0, 255]).mean_std(), (0.5, 0.5));
-        assert_eq!(images(vec![51; 5]).mean_std(), (0.2, 0.001));
     }
 }

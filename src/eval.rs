@@ -13,10 +13,11 @@ use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Shape;
 
-/// Loads the test part of the data set in `dir`, if it fits `model`: images of its size, and no label beyond its classes;
-/// with what is odd about them, a line each.
+/// Loads the test part of the data set in `dir`, if it fits the model: images of its size, and no label or folder that is not
+/// one of its classes; with what is odd about them, a line each. Classes are compared by name, and numbers by value.
 pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, Vec<String>)> {
-    let (images, warnings) = load_test(dir, checkpoint.model.input, &checkpoint.classes)?;
+    let Checkpoint { model, classes, trained, .. } = checkpoint;
+    let (images, warnings) = load_test(dir, model.input, classes, trained.pictures)?;
     check_images(&images, dir, &checkpoint.model)?;
     let last = images.labels.iter().copied().max().map_or(0, usize::from);
     let classes = checkpoint.model.class_count();

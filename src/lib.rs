@@ -61,6 +61,7 @@ pub mod rng;
 pub mod schedule;
 pub mod shader;
 pub mod tensor;
+pub(crate) mod threads;
 pub mod train;
 
 /// The crate whose tables hold a layer's keys, for layers of one's own.

@@ -19,6 +19,8 @@ mod bad_pictures;
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[path = "cli/odd_data.rs"]
+mod odd_data;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/report.rs"]

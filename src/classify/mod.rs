@@ -1,6 +1,9 @@
 //! From a drawing or a picture to an answer.
 
-use std::path::Path;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use image::DynamicImage;
 
 use crate::checkpoint::Checkpoint;
 use crate::dataset::{Images, picture};
@@ -19,25 +22,70 @@ pub struct Answer {
     pub probabilities: Vec<f32>,
 }
 
-/// Reads a picture as `checkpoint` wants its images, `[channels][height][width]`: stretched to the input, if it was trained
-/// on pictures or takes colours, else as MNIST would have made it, see [`prepare::prepare`].
+/// A decoded picture.
+#[derive(Debug)]
+pub struct Picture {
+    image: DynamicImage,
+    name: PathBuf,
+}
+
+impl Picture {
+    /// Reads a PNG or JPEG file.
+    ///
+    /// # Errors
+    /// Files that are missing, neither PNG nor JPEG, damaged or too large.
+    pub fn open(path: &Path) -> Result<Self> {
+        Ok(Self { image: picture::decode(path)?, name: path.to_owned() })
+    }
+
+    /// Reads what a PNG or JPEG file holds from elsewhere, such as standard input; errors call it `name`.
+    ///
+    /// # Errors
+    /// As [`Picture::open`].
+    pub fn read(stream: impl Read, name: &str) -> Result<Self> {
+        let name = PathBuf::from(name);
+        let bytes = picture::read_stream(stream, &name)?;
+        Ok(Self { image: picture::decode_bytes(&bytes, &name)?, name })
+    }
+
+    /// What is odd about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
+    pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
+        picture::faint(&self.image).filter(|_| takes_pictures(checkpoint)).map(|most| {
+            format!(
+                "{}: nearly black, since its values fill only 0 to {most} of 16 bits; stretch them to all of it, such as by \
+                 `mogrify -auto-level`",
+                self.name.display()
+            )
+        })
+    }
+
+    /// The image that `checkpoint` sees of it, `[channels][height][width]`: stretched to the input, if it was trained on
+    /// pictures or takes colours, else as MNIST would have made it, see [`prepare::prepare`].
+    ///
+    /// # Errors
+    /// Drawings without ink, and a model that takes neither grey nor RGB images.
+    pub fn input(self, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
+        let input = checkpoint.model.input;
+        if !takes_pictures(checkpoint) {
+            return prepare::prepare_decoded(self.image, &self.name, input.height, input.width);
+        }
+        if ![1, 3].contains(&input.channels) {
+            let message = format!(
+                "the model {} takes {} channels; classify has models of 1 (grey) or 3 (RGB)",
+                checkpoint.model.name, input.channels
+            );
+            return Err(Error::Usage(message));
+        }
+        Ok(picture::stretch(&picture::flatten(self.image, input.channels), input))
+    }
+}
+
+/// Reads a picture file as `checkpoint` wants its images.
 ///
 /// # Errors
-/// Files that are missing, neither PNG nor JPEG, damaged or too large, drawings without ink, and a model that takes neither
-/// grey nor RGB images.
+/// As [`Picture::open`] and [`Picture::input`].
 pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
-    let input = checkpoint.model.input;
-    if !takes_pictures(checkpoint) {
-        return prepare::prepare(path, input.height, input.width);
-    }
-    if ![1, 3].contains(&input.channels) {
-        let message = format!(
-            "the model {} takes {} channels; classify has models of 1 (grey) or 3 (RGB)",
-            checkpoint.model.name, input.channels
-        );
-        return Err(Error::Usage(message));
-    }
-    picture::read(path, input)
+    Picture::open(path)?.input(checkpoint)
 }
 
 /// True for models that see pictures as they are, and not drawings made like MNIST's.

@@ -6,9 +6,9 @@ mod ink;
 
 use std::path::Path;
 
-use image::RgbaImage;
+use image::{DynamicImage, RgbaImage};
 
-use crate::dataset::picture::decode;
+use crate::dataset::picture::{decode, faint};
 use crate::error::{Error, Result};
 use ink::Ink;
 
@@ -33,14 +33,27 @@ const MIN_CONTRAST: u8 = 32;
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    let picture = decode(path)?.into_rgba8();
+    prepare_decoded(decode(path)?, path, height, width)
+}
+
+/// Prepares a picture that is decoded already; errors name it `path`.
+pub(super) fn prepare_decoded(
+    picture: DynamicImage,
+    path: &Path,
+    height: usize,
+    width: usize,
+) -> Result<Vec<u8>> {
+    let hint = faint(&picture).map_or(String::new(), |most| {
+        format!("; its values fill only 0 to {most} of 16 bits: stretch them to all of it")
+    });
+    let picture = picture.into_rgba8();
     let paper = background(&picture);
     let mut ink = Ink::new(&picture, paper);
     let contrast = ink.values.iter().copied().max().unwrap_or(0);
     if contrast < MIN_CONTRAST {
         let message = format!(
             "no ink found: nothing differs from the background by {MIN_CONTRAST} of 255 levels or more, \
-             the most is {contrast}; a clear drawing on an even background fits"
+             the most is {contrast}; a clear drawing on an even background fits{hint}"
         );
         return Err(Error::data(path, message));
     }
@@ -244,14 +257,25 @@ mod tests {
             deep.extend(chunk);
             deep.extend(crc.sum().to_be_bytes());
         }
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 22] = [
             (&gray(40, 40, 255), "no ink found"),
             (&gray(28, 28, 0), "no ink found"),
             (&gray(1, 1, 7), "no ink found"),
             (&png(RgbaImage::new(9, 9).into()), "no ink found"),
             (b"", "the file is empty; a PNG or JPEG"),
             (b"hello", "no image; a PNG or JPEG image fits"),
-            (b"GIF89a", "a Gif image; only PNG and JPEG fit"),
+            (b"GIF89a", "a GIF image, whatever its name says; only PNG and JPEG fit"),
+            (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+            (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF image"),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", "a WebP image"),
+            (b"BM\x10\0\0\0", "a BMP image"),
+            (b"II*\0\x08\0\0\0", "a TIFF image"),
+            (b"%PDF-1.7", "a PDF document"),
+            (b"<?xml version=\"1.0\"?>\n<svg xmlns=\"\">", "an SVG drawing"),
+            (b"\n<!DOCTYPE HTML><html>", "an HTML page, perhaps of a failed download"),
+            (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "`git lfs pull` fetches it"),
+            (b"P5\n2 2\n255\n", "a PNM image"),
+            (b"\xff\x0a\0\0", "a JPEG XL image"),
             (b"\xff\xd8\xff\xe0 JFIF", "damaged JPEG"),
             (&good[..good.len() / 2], "damaged PNG"),
             (&gray(9000, 1, 0), "too large: 9000x1 pixels, 1 MiB"),
@@ -267,7 +291,9 @@ mod tests {
         }
         fs::remove_file(&path).unwrap();
         let message = prepare(&path, 28, 28).unwrap_err().to_string();
-        assert!(message.starts_with("cannot open"), "{message}");
+        assert!(message.starts_with("cannot read"), "{message}");
+        let message = prepare(dir.path(), 28, 28).unwrap_err().to_string();
+        assert!(message.contains("this is a folder; give the pictures in it"), "{message}");
     }
 
     #[test]

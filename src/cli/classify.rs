@@ -1,13 +1,13 @@
 //! `shadernet classify`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::{Value, json};
 use shadernet::checkpoint::Checkpoint;
 use shadernet::classify::prepare::ascii;
-use shadernet::classify::{Answer, classify, read, takes_pictures};
+use shadernet::classify::{Answer, Picture, classify, takes_pictures};
 use shadernet::error::{Result, shown};
 
 use super::output::{column, short};
@@ -22,7 +22,8 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ClassifyArgs {
-    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files
+    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files; `-`
+    /// is standard input
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Trained model (.safetensors) [default: the built-in seed network]
@@ -72,6 +73,16 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
         print(file, &seen, answer, &checkpoint.classes, out);
     }
     Ok(code)
+}
+
+/// Reads a picture as the network takes it; `-` is standard input.
+fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
+    let picture = match path == Path::new("-") {
+        true => Picture::read(std::io::stdin().lock(), "standard input")?,
+        false => Picture::open(path)?,
+    };
+    picture.warning(checkpoint).iter().for_each(|warning| output::warning(warning));
+    picture.input(checkpoint)
 }
 
 fn as_json(file: &str, answer: &Answer, checkpoint: &Checkpoint) -> Value {

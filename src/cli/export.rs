@@ -101,6 +101,7 @@ fn page(checkpoint: &Checkpoint, args: &ExportArgs) -> Result<String> {
     let data = TrainingData::load(&args.data, checkpoint.model.input, 0)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     data.check(&checkpoint.model)?;
+    data.check_classes(checkpoint)?;
     export::html_to_train(checkpoint, &data.train, &data.test)
 }
 

@@ -40,7 +40,7 @@ const CHANNELS: usize = 8;
 const SMALLEST_HALVED: usize = 8;
 
 /// Writes the model file.
-pub(crate) fn run(args: &NewArgs, output: &mut Output) -> Result<ExitCode> {
+pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     files::check_free(&args.out, args.force)?;
     let survey = survey(&args.data)?;
     survey.warnings.iter().for_each(|warning| output::warning(warning));
@@ -50,23 +50,23 @@ pub(crate) fn run(args: &NewArgs, output: &mut Output) -> Result<ExitCode> {
     let Survey { images, count, classes, .. } = &survey;
     let colour = if images.channels == 1 { "grey" } else { "RGB" };
     let size = format!("{}x{}", images.height, images.width);
-    output.line(format_args!(
+    out.line(format_args!(
         "{}: {count} training images, {colour}, {size} (median, height x width), {} classes",
         args.data.display(),
         classes.len()
     ));
     let parameters = model.parameter_count();
     let convolutions = model.layers.iter().filter(|layer| layer.kind.name == "conv2d").count();
-    output.line(format_args!(
+    out.line(format_args!(
         "{}: input {}, {convolutions} convolutions, {parameters} parameters, {} epochs",
         args.out.display(),
         model.input,
         model.train.epochs
     ));
-    output.line(format_args!(
+    out.line(format_args!(
         "train it: shadernet train {} --data {}",
-        args.out.display(),
-        args.data.display()
+        output::quoted(&args.out.display().to_string()),
+        output::quoted(&args.data.display().to_string())
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,18 +1,17 @@
 //! A folder of pictures for each class: which files are there, and which of them are for learning and which for judging.
 
-use std::collections::BTreeSet;
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::{Part, idx};
+use super::Part;
+use super::entries::{Entries, count_of, holds_results, name_of, shown, some};
+use super::layout::Layout;
 use crate::error::{Error, Result};
 
 /// One picture in so many is for judging, where there is no folder `test`.
 const TEST_SHARE: u64 = 6;
 const MAX_CLASSES: usize = 256;
-const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
 
 /// The pictures of a class.
 #[derive(Debug)]
@@ -23,77 +22,41 @@ pub(super) struct Class {
     pub(super) files: Vec<PathBuf>,
 }
 
-/// True if `dir` has folders of pictures, and none of the files of a data set in IDX format.
-pub(super) fn fits(dir: &Path) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    let (mut folders, mut idx_files) = (false, false);
-    for entry in entries.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        folders |= !name.starts_with('.') && entry.path().is_dir();
-        idx_files |= idx::is_named_like(&name);
-    }
-    folders && !idx_files
-}
-
-/// The classes of one part of the data set in `dir`, sorted by name, each with at least one picture.
+/// The classes of one part of a data set, sorted by name, each with at least one picture.
 ///
-/// `dir/train/<class>` and `dir/test/<class>` are the parts. Without the folder `test`, the pictures of `dir/train/<class>`
-/// or `dir/<class>` are split: see [`split`].
+/// Without a folder for judging, the pictures of each class are split: see [`split`].
 ///
 /// # Errors
 /// Folders that cannot be read, classes without pictures, one class only or more than 256.
-pub(super) fn classes(dir: &Path, part: Part, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
-    // A folder with pictures of its own is a class, even if trains are in it.
-    let parts =
-        ["train", "test"].map(|name| dir.join(name)).map(|folder| has_folders(&folder).then_some(folder));
-    if parts.iter().any(Option::is_some) {
-        let others: Vec<_> = folders(dir)?
-            .into_iter()
-            .filter(|folder| !parts.iter().flatten().any(|part| part == folder))
-            .collect();
-        if !others.is_empty() {
-            warnings.push(format!(
-                "{}: beside train and test, {} not read: {}",
-                dir.display(),
-                if others.len() == 1 { "one folder is" } else { "folders are" },
-                some(others.iter().map(|folder| name_of(folder)))
-            ));
+pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
+    let (folder, share) = match (&layout.train, &layout.test, part) {
+        (Some(train), Some(_), Part::Train) => (train, None),
+        (_, Some(test), Part::Test) => (test, None),
+        (None, Some(test), Part::Train) => {
+            let message = format!(
+                "there is a folder {}, but no folder train with a folder for each class",
+                name_of(test)
+            );
+            return Err(Error::data(&layout.root, message));
         }
-    }
-    let (folder, share) = match (parts, part) {
-        ([Some(train), Some(_)], Part::Train) => (train, None),
-        ([_, Some(test)], Part::Test) => (test, None),
-        ([None, Some(_)], Part::Train) => {
-            let message = "there is a folder test, but no folder train with a folder for each class";
-            return Err(Error::data(dir, message));
-        }
-        ([Some(train), None], _) => (train, Some(part)),
-        ([None, None], _) => (dir.to_owned(), Some(part)),
+        (Some(train), None, _) => (train, Some(part)),
+        (None, None, _) => (&layout.root, Some(part)),
     };
-    let mut classes = list(&folder, warnings)?;
-    if classes.iter().all(|class| class.files.is_empty()) {
-        let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", classes.len());
-        return Err(Error::data(&folder, message));
-    }
-    if let Some(class) = classes.iter().find(|class| class.files.is_empty()) {
-        let message = "this class has no picture (.png, .jpg, .jpeg): add some, or remove the folder";
-        return Err(Error::data(folder.join(&class.name), message));
-    }
+    let mut classes = list(folder, warnings)?;
     if part == Part::Train && classes.len() < 2 {
         let message = format!(
             "{:?} is the only class; there must be a folder for each of two or more",
             classes[0].name
         );
-        return Err(Error::data(&folder, message));
+        return Err(Error::data(folder, message));
     }
     if classes.len() > MAX_CLASSES {
         let message = format!("there are {} classes; at most {MAX_CLASSES} fit", classes.len());
-        return Err(Error::data(&folder, message));
+        return Err(Error::data(folder, message));
     }
     if let Some(part) = share {
         for class in &mut classes {
-            class.files = split(&folder, class, part)?;
+            class.files = split(folder, class, part)?;
         }
     }
     Ok(classes)
@@ -119,32 +82,45 @@ fn split(folder: &Path, class: &Class, part: Part) -> Result<Vec<PathBuf>> {
     Ok(chosen)
 }
 
-/// The folders in `folder` with the pictures in each.
+/// The folders in `folder` with the pictures in each, at least one.
 fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
+    let entries = Entries::of(folder)?;
+    warnings.extend(loose(folder, &entries));
     let mut ignored = Vec::new();
+    let mut odd = Vec::new();
     let mut classes = Vec::new();
-    for path in folders(folder)? {
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            return Err(Error::data(&path, "the name of a class must be valid Unicode"));
-        };
-        let mut files = Vec::new();
-        for entry in fs::read_dir(&path).map_err(Error::io("read", &path))? {
-            let file = entry.map_err(Error::io("read", &path))?.path();
-            let extension = file.extension().map(|extension| extension.to_string_lossy().to_lowercase());
-            if name_of(&file).starts_with('.') {
-            } else if extension.is_some_and(|extension| EXTENSIONS.contains(&extension.as_str()))
-                && !file.is_dir()
-            {
-                files.push(file);
-            } else {
-                ignored.push(file);
-            }
+    let mut empty = Vec::new();
+    for path in &entries.folders {
+        let inner = Entries::of(path)?;
+        if holds_results(path, &inner) {
+            continue;
         }
-        files.sort_unstable();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            return Err(Error::data(path, "the name of a class must be valid Unicode"));
+        };
+        let files: Vec<_> = inner.pictures().cloned().collect();
+        if files.is_empty() {
+            empty.push((path, why_empty(&inner)));
+        }
+        let is_other = |file: &&PathBuf| files.binary_search(file).is_err();
+        ignored.extend(inner.files.iter().filter(is_other).chain(&inner.folders).cloned());
+        odd.extend(inner.odd);
         classes.push(Class { name: name.to_owned(), files });
     }
-    ignored.sort_unstable();
+    if classes.iter().all(|class| class.files.is_empty()) && empty.iter().all(|(_, why)| why.is_empty()) {
+        let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", classes.len());
+        return Err(Error::data(folder, message));
+    }
+    if let Some((path, why)) = empty.first() {
+        let message = match why.as_str() {
+            "" => "this class has no picture (.png, .jpg, .jpeg): add some, or move the folder elsewhere"
+                .to_owned(),
+            why => format!("this class has no picture (.png, .jpg, .jpeg), but {why}"),
+        };
+        return Err(Error::data(path, message));
+    }
     if !ignored.is_empty() {
+        ignored.sort_unstable();
         warnings.push(format!(
             "{}: {} ignored, since only .png, .jpg and .jpeg files are read: {}",
             folder.display(),
@@ -156,47 +132,65 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
             some(ignored.iter().map(|file| shown(file, folder)))
         ));
     }
+    warnings.extend(left_out(folder, &odd));
     Ok(classes)
 }
 
-/// The folders in `dir`, sorted; those with a leading dot belong to programs.
-fn folders(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut folders = BTreeSet::new();
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let path = entry.map_err(Error::io("read", dir))?.path();
-        if path.is_dir() && !name_of(&path).starts_with('.') {
-            folders.insert(path);
-        }
+/// What a folder without pictures that can be read has in their place.
+fn why_empty(entries: &Entries) -> String {
+    let foreign = entries.foreign();
+    if let Some((_, extension)) = foreign.first() {
+        let counts: Vec<_> =
+            foreign.iter().map(|(count, extension)| format!("{count} .{extension}")).collect();
+        return format!(
+            "{}: convert them, such as by `mogrify -format png *.{extension}` in this folder",
+            counts.join(", ")
+        );
     }
-    Ok(folders.into_iter().collect())
-}
-
-fn has_folders(dir: &Path) -> bool {
-    folders(dir).is_ok_and(|folders| !folders.is_empty())
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// A path as a message about `dir` names it.
-pub(super) fn shown(path: &Path, dir: &Path) -> String {
-    path.strip_prefix(dir).unwrap_or(path).display().to_string()
-}
-
-/// The first few of a list, and how many more there are.
-pub(super) fn some(items: impl ExactSizeIterator<Item = String>) -> String {
-    const FEW: usize = 3;
-    let more = items.len().saturating_sub(FEW);
-    let mut items: Vec<_> = items.take(FEW).collect();
-    if more > 0 {
-        items.push(format!("and {more} more"));
+    if !entries.folders.is_empty() {
+        return format!(
+            "folders: {}; its pictures must be in the class's folder itself",
+            some(entries.folders.iter().map(|folder| shown(folder, folder.parent().unwrap_or(folder))))
+        );
     }
-    items.join(", ")
+    if entries.odd.is_empty() { String::new() } else { odd_names(Path::new(""), &entries.odd) }
+}
+
+/// Warnings about what lies beside the folders in `folder`: pictures that are in no class, what cannot be read, and what
+/// belongs to systems and programs.
+pub(super) fn loose(folder: &Path, entries: &Entries) -> Vec<String> {
+    let mut warnings = Vec::new();
+    let loose: Vec<_> = entries.pictures().collect();
+    if !loose.is_empty() {
+        warnings.push(format!(
+            "{}: {} beside the folders, in no class, and not read: {}",
+            folder.display(),
+            count_of(loose.len(), "picture"),
+            some(loose.iter().map(|file| shown(file, folder)))
+        ));
+    }
+    warnings.extend(left_out(folder, &entries.odd));
+    if !entries.junk.is_empty() {
+        let names = some(entries.junk.iter().map(|junk| shown(junk, folder)));
+        warnings.push(format!("{}: not read, since programs make such folders: {names}", folder.display()));
+    }
+    warnings
+}
+
+fn left_out(folder: &Path, odd: &[(PathBuf, &'static str)]) -> Option<String> {
+    (!odd.is_empty()).then(|| {
+        format!("{}: left out, no regular file or folder: {}", folder.display(), odd_names(folder, odd))
+    })
+}
+
+fn odd_names(folder: &Path, odd: &[(PathBuf, &'static str)]) -> String {
+    some(odd.iter().map(|(path, what)| format!("{} ({what})", shown(path, folder))))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]

@@ -1,12 +1,13 @@
 //! Finding and reading IDX files: a short header, then unsigned bytes; perhaps gzipped, perhaps listed in `SHA256SUMS`.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{MAX_BYTES, Part};
+use super::entries::{Entries, name_of, shown};
+use super::{LFS_POINTER, MAX_BYTES, Part, buffer};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -14,13 +15,34 @@ const MAX_COUNT: usize = 1 << 24;
 const MAX_SIDE: usize = 4096;
 /// Reserved at most before the first byte arrives; holds all of MNIST.
 const FIRST_RESERVE: usize = 1 << 26;
+const MAX_SUMS: u64 = 1 << 20;
 
 /// True for the name of an IDX file, as far as a name can tell.
-pub(super) fn is_named_like(name: &str) -> bool {
-    !name.starts_with('.') && name.strip_suffix(".gz").unwrap_or(name).ends_with("-ubyte")
+fn is_named_like(name: &str) -> bool {
+    name.strip_suffix(".gz").unwrap_or(name).ends_with("-ubyte")
 }
 
-/// The one file in `dir` that ends in `train-images-idx3-ubyte` or the like, with any prefix and perhaps `.gz`.
+/// True for the files of EMNIST, whose images are transposed.
+pub(super) fn is_of_emnist(images: &Path) -> bool {
+    name_of(images).to_lowercase().contains("emnist")
+}
+
+/// True if there are IDX files, perhaps each in a folder of its own name, as some programs unpack them.
+pub(super) fn are_in(entries: &Entries) -> bool {
+    let odd = entries.odd.iter().map(|(path, _)| path);
+    entries.files.iter().chain(odd).any(|file| is_named_like(&name_of(file)))
+        || entries.folders.iter().any(|folder| {
+            is_named_like(&name_of(folder)) && !inside(folder, is_named_like).unwrap_or_default().is_empty()
+        })
+}
+
+/// The files in `folder` whose names fit.
+fn inside(folder: &Path, fits: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    Ok(Entries::of(folder)?.files.into_iter().filter(|file| fits(&name_of(file))).collect())
+}
+
+/// The one file in `dir` that ends in `train-images-idx3-ubyte` or the like, with any prefix and perhaps `.gz`; or the one
+/// in a folder of such a name.
 pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<PathBuf> {
     let parts: &[&str] = match part {
         Part::Train => &["train"],
@@ -30,25 +52,27 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
         let stem = name.strip_suffix(".gz").unwrap_or(name);
         let stem = stem.strip_suffix(&format!("idx{dims}-ubyte"));
         let stem = stem.and_then(|s| s.strip_suffix(['-', '.']));
-        // Names with a leading dot are companions that macOS and editors leave behind.
         stem.is_some_and(|s| parts.iter().any(|p| s.ends_with(&format!("{p}-{kind}"))))
-            && !name.starts_with('.')
     };
-    let mut names = Vec::new();
     if !dir.exists() {
         let message = "there is no such folder; `shadernet data mnist` fetches MNIST into data/mnist, --data names \
                        another folder with a data set";
         return Err(Error::data(dir, message));
     }
-    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
-        let name = entry.map_err(Error::io("read", dir))?.file_name();
-        names.extend(name.into_string().ok().filter(|name| fits(name)));
+    let Entries { folders, mut files, odd, .. } = Entries::of(dir)?;
+    // What is no file is found, too: opening it says what it is.
+    files.extend(odd.into_iter().map(|(path, _)| path));
+    files.retain(|file| fits(&name_of(file)));
+    if files.is_empty() {
+        for folder in folders.iter().filter(|folder| fits(&name_of(folder))) {
+            files.extend(inside(folder, fits)?);
+        }
     }
-    names.sort_unstable();
+    files.sort_unstable();
     // Some downloaders leave the archive beside its contents: "x" sorts before "x.gz".
-    names.dedup_by(|b, a| b.strip_suffix(".gz") == Some(a));
-    match &names[..] {
-        [name] => Ok(dir.join(name)),
+    files.dedup_by(|b, a| b.to_str().and_then(|b| b.strip_suffix(".gz")) == a.to_str());
+    match &files[..] {
+        [file] => Ok(file.clone()),
         [] => Err(Error::data(
             dir,
             format!(
@@ -57,14 +81,17 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
                 parts.join("|")
             ),
         )),
-        _ => Err(Error::data(dir, format!("{} fit; keep one data set in a folder", names.join(" and ")))),
+        _ => {
+            let names: Vec<_> = files.iter().map(|file| shown(file, dir)).collect();
+            Err(Error::data(dir, format!("{} fit; keep one data set in a folder", names.join(" and "))))
+        }
     }
 }
 
 /// Reads an IDX file of unsigned bytes with `N` dimensions: (dimensions, values).
 pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
     let bad = |message: String| Error::data(path, message);
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
+    let mut file = files::open(path)?;
     verify(path, &mut file)?;
     let mut start = Vec::new();
     file.by_ref()
@@ -91,7 +118,7 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
     }
     let size = body_size(&dims).map_err(bad)?;
 
-    let mut body = Vec::with_capacity(size.min(FIRST_RESERVE));
+    let mut body = buffer(size.min(FIRST_RESERVE)).map_err(bad)?;
     fill(&mut reader, path, size, &mut body)?;
     let total = header_size + size;
     if body.len() < size {
@@ -132,6 +159,8 @@ fn check_magic<const N: usize>(magic: &[u8]) -> Result<(), String> {
         [0, 0, kind @ 9..=14, _] => {
             format!("an IDX file of element type {kind:#04x} instead of bytes")
         }
+        [b'v', b'e', b'r', b's'] => return Err(LFS_POINTER.into()),
+        [b'P', b'K', ..] => "a ZIP archive, which must be unpacked".to_owned(),
         [b'<', ..] => "an HTML or XML page, perhaps a failed download".to_owned(),
         [] => "empty".to_owned(),
         _ => format!("no IDX file, it starts with the bytes {magic:02x?}"),
@@ -163,11 +192,13 @@ fn body_size(dims: &[usize]) -> Result<usize, String> {
 /// Compares a file with `SHA256SUMS` beside it, where that lists it; leaves the file at its start.
 fn verify(path: &Path, file: &mut File) -> Result<()> {
     let sums_path = path.with_file_name("SHA256SUMS");
-    let sums = match fs::read_to_string(&sums_path) {
-        Ok(sums) => sums,
-        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(Error::io("read", sums_path)(e)),
+    if sums_path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
+        return Ok(());
+    }
+    let Some(sums) = files::read_at_most(&sums_path, MAX_SUMS)? else {
+        return Err(Error::data(sums_path, "above 1 MiB: this is no list of checksums"));
     };
+    let sums = String::from_utf8_lossy(&sums);
     // A line is the hash, a space, a space or '*', the name.
     let named = |name: &str| {
         let name = name.strip_prefix([' ', '*']).unwrap_or(name);

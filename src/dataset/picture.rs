@@ -1,25 +1,36 @@
 //! Pictures in PNG and JPEG files, and how one becomes the input of a network.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::imageops::FilterType;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgba};
 
+use super::jpeg;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tensor::Shape;
 
 const MAX_SIDE: u32 = 8192;
 const MAX_MIB: u64 = 256;
+/// A picture of 16 bits whose values all are below this was hardly meant to be that dark: cameras and microscopes store
+/// 10, 12 or 14 bits in 16.
+const MIN_DEEP: u16 = 1 << 14;
 
-/// Reads a picture as the input of a network, `[channels][height][width]`: grey for one channel, RGB for three, stretched
-/// to the input's size as a whole.
-///
-/// # Errors
-/// What [`decode`] refuses.
-pub(crate) fn read(path: &Path, input: Shape) -> Result<Vec<u8>> {
-    Ok(stretch(&flatten(decode(path)?, input.channels), input))
+/// Reads a whole picture file; what the system refuses is no damage.
+pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
+    files::read_at_most(path, MAX_MIB << 20)?.ok_or_else(|| too_long(path))
+}
+
+/// Reads a picture from something that need not be a file, such as standard input.
+pub(crate) fn read_stream(stream: impl Read, name: &Path) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    stream.take((MAX_MIB << 20) + 1).read_to_end(&mut bytes).map_err(Error::io("read", name))?;
+    if bytes.len() as u64 > MAX_MIB << 20 { Err(too_long(name)) } else { Ok(bytes) }
+}
+
+fn too_long(path: &Path) -> Error {
+    Error::data(path, format!("too large: a picture's file has at most {MAX_MIB} MiB"))
 }
 
 /// Decodes a PNG or JPEG file within the limits, upright as its EXIF data say.
@@ -27,30 +38,36 @@ pub(crate) fn read(path: &Path, input: Shape) -> Result<Vec<u8>> {
 /// # Errors
 /// Files that are missing, neither PNG nor JPEG, damaged or too large.
 pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
+    let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
+    if kind.is_dir() {
+        let message = "this is a folder; give the pictures in it, such as its *.png";
+        return Err(Error::data(path, message));
+    } else if !kind.is_file() {
+        let message = format!(
+            "this is {}, not a regular file; a program's output can be classified through standard input: `... | \
+             shadernet classify -`",
+            files::name_of_kind(kind)
+        );
+        return Err(Error::data(path, message));
+    }
+    decode_bytes(&read_file(path)?, path)
+}
+
+/// Decodes what a PNG or JPEG file holds; errors name it `path`.
+///
+/// # Errors
+/// As [`decode`]; all of them are about the content.
+pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
     let bad = |message: String| Error::data(path, message);
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut start = Vec::new();
-    file.by_ref()
-        .take(16)
-        .read_to_end(&mut start)
-        .and_then(|_| file.rewind())
-        .map_err(Error::io("read", path))?;
-    let (format, name) = match image::guess_format(&start) {
+    let (format, name) = match image::guess_format(bytes) {
         Ok(format @ ImageFormat::Png) => (format, "PNG"),
         Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
-        Ok(other) => {
-            let message = format!("this is a {other:?} image; only PNG and JPEG fit, please convert it");
-            return Err(bad(message));
-        }
-        Err(_) if start.is_empty() => {
-            return Err(bad("the file is empty; a PNG or JPEG image fits".into()));
-        }
-        Err(_) => return Err(bad("this is no image; a PNG or JPEG image fits".into())),
+        _ => return Err(bad(what_else(bytes))),
     };
     let damaged = |e: image::ImageError| bad(format!("damaged {name}: {e}"));
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MIB << 20);
-    let mut reader = ImageReader::with_format(BufReader::new(file), format);
+    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
@@ -61,14 +78,80 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
              at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
         )));
     }
+    let whole = match format {
+        ImageFormat::Jpeg => jpeg::check(bytes),
+        _ => check_png_end(bytes),
+    };
+    whole.map_err(|reason| bad(format!("damaged {name}: {reason}")))?;
     let orientation = decoder.orientation().map_err(damaged)?;
     let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
     picture.apply_orientation(orientation);
     Ok(picture)
 }
 
+/// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust.
+fn check_png_end(bytes: &[u8]) -> Result<(), String> {
+    let mut rest = bytes.get(8..).unwrap_or_default();
+    loop {
+        let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() else {
+            return Err("it ends early".into());
+        };
+        let length = u32::from_be_bytes([a, b, c, d]) as usize;
+        // Length, kind and checksum have four bytes each.
+        rest = length.checked_add(12).and_then(|size| rest.get(size..)).ok_or("it ends early")?;
+        if kind == b"IEND" {
+            return Ok(());
+        }
+    }
+}
+
+/// What a file is that is neither PNG nor JPEG, and what would help.
+fn what_else(bytes: &[u8]) -> String {
+    if bytes.is_empty() {
+        return "the file is empty; a PNG or JPEG image fits".into();
+    }
+    if super::is_lfs_pointer(bytes) {
+        return super::LFS_POINTER.into();
+    }
+    let brand = bytes.get(8..12);
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).trim_start().to_ascii_lowercase();
+    let starts = |magic: &[u8]| bytes.starts_with(magic);
+    let format = match brand {
+        Some(b"WEBP") if starts(b"RIFF") => "a WebP image",
+        Some(brand) if bytes[4..8] == *b"ftyp" => match brand {
+            b"avif" | b"avis" => "an AVIF image",
+            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => "a HEIC image",
+            _ => "a film",
+        },
+        _ if starts(b"GIF8") => "a GIF image",
+        _ if starts(b"BM") => "a BMP image",
+        _ if starts(b"II*\0") || starts(b"MM\0*") => "a TIFF image",
+        _ if starts(b"\xff\x0a") || starts(b"\0\0\0\x0cJXL ") => "a JPEG XL image",
+        _ if starts(b"\0\0\0\x0cjP  ") => "a JPEG 2000 image",
+        _ if starts(b"\0\0\x01\0") => "an icon (ICO)",
+        _ if starts(b"8BPS") => "a Photoshop image",
+        _ if starts(b"%PDF") => "a PDF document",
+        _ if text.contains("<svg") => "an SVG drawing",
+        _ if text.starts_with("<!doctype html") || text.starts_with("<html") => {
+            return "this is an HTML page, perhaps of a failed download; a PNG or JPEG image fits".into();
+        }
+        _ if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r', ..]) => "a PNM image",
+        _ => return "this is no image; a PNG or JPEG image fits".into(),
+    };
+    format!("this is {format}, whatever its name says; only PNG and JPEG fit, please convert it")
+}
+
+/// The largest value of a picture of 16 bits that hardly uses them.
+pub(crate) fn faint(picture: &DynamicImage) -> Option<u16> {
+    let samples = picture.as_flat_samples_u16()?.samples;
+    let channels = usize::from(picture.color().channel_count());
+    let colours = channels - usize::from(picture.color().has_alpha());
+    let most = samples.chunks(channels).flat_map(|pixel| &pixel[..colours]).copied().max()?;
+    (1..MIN_DEEP).contains(&most).then_some(most)
+}
+
 /// A picture of 8 bits in as many channels as a network takes, 1 or 3; what is transparent is laid on white.
-pub(super) fn flatten(picture: DynamicImage, channels: usize) -> DynamicImage {
+pub(crate) fn flatten(picture: DynamicImage, channels: usize) -> DynamicImage {
     let opaque = if picture.color().has_alpha() {
         let mut picture = picture.into_rgba8();
         for Rgba([colours @ .., alpha]) in picture.pixels_mut() {
@@ -86,7 +169,7 @@ pub(super) fn flatten(picture: DynamicImage, channels: usize) -> DynamicImage {
 
 /// The pixels `[channels][height][width]` of a flattened picture, resized by a triangle filter as wide as the reduction
 /// (bilinear where the picture grows). One of the right size stays as it is.
-pub(super) fn stretch(picture: &DynamicImage, input: Shape) -> Vec<u8> {
+pub(crate) fn stretch(picture: &DynamicImage, input: Shape) -> Vec<u8> {
     let (width, height) = (input.width as u32, input.height as u32);
     let resized;
     let picture = if (picture.width(), picture.height()) == (width, height) {
@@ -104,6 +187,10 @@ pub(super) fn stretch(picture: &DynamicImage, input: Shape) -> Vec<u8> {
 mod tests {
     use super::*;
     use image::{GrayAlphaImage, GrayImage, Luma, LumaA, Rgb, RgbImage};
+
+    fn read(path: &Path, input: Shape) -> Result<Vec<u8>> {
+        Ok(stretch(&flatten(decode(path)?, input.channels), input))
+    }
 
     fn saved(picture: impl Into<DynamicImage>, name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -137,6 +224,18 @@ mod tests {
         let alpha = GrayAlphaImage::from_fn(3, 1, |x, _| LumaA([0, [0, 128, 255][x as usize]]));
         let (_dir, path) = saved(alpha, "x.png");
         assert_eq!(read(&path, Shape::new(1, 1, 3)).unwrap(), [255, 127, 0]);
+    }
+
+    #[test]
+    fn a_png_that_is_cut_anywhere_is_refused() {
+        let picture = GrayImage::from_fn(20, 9, |x, y| Luma([(x * 7 + y * y) as u8]));
+        let (_dir, path) = saved(picture, "x.png");
+        let bytes = std::fs::read(&path).unwrap();
+        assert!(decode_bytes(&bytes, &path).is_ok());
+        assert!(decode_bytes(&[&bytes[..], b"more"].concat(), &path).is_ok());
+        for end in 0..bytes.len() {
+            assert!(decode_bytes(&bytes[..end], &path).is_err(), "cut at {end} of {}", bytes.len());
+        }
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Reads a folder of pictures for each class as labelled images of the size that a network takes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use image::DynamicImage;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::folders::{Class, classes, shown, some};
-use super::{Dataset, Images, MAX_BYTES, Part, Survey, picture};
+use super::entries::{count_of, shown, some};
+use super::folders::{Class, classes};
+use super::layout::Layout;
+use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
+use crate::threads::on_all_processors;
 
 /// The largest class may have so many times the images of the smallest without a warning.
 const MAX_IMBALANCE: usize = 3;
@@ -20,57 +23,81 @@ const SAMPLE: usize = 500;
 const MIN_COLOUR: u8 = 32;
 
 /// Both parts. Test images whose class training does not have, and classes that are not tested, are refused.
-pub(super) fn load(dir: &Path, input: Shape) -> Result<Dataset> {
+pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> Result<Dataset> {
+    let dir = &layout.root;
     check_channels(dir, input)?;
-    let mut warnings = Vec::new();
-    let train = classes(dir, Part::Train, &mut warnings)?;
-    let test = classes(dir, Part::Test, &mut warnings)?;
-    warnings.sort();
-    warnings.dedup();
-    let lacks = |classes: &[Class], name: &str| !classes.iter().any(|class| class.name == name);
-    if let Some(class) = test.iter().find(|class| lacks(&train, &class.name)) {
-        let message = format!("test has the class {:?}, train does not: nothing could learn it", class.name);
-        return Err(Error::data(dir, message));
-    }
-    if let Some(class) = train.iter().find(|class| lacks(&test, &class.name)) {
+    let train = classes(layout, Part::Train, &mut warnings)?;
+    let test = classes(layout, Part::Test, &mut warnings)?;
+    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
+    let [train_part, test_part] = [(&layout.train, "train"), (&layout.test, "test")]
+        .map(|(part, name)| part.as_ref().map_or(name.to_owned(), |part| shown(part, dir)));
+    if let Some(class) = test.iter().find(|class| class_named(&class.name, &names).is_none()) {
         let message = format!(
-            "train has the class {:?}, test does not: give it test images, or remove the folder test, and a sixth of \
-             each class is kept for testing",
+            "{test_part} has the class {:?}, {train_part} does not: nothing could learn it",
             class.name
         );
         return Err(Error::data(dir, message));
     }
-    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
+    let tested: Vec<String> = test.iter().map(|class| class.name.clone()).collect();
+    if let Some(name) = names.iter().find(|name| class_named(name, &tested).is_none()) {
+        let message = format!(
+            "{train_part} has the class {name:?}, {test_part} does not: give it test images there, or move the whole folder \
+             {test_part} elsewhere, and a sixth of each class is kept for testing"
+        );
+        return Err(Error::data(dir, message));
+    }
     let train = read(dir, &train, &names, input, &mut warnings)?;
     let test = read(dir, &test, &names, input, &mut warnings)?;
     warnings.extend(imbalance(dir, &train.images, &names));
     warnings.extend(duplicates(dir, &train, &test));
-    Ok(Dataset { train: train.images, test: test.images, classes: names, pictures: true, warnings })
+    Ok(Dataset {
+        train: train.images,
+        test: test.images,
+        classes: names,
+        pictures: true,
+        warnings: once(warnings),
+    })
 }
 
 /// The training images, the names of the classes, and warnings. The folder `test` is not read.
-pub(super) fn load_train(dir: &Path, input: Shape) -> Result<(Images, Vec<String>, Vec<String>)> {
+pub(super) fn load_train(
+    layout: &Layout,
+    input: Shape,
+    mut warnings: Vec<String>,
+) -> Result<(Images, Vec<String>, Vec<String>)> {
+    let dir = &layout.root;
     check_channels(dir, input)?;
-    let mut warnings = Vec::new();
-    let train = classes(dir, Part::Train, &mut warnings)?;
+    let train = classes(layout, Part::Train, &mut warnings)?;
     let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
     let images = read(dir, &train, &names, input, &mut warnings)?.images;
     warnings.extend(imbalance(dir, &images, &names));
-    Ok((images, names, warnings))
+    Ok((images, names, once(warnings)))
 }
 
 /// The test images, labelled by the place of their class in `names`, and warnings.
-pub(super) fn load_test(dir: &Path, input: Shape, names: &[String]) -> Result<(Images, Vec<String>)> {
+pub(super) fn load_test(
+    layout: &Layout,
+    input: Shape,
+    names: &[String],
+    mut warnings: Vec<String>,
+) -> Result<(Images, Vec<String>)> {
+    let dir = &layout.root;
     check_channels(dir, input)?;
-    let mut warnings = Vec::new();
-    let test = classes(dir, Part::Test, &mut warnings)?;
-    if let Some(class) = test.iter().find(|class| !names.contains(&class.name)) {
+    let test = classes(layout, Part::Test, &mut warnings)?;
+    if let Some(class) = test.iter().find(|class| class_named(&class.name, names).is_none()) {
         let message =
             format!("{:?} is no class of the model; it knows {}", class.name, some(names.iter().cloned()));
         return Err(Error::data(dir, message));
     }
     let images = read(dir, &test, names, input, &mut warnings)?.images;
-    Ok((images, warnings))
+    Ok((images, once(warnings)))
+}
+
+/// Each warning once: where one folder holds both parts, it is listed twice.
+fn once(mut warnings: Vec<String>) -> Vec<String> {
+    let mut seen = HashSet::new();
+    warnings.retain(|warning| seen.insert(warning.clone()));
+    warnings
 }
 
 fn check_channels(dir: &Path, input: Shape) -> Result<()> {
@@ -83,6 +110,12 @@ fn check_channels(dir: &Path, input: Shape) -> Result<()> {
         dir.display()
     );
     Err(Error::data(dir, message))
+}
+
+/// A file that was read: a hash of its decoded pixels, or why it is no picture.
+enum Seen {
+    Good { hash: [u8; 32], faint: bool },
+    Bad(String),
 }
 
 /// Images, and for each its file and a hash of the decoded pixels.
@@ -100,7 +133,7 @@ fn read(
     input: Shape,
     warnings: &mut Vec<String>,
 ) -> Result<Read> {
-    let label = |name: &String| names.iter().position(|other| other == name).expect("classes were compared");
+    let label = |name: &str| class_named(name, names).expect("classes were compared");
     let mut files: Vec<(&PathBuf, u8)> = Vec::new();
     for class in classes {
         let label = label(&class.name) as u8;
@@ -115,16 +148,23 @@ fn read(
         );
         return Err(Error::data(dir, message));
     }
-    let mut pixels = vec![0; bytes as usize];
-    let hashes: Vec<Result<[u8; 32]>> = files
-        .par_iter()
-        .zip(pixels.par_chunks_exact_mut(size))
-        .map(|((file, _), pixels)| {
-            let flat = picture::flatten(picture::decode(file)?, input.channels);
+    let mut pixels = buffer(bytes as usize).map_err(|message| Error::data(dir, message))?;
+    pixels.resize(bytes as usize, 0);
+    let read: Vec<Result<Seen>> = on_all_processors(|| {
+        let one = |((file, _), pixels): (&(&PathBuf, u8), &mut [u8])| -> Result<Seen> {
+            // What the system refuses ends the work; only what is in the file may be at fault.
+            let bytes = picture::read_file(file)?;
+            let picture = match picture::decode_bytes(&bytes, file) {
+                Ok(picture) => picture,
+                Err(error) => return Ok(Seen::Bad(error.to_string())),
+            };
+            let faint = picture::faint(&picture).is_some();
+            let flat = picture::flatten(picture, input.channels);
             pixels.copy_from_slice(&picture::stretch(&flat, input));
-            Ok(hash(&flat))
-        })
-        .collect();
+            Ok(Seen::Good { hash: hash(&flat), faint })
+        };
+        files.par_iter().zip(pixels.par_chunks_exact_mut(size)).map(one).collect()
+    });
     let mut kept = Read {
         images: Images {
             count: 0,
@@ -138,15 +178,17 @@ fn read(
         hashes: Vec::new(),
     };
     let mut failures = Vec::new();
-    for (index, ((file, label), hash)) in files.iter().zip(hashes).enumerate() {
-        match hash {
-            Ok(hash) => {
+    let mut faint_files = Vec::new();
+    for (index, ((file, label), seen)) in files.iter().zip(read).enumerate() {
+        match seen? {
+            Seen::Good { hash, faint } => {
                 pixels.copy_within(index * size..(index + 1) * size, kept.files.len() * size);
                 kept.images.labels.push(*label);
                 kept.files.push((*file).clone());
                 kept.hashes.push(hash);
+                faint_files.extend(faint.then(|| shown(file, dir)));
             }
-            Err(error) => failures.push(error.to_string()),
+            Seen::Bad(reason) => failures.push(reason),
         }
     }
     kept.images.count = kept.files.len();
@@ -160,12 +202,18 @@ fn read(
         return Err(Error::data(dir, message));
     }
     if !failures.is_empty() {
-        let count = match failures.len() {
-            1 => "one picture is".to_owned(),
-            count => format!("{count} pictures are"),
-        };
+        let count = count_of(failures.len(), "picture");
         let failures = some(failures.into_iter());
         warnings.push(format!("{}: {count} left out, not readable: {failures}", dir.display()));
+    }
+    if !faint_files.is_empty() {
+        warnings.push(format!(
+            "{}: {} nearly black, since their values fill only a part of 16 bits; stretch them to all of it, such as by \
+             `mogrify -auto-level`: {}",
+            dir.display(),
+            count_of(faint_files.len(), "picture"),
+            some(faint_files.into_iter())
+        ));
     }
     Ok(kept)
 }
@@ -211,17 +259,19 @@ fn duplicates(dir: &Path, train: &Read, test: &Read) -> Option<String> {
 }
 
 /// Median size and channels of the training pictures.
-pub(super) fn survey(dir: &Path) -> Result<Survey> {
-    let mut warnings = Vec::new();
-    let train = classes(dir, Part::Train, &mut warnings)?;
+pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Survey> {
+    let dir = &layout.root;
+    let train = classes(layout, Part::Train, &mut warnings)?;
     let names = train.iter().map(|class| class.name.clone()).collect();
     let files: Vec<&PathBuf> = train.iter().flat_map(|class| &class.files).collect();
-    let seen: Vec<(u32, u32, bool)> = files
-        .par_iter()
-        .step_by(files.len().div_ceil(SAMPLE))
-        .filter_map(|file| picture::decode(file).ok())
-        .map(|picture| (picture.height(), picture.width(), is_coloured(&picture)))
-        .collect();
+    let look = |file: &&PathBuf| -> Result<Option<(u32, u32, bool)>> {
+        let picture = picture::decode_bytes(&picture::read_file(file)?, file).ok();
+        Ok(picture.map(|picture| (picture.height(), picture.width(), is_coloured(&picture))))
+    };
+    let sample = files.len().div_ceil(SAMPLE);
+    let seen: Vec<Option<_>> =
+        on_all_processors(|| files.par_iter().step_by(sample).map(look).collect::<Result<_>>())?;
+    let seen: Vec<(u32, u32, bool)> = seen.into_iter().flatten().collect();
     if seen.is_empty() {
         return Err(Error::data(dir, "none of its pictures can be read"));
     }
@@ -232,10 +282,49 @@ pub(super) fn survey(dir: &Path) -> Result<Survey> {
     };
     let channels = if seen.iter().any(|&(.., colour)| colour) { 3 } else { 1 };
     let images = Shape::new(channels, median(|&(height, ..)| height), median(|&(_, width, _)| width));
-    Ok(Survey { images, count: files.len(), classes: names, pictures: true, warnings })
+    Ok(Survey { images, count: files.len(), classes: names, pictures: true, warnings: once(warnings) })
 }
 
 fn is_coloured(picture: &DynamicImage) -> bool {
     let spread = |[r, g, b]: [u8; 3]| r.max(g).max(b) - r.min(g).min(b);
     picture.color().has_color() && picture.to_rgb8().pixels().any(|pixel| spread(pixel.0) > MIN_COLOUR)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read_class(dir: &Path) -> Result<(usize, Vec<String>)> {
+        let files = [dir.join("1.png"), dir.join("2.png")].to_vec();
+        let class = Class { name: "a".into(), files };
+        let mut warnings = Vec::new();
+        let read = read(dir, &[class], &["a".to_owned()], Shape::new(1, 4, 4), &mut warnings)?;
+        Ok((read.images.count, warnings))
+    }
+
+    #[test]
+    fn what_the_system_refuses_is_no_bad_picture() {
+        let dir = tempfile::tempdir().unwrap();
+        image::GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+        let error = read_class(dir.path()).err().unwrap();
+        assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("2.png")), "{error}");
+        std::fs::write(dir.path().join("2.png"), "<html>").unwrap();
+        let (count, warnings) = read_class(dir.path()).unwrap();
+        assert!(count == 1 && warnings[0].contains("one picture is left out, not readable"), "{warnings:?}");
+    }
+
+    #[test]
+    fn pictures_that_use_a_part_of_their_bits_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        image::GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
+        let deep = |most: u16| {
+            let picture =
+                image::ImageBuffer::from_fn(4, 4, |x, y| image::Luma([most / (1 + x as u16 * y as u16)]));
+            DynamicImage::from(picture).save(dir.path().join("2.png")).unwrap();
+            read_class(dir.path()).unwrap().1
+        };
+        let warnings = deep(4095);
+        assert!(warnings[0].contains("nearly black") && warnings[0].ends_with(": 2.png"), "{warnings:?}");
+        assert_eq!(deep(60_000), Vec::<String>::new());
+    }
 }

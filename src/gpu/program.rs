@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::layers::Grain;
 use crate::plan::{Dispatch, Place, Plan};
 use crate::shader;
+use crate::threads::on_all_processors;
 
 /// How a model is carried out on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Pipelines {
             let module = &modules[dispatch.shader.as_str()];
             (key, pipeline(gpu, module, dispatch, cache.as_ref().map(PipelineCache::driver)))
         };
-        let compiled = Self(unique.into_par_iter().map(compile).collect());
+        let compiled = Self(on_all_processors(|| unique.into_par_iter().map(compile).collect()));
         if let Some(cache) = cache {
             cache.save();
         }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::file;
-use crate::dataset::{Dataset, Images};
+use crate::checkpoint::{Checkpoint, file};
+use crate::dataset::{Dataset, Images, class_named};
 use crate::error::{Error, Result};
 use crate::eval::check_images;
 use crate::model::Model;
@@ -71,6 +71,21 @@ impl TrainingData {
             return Err(Error::data(&self.dir, message));
         }
         Ok(())
+    }
+
+    /// Fails if the classes are not those of a trained network, in the same order: pages that train it anew have its names.
+    pub fn check_classes(&self, checkpoint: &Checkpoint) -> Result<()> {
+        let names = &checkpoint.classes;
+        let by_name = self.pictures || checkpoint.trained.pictures;
+        let same = |(place, name): (usize, &String)| class_named(name, names) == Some(place);
+        if !by_name || self.classes.iter().enumerate().all(same) {
+            return Ok(());
+        }
+        let message = format!(
+            "the classes are {:?}, those of the network {names:?}: they must be the same, in the same order",
+            self.classes
+        );
+        Err(Error::data(&self.dir, message))
     }
 
     /// SHA-256 of sizes, pixels and labels of both parts, in lower-case hexadecimal digits.

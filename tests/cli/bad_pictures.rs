@@ -23,7 +23,7 @@ fn what_is_odd_is_said_and_does_not_stop() {
     let mut lines: Vec<_> = done.stderr.lines().collect();
     lines.sort_unstable();
     let mut wanted = [
-        format!("warning: {data}: beside train and test, one folder is not read: val"),
+        format!("warning: {data}: beside the parts, one folder is not read: val"),
         format!(
             "warning: {data}/train: one file or folder is ignored, since only .png, .jpg and .jpeg files are read: high/notes.txt"
         ),

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 
 use super::proto::*;
 use crate::layers::window::{input_index, output_size};
+use crate::threads::on_all_processors;
 
 /// A graph that was read.
 #[derive(Debug)]
@@ -45,10 +46,10 @@ impl Graph {
     /// # Errors
     /// An operator that is not known or does not fit its inputs.
     pub fn run(&self, pixels: &[f32], name: &str) -> Result<Vec<f64>, String> {
-        let images: Vec<Vec<f64>> = pixels
-            .par_chunks(self.input.iter().product())
-            .map(|image| self.run_one(image, name))
-            .collect::<Result<_, String>>()?;
+        let images = pixels.par_chunks(self.input.iter().product());
+        let images: Vec<Vec<f64>> = on_all_processors(|| {
+            images.map(|image| self.run_one(image, name)).collect::<Result<_, String>>()
+        })?;
         Ok(images.concat())
     }
 

@@ -1,0 +1,169 @@
+//! What is in a folder of a data set, sorted by what it is.
+
+use std::fs::{self, FileType};
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Folders that systems and programs make beside the user's own.
+const JUNK: [&str; 7] = [
+    "__macosx",
+    "@eadir",
+    "#recycle",
+    "$recycle.bin",
+    "system volume information",
+    "lost+found",
+    "__pycache__",
+];
+/// Files of a training, an experiment or what they leave.
+const RESULTS: [&str; 5] =
+    ["summary.json", "checkpoint.safetensors", "model.safetensors", "metrics.csv", "runs.csv"];
+/// Folders that trainings and experiments make; perhaps still empty.
+const RESULT_FOLDERS: [&str; 2] = ["runs", "experiments"];
+
+/// A link that leads to itself; the standard library has no stable name for it.
+const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40 } else { 62 };
+
+/// Extensions of the pictures that are read.
+pub(super) const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+/// Extensions of pictures that must be converted.
+const FOREIGN: [&str; 20] = [
+    "webp", "heic", "heif", "avif", "gif", "bmp", "tif", "tiff", "svg", "jxl", "jp2", "jfif", "jpe", "ppm",
+    "pgm", "dng", "cr2", "nef", "arw", "psd",
+];
+
+/// The contents of a folder, each list sorted by name, without names that start with a dot: those belong to programs.
+#[derive(Debug, Default)]
+pub(super) struct Entries {
+    /// Folders, and links to folders.
+    pub(super) folders: Vec<PathBuf>,
+    /// Regular files, and links to them.
+    pub(super) files: Vec<PathBuf>,
+    /// What cannot be read, with what it is: a pipe, a link that leads nowhere.
+    pub(super) odd: Vec<(PathBuf, &'static str)>,
+    /// Folders of systems and programs.
+    pub(super) junk: Vec<PathBuf>,
+}
+
+impl Entries {
+    /// Lists a folder.
+    ///
+    /// # Errors
+    /// What the system refuses.
+    pub(super) fn of(dir: &Path) -> Result<Self> {
+        let mut found = Self::default();
+        for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+            let entry = entry.map_err(Error::io("read", dir))?;
+            let (path, name) = (entry.path(), entry.file_name().to_string_lossy().to_lowercase());
+            if name.starts_with('.') || ["thumbs.db", "desktop.ini"].contains(&&*name) {
+                continue;
+            }
+            if JUNK.contains(&&*name) {
+                found.junk.push(path);
+                continue;
+            }
+            let kind =
+                entry.file_type().and_then(|kind| target(&path, kind)).map_err(Error::io("read", &path))?;
+            match kind {
+                None => found.odd.push((path, "a link that leads nowhere")),
+                Some(kind) if kind.is_dir() => found.folders.push(path),
+                Some(kind) if kind.is_file() => found.files.push(path),
+                Some(kind) => found.odd.push((path, files::name_of_kind(kind))),
+            }
+        }
+        found.folders.sort_unstable();
+        found.files.sort_unstable();
+        found.odd.sort_unstable();
+        found.junk.sort_unstable();
+        Ok(found)
+    }
+
+    /// The files that may be pictures which are read.
+    pub(super) fn pictures(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().filter(|file| EXTENSIONS.contains(&&*extension(file)))
+    }
+
+    /// The extensions of the pictures that are not read, with the number of each.
+    pub(super) fn foreign(&self) -> Vec<(usize, String)> {
+        let mut counts: Vec<(usize, String)> = Vec::new();
+        for extension in self.files.iter().map(|file| extension(file)) {
+            if let Some((count, _)) = counts.iter_mut().find(|(_, known)| *known == extension) {
+                *count += 1;
+            } else if FOREIGN.contains(&&*extension) {
+                counts.push((1, extension));
+            }
+        }
+        counts
+    }
+
+    /// True if there are pictures, whether they can be read or not.
+    pub(super) fn has_pictures(&self) -> bool {
+        self.pictures().next().is_some() || !self.foreign().is_empty()
+    }
+}
+
+/// What a link leads to; `None` if nowhere.
+fn target(path: &Path, kind: FileType) -> io::Result<Option<FileType>> {
+    if !kind.is_symlink() {
+        return Ok(Some(kind));
+    }
+    match fs::metadata(path) {
+        Ok(target) => Ok(Some(target.file_type())),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
+        Err(error) if error.raw_os_error() == Some(ELOOP) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// True for a folder without pictures, as far down as runs go, in which trainings or experiments of ours are.
+pub(super) fn holds_results(folder: &Path, entries: &Entries) -> bool {
+    fn is_without_pictures(entries: &Entries, depth: usize, results: &mut bool) -> bool {
+        *results |= entries.files.iter().any(|file| RESULTS.contains(&&*name_of(file)));
+        let inner = |folder: &PathBuf| {
+            Entries::of(folder).map_or(true, |inner| is_without_pictures(&inner, depth - 1, results))
+        };
+        !entries.has_pictures() && (depth == 0 || entries.folders.iter().all(inner))
+    }
+    let mut results = RESULT_FOLDERS.contains(&&*name_of(folder));
+    is_without_pictures(entries, 2, &mut results) && results
+}
+
+/// The folders inside that have pictures of their own.
+pub(super) fn picture_folders(entries: &Entries) -> impl Iterator<Item = &PathBuf> {
+    entries.folders.iter().filter(|folder| Entries::of(folder).is_ok_and(|inner| inner.has_pictures()))
+}
+
+fn extension(file: &Path) -> String {
+    file.extension().unwrap_or_default().to_string_lossy().to_lowercase()
+}
+
+/// The last part of a path.
+pub(super) fn name_of(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// A path as a message about `dir` names it, on one line.
+pub(super) fn shown(path: &Path, dir: &Path) -> String {
+    let path = path.strip_prefix(dir).unwrap_or(path).display().to_string();
+    path.chars()
+        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
+        .collect()
+}
+
+/// The first few of a list, and how many more there are.
+pub(super) fn some(items: impl ExactSizeIterator<Item = String>) -> String {
+    const FEW: usize = 3;
+    let more = items.len().saturating_sub(FEW);
+    let mut items: Vec<_> = items.take(FEW).collect();
+    if more > 0 {
+        items.push(format!("and {more} more"));
+    }
+    items.join(", ")
+}
+
+/// "one picture is", "3 pictures are".
+pub(super) fn count_of(count: usize, what: &str) -> String {
+    if count == 1 { format!("one {what} is") } else { format!("{count} {what}s are") }
+}

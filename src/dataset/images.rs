@@ -1,0 +1,202 @@
+//! Images of one size in memory.
+
+use std::path::Path;
+
+use super::{Part, buffer, class_named, entries, idx};
+use crate::error::{Error, Result};
+use crate::rng::{self, Permutation, Stream};
+
+/// Images of one size with one label each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Images {
+    /// Number of images.
+    pub count: usize,
+    /// Values per pixel: 1 for IDX files, 3 for colours.
+    pub channels: usize,
+    /// Rows of an image.
+    pub height: usize,
+    /// Columns of an image.
+    pub width: usize,
+    /// `[count][channels][height][width]`, 0 is background.
+    pub pixels: Vec<u8>,
+    /// `[count]`, the class of each image.
+    pub labels: Vec<u8>,
+}
+
+impl Images {
+    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it. The
+    /// images of EMNIST, which its files store transposed, are turned upright.
+    ///
+    /// # Errors
+    /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
+    pub fn load(dir: &Path, part: Part) -> Result<Self> {
+        Self::read(dir, part, &mut Vec::new())
+    }
+
+    pub(super) fn read(dir: &Path, part: Part, warnings: &mut Vec<String>) -> Result<Self> {
+        let images = idx::find(dir, part, "images", 3)?;
+        let labels = idx::find(dir, part, "labels", 1)?;
+        let ([count, height, width], pixels) = idx::read(&images)?;
+        let ([label_count], values) = idx::read(&labels)?;
+        if label_count != count {
+            let message = format!("{label_count} labels, but {} holds {count} images", images.display());
+            return Err(Error::data(labels, message));
+        }
+        let mut all = Self { count, channels: 1, height, width, pixels, labels: values };
+        if idx::is_of_emnist(&images) {
+            all.transpose();
+            let warning = format!(
+                "{}: EMNIST's files hold every image transposed; they were turned upright (files without emnist in their \
+                 names are taken as they are)",
+                dir.display()
+            );
+            if !warnings.contains(&warning) {
+                warnings.push(warning);
+            }
+        }
+        Ok(all)
+    }
+
+    /// Exchanges rows and columns.
+    fn transpose(&mut self) {
+        let (height, width) = (self.height, self.width);
+        let mut turned = vec![0; height * width];
+        for image in self.pixels.chunks_exact_mut(height * width) {
+            for (place, value) in turned.iter_mut().enumerate() {
+                *value = image[place % height * width + place / height];
+            }
+            image.copy_from_slice(&turned);
+        }
+        (self.height, self.width) = (width, height);
+    }
+
+    /// Turns labels, which are numbers, into places among classes that folders named.
+    pub(super) fn name_labels(&mut self, dir: &Path, classes: &[String]) -> Result<()> {
+        let places: Vec<_> = (0..=u8::MAX).map(|label| class_named(&label.to_string(), classes)).collect();
+        for label in &mut self.labels {
+            let Some(place) = places[usize::from(*label)] else {
+                let message = format!(
+                    "the label {label} is no class of the model, which learnt from folders; it knows {}",
+                    entries::some(classes.iter().cloned())
+                );
+                return Err(Error::data(dir, message));
+            };
+            *label = place as u8;
+        }
+        Ok(())
+    }
+
+    /// A warning about labels below the largest that no image has.
+    pub(super) fn unseen_labels(&self, dir: &Path) -> Option<String> {
+        let mut seen = [false; 256];
+        self.labels.iter().for_each(|&label| seen[usize::from(label)] = true);
+        let last = seen.iter().rposition(|&seen| seen)?;
+        let unseen: Vec<_> = (0..last).filter(|&label| !seen[label]).map(|label| label.to_string()).collect();
+        let (s, them) = if unseen.len() == 1 { ("", "this class") } else { ("s", "these classes") };
+        (!unseen.is_empty()).then(|| {
+            format!(
+                "{}: no training image has the label{s} {}, the last label is {last}; nothing is learnt of {them}",
+                dir.display(),
+                entries::some(unseen.into_iter())
+            )
+        })
+    }
+
+    /// `"0"`, `"1"`, ... up to the largest label.
+    pub(super) fn class_names(&self) -> Vec<String> {
+        let last = self.labels.iter().copied().max().unwrap_or(0);
+        (0..=last).map(|class| class.to_string()).collect()
+    }
+
+    /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.
+    ///
+    /// # Errors
+    /// When no image would be left.
+    pub fn split(&self, held_out: usize, seed: u32) -> Result<(Self, Self)> {
+        if held_out >= self.count {
+            return Err(Error::Usage(format!(
+                "cannot hold out {held_out} of {} images: at least one must be left",
+                self.count
+            )));
+        }
+        let order = Permutation::new(self.count as u32, rng::key(seed, Stream::Split), 0);
+        let mut chosen = vec![false; self.count];
+        for i in 0..held_out {
+            chosen[order.get(i as u32) as usize] = true;
+        }
+        let size = self.channels * self.height * self.width;
+        let part = |held: bool, count: usize| -> Result<Self> {
+            let mut pixels = buffer(count * size).map_err(Error::Usage)?;
+            let mut labels = Vec::with_capacity(count);
+            for i in (0..self.count).filter(|&i| chosen[i] == held) {
+                pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
+                labels.push(self.labels[i]);
+            }
+            Ok(Self { count, pixels, labels, ..*self })
+        };
+        Ok((part(false, self.count - held_out)?, part(true, held_out)?))
+    }
+
+    /// Mean and standard deviation of all pixels / 255, to four decimals; the deviation is at least 0.001.
+    pub fn mean_std(&self) -> (f32, f32) {
+        let mut counts = [0u64; 256];
+        for &pixel in &self.pixels {
+            counts[usize::from(pixel)] += 1;
+        }
+        let n = self.pixels.len().max(1) as f64;
+        let moment = |power: i32| -> f64 {
+            let terms = counts.iter().enumerate();
+            terms.map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64).sum::<f64>() / n
+        };
+        let mean = moment(1);
+        let std = (moment(2) - mean * mean).max(0.0).sqrt();
+        let round = |x: f64| ((x * 1e4).round() / 1e4) as f32;
+        (round(mean), round(std).max(1e-3))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn split_parts_the_images_without_loss() {
+        let count = 100;
+        let pixels = |label: u8| (0..12).map(move |k| label + 10 * k);
+        let all = Images {
+            count,
+            channels: 3,
+            height: 2,
+            width: 2,
+            pixels: (0..100).flat_map(pixels).collect(),
+            labels: (0..100).collect(),
+        };
+        let (rest, held) = all.split(30, 7).unwrap();
+        assert_eq!((rest.count, held.count, held.width), (70, 30, 2));
+        let mut labels = [&rest.labels[..], &held.labels].concat();
+        labels.sort_unstable();
+        assert_eq!(labels, all.labels);
+        for part in [&rest, &held] {
+            let pixels = part.labels.iter().copied().flat_map(pixels);
+            assert_eq!(part.pixels, pixels.collect::<Vec<_>>());
+        }
+        assert_eq!(all.split(30, 7).unwrap().1, held);
+        assert_ne!(all.split(30, 8).unwrap().1.labels, held.labels);
+        assert_eq!(all.split(0, 7).unwrap().0, all);
+        assert!(all.split(100, 7).is_err());
+    }
+
+    #[test]
+    fn mean_and_deviation_of_known_pixels() {
+        let images = |pixels: Vec<u8>| Images {
+            count: 1,
+            channels: 1,
+            height: 1,
+            width: pixels.len(),
+            pixels,
+            labels: vec![0],
+        };
+        assert_eq!(images(vec![0, 255, 0, 255]).mean_std(), (0.5, 0.5));
+        assert_eq!(images(vec![51; 5]).mean_std(), (0.2, 0.001));
+    }
+}

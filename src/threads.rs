@@ -1,0 +1,16 @@
+//! Work on all processors, and where no thread can be started, on the one that is there.
+
+use rayon::ThreadPoolBuilder;
+
+/// Runs `work`, whose parallel iterators then use all processors. Rayon's global pool would panic where the system refuses
+/// threads (`ulimit -u`, a container's limit); here they do with the calling thread.
+pub(crate) fn on_all_processors<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    if rayon::current_thread_index().is_some() {
+        return work();
+    }
+    ThreadPoolBuilder::new()
+        .build()
+        .or_else(|_| ThreadPoolBuilder::new().num_threads(1).use_current_thread().build())
+        .expect("a pool of the calling thread starts none")
+        .install(work)
+}

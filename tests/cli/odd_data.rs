@@ -1,0 +1,191 @@
+//! Data sets as people have them: other layouts, other files, labels of another kind than the model's classes.
+
+use std::io::{Cursor, Write};
+
+use image::{DynamicImage, GrayImage, ImageFormat};
+
+use super::pictures::{add, album, bar, save};
+use super::*;
+
+/// Runs a program that reads `input` from a pipe.
+fn run_with_input(dir: &Path, args: &[&str], input: &[u8]) -> Done {
+    let mut process = command(dir, args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    process.stdin.take().unwrap().write_all(input).unwrap();
+    let output = process.wait_with_output().unwrap();
+    Done {
+        code: output.status.code().unwrap(),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+#[test]
+fn half_a_jpeg_is_not_learnt_and_not_answered() {
+    let dir = album();
+    let mut jpeg = Cursor::new(Vec::new());
+    DynamicImage::from(bar(0, 1)).write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+    let jpeg = jpeg.into_inner();
+    fs::write(dir.path().join("data/train/low/whole.jpg"), &jpeg).unwrap();
+    fs::write(dir.path().join("data/train/low/cut.jpg"), &jpeg[..jpeg.len() - 20]).unwrap();
+    let done = ok(dir.path(), &train(&["--epochs", "1", "--quiet"]));
+    let words = "one picture is left out, not readable: ";
+    assert!(done.stderr.contains(words) && done.stderr.contains("cut.jpg: damaged JPEG"), "{}", done.stderr);
+    let done = run(dir.path(), &["classify", "data/train/low/cut.jpg"]);
+    assert!(done.code == 1 && done.stderr.contains("damaged JPEG: it ends early"), "{}", done.stderr);
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_file_is_named_and_never_waited_for() {
+    let dir = album();
+    let pipe = |name: &str| {
+        assert!(Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap().success());
+    };
+    pipe("data/train/low/pipe.png");
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("data/train/mid/s.jpg")).unwrap();
+    std::os::unix::fs::symlink("nowhere", dir.path().join("data/train/new")).unwrap();
+    let done = ok(dir.path(), &["new", "--data", "data"]);
+    for words in [
+        "low/pipe.png (a pipe), mid/s.jpg (a socket)",
+        "left out, no regular file or folder: new (a link that",
+    ] {
+        assert_eq!(done.stderr.matches(words).count(), 1, "{words:?} in {}", done.stderr);
+    }
+    let done = run(dir.path(), &["classify", "data/train/low/pipe.png"]);
+    assert!(
+        done.code == 1
+            && done.stderr.contains("this is a pipe")
+            && done.stderr.contains("shadernet classify -`")
+    );
+
+    let dir = workplace();
+    for (name, words) in
+        [("data/SHA256SUMS", "SHA256SUMS: this is a pipe"), (LABELS, "ubyte: this is a pipe")]
+    {
+        let _ = fs::remove_file(dir.path().join(name));
+        assert!(Command::new("mkfifo").arg(dir.path().join(name)).status().unwrap().success());
+        let done = run(dir.path(), &TRAIN);
+        assert!(done.code == 1 && done.stderr.contains(words), "{}", done.stderr);
+        fs::remove_file(dir.path().join(name)).unwrap();
+    }
+}
+
+#[test]
+fn a_picture_comes_from_standard_input() {
+    let dir = album();
+    let digit = fs::read(format!("{ROOT}/data/digits/7_bar.png")).unwrap();
+    let done = run_with_input(dir.path(), &["classify", "-", "--json"], &digit);
+    assert_eq!(done.json()[0]["digit"], 7, "{}", done.stderr);
+    let done = run_with_input(dir.path(), &["classify", "-"], b"<html>");
+    assert!(
+        done.code == 1 && done.stderr.contains("standard input: this is an HTML page"),
+        "{}",
+        done.stderr
+    );
+    let done = run(dir.path(), &["classify", "data"]);
+    assert!(done.code == 1 && done.stderr.contains("data: this is a folder; give the pictures in it"));
+}
+
+#[cfg(unix)]
+#[test]
+fn the_command_that_new_proposes_can_be_pasted() {
+    let dir = tempfile::tempdir().unwrap();
+    add(dir.path(), "Tom's $pics", 0..4);
+    let done = ok(dir.path(), &["new", "--data", "Tom's $pics", "--out", "my net.toml"]);
+    let line = done.stdout.lines().find_map(|line| line.strip_prefix("train it: shadernet ")).unwrap();
+    assert_eq!(line, r"train 'my net.toml' --data 'Tom'\''s $pics'");
+    let script = format!("exec \"$PROGRAM\" {line} --device cpu --epochs 1 --quiet");
+    let mut shell = Command::new("sh");
+    shell.current_dir(dir.path()).env("PROGRAM", env!("CARGO_BIN_EXE_shadernet")).args(["-c", &script]);
+    assert!(shell.status().unwrap().success());
+}
+
+/// "10" is sorted before "2": where numbers are names, a label is not the place of its class.
+#[test]
+fn folders_of_numbers_and_labels_are_the_same_classes() {
+    let dir = album();
+    let numbers = [("high", 2), ("low", 10), ("mid", 1)];
+    for (name, number) in numbers {
+        for part in ["train", "test"] {
+            let part = dir.path().join("data").join(part);
+            fs::rename(part.join(name), part.join(number.to_string())).unwrap();
+        }
+    }
+    ok(dir.path(), &train(&["--out", "run"]));
+    let eval = |data: &str| {
+        let args = ["eval", "run/model.safetensors", "--data", data, "--device", "cpu", "--json"];
+        ok(dir.path(), &args).json()
+    };
+    let (mut pixels, mut labels) = (Vec::new(), Vec::new());
+    for (class, (_, number)) in numbers.into_iter().enumerate() {
+        for index in 12..16 {
+            pixels.extend(bar(class as u32, index).into_raw());
+            labels.push(number);
+        }
+    }
+    fs::create_dir(dir.path().join("idx")).unwrap();
+    fs::write(dir.path().join("idx/t10k-images-idx3-ubyte"), idx(&[12, 8, 8], &pixels)).unwrap();
+    fs::write(dir.path().join("idx/t10k-labels-idx1-ubyte"), idx(&[12], &labels)).unwrap();
+    let (folders, files) = (eval("data"), eval("idx"));
+    assert_eq!(
+        (&folders["correct"], &folders["loss"].as_f64().map(|loss| (loss * 1e5).round())),
+        (&files["correct"], &files["loss"].as_f64().map(|loss| (loss * 1e5).round()))
+    );
+    labels[0] = 3;
+    fs::write(dir.path().join("idx/t10k-labels-idx1-ubyte"), idx(&[12], &labels)).unwrap();
+    let args = ["eval", "run/model.safetensors", "--data", "idx", "--device", "cpu"];
+    let done = run(dir.path(), &args);
+    assert!(
+        done.code == 1 && done.stderr.contains("the label 3 is no class of the model"),
+        "{}",
+        done.stderr
+    );
+
+    // The other way round, a network of labels knows folders by their numbers.
+    let labelled = workplace();
+    ok(labelled.path(), &train(&["--out", "run"]));
+    for (class, name) in ["00", "01", "2"].into_iter().enumerate() {
+        save(labelled.path(), &format!("folders/test/{name}/0.png"), bar(class as u32, 20));
+    }
+    let args = ["eval", "run/model.safetensors", "--data", "folders", "--device", "cpu", "--json"];
+    assert_eq!(ok(labelled.path(), &args).json()["total"], 3);
+}
+
+/// A stack that is larger than any memory: no thread can be started.
+#[cfg(unix)]
+#[test]
+fn without_threads_pictures_are_read_and_training_says_why_not() {
+    let dir = album();
+    let run = |args: &[&str]| {
+        command(dir.path(), args).env("RUST_MIN_STACK", (1u64 << 46).to_string()).output().unwrap()
+    };
+    let done = run(&["new", "--data", "data"]);
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let done = run(&TRAIN);
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.code() == Some(1) && said.contains("cannot start"), "{said}");
+}
+
+#[test]
+fn parts_and_levels_are_found() {
+    let dir = album();
+    fs::create_dir(dir.path().join("unpacked")).unwrap();
+    fs::rename(dir.path().join("data"), dir.path().join("unpacked/data")).unwrap();
+    fs::rename(dir.path().join("unpacked/data/test"), dir.path().join("unpacked/data/Val")).unwrap();
+    save(dir.path(), "unpacked/data/train/loose.png", GrayImage::new(8, 8));
+    let args = ["train", "tiny.toml", "--data", "unpacked", "--device", "cpu", "--epochs", "1", "--json"];
+    let done = ok(dir.path(), &args);
+    assert_eq!((&done.json()["train_images"], &done.json()["test_images"]), (&36.into(), &12.into()));
+    for words in [
+        "unpacked: the data set is in data\n",
+        "data: there is no folder test; Val takes its place\n",
+        "train: one picture is beside the folders, in no class, and not read: loose.png\n",
+    ] {
+        assert_eq!(done.stderr.matches(words).count(), 1, "{words:?} in {}", done.stderr);
+    }
+}
