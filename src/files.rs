@@ -111,7 +111,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
             match replace(&target, bytes) {
                 // Another process took our file for a leftover in the moment before it was locked.
                 Err(error)
-                    if error.kind() == ErrorKind::NotFound && tries < 3 && folder_of(&target).is_dir() =>
+                    if error.kind() == ErrorKind::NotFound && tries < 9 && folder_of(&target).is_dir() =>
                 {
                     tries += 1;
                 }
@@ -424,6 +424,23 @@ mod tests {
         wanted.insert("x".into());
         assert_eq!(names(), wanted);
         drop(living);
+    }
+
+    #[test]
+    fn writers_beside_each_other_do_not_take_each_others_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let path = dir.path().join(format!("{}", writer / 2));
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_atomically(&path, b"all").unwrap();
+                        assert_eq!(std::fs::read(&path).unwrap(), b"all");
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

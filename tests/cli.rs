@@ -19,6 +19,8 @@ mod bad_pictures;
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/report.rs"]
@@ -27,6 +29,8 @@ mod report;
 mod shell;
 #[path = "cli/sweep.rs"]
 mod sweep;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
