@@ -252,13 +252,6 @@ fn trained_models() {
             1,
             &["damaged, or changed after it was written: its SHA-256 is"],
         ),
-        (
-            "no number",
-            &spoiled(&|bytes| bytes[last - 3..].fill(0xff)),
-            &eval,
-            1,
-            &["NaN, not a finite number"],
-        ),
         ("no run", &nothing, &resume, 2, &["--resume run", "checkpoint.safetensors"]),
         ("no state", &run_with(good.clone()), &resume, 1, &["not the state of a run"]),
         ("a damaged state", &run_with(state[..state.len() - 9].to_vec()), &resume, 1, &["damaged"]),
