@@ -40,7 +40,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
     for &path in outputs {
         let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", path.display())));
         let target = target_of(path).map_err(Error::io("write", path))?;
-        let found = match target.symlink_metadata() {
+        let found = match path.metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             found => Some(found.map_err(Error::io("write", path))?),
         };
@@ -332,6 +332,14 @@ mod tests {
             for force in [false, true] {
                 let words = "/dev/null: this is a device; name a file";
                 assert_eq!(message(Path::new("/dev/null"), force).unwrap(), words);
+                // A link that leads to no name, as shells make them.
+                #[cfg(target_os = "linux")]
+                {
+                    use std::os::fd::AsRawFd;
+                    let (reader, _writer) = io::pipe().unwrap();
+                    let pipe = format!("/dev/fd/{}", reader.as_raw_fd());
+                    assert!(message(Path::new(&pipe), force).unwrap().contains("this is a pipe"));
+                }
             }
         }
         std::fs::write(&path, "").unwrap();
