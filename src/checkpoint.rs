@@ -141,11 +141,11 @@ impl Checkpoint {
             )
         });
         let [mean, std] = [number("mean")? as f32, number("std")? as f32];
-        if !mean.is_finite() || !(std.is_normal() && std > 0.0) {
-            let message = format!(
-                "mean = {mean} and std = {std} in the metadata; std must be above 0, and both finite"
-            );
-            return Err(bad(message));
+        // What becomes of a pixel: value / std - mean / std.
+        if !(std > 0.0 && std.recip().is_finite() && (mean / std).is_finite()) {
+            return Err(bad(format!(
+                "mean = {mean} and std = {std} in the metadata normalise no pixels; std must be above 0"
+            )));
         }
         let test_accuracy = number("test_accuracy")?;
         if !(0.0..=100.0).contains(&test_accuracy) {
@@ -209,7 +209,7 @@ fn state_of_a_run(path: &Path) -> String {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
         let folder = files::quoted(&shown(&folder.to_string_lossy())).into_owned();
         format!(
-            "this is the state of a run; `shadernet train --resume {folder}` goes on with it, to a trained model"
+            "this is the state of a run; `shadernet train --resume {folder}` goes on with it; there is no model.safetensors beside it"
         )
     }
 }
@@ -285,7 +285,7 @@ mod tests {
             ("version", "3", "version 3 of the format; this shadernet reads versions up to 2"),
             ("mean", "x", "mean = \"x\" in the metadata is no number"),
             ("mean", "1e39", "mean = inf"),
-            ("std", "0", "std = 0 in the metadata; std must be above 0"),
+            ("std", "0", "std = 0 in the metadata normalise no pixels; std must be above 0"),
             ("test_accuracy", "1e39", "is no percentage"),
             ("test_loss", "inf", "test_loss = \"inf\""),
             ("model", "name = 7", "model:1: "),

@@ -40,7 +40,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
     for &path in outputs {
         let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", path.display())));
         let target = target_of(path).map_err(Error::io("write", path))?;
-        let found = match target.symlink_metadata() {
+        let found = match path.metadata() {
             Err(error) if error.kind() == ErrorKind::NotFound => None,
             found => Some(found.map_err(Error::io("write", path))?),
         };
@@ -111,7 +111,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
             match replace(&target, bytes) {
                 // Another process took our file for a leftover in the moment before it was locked.
                 Err(error)
-                    if error.kind() == ErrorKind::NotFound && tries < 3 && folder_of(&target).is_dir() =>
+                    if error.kind() == ErrorKind::NotFound && tries < 9 && folder_of(&target).is_dir() =>
                 {
                     tries += 1;
                 }
@@ -333,6 +333,14 @@ mod tests {
             for force in [false, true] {
                 let words = "/dev/null: this is a device; name a file";
                 assert_eq!(message(Path::new("/dev/null"), force).unwrap(), words);
+                // A link that leads to no name, as shells make them.
+                #[cfg(target_os = "linux")]
+                {
+                    use std::os::fd::AsRawFd;
+                    let (reader, _writer) = io::pipe().unwrap();
+                    let pipe = format!("/dev/fd/{}", reader.as_raw_fd());
+                    assert!(message(Path::new(&pipe), force).unwrap().contains("this is a pipe"));
+                }
             }
         }
         std::fs::write(&path, "").unwrap();
@@ -425,6 +433,23 @@ mod tests {
         wanted.insert("x".into());
         assert_eq!(names(), wanted);
         drop(living);
+    }
+
+    #[test]
+    fn writers_beside_each_other_do_not_take_each_others_files() {
+        let dir = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for writer in 0..4 {
+                let path = dir.path().join(format!("{}", writer / 2));
+                scope.spawn(move || {
+                    for _ in 0..50 {
+                        write_atomically(&path, b"all").unwrap();
+                        assert_eq!(std::fs::read(&path).unwrap(), b"all");
+                    }
+                });
+            }
+        });
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -190,7 +190,7 @@ fn wrong_arguments_get_one_clear_message() {
         (&["--device", "nosuchthing"], 2, "--device nosuchthing: no adapter has this in its name"),
         (&["--device", ""], 2, "--device is empty"),
         (&["--device", "gpu", "--threads", "2"], 2, "--threads is for the CPU engine"),
-        (&["nosuch.toml"], 1, "cannot open nosuch.toml"),
+        (&["nosuch.toml"], 1, "cannot read nosuch.toml"),
     ];
     for (args, code, words) in cases {
         let output = bench(dir.path(), args);

@@ -21,6 +21,8 @@ mod common;
 mod experiments;
 #[path = "cli/odd_data.rs"]
 mod odd_data;
+#[path = "cli/outputs.rs"]
+mod outputs;
 #[path = "cli/pictures.rs"]
 mod pictures;
 #[path = "cli/report.rs"]
@@ -32,6 +34,8 @@ mod shell;
 mod stop;
 #[path = "cli/sweep.rs"]
 mod sweep;
+#[path = "cli/terminal.rs"]
+mod terminal;
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 

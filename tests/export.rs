@@ -135,7 +135,23 @@ fn files_that_are_no_graph_of_ours_are_refused() {
 
 #[test]
 fn a_name_that_no_module_can_have() {
-    let text = FOLDS.replace("\"padded\"", "\"train\"");
-    let error = to_pytorch(&checkpoint(&text, "folds")).unwrap_err().to_string();
-    assert!(error.contains("layer `train`: PyTorch cannot have"), "{error}");
+    for name in [
+        "train",
+        "None",
+        "True",
+        "lambda",
+        "forward",
+        "load_state_dict",
+        "T_destination",
+        "_modules",
+        "__init__",
+    ] {
+        let text = FOLDS.replace("\"padded\"", &format!("\"{name}\""));
+        let error = to_pytorch(&checkpoint(&text, "folds")).unwrap_err().to_string();
+        assert!(error.contains(&format!("layer `{name}`: PyTorch cannot have")), "{error}");
+    }
+    for name in ["self", "match", "x", "nn", "conv_2"] {
+        let text = FOLDS.replace("\"padded\"", &format!("\"{name}\""));
+        assert!(to_pytorch(&checkpoint(&text, "folds")).unwrap().contains(&format!("self.{name} = nn.")));
+    }
 }

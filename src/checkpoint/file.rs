@@ -200,15 +200,15 @@ fn is_half(dtype: Dtype) -> bool {
 fn floats(view: &TensorView<'_>) -> std::io::Result<Vec<f32>> {
     let mut values = Vec::new();
     values.try_reserve_exact(view.shape().iter().product())?;
-    let half = |bytes: &[u8; 2]| u16::from_le_bytes(*bytes);
+    let data = view.data();
     match view.dtype() {
         Dtype::F16 => {
-            values.extend(view.data().as_chunks().0.iter().map(|bytes| f16::from_bits(half(bytes)).to_f32()))
+            values.extend(data.as_chunks().0.iter().map(|&bytes| f16::from_le_bytes(bytes).to_f32()));
         }
         Dtype::BF16 => {
-            values.extend(view.data().as_chunks().0.iter().map(|bytes| bf16::from_bits(half(bytes)).to_f32()))
+            values.extend(data.as_chunks().0.iter().map(|&bytes| bf16::from_le_bytes(bytes).to_f32()));
         }
-        _ => values.extend(view.data().as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
+        _ => values.extend(data.as_chunks().0.iter().map(|&bytes| f32::from_le_bytes(bytes))),
     }
     Ok(values)
 }

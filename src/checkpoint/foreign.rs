@@ -37,8 +37,11 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
     } else if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") {
         "this is a picture, not a trained model (.safetensors)".into()
     } else if ends(&["toml"]) {
-        "this describes a network and holds no weights; give the model.safetensors of a run that trained it"
-            .into()
+        format!(
+            "this describes a network and holds no weights; train it first (`shadernet train {}`), then give the \
+             model.safetensors of the run",
+            quoted(&shown(&path.to_string_lossy()))
+        )
     } else if first_word.starts_with("<!doctype") || first_word.starts_with("<html") {
         "this is a web page, not a trained model (.safetensors); the download was not the file".into()
     } else {

@@ -2,14 +2,16 @@
 
 use std::fmt::Display;
 
+use crate::error::shown;
+
 /// What tells our pages from other files; it stands near the beginning.
 pub(super) const MARK: &str = "<meta name=generator content=\"shadernet report\">";
 const STYLE: &str = include_str!("style.css");
 
-/// Text as HTML, within elements and quoted attributes.
+/// Text on one line as HTML, within elements and quoted attributes.
 pub(super) fn escape(text: impl Display) -> String {
     let mut escaped = String::new();
-    for c in text.to_string().chars() {
+    for c in shown(&text.to_string()).chars() {
         match c {
             '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",
@@ -80,6 +82,7 @@ mod tests {
     #[test]
     fn names_cannot_become_markup() {
         assert_eq!(escape("<b a='\"'>&amp;"), "&lt;b a=&#39;&quot;&#39;&gt;&amp;amp;");
+        assert_eq!(escape("\u{202e}gpj.exe\n"), r"\u202egpj.exe\n");
         let text = page("</title><script>", "", "");
         assert!(
             !text.contains("<script>") && text.contains("<h1>&lt;/title&gt;&lt;script&gt;</h1>"),

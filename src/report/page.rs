@@ -60,7 +60,12 @@ pub(super) fn of_run(shown: &Shown<'_>) -> String {
         .map_or_else(String::new, |name| format!(" on {}", escape(name.display())));
     let epochs = match record.epochs.last().filter(|_| !summary.complete) {
         None => format!("{epochs} epochs"),
-        Some(last) => format!("stopped after epoch {} of {epochs}", last[0].epoch),
+        Some(last) => {
+            let steps = summary.train_images.div_ceil(summary.batch_size.max(1)).max(1);
+            let whole = (summary.steps as usize).is_multiple_of(steps);
+            let place = if whole { "after" } else { "in" };
+            format!("stopped {place} epoch {} of {epochs}, at step {}", last[0].epoch, summary.steps)
+        }
     };
     let subtitle = format!("{}, {} parameters, {epochs}{data}", escape(model), thousands(*parameters));
     page(&record.name(), &subtitle, &body)

@@ -123,7 +123,7 @@ fn the_page_says_what_the_logits_say() {
     for words in [
         "after the last epoch",
         "chosen by looking at the test images",
-        "stopped after 3 steps",
+        "stopped in epoch 1 of 3, at step 3",
         summary["weights_sha256"].as_str().unwrap(),
         "conv1.weight: 4 filters of 3×3",
         "<b>conv1 → relu1</b> 4×6×6",
@@ -251,6 +251,21 @@ fn what_is_in_the_way_stays() {
         );
     }
     assert_eq!(text(own.clone()), "my notes");
+    // What the report is made of stays even so.
+    for name in ["model.safetensors", "metrics.csv", "summary.json", "checkpoint.safetensors"] {
+        let path = format!("x/{name}");
+        for runs in [&["x"][..], &["x", "x"]] {
+            let done = run(dir.path(), &[&["report"], runs, &["--out", &path, "--force"]].concat());
+            assert_eq!(done.code, 2, "{}", done.stderr);
+            assert!(
+                done.stderr.contains(&format!("{path}: this file is read as an input")),
+                "{}",
+                done.stderr
+            );
+        }
+    }
+    let done = run(dir.path(), &["report", "x", "--data", "data", "--out", TEST_LABELS, "--force"]);
+    assert!(done.stderr.contains("this file is read as an input"), "{}", done.stderr);
     ok(dir.path(), &["report", "x", "--force"]);
     assert!(text(own) == page);
 }
@@ -261,9 +276,9 @@ fn what_is_no_run_is_named() {
     ok(dir.path(), &train(&["--epochs", "1", "--out", "x"]));
     let at = |name: &str| dir.path().join(name);
     fs::create_dir(at("empty")).unwrap();
-    fs::create_dir(at("cut")).unwrap();
-    fs::copy(at("x/checkpoint.safetensors"), at("cut/checkpoint.safetensors")).unwrap();
-    fs::copy(at("x/metrics.csv"), at("cut/metrics.csv")).unwrap();
+    fs::create_dir(at("cut off")).unwrap();
+    fs::copy(at("x/checkpoint.safetensors"), at("cut off/checkpoint.safetensors")).unwrap();
+    fs::copy(at("x/metrics.csv"), at("cut off/metrics.csv")).unwrap();
     let damaged = |folder: &str, file: &str, change: &dyn Fn(Vec<u8>) -> Option<Vec<u8>>| {
         fs::create_dir(at(folder)).unwrap();
         for name in ["summary.json", "metrics.csv", "model.safetensors"] {
@@ -292,12 +307,20 @@ fn what_is_no_run_is_named() {
         (&["none"], 1, &["none: there is no such folder"]),
         (&["file"], 1, &["file: this is a file", "runs/seed-1"]),
         (&["empty"], 1, &["empty: ", "without summary.json and metrics.csv", "train --out"]),
-        (&["cut"], 1, &["cut: ", "without summary.json", "train --resume cut"]),
+        (
+            &["cut off"],
+            1,
+            &["cut off: ", "without summary.json", "`shadernet train --resume 'cut off'` goes on"],
+        ),
         (&["no-model"], 1, &["no-model: ", "without model.safetensors"]),
         (&["bad-model"], 1, &["model.safetensors: damaged"]),
         (&["other-model"], 1, &["other-model/model.safetensors: ", "not the weights that summary.json"]),
-        (&["bad-summary"], 1, &["bad-summary/summary.json: damaged"]),
-        (&["bad-metrics"], 1, &["bad-metrics/metrics.csv: damaged"]),
+        (
+            &["bad-summary"],
+            1,
+            &["bad-summary/summary.json: damaged, or of another version of shadernet (line "],
+        ),
+        (&["bad-metrics"], 1, &["bad-metrics/metrics.csv: damaged: line 3 "]),
         (&["no-rows"], 1, &["no-rows/metrics.csv: damaged: 0 rows for 1 nets"]),
         (&["x", "--data", "few"], 1, &["few: 3 test images", "judged on 30", "--data"]),
         (&["x", "--data", "none"], 1, &["none: there is no such folder"]),

@@ -1,0 +1,132 @@
+//! What a user names to be written never replaces what a command reads, and nothing at all without being asked to.
+
+use super::*;
+
+/// A folder with a data set, a trained model and a picture that it fits.
+fn trained() -> tempfile::TempDir {
+    let dir = workplace();
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "x", "--no-report", "--quiet"]));
+    dir
+}
+
+/// Every file below `dir` with its content.
+fn contents(dir: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = listing(dir).into_iter().filter(|path| path.is_file());
+    files.map(|path| (path.clone(), fs::read(path).unwrap())).collect()
+}
+
+const MODEL: &str = "x/model.safetensors";
+
+#[test]
+fn nothing_that_is_read_is_replaced() {
+    let dir = trained();
+    fs::write(dir.path().join("thesis.txt"), "mine").unwrap();
+    fs::create_dir(dir.path().join("d")).unwrap();
+    let before = contents(dir.path());
+    let eval = ["eval", MODEL, "--data", "data", "--device", "cpu", "--logits"];
+    let verify = ["export", MODEL, "--data", "data", "--verify", "--onnx"];
+    let mut cases: Vec<(Vec<&str>, &str)> = vec![
+        ([&eval[..], &["thesis.txt"]].concat(), "thesis.txt exists: --force replaces it"),
+        ([&eval[..], &["d"]].concat(), "this is a folder; name a file"),
+        (
+            ["bench", "tiny.toml", "--scaling", "thesis.txt"].to_vec(),
+            "thesis.txt exists: --force replaces it",
+        ),
+        (["bench", "tiny.toml", "--scaling", "tiny.toml", "--force"].to_vec(), "read as an input"),
+        (["export", MODEL, "--html", "new", "--onnx", "new"].to_vec(), "new: this file is named twice"),
+        (["export", MODEL, "--html", "new", "--pytorch", "d/../new"].to_vec(), "this file is named twice"),
+    ];
+    for command in [&eval[..], &verify, &["export", MODEL, "--pytorch"], &["export", MODEL, "--html"]] {
+        for input in [MODEL, "./x/../x/model.safetensors"] {
+            cases.push(([command, &[input, "--force"]].concat(), "read as an input"));
+        }
+        if command.contains(&"--data") {
+            cases.push(([command, &[TEST_IMAGES, "--force"]].concat(), "read as an input"));
+        }
+        if cfg!(unix) {
+            cases.push((
+                [command, &["/dev/null", "--force"]].concat(),
+                "/dev/null: this is a device; name a file",
+            ));
+        }
+    }
+    for (args, words) in cases {
+        let done = run(dir.path(), &args);
+        assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
+        assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
+        assert!(contents(dir.path()) == before, "{args:?} changed files");
+    }
+    // What is asked for is done.
+    ok(dir.path(), &[&eval[..], &["thesis.txt", "--force"]].concat());
+    let first = fs::read(dir.path().join("thesis.txt")).unwrap();
+    ok(dir.path(), &[&eval[..], &["new.safetensors"]].concat());
+    assert!(first != b"mine" && fs::read(dir.path().join("new.safetensors")).unwrap() == first);
+}
+
+#[test]
+fn manual_pages_replace_files_alone() {
+    let dir = workplace();
+    fs::create_dir_all(dir.path().join("man/shadernet-train.1")).unwrap();
+    let done = run(dir.path(), &["man", "--out", "man"]);
+    assert!(done.code == 2 && done.stderr.contains("shadernet-train.1: this is a folder"), "{}", done.stderr);
+    assert_eq!(listing(&dir.path().join("man")).len(), 1);
+}
+
+/// Writes `tiny.toml`'s network with these weights for all its tensors.
+fn with_weights(dir: &Path, name: &str, value: f32) {
+    let model = Model::parse(TINY, "tiny.toml").unwrap();
+    let mut weights = model.init(0);
+    weights
+        .iter_mut()
+        .filter(|tensor| tensor.name.ends_with("conv1.weight"))
+        .for_each(|tensor| tensor.data.fill(value));
+    let classes = ["a", "b", "c"].map(String::from).into();
+    let checkpoint =
+        Checkpoint { model, weights, classes, mean: 0.0, std: 0.1, ..Checkpoint::seed().unwrap() };
+    checkpoint.save(&dir.join(name)).unwrap();
+}
+
+#[test]
+fn there_is_no_answer_without_finite_logits() {
+    let dir = workplace();
+    with_weights(dir.path(), "good.safetensors", 0.1);
+    with_weights(dir.path(), "bad.safetensors", 3e38);
+    let picture = format!("{ROOT}/data/digits/7_bar.png");
+    for (args, code) in [
+        (&["classify", &picture, "--model"][..], 1),
+        (&["classify", &picture, "--json", "--model"], 1),
+        (&["eval", "--data", "data", "--device", "cpu"], 1),
+        (&["eval", "--data", "data", "--device", "cpu", "--json", "--logits", "l"], 1),
+        (&["export", "--data", "data", "--onnx", "n.onnx", "--verify", "--force"], 1),
+    ] {
+        ok(dir.path(), &[args, &["good.safetensors"]].concat());
+        let _ = fs::remove_file(dir.path().join("l"));
+        let done = run(dir.path(), &[args, &["bad.safetensors"]].concat());
+        assert_eq!(done.code, code, "{args:?}: {}", done.stdout);
+        assert!(
+            done.stderr.contains("so there is no answer: with these weights"),
+            "{args:?}: {}",
+            done.stderr
+        );
+        assert!(
+            !dir.path().join("l").exists() && !done.stdout.contains("accuracy"),
+            "{args:?}: {}",
+            done.stdout
+        );
+    }
+}
+
+#[test]
+fn files_in_the_place_of_others_are_named() {
+    let dir = trained();
+    let done = run(dir.path(), &["train", MODEL, "--data", "data"]);
+    assert!(done.code == 2 && done.stderr.contains("this is a file of weights"), "{}", done.stderr);
+    assert!(done.stderr.contains("--init"), "{}", done.stderr);
+    let done = run(dir.path(), &["eval", "x"]);
+    assert!(done.stderr.contains("x: this is a folder; give x/model.safetensors"), "{}", done.stderr);
+    let done = run(dir.path(), &["eval", "x/checkpoint.safetensors"]);
+    assert!(done.stderr.contains("its trained model is x/model.safetensors"), "{}", done.stderr);
+    fs::remove_file(dir.path().join(MODEL)).unwrap();
+    let done = run(dir.path(), &["eval", "x/checkpoint.safetensors"]);
+    assert!(done.stderr.contains("`shadernet train --resume x` goes on with it"), "{}", done.stderr);
+}
