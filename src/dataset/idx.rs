@@ -160,7 +160,7 @@ fn check_magic<const N: usize>(magic: &[u8]) -> Result<(), String> {
             format!("an IDX file of element type {kind:#04x} instead of bytes")
         }
         [b'v', b'e', b'r', b's'] => return Err(LFS_POINTER.into()),
-        [b'P', b'K', ..] => "a ZIP archive, which must be unpacked".to_owned(),
+        [b'P', b'K', 3, 4] => "a ZIP archive, which must be unpacked".to_owned(),
         [b'<', ..] => "an HTML or XML page, perhaps a failed download".to_owned(),
         [] => "empty".to_owned(),
         _ => format!("no IDX file, it starts with the bytes {magic:02x?}"),

@@ -18,7 +18,7 @@ const MAX_SCANS: usize = 100;
 const CUT: &str = "it ends early, part of the picture is missing";
 const CORRUPT: &str = "its compressed data are corrupt";
 
-type Checked<T = ()> = Result<T, String>;
+type Checked<T = ()> = Result<T, &'static str>;
 
 /// Fails if a baseline or progressive JPEG was cut off or has corrupt scans. What follows its end
 /// marker does not matter: phones store more there.
@@ -42,13 +42,13 @@ pub(super) fn check(bytes: &[u8]) -> Checked {
             0xc4 => jpeg.read_tables(segment)?,
             0xc0..=0xc2 => jpeg.read_frame(segment, marker == 0xc2)?,
             0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
-                return Err("it is of a rare kind (lossless, hierarchical or arithmetic coding)".into());
+                return Err("it is of a rare kind (lossless, hierarchical or arithmetic coding)");
             }
             0xdd => jpeg.interval = usize::from(u16_at(segment, 0)?),
             0xda => {
                 scans += 1;
                 if scans > MAX_SCANS {
-                    return Err(CORRUPT.into());
+                    return Err(CORRUPT);
                 }
                 at = jpeg.read_scan(segment, bytes, at)?;
             }
@@ -63,13 +63,13 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Checked<(u8, usize)> {
         match bytes.get(at..at + 2).ok_or(CUT)? {
             [0xff, 0x00] | [0..=0xfe, _] | [0xff, 0xff] => at += 1,
             &[_, marker] => return Ok((marker, at + 2)),
-            _ => return Err(CUT.into()),
+            _ => return Err(CUT),
         }
     }
 }
 
 fn byte_at(segment: &[u8], at: usize) -> Checked<u8> {
-    segment.get(at).copied().ok_or_else(|| CORRUPT.into())
+    segment.get(at).copied().ok_or(CORRUPT)
 }
 
 fn u16_at(segment: &[u8], at: usize) -> Checked<u16> {
@@ -115,7 +115,7 @@ impl Jpeg {
 
     fn read_frame(&mut self, segment: &[u8], progressive: bool) -> Checked {
         if !self.components.is_empty() {
-            return Err(CORRUPT.into());
+            return Err(CORRUPT);
         }
         self.progressive = progressive;
         self.height = usize::from(u16_at(segment, 1)?);
@@ -124,13 +124,13 @@ impl Jpeg {
         if [self.width, self.height].iter().any(|side| !(1..=MAX_SIDE).contains(side))
             || components > MAX_COMPONENTS
         {
-            return Err(CORRUPT.into());
+            return Err(CORRUPT);
         }
         for component in 0..usize::from(components) {
             let sampling = byte_at(segment, 7 + 3 * component)?;
             let sampling = [usize::from(sampling >> 4), usize::from(sampling & 15)];
             if sampling.iter().any(|side| !(1..=4).contains(side)) {
-                return Err(CORRUPT.into());
+                return Err(CORRUPT);
             }
             self.components.push(Component {
                 id: byte_at(segment, 6 + 3 * component)?,
@@ -180,7 +180,7 @@ impl Jpeg {
             },
         };
         if members.is_empty() || band.first > band.last || band.last >= COEFFICIENTS {
-            return Err(CORRUPT.into());
+            return Err(CORRUPT);
         }
         // A scan of one component has only its own blocks, without those that fill up an MCU.
         let most = self.most_sampled();
@@ -197,7 +197,7 @@ impl Jpeg {
             if self.interval > 0 && mcu > 0 && mcu % self.interval == 0 {
                 let (marker, end) = next_marker(bytes, bits.finish()?)?;
                 if usize::from(marker) != 0xd0 + (mcu / self.interval - 1) % 8 {
-                    return Err(CORRUPT.into());
+                    return Err(CORRUPT);
                 }
                 (bits, run) = (Bits::new(bytes, end), 0);
             }
@@ -231,11 +231,7 @@ impl Jpeg {
 
     fn check_complete(&self) -> Checked {
         let whole = |component: &Component| component.missing_bits.iter().all(|&bits| bits == 0);
-        if self.components.is_empty() || !self.components.iter().all(whole) {
-            Err(CUT.into())
-        } else {
-            Ok(())
-        }
+        if self.components.is_empty() || !self.components.iter().all(whole) { Err(CUT) } else { Ok(()) }
     }
 }
 
@@ -317,7 +313,7 @@ mod tests {
         assert!(check(&[&bytes[..marker - 1], &bytes[marker + 2..]].concat()).is_err());
         let bytes = baseline();
         let more = [&bytes[..bytes.len() - 2], &[0x5a; 9], &[0xff, 0xd9]].concat();
-        assert_eq!(check(&more), Err(CORRUPT.to_owned()));
+        assert_eq!(check(&more), Err(CORRUPT));
     }
 
     #[test]

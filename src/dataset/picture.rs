@@ -90,11 +90,11 @@ pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
 }
 
 /// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust.
-fn check_png_end(bytes: &[u8]) -> Result<(), String> {
+fn check_png_end(bytes: &[u8]) -> Result<(), &'static str> {
     let mut rest = bytes.get(8..).unwrap_or_default();
     loop {
         let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() else {
-            return Err("it ends early".into());
+            return Err("it ends early");
         };
         let length = u32::from_be_bytes([a, b, c, d]) as usize;
         // Length, kind and checksum have four bytes each.

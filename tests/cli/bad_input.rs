@@ -49,7 +49,13 @@ fn data_sets() {
             1,
             &[IMAGES, "promises 3856 bytes, found 1000"],
         ),
-        ("wrong magic", &write(IMAGES, b"PK\x03\x04 zip"), &TRAIN, 1, &[IMAGES, "a ZIP archive"]),
+        (
+            "wrong magic",
+            &write(IMAGES, b"PK\x03\x04 zip"),
+            &TRAIN,
+            1,
+            &[IMAGES, "a ZIP archive, which must be unpacked"],
+        ),
         ("too long", &write(IMAGES, [&images[..], &[0]].concat()), &TRAIN, 1, &[IMAGES, "longer than"]),
         (
             "terabytes",

@@ -30,7 +30,7 @@ impl Table {
             table.offsets[length] = place as i32 - code as i32;
             for _ in 0..counts[length - 1] {
                 if code >> length != 0 {
-                    return Err(CORRUPT.into());
+                    return Err(CORRUPT);
                 }
                 if length <= 8 {
                     let first = code << (8 - length);
@@ -64,7 +64,16 @@ impl<'a> Bits<'a> {
     }
 
     fn fill(&mut self) {
-        while self.count <= 48 {
+        // The quick way, as long as there is no marker and no stuffing.
+        if let Some(&[a, b, c, d]) = self.bytes.get(self.at..).and_then(<[u8]>::first_chunk::<4>)
+            && self.count <= 32
+            && ![a, b, c, d].contains(&0xff)
+        {
+            self.buffer = self.buffer << 32 | u64::from(u32::from_be_bytes([a, b, c, d]));
+            self.count += 32;
+            self.at += 4;
+        }
+        while self.count <= 32 {
             let byte = match self.bytes.get(self.at..self.at + 2) {
                 Some([0xff, 0]) => {
                     self.at += 2;
@@ -84,6 +93,7 @@ impl<'a> Bits<'a> {
         }
     }
 
+    #[inline]
     fn next(&mut self, count: u32) -> u32 {
         if self.count < count {
             self.fill();
@@ -91,15 +101,17 @@ impl<'a> Bits<'a> {
         (self.buffer >> (self.count - count)) as u32 & ((1 << count) - 1)
     }
 
+    #[inline]
     pub(super) fn skip(&mut self, count: u32) -> Checked<u32> {
         if count > 16 {
-            return Err(CORRUPT.into());
+            return Err(CORRUPT);
         }
         let value = self.next(count);
         self.count -= count;
-        if self.count < self.invented { Err(CUT.into()) } else { Ok(value) }
+        if self.count < self.invented { Err(CUT) } else { Ok(value) }
     }
 
+    #[inline]
     pub(super) fn symbol(&mut self, table: &Table) -> Checked<u8> {
         let next = self.next(16);
         let short = table.short[next as usize >> 8];
@@ -109,11 +121,11 @@ impl<'a> Bits<'a> {
         }
         let Some(length) = (9..=16).find(|&length| next < table.ends[length]) else {
             // Where bits are missing, any code may seem wrong.
-            return Err(if self.invented > 0 { CUT } else { CORRUPT }.into());
+            return Err(if self.invented > 0 { CUT } else { CORRUPT });
         };
         self.skip(length as u32)?;
         let place = (next >> (16 - length)) as i32 + table.offsets[length];
-        table.symbols.get(place as usize).copied().ok_or_else(|| CORRUPT.into())
+        table.symbols.get(place as usize).copied().ok_or(CORRUPT)
     }
 
     pub(super) fn baseline_block(&mut self, dc: &Table, ac: &Table) -> Checked {
@@ -131,7 +143,7 @@ impl<'a> Bits<'a> {
                 }
             }
         }
-        if at > COEFFICIENTS { Err(CORRUPT.into()) } else { Ok(()) }
+        if at > COEFFICIENTS { Err(CORRUPT) } else { Ok(()) }
     }
 
     /// A block of a scan without constant terms; `run` counts blocks that have no further coefficients.
@@ -167,7 +179,7 @@ impl<'a> Bits<'a> {
             }
             if size > 0 {
                 if at > band.last {
-                    return Err(CORRUPT.into());
+                    return Err(CORRUPT);
                 }
                 *nonzero |= 1 << at;
             }
@@ -194,6 +206,6 @@ impl<'a> Bits<'a> {
             padding &= [0, 0xff].contains(&self.bytes[self.at]);
             self.at += 1;
         }
-        if padding { Ok(self.at) } else { Err(CORRUPT.into()) }
+        if padding { Ok(self.at) } else { Err(CORRUPT) }
     }
 }
