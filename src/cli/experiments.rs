@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::engine::Metrics;
-use shadernet::error::Result;
+use shadernet::error::{Result, shown};
 use shadernet::experiments::{
     Job, Options, Phase, Row, Rows, Suite, Watcher, carry_out, choose_rows, report,
 };
@@ -160,7 +160,8 @@ impl Watcher for Progress<'_> {
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {
         let change =
             if job.recipe.change.is_empty() { String::new() } else { format!(" ({})", job.recipe.change) };
-        self.label = format!("[{} of {of}] {}: {}{change}", done + 1, job.phase.name(), job.arm.name);
+        let name = format!("{}{change}", job.arm.name);
+        self.label = format!("[{} of {of}] {}: {}", done + 1, job.phase.name(), shown(&name));
         let style = ProgressStyle::with_template("{msg}").expect("a valid template");
         self.bar = Some(ProgressBar::new_spinner().with_style(style));
     }

@@ -41,7 +41,7 @@ const SMALLEST_HALVED: usize = 8;
 
 /// Writes the model file.
 pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
-    files::check_free(&args.out, args.force)?;
+    files::check_outputs(&[&args.out], &[&args.data], args.force)?;
     let survey = survey(&args.data)?;
     survey.warnings.iter().for_each(|warning| output::warning(warning));
     let text = describe(&survey, &args.data);
@@ -65,8 +65,8 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     ));
     out.line(format_args!(
         "train it: shadernet train {} --data {}",
-        output::quoted(&args.out.display().to_string()),
-        output::quoted(&args.data.display().to_string())
+        files::quoted(&args.out.to_string_lossy()),
+        files::quoted(&args.data.to_string_lossy())
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -67,15 +67,6 @@ impl Output {
     }
 }
 
-/// A word as a POSIX shell must be given it: in single quotes where it is not plain.
-pub(crate) fn quoted(text: &str) -> String {
-    let is_plain = |c: char| c.is_alphanumeric() || "-_./:,+@%=".contains(c);
-    if !text.is_empty() && text.chars().all(is_plain) {
-        return text.to_owned();
-    }
-    format!("'{}'", text.replace('\'', "'\\''"))
-}
-
 /// Prints an error. If even that fails, the exit code has to do.
 pub(crate) fn error(error: &dyn Display) {
     let _ = writeln!(io::stderr(), "error: {}", shown_lines(&error.to_string()));

@@ -153,12 +153,12 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
 fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<ExitCode> {
     let model = model(args)?;
     let settings = settings(args, &model)?;
-    if let Some(out) = &args.out {
-        Run::check_out(out)?;
-    }
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
     let (init, notes) = init.unzip();
     notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
+    if let Some(out) = &args.out {
+        Run::check_out(out)?;
+    }
     let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
@@ -183,6 +183,12 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     check_resume(args, folder)?;
     let state = RunState::load(folder)?;
     let dir = args.data.as_deref().unwrap_or(&state.settings.data);
+    if state.is_old {
+        output::warning(&format_args!(
+            "{}: its state was written by an older shadernet, without a checksum of the whole file: damage may go unnoticed",
+            folder.display()
+        ));
+    }
     if args.data.is_none() && !dir.exists() {
         let message =
             "the run's data set was in this folder, which is not there; --data says where it is now";

@@ -12,6 +12,7 @@ use super::folders::{Class, classes};
 use super::layout::Layout;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{Error, Result};
+use crate::files;
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
 
@@ -107,7 +108,7 @@ fn check_channels(dir: &Path, input: Shape) -> Result<()> {
     let message = format!(
         "pictures have 1 channel (grey) or 3 (RGB), the model takes {}; `shadernet new --data {}` writes a model that fits",
         input.channels,
-        dir.display()
+        files::quoted(&dir.to_string_lossy())
     );
     Err(Error::data(dir, message))
 }

@@ -129,7 +129,10 @@ impl Record {
         let path = self.folder.join(&net.file);
         let checkpoint = Checkpoint::load(&path)?;
         if net.weights_sha256.as_ref().is_some_and(|hash| *hash != checkpoint.weights_sha256()) {
-            return Err(Error::checkpoint(path, "these are not the weights that summary.json tells of"));
+            return Err(Error::checkpoint(
+                path,
+                "these are not the weights that summary.json tells of; if the run was cut off just there, `--resume` writes both again",
+            ));
         }
         Ok(checkpoint)
     }

@@ -8,6 +8,7 @@ use crate::checkpoint::{Checkpoint, file};
 use crate::dataset::{Dataset, Images, class_named};
 use crate::error::{Error, Result};
 use crate::eval::check_images;
+use crate::files;
 use crate::model::Model;
 use crate::tensor::Shape;
 
@@ -58,7 +59,7 @@ impl TrainingData {
                 "{what}; the model {} ends with {wanted} values: change its last layers, or let `shadernet new --data \
                  {}` write a model that fits",
                 model.name,
-                self.dir.display()
+                files::quoted(&self.dir.to_string_lossy())
             );
             return Err(Error::data(&self.dir, message));
         }

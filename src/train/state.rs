@@ -30,6 +30,8 @@ pub struct RunState {
     pub model: Model,
     /// What the run was started with.
     pub settings: Settings,
+    /// True for a state of an older shadernet, which has no checksum of the whole file: damage may go unnoticed.
+    pub is_old: bool,
     pub(super) folder: Arc<RunFolder>,
     pub(super) progress: Progress,
     /// The vectors of each replica, in the order of [`vectors`].
@@ -183,9 +185,6 @@ impl RunState {
             let message = format!("this is not the state of a run in version {VERSION} of {RUN_FORMAT}");
             return Err(bad(message));
         }
-        if version == VERSION && !file.is_sealed() {
-            return Err(bad("damaged: the checksum of the whole file is missing".into()));
-        }
         let model = Model::parse(get("model")?, "model").map_err(|error| bad(error.to_string()))?;
         let damaged = |error: serde_json::Error| bad(format!("damaged metadata: {error}"));
         let settings: Settings = serde_json::from_str(get("settings")?).map_err(damaged)?;
@@ -213,7 +212,7 @@ impl RunState {
                 vectors.iter().map(vector).collect()
             })
             .collect();
-        Ok(Self { model, settings, folder, progress, replicas })
+        Ok(Self { model, settings, is_old: !file.is_sealed(), folder, progress, replicas })
     }
 
     /// Fails if these are not the images and classes that the run began with.
