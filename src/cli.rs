@@ -179,6 +179,7 @@ fn load_model(path: Option<&Path>) -> Result<Model> {
 
 fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
     let model = load_model(path)?;
+    model.warnings(None).iter().for_each(|warning| output::warning(warning));
     output.line(format_args!("{model}"));
     Ok(ExitCode::SUCCESS)
 }

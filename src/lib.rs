@@ -49,6 +49,7 @@ pub mod files;
 pub mod gpu;
 pub mod layers;
 pub mod losses;
+mod memory;
 pub mod model;
 pub mod optimizers;
 pub mod plan;

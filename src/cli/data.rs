@@ -7,9 +7,9 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::download::{DATA_SETS, RemoteFile, fetch};
-use shadernet::error::Result;
+use shadernet::error::{Error, Result};
 
-use super::Output;
+use super::{Output, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,6 +45,7 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
         bar.set_length(file.size);
         bar.set_position(done);
     };
+    say_on_signal(bar.clone())?;
     let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
     bar.finish_and_clear();
     fetched?;
@@ -52,4 +53,26 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
     output.line(format_args!("{} files, each with the SHA-256 that it should have", set.files.len()));
     output.line(format_args!("train on it: shadernet train --data {}", folder.display()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// From now on Ctrl-C and its like end the process at once, with a line on how to go on. What was fetched stays.
+#[cfg(unix)]
+fn say_on_signal(bar: ProgressBar) -> Result<()> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]);
+    let mut signals = signals.map_err(|error| Error::Device(format!("cannot wait for signals: {error}")))?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            bar.finish_and_clear();
+            output::note("stopped; the same command goes on where this one stopped");
+            std::process::exit(128 + signal);
+        }
+    };
+    let started = std::thread::Builder::new().spawn(wait);
+    started.map(drop).map_err(|error| Error::Device(format!("cannot start a thread: {error}")))
+}
+
+#[cfg(not(unix))]
+fn say_on_signal(_: ProgressBar) -> Result<()> {
+    Ok(())
 }

@@ -70,3 +70,8 @@ pub(crate) fn error(error: &dyn Display) {
 pub(crate) fn warning(warning: &dyn Display) {
     let _ = writeln!(io::stderr(), "warning: {warning}");
 }
+
+/// Prints a line beside whatever goes to standard output.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr(), "{text}");
+}
