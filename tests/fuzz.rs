@@ -6,6 +6,7 @@ use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use shadernet::checkpoint::{Checkpoint, read_weights};
@@ -29,6 +30,9 @@ use common::Draw;
 #[global_allocator]
 static MEMORY: Counting = Counting::new();
 
+/// One reader at a time, so that what is taken is its own.
+static TURN: Mutex<()> = Mutex::new(());
+
 const MOST_SECONDS: u64 = 10;
 const MOST_BYTES: usize = 1 << 30;
 
@@ -39,6 +43,7 @@ fn setting(name: &str, default: u64) -> u64 {
 /// Gives `read` each of the corpus as it is, then mutants of it until the time is over. A mutant that breaks a rule is
 /// kept in a file, whose name the failure tells: it belongs into the corpus.
 fn fuzz(name: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8])) {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let end = Instant::now() + Duration::from_secs(setting("SHADERNET_FUZZ_SECONDS", 1));
     let seed = setting("SHADERNET_FUZZ_SEED", 0) as u32;
     let mut round = 0;
@@ -96,7 +101,7 @@ const NUMBERS: &[&str] = &[
 fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
     let mut bytes = corpus[draw.below(corpus.len())].clone();
     for _ in 0..1 + draw.below(4) {
-        if bytes.is_empty() {
+        if bytes.is_empty() || bytes.len() > 1 << 20 {
             break;
         }
         // Headers are where it matters: every other change is near the start.

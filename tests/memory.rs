@@ -65,6 +65,8 @@ fn the_estimate_is_what_is_taken() {
                 test: &few,
             };
             let needed = CpuEngine::memory(&setup, threads);
+            // The last engine's threads end in their own time.
+            std::thread::sleep(std::time::Duration::from_millis(100));
             let (taken, ()) = MEMORY.peak_of(|| {
                 let mut engine = CpuEngine::new(&setup, Some(threads)).unwrap();
                 if training {

@@ -290,6 +290,20 @@ fn messages_say_what_to_write() {
     }
 }
 
+/// The parser is recursive: however deep brackets stand, and whatever is wrong with them, the stack holds.
+#[test]
+fn brackets_within_brackets_are_no_danger() {
+    for piece in
+        ["[", "{", "{ a = ", "{ a ", "{ a = ]", "{ a = ], b = ", "[{ a = ", "{ a = }", "[ }", "x = [\n"]
+    {
+        for start in ["x = ", "layers = [", "", "[[layers]]\n"] {
+            let message =
+                Model::parse(&format!("{start}{}", piece.repeat(30_000)), "x.toml").unwrap_err().to_string();
+            assert!(message.starts_with("x.toml:") && message.len() < 300, "{start}{piece}: {message}");
+        }
+    }
+}
+
 /// Time grows with the number of layers, not with its square.
 #[test]
 fn tens_of_thousands_of_layers_are_read_at_once() {

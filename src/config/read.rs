@@ -7,6 +7,7 @@ use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
+use toml_parser::lexer::TokenKind;
 
 use crate::error::{Error, Result};
 
@@ -22,6 +23,10 @@ impl<'t> Document<'t> {
     /// Reads the syntax; `path` is for messages.
     pub(crate) fn parse(text: &'t str, path: &'t str) -> Result<Self> {
         let line_ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        if let Err((offset, message)) = check_brackets(text) {
+            let line = Some(line_of(&line_ends, offset));
+            return Err(Error::Config { path: path.to_owned(), line, message });
+        }
         let root = DeTable::parse(text).map_err(|error| Error::Config {
             path: path.to_owned(),
             line: error.span().map(|span| line_of(&line_ends, span.start)),
@@ -65,6 +70,34 @@ impl<'t> Document<'t> {
 
 fn line_of(line_ends: &[usize], offset: usize) -> usize {
     line_ends.partition_point(|&end| end < offset) + 1
+}
+
+/// No description needs more levels of lists and tables.
+const MAX_DEPTH: usize = 64;
+
+/// Fails where brackets do not match or stand too deep: what the parser makes of them is recursive, and its own limit does
+/// not hold once it recovers from errors.
+fn check_brackets(text: &str) -> Result<(), (usize, String)> {
+    let mut open = Vec::new();
+    for token in toml_parser::Source::new(text).lex() {
+        let fits = match token.kind() {
+            kind @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket) => {
+                open.push(kind);
+                open.len() <= MAX_DEPTH
+            }
+            TokenKind::RightSquareBracket => open.pop() == Some(TokenKind::LeftSquareBracket),
+            TokenKind::RightCurlyBracket => open.pop() == Some(TokenKind::LeftCurlyBracket),
+            _ => true,
+        };
+        if !fits {
+            let message = match open.len() {
+                depth if depth > MAX_DEPTH => format!("more than {MAX_DEPTH} brackets within each other"),
+                _ => "this bracket closes nothing that is open".into(),
+            };
+            return Err((token.span().start(), message));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a table as a value of type `T`.
