@@ -241,12 +241,8 @@ fn messages_say_what_to_write() {
             "input = [1, 40000, 40000] is too large: an image can have 16000000 values",
         ),
         ("[1, 12, 12]", "[1, 4294967296, 4294967296]", "is too large"),
-        ("[1, 12, 12]", "[12, 12]", "x.toml:2: input must be a list of 3 whole numbers, not a list of 2"),
-        (
-            "[1, 12, 12]",
-            "[1, 12, 12, 1]",
-            "x.toml:2: input must be a list of 3 whole numbers, not a list of 4",
-        ),
+        ("[1, 12, 12]", "[12, 12]", "x.toml:2: input must be a list of 3 values, not a list of 2"),
+        ("[1, 12, 12]", "[1, 12, 12, 1]", "x.toml:2: input must be a list of 3 values, not a list of 4"),
         (
             "\"flatten\"",
             "\"softmax\"",

@@ -59,7 +59,8 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
 #[cfg(unix)]
 fn say_on_signal(bar: ProgressBar) -> Result<()> {
     use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-    let signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM, SIGHUP]);
+    let heeded = [SIGINT, SIGTERM, SIGHUP].into_iter().filter(|&signal| !is_ignored(signal));
+    let signals = signal_hook::iterator::Signals::new(heeded);
     let mut signals = signals.map_err(|error| Error::Device(format!("cannot wait for signals: {error}")))?;
     let wait = move || {
         if let Some(signal) = signals.forever().next() {
@@ -70,6 +71,15 @@ fn say_on_signal(bar: ProgressBar) -> Result<()> {
     };
     let started = std::thread::Builder::new().spawn(wait);
     started.map(drop).map_err(|error| Error::Device(format!("cannot start a thread: {error}")))
+}
+
+/// True for a signal that this process was started to ignore, as `nohup` does, where the system tells.
+#[cfg(unix)]
+fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask >> (signal - 1) & 1 == 1)
 }
 
 #[cfg(not(unix))]

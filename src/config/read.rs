@@ -248,7 +248,7 @@ fn words(wanted: &str) -> String {
         "a string" | "a character" | "path string" | "a borrowed string" => "text in quotes".into(),
         "a sequence" => "a list".into(),
         _ => match wanted.strip_prefix("an array of length ") {
-            Some(count) => format!("a list of {count} whole numbers"),
+            Some(count) => format!("a list of {count} values"),
             None if wanted == "variant identifier" || wanted.starts_with("enum ") => {
                 "a name in quotes".into()
             }
