@@ -204,6 +204,7 @@ fn load_trained(path: &Path) -> Result<Checkpoint> {
 
 fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
     let model = load_model(path)?;
+    model.warnings(None).iter().for_each(|warning| output::warning(warning));
     output.line(format_args!("{model}"));
     Ok(ExitCode::SUCCESS)
 }

@@ -1,10 +1,14 @@
 //! Model and training descriptions as the user writes them: TOML keys and their ranges, no arithmetic.
 
 use serde::{Deserialize, Serialize};
-use toml::Spanned;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::Shape;
+
+mod read;
+
+use read::Step;
+pub(crate) use read::{Document, from_table, shortened, unknown};
 
 /// A model file: `data/models/seed.toml` is one.
 #[derive(Debug, Clone)]
@@ -44,10 +48,13 @@ struct File {
     name: String,
     input: Shape,
     classes: Option<Vec<String>>,
-    layers: Vec<Spanned<toml::Table>>,
+    layers: Vec<toml::Table>,
     #[serde(default)]
-    train: Option<Spanned<TrainConfig>>,
+    train: TrainConfig,
 }
+
+/// Most characters of a name: they become names of files and folders.
+pub(crate) const MAX_NAME: usize = 100;
 
 impl ModelConfig {
     /// Reads a model description; `path` is only for messages.
@@ -65,38 +72,35 @@ impl ModelConfig {
     /// # Ok::<(), shadernet::error::Error>(())
     /// ```
     pub fn parse(text: &str, path: &str) -> Result<Self> {
-        let line_of = |offset: usize| text[..offset.min(text.len())].matches('\n').count() + 1;
-        let fail =
-            |line: Option<usize>, message: String| Error::Config { path: path.to_owned(), line, message };
-        let file: File = toml::from_str(text).map_err(|error| {
-            fail(error.span().map(|span| line_of(span.start)), error.message().to_owned())
-        })?;
+        let document = Document::parse(text, path)?;
+        let file: File = document.read()?;
+        let at = |key: &str| vec![Step::Key(key.into())];
         let mut layers = Vec::new();
-        for layer in file.layers {
-            let line = line_of(layer.span().start);
-            let mut keys = layer.into_inner();
+        for (index, mut keys) in file.layers.into_iter().enumerate() {
+            let here = [Step::Key("layers".into()), Step::Item(index)];
             let mut take = |key: &str| match keys.remove(key) {
                 None => Ok(None),
                 Some(toml::Value::String(text)) => Ok(Some(text)),
-                Some(other) => Err(fail(Some(line), format!("{key} must be text, not {other}"))),
+                Some(_) => Err(document.fail(&here, format!("{key} must be text in quotes"))),
             };
-            let kind = take("type")?
-                .ok_or_else(|| fail(Some(line), "a layer needs a type, such as type = \"conv2d\"".into()))?;
+            let kind = take("type")?.ok_or_else(|| {
+                document.fail(&here, "a layer needs a type, such as type = \"conv2d\"".into())
+            })?;
             let (name, weights_of) = (take("name")?, take("weights_of")?);
+            let line = document.line(&here);
             layers.push(LayerConfig { line, kind, name, weights_of, keys });
         }
-        let train = match file.train {
-            None => TrainConfig::default(),
-            Some(train) => {
-                let line = line_of(train.span().start);
-                train.get_ref().check().map_err(|message| fail(Some(line), format!("[train]: {message}")))?;
-                train.into_inner()
-            }
-        };
-        if file.name.is_empty() || !file.name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
-        {
-            let message = format!("name = {:?}: use letters, digits, '-', '_' and '.' only", file.name);
-            return Err(fail(None, message));
+        file.train
+            .check()
+            .map_err(|message| document.fail(&train_key(&message), format!("[train]: {message}")))?;
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if !(1..=MAX_NAME).contains(&file.name.len()) || !file.name.chars().all(is_plain) {
+            let message =
+                format!("name: use 1 to {MAX_NAME} letters, digits, '-', '_' and '.', nothing else");
+            return Err(document.fail(&at("name"), message));
+        }
+        if let Some(classes) = &file.classes {
+            check_classes(classes).map_err(|message| document.fail(&at("classes"), message))?;
         }
         Ok(Self {
             path: path.to_owned(),
@@ -104,9 +108,32 @@ impl ModelConfig {
             input: file.input,
             classes: file.classes,
             layers,
-            train,
+            train: file.train,
         })
     }
+}
+
+/// Where the key is that a message of [`TrainConfig::check`] begins with.
+fn train_key(message: &str) -> Vec<Step> {
+    let key = message.split(' ').next().unwrap_or_default();
+    std::iter::once("train").chain(key.split('.')).map(|key| Step::Key(key.into())).collect()
+}
+
+/// Names that tell classes apart and can be printed.
+fn check_classes(names: &[String]) -> Result<(), String> {
+    let mut seen = std::collections::BTreeSet::new();
+    for (index, name) in names.iter().enumerate() {
+        if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
+            return Err(format!(
+                "classes: name {} must have 1 to {MAX_NAME} characters that can be printed",
+                index + 1
+            ));
+        }
+        if !seen.insert(name) {
+            return Err(format!("classes: {name:?} is there twice; each class needs a name of its own"));
+        }
+    }
+    Ok(())
 }
 
 /// How to train: the `[train]` table.

@@ -1,8 +1,8 @@
 //! Fetches well-known data sets from public mirrors. A file gets its name when its SHA-256 is right, and not before.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
-use std::path::Path;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ureq::Agent;
@@ -141,11 +141,12 @@ enum Failure {
 /// goes SHA256SUMS, which the loader heeds. `mirror` takes the place of the data set's own; `force` replaces files that
 /// are not the data set's. `watch` hears of each file and how many of its bytes are there.
 ///
-/// What came before a connection broke is kept in `<name>.part`, and the next call goes on from there.
+/// What came before a connection broke or the process ended is kept in `<name>.part`, and the next call goes on from there.
+/// Of two calls that fetch a file into one folder at the same time, the second fails.
 ///
 /// # Errors
 /// Files of these names that are others, servers that cannot be reached or do not have the files, content that is not
-/// the expected one, and what the disk refuses.
+/// the expected one, another process at the same work, and what the disk refuses.
 ///
 /// # Examples
 /// ```no_run
@@ -179,8 +180,24 @@ pub fn fetch(
         let url = format!("{}/{}", mirror.unwrap_or(set.mirror).trim_end_matches('/'), file.name);
         fetch_file(&agent, &url, file, folder, watch)?;
     }
-    let sums: String = set.files.iter().map(|file| format!("{}  {}\n", file.sha256, file.name)).collect();
-    files::write_atomically(&folder.join("SHA256SUMS"), sums.as_bytes())
+    write_sums(set, &folder.join("SHA256SUMS"))
+}
+
+/// Writes the sums of the files; what a file of sums says about others stays.
+fn write_sums(set: &DataSet<'_>, path: &Path) -> Result<()> {
+    const MOST: u64 = 1 << 20;
+    let old = match path.exists() {
+        true => files::read_at_most(path, MOST)?.unwrap_or_default(),
+        false => Vec::new(),
+    };
+    let old = String::from_utf8_lossy(&old);
+    let is_about = |line: &str, name| {
+        line.split_whitespace().last().is_some_and(|last| last.trim_start_matches('*') == name)
+    };
+    let others = old.lines().filter(|line| !set.files.iter().any(|file| is_about(line, file.name)));
+    let mut sums: String = others.map(|line| format!("{line}\n")).collect();
+    set.files.iter().for_each(|file| sums += &format!("{}  {}\n", file.sha256, file.name));
+    files::write_atomically(path, sums.as_bytes())
 }
 
 /// The files that must be fetched.
@@ -193,9 +210,17 @@ fn missing<'a>(
     let mut missing = Vec::new();
     for file in set.files {
         let path = folder.join(file.name);
-        if path.exists() && sha256(&path)? == file.sha256 {
+        // Also a link that leads nowhere is something that the user has there.
+        let is_there = path.symlink_metadata().is_ok();
+        if path.exists()
+            && files::sha256(&mut files::open(&path)?).map_err(Error::io("read", &path))? == file.sha256
+        {
             watch(file, file.size);
-        } else if path.exists() && !force {
+            // What another way to the file has left.
+            if part_path(&path).exists() {
+                Part::open(&path)?.remove()?;
+            }
+        } else if is_there && !force {
             let message = format!(
                 "this file is there and is not that of {}; `--force` replaces it, `--out` names another folder",
                 set.name
@@ -216,13 +241,37 @@ fn fetch_file(
     folder: &Path,
     watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
 ) -> Result<()> {
-    let part = folder.join(format!("{}.part", file.name));
+    let mut part = Part::open(&folder.join(file.name))?;
+    // An older part may be of another file, or damaged: it is worth a second try without it.
+    let mut is_old = part.len()? > 0;
     let mut attempt = 1;
     loop {
-        match request(agent, url, file, &part, watch) {
-            Ok(()) => break,
-            Err(Failure::Final(error)) => return Err(error),
+        match request(agent, url, file, &mut part, watch) {
+            Ok(()) => {
+                let found = part.sha256()?;
+                if found == file.sha256 {
+                    return part.finish();
+                }
+                if !std::mem::take(&mut is_old) {
+                    part.remove()?;
+                    let wanted = file.sha256;
+                    let message =
+                        format!("this is not the expected file: its SHA-256 is {found}, not {wanted}");
+                    return Err(Error::data(url, message));
+                }
+                part.truncate()?;
+            }
+            Err(Failure::Final(error)) => {
+                // Nothing came: nothing is left.
+                if part.len()? == 0 {
+                    part.remove()?;
+                }
+                return Err(error);
+            }
             Err(Failure::Broken(reason)) if attempt == ATTEMPTS => {
+                if part.len()? == 0 {
+                    part.remove()?;
+                }
                 let message =
                     format!("{reason}, {ATTEMPTS} times; the same command goes on where this one stopped");
                 return Err(Error::data(url, message));
@@ -233,14 +282,92 @@ fn fetch_file(
             }
         }
     }
-    let found = sha256(&part)?;
-    if found != file.sha256 {
-        remove(&part)?;
-        let message = format!("this is not the expected file: its SHA-256 is {found}, not {}", file.sha256);
-        return Err(Error::data(url, message));
+}
+
+/// A file in the making: nobody else writes it while this lives.
+struct Part {
+    file: File,
+    path: PathBuf,
+    /// The name that it gets in the end.
+    whole: PathBuf,
+}
+
+fn part_path(whole: &Path) -> PathBuf {
+    let mut name = whole.file_name().unwrap_or_default().to_owned();
+    name.push(".part");
+    whole.with_file_name(name)
+}
+
+impl Part {
+    /// The part that is there, or an empty one.
+    fn open(whole: &Path) -> Result<Self> {
+        let path = part_path(whole);
+        let refuse = |reason: String| Error::io("write", &path)(io::Error::other(reason));
+        loop {
+            // A pipe would wait for somebody who reads, and a link may lead anywhere.
+            if let Ok(found) = path.symlink_metadata()
+                && !found.is_file()
+            {
+                let kind = found.file_type();
+                let kind = if kind.is_symlink() { "a link" } else { files::name_of_kind(kind) };
+                return Err(refuse(format!("this is {kind}, not a part of a download; remove it")));
+            }
+            let mut options = OpenOptions::new();
+            let file = options.read(true).write(true).create(true).truncate(false).open(&path);
+            let file = file.map_err(Error::io("write", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => {
+                    let reason = "another process is fetching it into this folder; wait for that one, or name \
+                                  another folder with `--out`";
+                    return Err(refuse(reason.into()));
+                }
+                // A file system without locks.
+                Err(TryLockError::Error(_)) => {}
+            }
+            // Whoever had the lock before may have finished the file, which then has its name, or removed it.
+            let same = |path: &Path| -> io::Result<bool> {
+                Ok(same_file::Handle::from_path(path)? == same_file::Handle::from_file(file.try_clone()?)?)
+            };
+            if same(&path).unwrap_or(false) {
+                return Ok(Self { file, path, whole: whole.to_owned() });
+            }
+        }
     }
-    let path = folder.join(file.name);
-    fs::rename(&part, &path).map_err(Error::io("write", path))
+
+    /// An error of the disk, under the name that the user knows.
+    fn error(&self, error: io::Error) -> Error {
+        let reason = format!("{error}; the same command goes on where this one stopped");
+        Error::io("write", &self.whole)(io::Error::new(error.kind(), reason))
+    }
+
+    fn len(&self) -> Result<u64> {
+        self.file.metadata().map(|about| about.len()).map_err(|error| self.error(error))
+    }
+
+    fn append(&mut self, piece: &[u8]) -> Result<()> {
+        let written = self.file.seek(SeekFrom::End(0)).and_then(|_| self.file.write_all(piece));
+        written.map_err(|error| self.error(error))
+    }
+
+    fn truncate(&mut self) -> Result<()> {
+        self.file.set_len(0).map_err(|error| self.error(error))
+    }
+
+    fn sha256(&mut self) -> Result<String> {
+        let hash = self.file.rewind().and_then(|()| files::sha256(&mut self.file));
+        hash.map_err(Error::io("read", &self.path))
+    }
+
+    fn remove(self) -> Result<()> {
+        fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
+    }
+
+    /// Gives it its name, once it is on the disk.
+    fn finish(self) -> Result<()> {
+        let renamed = self.file.sync_all().and_then(|()| fs::rename(&self.path, &self.whole));
+        renamed.map_err(|error| self.error(error))
+    }
 }
 
 /// Asks for a file, or the rest of what `part` has, and writes it there.
@@ -248,16 +375,16 @@ fn request(
     agent: &Agent,
     url: &str,
     file: &RemoteFile<'_>,
-    part: &Path,
+    part: &mut Part,
     watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
 ) -> Result<(), Failure> {
     let wrong = |message: String| Failure::Final(Error::data(url, message));
-    let mut done = fs::metadata(part).map_or(0, |part| part.len());
+    let mut done = part.len().map_err(Failure::Final)?;
     if done == file.size {
         return Ok(());
     }
     if done > file.size {
-        remove(part).map_err(Failure::Final)?;
+        part.truncate().map_err(Failure::Final)?;
         done = 0;
     }
     let mut request = agent.get(url);
@@ -273,36 +400,42 @@ fn request(
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
     match response.status() {
         // Also from a server that does not know ranges and begins anew.
-        StatusCode::OK => done = 0,
+        StatusCode::OK => part.truncate().map_err(Failure::Final)?,
         StatusCode::PARTIAL_CONTENT
             if range.is_some_and(|range| range.starts_with(&format!("bytes {done}-"))) => {}
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
-            remove(part).map_err(Failure::Final)?;
+            part.truncate().map_err(Failure::Final)?;
             return Err(Failure::Broken("the server sent another part than the one asked for".into()));
         }
         status => return Err(wrong(format!("the server answers {status}"))),
     }
-    receive(response.into_body().into_reader(), done, file, part, watch, &wrong)
+    receive(response.into_body().into_reader(), file, part, watch, &wrong)
 }
 
-/// Writes what a server sends behind the first `done` bytes of `part`.
+/// Writes what a server sends behind what `part` has.
 fn receive(
     mut body: impl Read,
-    mut done: u64,
     file: &RemoteFile<'_>,
-    part: &Path,
+    part: &mut Part,
     watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
     wrong: &dyn Fn(String) -> Failure,
 ) -> Result<(), Failure> {
-    let io = |error| Failure::Final(Error::io("write", part)(error));
-    let mut out = None;
+    let mut done = part.len().map_err(Failure::Final)?;
     let mut piece = vec![0; 1 << 16];
     loop {
         let count = body.read(&mut piece).map_err(|error| {
             Failure::Broken(format!("the connection broke after {done} of {} bytes ({error})", file.size))
         })?;
         let piece = &piece[..count];
-        if done == 0 && count > 0 && !piece.starts_with(&[0x1f]) {
+        if count == 0 {
+            return match done {
+                done if done < file.size => {
+                    Err(Failure::Broken(format!("the connection ended after {done} of {} bytes", file.size)))
+                }
+                _ => Ok(()),
+            };
+        }
+        if done == 0 && !piece.starts_with(&[0x1f]) {
             return Err(wrong(match piece.trim_ascii_start().first() {
                 Some(b'<') => {
                     "this is an HTML or XML page, not a gzip file; does a proxy ask for a login?".into()
@@ -312,45 +445,15 @@ fn receive(
                 }
             }));
         }
-        let out = match &mut out {
-            Some(out) => out,
-            none => none.insert(open(part, done).map_err(io)?),
-        };
-        if count == 0 {
-            out.sync_all().map_err(io)?;
-            return match done {
-                done if done < file.size => {
-                    Err(Failure::Broken(format!("the connection ended after {done} of {} bytes", file.size)))
-                }
-                _ => Ok(()),
-            };
-        }
         done += count as u64;
         if done > file.size {
-            remove(part).map_err(Failure::Final)?;
+            part.truncate().map_err(Failure::Final)?;
             return Err(wrong(format!(
                 "this is not the expected file: it has more than {} bytes",
                 file.size
             )));
         }
-        out.write_all(piece).map_err(io)?;
+        part.append(piece).map_err(Failure::Final)?;
         watch(file, done);
     }
-}
-
-/// Opens a file to write behind its first `done` bytes.
-fn open(path: &Path, done: u64) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    match done {
-        0 => options.write(true).create(true).truncate(true).open(path),
-        _ => options.append(true).open(path),
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    if path.exists() { fs::remove_file(path).map_err(Error::io("remove", path)) } else { Ok(()) }
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    File::open(path).and_then(|mut file| files::sha256(&mut file)).map_err(Error::io("read", path))
 }

@@ -50,6 +50,7 @@ pub mod gpu;
 pub mod layers;
 mod lock;
 pub mod losses;
+mod memory;
 pub mod model;
 pub mod optimizers;
 pub mod plan;

@@ -1,9 +1,9 @@
 //! A checked network: named layers with resolved shapes and parameters. Its `Display` is the layer table.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
-use crate::config::{ModelConfig, TrainConfig, WeightInit};
+use crate::config::{MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
 use crate::error::{Error, Result};
 use crate::layers::{Init, Layer, LayerKind, Param, Tuned};
 use crate::rng::{self, Stream};
@@ -64,36 +64,49 @@ impl Model {
     pub fn new(config: ModelConfig) -> Result<Self> {
         let fail =
             |line: Option<usize>, message: String| Error::Config { path: config.path.clone(), line, message };
-        if config.input.is_empty() || config.input.len() > MAX_ACTIVATION {
+        if config.input.is_empty() {
             return Err(fail(None, format!("input = {}: every extent must be at least 1", config.input)));
         }
+        if config.input.len() > MAX_ACTIVATION {
+            let message = format!(
+                "input = {} is too large: an image can have {MAX_ACTIVATION} values, channels x height x width",
+                config.input
+            );
+            return Err(fail(None, message));
+        }
         let mut layers: Vec<NamedLayer> = Vec::new();
-        let mut counts = BTreeMap::new();
+        let (mut counts, mut by_name) = (BTreeMap::new(), HashMap::new());
         let mut input = config.input;
         let mut parameters = 0usize;
         for entry in &config.layers {
             let Some(kind) = LayerKind::find(&entry.kind) else {
-                let known: Vec<_> = LayerKind::all().iter().map(|kind| kind.name).collect();
-                let message = format!("unknown layer type {:?}; there are {}", entry.kind, known.join(", "));
-                return Err(fail(Some(entry.line), message));
+                return Err(fail(Some(entry.line), LayerKind::missing(&entry.kind)));
             };
             let count: &mut usize = counts.entry(kind.stem).or_default();
             *count += 1;
             let name = entry.name.clone().unwrap_or_else(|| format!("{}{count}", kind.stem));
-            let fail = |message: String| fail(Some(entry.line), format!("layer `{name}`: {message}"));
-            if name.is_empty() || !name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
-                return Err(fail("a name is made of letters, digits and '_'".into()));
+            let fail =
+                |message: String| fail(Some(entry.line), format!("layer `{}`: {message}", shortened(&name)));
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
+            if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(is_plain) {
+                return Err(fail(format!("a name is made of 1 to {MAX_NAME} letters, digits and '_'")));
             }
-            if layers.iter().any(|layer| layer.name == name) || name == "loss" || name == "input" {
+            if by_name.insert(name.clone(), layers.len()).is_some() || name == "loss" || name == "input" {
                 return Err(fail("this name is taken".into()));
             }
             let layer = kind.parse(entry.keys.clone()).map_err(fail)?;
             let output = layer.output_shape(input).map_err(fail)?;
             if output.len() > MAX_ACTIVATION {
-                return Err(fail(format!("the output {output} is too large")));
+                return Err(fail(format!(
+                    "the output {output} is too large: it can have {MAX_ACTIVATION} values"
+                )));
             }
             let params = layer.params(input);
-            let owner = |owner: &String| find_owner(&layers, owner, kind, &params).map_err(fail);
+            let owner = |owner: &String| {
+                let named =
+                    by_name.get(owner).and_then(|&index| layers.get(index).map(|layer| (index, layer)));
+                find_owner(named, owner, kind, &params).map_err(fail)
+            };
             let weights_of = entry.weights_of.as_ref().map(owner).transpose()?;
             let own = params.iter().filter(|param| weights_of.is_none() || !param.trained);
             parameters = own.map(Param::size).fold(parameters, usize::saturating_add);
@@ -117,7 +130,7 @@ impl Model {
         let classes = last.output.channels;
         if !(2..=256).contains(&classes) {
             return Err(fail(
-                None,
+                config.layers.last().map(|layer| layer.line),
                 format!("the net ends with {classes} values; there can be 2 to 256 classes"),
             ));
         }
@@ -180,13 +193,20 @@ impl Model {
 
     /// For each layer, where each of [`NamedLayer::params`] is in [`Model::params`].
     pub fn param_indices(&self) -> Vec<Vec<usize>> {
-        let all = self.params();
+        let mut end = 0;
+        let start = |layer: &NamedLayer| {
+            let start = end;
+            end += layer.own_params().count();
+            start
+        };
+        let starts: Vec<usize> = self.layers.iter().map(start).collect();
         let of_layer = |(index, layer): (usize, &NamedLayer)| {
             let find = |param: &Param| {
                 let owner = layer.weights_of.filter(|_| param.trained).unwrap_or(index);
-                all.iter().position(|entry| entry.layer == owner && entry.param.name == param.name)
+                let at = self.layers[owner].own_params().position(|own| own.name == param.name);
+                starts[owner] + at.expect("a checked model")
             };
-            layer.params.iter().map(|param| find(param).expect("a checked model")).collect()
+            layer.params.iter().map(find).collect()
         };
         self.layers.iter().enumerate().map(of_layer).collect()
     }
@@ -202,6 +222,29 @@ impl Model {
     /// Number of trained parameters; running statistics do not count.
     pub fn parameter_count(&self) -> usize {
         self.layers.iter().map(NamedLayer::parameter_count).sum()
+    }
+
+    /// What is odd about training it as its recipe says, a line each; `images` is the size of the training set, if that
+    /// is known.
+    pub fn warnings(&self, images: Option<usize>) -> Vec<String> {
+        let batch_size = images.map_or(self.train.batch_size, |images| self.train.batch_size.min(images));
+        let last = images.map_or(batch_size, |images| (images.max(1) - 1) % batch_size.max(1) + 1);
+        let warning = |layer: &NamedLayer| {
+            let Tuned::BatchNorm2d { .. } = layer.layer.tuned(layer.input) else { return None };
+            let pixels = layer.input.height * layer.input.width;
+            let which = match (batch_size * pixels, last * pixels) {
+                (1, _) => "has a single value of each channel",
+                (_, 1) => {
+                    "has a single value of each channel in the last step of an epoch, whose batch is one image"
+                }
+                _ => return None,
+            };
+            let name = &layer.name;
+            Some(format!(
+                "layer `{name}` {which}; it normalises to 0 and teaches nothing: choose another batch size"
+            ))
+        };
+        self.layers.iter().filter_map(warning).collect()
     }
 
     /// First parameters for a seed, in the order of [`Model::params`].
@@ -282,10 +325,10 @@ impl NamedLayer {
     }
 }
 
-/// Index of the layer that owns the trained parameters of the one called `name`, if a layer of this kind with these
-/// parameters can compute with them.
+/// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
+/// these parameters can compute with them.
 fn find_owner(
-    layers: &[NamedLayer],
+    named: Option<(usize, &NamedLayer)>,
     name: &str,
     kind: &LayerKind,
     params: &[Param],
@@ -294,12 +337,11 @@ fn find_owner(
         params.iter().filter(|param| param.trained)
     }
     if trained(params).next().is_none() {
-        return Err(format!("weights_of = {name:?}: a {} has no weights", kind.name));
+        return Err(format!("weights_of = {:?}: a {} has no weights", shortened(name), kind.name));
     }
-    let Some(named) = layers.iter().position(|layer| layer.name == name) else {
-        return Err(format!("weights_of = {name:?}: no earlier layer has this name"));
+    let Some((index, NamedLayer { kind: other, params: others, weights_of, .. })) = named else {
+        return Err(format!("weights_of = {:?}: no earlier layer has this name", shortened(name)));
     };
-    let NamedLayer { kind: other, params: others, weights_of, .. } = &layers[named];
     if other.name != kind.name {
         return Err(format!("weights_of = {name:?}: that is a {}, this is a {}", other.name, kind.name));
     }
@@ -312,7 +354,7 @@ fn find_owner(
     if found != wanted {
         return Err(format!("weights_of = {name:?}: that has {found}; this needs {wanted}"));
     }
-    Ok(weights_of.unwrap_or(named))
+    Ok(weights_of.unwrap_or(index))
 }
 
 /// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
@@ -355,4 +397,33 @@ pub(crate) fn thousands(value: usize) -> String {
         text.push(digit);
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batch_normalisation_of_a_single_value_is_odd() {
+        let model = |side: usize, batch_size: usize| {
+            let text = format!(
+                "name = \"x\"\ninput = [4, {side}, {side}]\nlayers = [{{ type = \"batch_norm2d\" }}, \
+                 {{ type = \"global_avg_pool2d\" }}]\n[train]\nbatch_size = {batch_size}"
+            );
+            Model::parse(&text, "x.toml").unwrap()
+        };
+        for (side, batch_size, images, words) in [
+            (1, 1, None, "layer `batch_norm1` has a single value of each channel; it"),
+            (1, 1, Some(100), "has a single value of each channel; it"),
+            (1, 16, Some(1), "has a single value of each channel; it"),
+            (1, 16, Some(33), "in the last step of an epoch"),
+        ] {
+            let warnings = model(side, batch_size).warnings(images);
+            assert!(warnings.len() == 1 && warnings[0].contains(words), "{words}: {warnings:?}");
+        }
+        for (side, batch_size, images) in [(2, 1, None), (1, 16, None), (1, 16, Some(32)), (2, 16, Some(33))]
+        {
+            assert_eq!(model(side, batch_size).warnings(images), Vec::<String>::new());
+        }
+    }
 }

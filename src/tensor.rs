@@ -32,9 +32,9 @@ impl Shape {
         Self { channels, height, width }
     }
 
-    /// Values of one image.
+    /// Values of one image. What no `usize` can hold counts as the largest, so that it is beyond every limit.
     pub fn len(&self) -> usize {
-        self.channels * self.height * self.width
+        self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 
     /// True if there is no value at all (never the case in a checked model).

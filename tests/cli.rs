@@ -19,6 +19,9 @@ mod bad_pictures;
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[cfg(target_os = "linux")]
+#[path = "cli/memory.rs"]
+mod memory;
 #[path = "cli/odd_data.rs"]
 mod odd_data;
 #[path = "cli/outputs.rs"]

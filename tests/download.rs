@@ -249,6 +249,112 @@ fn a_place_that_cannot_be_written_to_is_said_before_anything_is_fetched() {
 }
 
 #[test]
+fn what_an_earlier_download_left_is_used_or_removed() {
+    let server = Server::new(Box::new(|stream, path, from, _| {
+        send_from(stream, &content(number(path)), from, usize::MAX);
+    }));
+    let dir = tempfile::tempdir().unwrap();
+    // A part that is of something else is worth a second try without it.
+    fs::write(dir.path().join("a.gz.part"), vec![7; 70_000]).unwrap();
+    fs::write(dir.path().join("SHA256SUMS"), "00  mine\n11  a.gz\n").unwrap();
+    fetch_two(&server.url, dir.path(), false).unwrap();
+    assert_whole(dir.path());
+    assert_eq!(server.requests()[1], ("/set/a.gz".to_owned(), 0));
+    let sums = fs::read_to_string(dir.path().join("SHA256SUMS")).unwrap();
+    assert!(sums.starts_with("00  mine\n") && sums.lines().count() == 3, "{sums}");
+    // The part of a file that is whole.
+    fs::write(dir.path().join("a.gz.part"), "left").unwrap();
+    fetch_two(&server.url, dir.path(), false).unwrap();
+    assert_whole(dir.path());
+    // With `force` an old file is there until the new one is.
+    let broken = Server::new(Box::new(|stream, _, _, _| send(stream, "404 Not Found", "", 0, b"")));
+    fs::write(dir.path().join("a.gz"), "mine").unwrap();
+    fetch_two(&broken.url, dir.path(), true).unwrap_err();
+    assert_eq!(fs::read(dir.path().join("a.gz")).unwrap(), b"mine");
+    assert_eq!(names(dir.path()), ["SHA256SUMS", "a.gz", "b.gz"]);
+}
+
+/// Neither of two downloads into one folder harms the other, and the second says why it stops.
+#[test]
+fn a_file_is_fetched_by_one_at_a_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = Server::new(Box::new(|stream, path, _, _| {
+        let all = content(number(path));
+        send(stream, "200 OK", "", all.len(), &all[..50_000]);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+        let _ = stream.write_all(&all[50_000..]);
+    }));
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| fetch_two(&slow.url, dir.path(), false));
+        while !dir.path().join("a.gz.part").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let message = fetch_two(&slow.url, dir.path(), false).unwrap_err();
+        assert!(message.contains("a.gz.part: another process is fetching it"), "{message}");
+        first.join().unwrap().unwrap();
+    });
+    assert_whole(dir.path());
+}
+
+#[cfg(unix)]
+#[test]
+fn what_is_no_regular_file_is_neither_read_nor_written() {
+    let server = Server::new(Box::new(|stream, path, from, _| {
+        send_from(stream, &content(number(path)), from, usize::MAX);
+    }));
+    for (name, kind) in [("a.gz.part", "a pipe"), ("a.gz", "a pipe"), ("a.gz.part", "a link")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(name);
+        if kind == "a link" {
+            std::os::unix::fs::symlink(dir.path().join("elsewhere"), &path).unwrap();
+        } else {
+            assert!(Command::new("mkfifo").arg(&path).status().unwrap().success());
+        }
+        let message = fetch_two(&server.url, dir.path(), false).unwrap_err();
+        assert!(message.contains(name) && message.contains(kind), "{message}");
+        assert_eq!(names(dir.path()), [name]);
+    }
+}
+
+/// Ctrl-C and its like end the program at once, and the same command goes on.
+#[cfg(unix)]
+#[test]
+fn a_stopped_download_says_how_to_go_on() {
+    // Whoever runs these tests may have been told to ignore signals: the program then does, too.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
+    for (signal, number, code) in [("INT", 2, 130), ("TERM", 15, 143), ("HUP", 1, 129)] {
+        if ignored >> (number - 1) & 1 == 1 {
+            continue;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let stuck = Server::new(Box::new(|stream, _, _, _| {
+            send(stream, "200 OK", "", 9_912_422, &content(0));
+            std::thread::sleep(std::time::Duration::from_secs(20));
+        }));
+        let child = Command::new(env!("CARGO_BIN_EXE_shadernet"))
+            .args(["data", "mnist", "--out", "x", "--mirror", &stuck.url])
+            .current_dir(dir.path())
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let part = dir.path().join("x/train-images-idx3-ubyte.gz.part");
+        while fs::metadata(&part).map_or(0, |about| about.len()) < 200_000 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let kill = format!("kill -s {signal} {}", child.id());
+        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        let done = child.wait_with_output().unwrap();
+        let said = String::from_utf8(done.stderr).unwrap();
+        assert_eq!(said, "stopped; the same command goes on where this one stopped\n");
+        assert_eq!(done.status.code(), Some(code));
+        assert_eq!(fs::metadata(&part).unwrap().len(), 200_002);
+    }
+}
+
+#[test]
 fn the_known_data_sets_have_four_files_each_and_the_program_names_them() {
     for set in DATA_SETS {
         assert_eq!(set.files.len(), 4);

@@ -68,8 +68,13 @@ fn defaults_are_spelled_out() {
 #[test]
 fn limits_are_where_they_should_be() {
     let cases = [
-        ("avg_pool2d", "kernel = 0\nstride = 1", Some("at least 1")),
-        ("avg_pool2d", "kernel = 2\nstride = 0", Some("at least 1")),
+        ("avg_pool2d", "kernel = 0\nstride = 1", Some("kernel = 0 must be from 1 to 65536")),
+        ("avg_pool2d", "kernel = 2\nstride = 0", Some("stride = 0 must be from 1 to 65536")),
+        ("avg_pool2d", "kernel = 2\nstride = 65537", Some("from 1 to 65536")),
+        ("avg_pool2d", "kernel = 2\nstride = 65536", None),
+        ("avg_pool2d", "kernel = 65537\npadding = 32768", Some("from 1 to 65536")),
+        ("max_pool2d", "kernel = 65536\npadding = 9223372036854775807", Some("more than half")),
+        ("conv2d", "out_channels = 2\nkernel = 1\nstride = 9223372036854775807", Some("from 1 to 65536")),
         ("max_pool2d", "kernel = 3\npadding = 2", Some("more than half of kernel 3")),
         ("max_pool2d", "kernel = 4\npadding = 2", None),
         ("batch_norm2d", "eps = 1.0", Some("below 1")),
@@ -82,7 +87,7 @@ fn limits_are_where_they_should_be() {
         ("conv2d", "out_channels = 2\nkernel = 4\npadding = 3", None),
         ("conv2d", "out_channels = 0\nkernel = 1", Some("at least 1")),
         ("conv2d", "out_channels = 2\nkernel = 0", Some("at least 1")),
-        ("conv2d", "out_channels = 2\nkernel = 1\nstride = 0", Some("at least 1")),
+        ("conv2d", "out_channels = 2\nkernel = 1\nstride = 0", Some("stride = 0 must be from 1 to 65536")),
         ("conv2d", "out_channels = 2\nkernel = 1\ngroups = 0", Some("at least 1")),
         ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 2", Some("must divide")),
         ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 3", Some("must divide")),

@@ -8,8 +8,9 @@ use clap::builder::PossibleValuesParser;
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::download::{DATA_SETS, RemoteFile, fetch};
 use shadernet::error::Result;
+use shadernet::files::quoted;
 
-use super::Output;
+use super::{Output, stop};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -45,11 +46,15 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
         bar.set_length(file.size);
         bar.set_position(done);
     };
+    let signalled = bar.clone();
+    stop::end_with("stopped; the same command goes on where this one stopped", move || {
+        signalled.finish_and_clear()
+    })?;
     let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
     bar.finish_and_clear();
     fetched?;
     output.line(format_args!("{}: {}", folder.display(), set.about));
     output.line(format_args!("{} files, each with the SHA-256 that it should have", set.files.len()));
-    output.line(format_args!("train on it: shadernet train --data {}", folder.display()));
+    output.line(format_args!("train on it: shadernet train --data {}", quoted(&folder.to_string_lossy())));
     Ok(ExitCode::SUCCESS)
 }

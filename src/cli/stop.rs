@@ -9,6 +9,8 @@ use shadernet::error::{Error, Result};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
+use super::output;
+
 /// Whether a signal asked the program to stop, from the moment on when this was made.
 pub(crate) struct Stop {
     signal: Arc<AtomicUsize>,
@@ -47,6 +49,26 @@ impl Stop {
     pub(crate) fn code(&self) -> ExitCode {
         ExitCode::from(128 + self.signal.load(Ordering::Relaxed) as u8)
     }
+}
+
+/// Makes the signals end the program at once, after `line`: for work that needs no more to go on. `before` clears the terminal.
+#[cfg(unix)]
+pub(crate) fn end_with(line: &'static str, before: impl FnOnce() + Send + 'static) -> Result<()> {
+    let fail = |error: std::io::Error| Error::Device(format!("signals cannot be caught: {error}"));
+    let mut signals = signal_hook::iterator::Signals::new(signals()).map_err(fail)?;
+    let wait = move || {
+        if let Some(signal) = signals.forever().next() {
+            before();
+            output::note(&line);
+            std::process::exit(128 + signal);
+        }
+    };
+    std::thread::Builder::new().spawn(wait).map(drop).map_err(fail)
+}
+
+#[cfg(not(unix))]
+pub(crate) fn end_with(_: &'static str, _: impl FnOnce()) -> Result<()> {
+    Ok(())
 }
 
 #[cfg(unix)]

@@ -162,6 +162,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
     let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
     data.check(&model)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
+    model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;

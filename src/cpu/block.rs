@@ -118,8 +118,9 @@ impl Block {
                 _ => self.forward_op(program, &net.params, op),
             }
         }
-        let next = program.batch_norms.iter().position(|&(_, op)| op == phase.end);
-        if let Some(number) = next {
+        // The phases end with the batch normalisations, in order.
+        let next = program.batch_norms.binary_search_by_key(&phase.end, |&(_, op)| op);
+        if let Ok(number) = next {
             let input = self.activations[program.ops[phase.end].input].values();
             let shifts = &mut self.shifts[number];
             let plane = input.len() / shifts.len();

@@ -21,12 +21,14 @@ mod fallback;
 mod gather;
 mod kernels;
 mod loss;
+mod memory;
 mod net;
 mod program;
 
 use block::Block;
 pub use ceilings::flops_per_second;
 use kernels::LANES;
+use memory::Need;
 use net::Net;
 use program::Program;
 
@@ -62,28 +64,37 @@ pub fn default_threads() -> usize {
 
 impl<'a> CpuEngine<'a> {
     /// Makes an engine with so many threads, or one for each processor. Weights start as zeros: write them next.
+    ///
+    /// # Errors
+    /// Threads that cannot be started, and less memory than it would take: nothing is taken then.
     pub fn new(setup: &Setup<'a>, threads: Option<usize>) -> Result<Self> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()
-            .map_err(|error| Error::Device(format!("cannot start {threads} threads: {error}")))?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
+            let cure = if threads > 1 { "; --threads 1 needs the fewest" } else { "" };
+            Error::Device(format!("cannot start {threads} threads: {error}{cure}"))
+        })?;
+        // A thread's first allocation takes address space for all that follow: before anything is counted.
+        pool.broadcast(|_| std::hint::black_box(vec![0u8; 64]));
         let program = Program::new(setup.model);
+        let blocks = blocks(setup, threads);
+        Need::of(setup, &program, blocks, threads).check(setup)?;
         let batches = setup.train_batches();
-        let eval = setup.eval_batches();
-        let for_training = batches.as_ref().map_or(0, |batches| batches.batch_size.div_ceil(LANES));
-        let for_eval = eval.batch_size.div_ceil(LANES).min(threads);
         let block = |index| Block::new(&program, index * LANES, batches.is_some());
         Ok(Self {
-            blocks: (0..for_training.max(for_eval)).map(block).collect(),
+            blocks: (0..blocks).map(block).collect(),
             nets: setup.replicas.iter().map(|replica| Net::new(setup, replica)).collect(),
             training: batches.zip(setup.training),
-            test: (eval, setup.test),
+            test: (setup.eval_batches(), setup.test),
             step: 0,
             started: VecDeque::new(),
             pool,
             program,
         })
+    }
+
+    /// Bytes that an engine with so many threads takes, and in training what saving its nets takes.
+    pub fn memory(setup: &Setup<'_>, threads: usize) -> u64 {
+        Need::of(setup, &Program::new(setup.model), blocks(setup, threads), threads).total()
     }
 
     /// Number of threads.
@@ -149,6 +160,12 @@ impl<'a> CpuEngine<'a> {
             }
         }
     }
+}
+
+/// Blocks that an engine needs at once.
+fn blocks(setup: &Setup<'_>, threads: usize) -> usize {
+    let for_training = setup.train_batches().map_or(0, |batches| batches.batch_size.div_ceil(LANES));
+    for_training.max(setup.eval_batches().batch_size.div_ceil(LANES).min(threads))
 }
 
 /// One training step of one net.

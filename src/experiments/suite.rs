@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Table;
 
+use crate::config::Document;
 use crate::error::{Error, Result};
 use crate::model::Model;
 
@@ -189,11 +190,7 @@ impl Suite {
     pub fn load(path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Config { path: path.display().to_string(), line: None, message };
         let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
-        let file: File = toml::from_str(&text).map_err(|error| Error::Config {
-            path: path.display().to_string(),
-            line: error.span().map(|span| text[..span.start].matches('\n').count() + 1),
-            message: error.message().to_owned(),
-        })?;
+        let file: File = Document::parse(&text, &path.display().to_string())?.read()?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut groups: Vec<Group> = Vec::new();
         for group in file.groups {

@@ -8,6 +8,7 @@ use super::cache::PipelineCache;
 use super::device::Gpu;
 use crate::error::{Error, Result};
 use crate::layers::Grain;
+use crate::memory;
 use crate::plan::{Dispatch, Place, Plan};
 use crate::shader;
 use crate::threads::on_all_processors;
@@ -82,7 +83,12 @@ impl Buffers {
                 gpu.report
             )));
         }
-        let memory = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        if gpu.report.is_software() {
+            // Its memory is the host's, and running out of that is no error that it could report.
+            let total = sizes.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
+            memory::check(total, &gpu.report.to_string(), "use a smaller batch size or fewer nets")?;
+        }
+        let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let by_name: BTreeMap<_, _> = sizes
             .into_iter()
             .map(|(name, size)| {
@@ -97,7 +103,7 @@ impl Buffers {
                 (name, (buffer, size))
             })
             .collect();
-        if let Some(error) = pollster::block_on(memory.pop()) {
+        if let Some(error) = pollster::block_on(scope.pop()) {
             return Err(Error::Device(format!("{}: {error}: use a smaller batch size", gpu.report)));
         }
         for (buffer, size) in by_name.values() {

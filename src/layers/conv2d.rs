@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::window::{Conv, input_index, output_size};
+use super::window::{Conv, check_extent, input_index, output_size};
 use super::*;
 use crate::tensor::{Array, Sum};
 
@@ -130,9 +130,10 @@ impl Layer for Conv2d {
 
     fn output_shape(&self, input: Shape) -> Result<Shape, String> {
         let Self { out_channels, kernel, stride, padding, groups, .. } = *self;
-        if out_channels == 0 || kernel == 0 || stride == 0 || groups == 0 {
-            return Err("out_channels, kernel, stride and groups must be at least 1".into());
+        if out_channels == 0 || kernel == 0 || groups == 0 {
+            return Err("out_channels, kernel and groups must be at least 1".into());
         }
+        check_extent("stride", stride)?;
         if kernel > MAX_KERNEL {
             return Err(format!("kernel {kernel} is too large: it can be 1 to {MAX_KERNEL}"));
         }

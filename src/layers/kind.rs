@@ -6,6 +6,7 @@ use std::sync::{PoisonError, RwLock};
 use serde::de::DeserializeOwned;
 
 use super::{LAYERS, Layer};
+use crate::config::{from_table, shortened, unknown};
 use crate::error::{Error, Result};
 use crate::shader;
 
@@ -22,6 +23,61 @@ pub struct LayerKind {
     pub functional: bool,
     parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
 }
+
+/// What other libraries call layers, in small letters and without the dimensions, and what to write here.
+const OTHER_NAMES: &[(&[&str], &str)] = &[
+    (&["linear", "dense", "fc", "fullyconnected"], "write linear, after flatten"),
+    (
+        &["conv", "convolution", "depthwiseconv", "depthwiseconvolution"],
+        "write conv2d (groups make it depthwise)",
+    ),
+    (
+        &["separableconv"],
+        "write two conv2d, the first with groups = its input channels, the second with kernel = 1",
+    ),
+    (&["maxpool", "maxpooling"], "write max_pool2d"),
+    (&["avgpool", "averagepool", "avgpooling", "averagepooling", "meanpool"], "write avg_pool2d"),
+    (
+        &["globalavgpool", "globalaveragepool", "globalaveragepooling", "adaptiveavgpool", "gap"],
+        "write global_avg_pool2d",
+    ),
+    (&["batchnorm", "batchnormalization", "batchnormalisation", "bn"], "write batch_norm2d"),
+    (&["layernorm", "groupnorm", "instancenorm", "layernormalization"], "only batch_norm2d normalises"),
+    (
+        &["dropout", "spatialdropout", "alphadropout", "featurealphadropout"],
+        "write dropout, which drops single values",
+    ),
+    (&["relu", "rectifier"], "write relu"),
+    (&["leakyrelu", "lrelu"], "write leaky_relu"),
+    (
+        &[
+            "prelu",
+            "elu",
+            "selu",
+            "gelu",
+            "silu",
+            "swish",
+            "relu6",
+            "tanh",
+            "sigmoid",
+            "hardswish",
+            "mish",
+            "softplus",
+        ],
+        "relu and leaky_relu are the activations",
+    ),
+    (&["activation"], "write relu or leaky_relu"),
+    (
+        &["softmax", "logsoftmax", "crossentropy", "crossentropyloss"],
+        "leave it out, since the loss takes the softmax itself",
+    ),
+    (&["flatten", "reshape", "view"], "write flatten"),
+    (&["input", "inputlayer"], "leave it out and write input = [channels, height, width] above the layers"),
+    (
+        &["rescaling", "normalize", "normalization"],
+        "leave it out, since pixels are normalised by the data's mean and deviation",
+    ),
+];
 
 /// Kinds that the program brought.
 static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
@@ -104,6 +160,20 @@ impl LayerKind {
         Self::all().into_iter().find(|kind| kind.name == name)
     }
 
+    /// Why there is no kind called `name`, and what to write instead.
+    pub(crate) fn missing(name: &str) -> String {
+        let plain: String = name.to_lowercase().chars().filter(|c| c.is_ascii_alphanumeric()).collect();
+        let stem = ["2d", "1d", "3d"].iter().find_map(|end| plain.strip_suffix(end)).unwrap_or(&plain);
+        let meant = OTHER_NAMES.iter().find(|(names, _)| names.contains(&stem)).map(|(_, meant)| *meant);
+        let known: Vec<_> = Self::all().iter().map(|kind| kind.name).collect();
+        let mut message = unknown("layer type", &format!("\"{}\"", shortened(name)), name, &known);
+        if let Some(meant) = meant {
+            let names = known.join(", ");
+            message = format!("there is no layer type \"{}\": {meant}; there are {names}", shortened(name));
+        }
+        message
+    }
+
     /// Every kind: those of this crate, then those registered.
     pub fn all() -> Vec<&'static Self> {
         let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
@@ -123,6 +193,6 @@ impl fmt::Debug for LayerKind {
 }
 
 fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
-    let layer: L = keys.try_into().map_err(|error: toml::de::Error| error.message().to_owned())?;
+    let layer: L = from_table(keys).map_err(|problem| problem.to_string())?;
     Ok(Box::new(layer))
 }

@@ -54,7 +54,7 @@ pub struct Param {
 impl Param {
     /// Number of values.
     pub fn size(&self) -> usize {
-        self.shape.iter().product()
+        self.shape.iter().fold(1, |size, &extent| size.saturating_mul(extent))
     }
 }
 

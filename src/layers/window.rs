@@ -5,7 +5,18 @@ use crate::tensor::Shape;
 /// Output size along one axis: how often a window of `kernel` fits, moving by `stride`, into `size` plus `padding` on
 /// both sides. PyTorch's floor mode.
 pub fn output_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-    Some((size + 2 * padding).checked_sub(kernel)? / stride + 1)
+    Some(size.saturating_add(padding.saturating_mul(2)).checked_sub(kernel)? / stride + 1)
+}
+
+/// Largest stride and window: what shaders hold in 32 bits is then far from overflowing.
+const MAX_WINDOW: usize = 65_536;
+
+/// Fails if a stride or the side of a window is 0 or too large.
+pub(super) fn check_extent(name: &str, value: usize) -> Result<(), String> {
+    if (1..=MAX_WINDOW).contains(&value) {
+        return Ok(());
+    }
+    Err(format!("{name} = {value} must be from 1 to {MAX_WINDOW}"))
 }
 
 /// The input coordinate under tap `tap` of output `out`, if it is not in the padding.
@@ -49,10 +60,9 @@ pub struct Pool {
 impl Pool {
     /// The pooling of `input`, or why the window does not fit.
     pub fn new(input: Shape, kernel: usize, stride: usize, padding: usize) -> Result<Self, String> {
-        if kernel == 0 || stride == 0 {
-            return Err("kernel and stride must be at least 1".into());
-        }
-        if 2 * padding > kernel {
+        check_extent("kernel", kernel)?;
+        check_extent("stride", stride)?;
+        if padding > kernel / 2 {
             return Err(format!("padding {padding} is more than half of kernel {kernel}"));
         }
         let size = |size| {

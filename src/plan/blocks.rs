@@ -127,7 +127,8 @@ fn is_fusable(tuned: &Tuned, part_quads: usize) -> bool {
 /// The head that starts at layer `at` and ends with the network.
 fn head(model: &Model, tuned: &[Tuned], at: usize) -> Option<Head> {
     let computes = |layer: &usize| tuned[*layer] != Tuned::Reshape;
-    let layers: Vec<usize> = (at..tuned.len()).filter(computes).collect();
+    // A third one is enough to know that this is no head.
+    let layers: Vec<usize> = (at..tuned.len()).filter(computes).take(3).collect();
     let whole = |layer: usize| matches!(tuned[layer], Tuned::AvgPool2d(pool) if pool.output.height * pool.output.width == 1 && pool.padding == 0 && pool.kernel == [pool.input.height, pool.input.width]);
     let linear = |layer: usize| matches!(tuned[layer], Tuned::Conv2d(conv) if conv.kernel == 1 && conv.stride == 1 && conv.groups == 1);
     let area = |layer: usize| model.layers[layer].input.height * model.layers[layer].input.width;

@@ -14,13 +14,19 @@ pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse:
             *life = (life.0.min(time), time);
         }
     }
+    // Who begins and who ends at each time, in order.
+    let (mut begin, mut end) = (vec![Vec::new(); dispatches.len()], vec![Vec::new(); dispatches.len()]);
+    for (tensor, &(first, last)) in lives.iter().enumerate() {
+        if first != usize::MAX && matches!(tensors[tensor].place, Place::Slot(_)) {
+            begin[first].push(tensor);
+            end[last].push(tensor);
+        }
+    }
     let mut slots: Vec<u64> = Vec::new();
     let mut free: Vec<usize> = Vec::new();
-    for time in 0..dispatches.len() {
-        for (tensor, &(first, _)) in tensors.iter_mut().zip(&lives) {
-            if first != time || !matches!(tensor.place, Place::Slot(_)) {
-                continue;
-            }
+    for (begin, end) in begin.into_iter().zip(end) {
+        for tensor in begin {
+            let tensor = &mut tensors[tensor];
             let fits = free
                 .iter()
                 .copied()
@@ -36,8 +42,7 @@ pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse:
             tensor.place = Place::Slot(slot);
         }
         if reuse {
-            let ended = tensors.iter().zip(&lives).filter(|(_, life)| life.1 == time && life.0 != usize::MAX);
-            free.extend(ended.filter_map(|(tensor, _)| match tensor.place {
+            free.extend(end.into_iter().filter_map(|tensor| match tensors[tensor].place {
                 Place::Slot(slot) => Some(slot),
                 Place::Kept { .. } => None,
             }));

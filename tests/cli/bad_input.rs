@@ -92,7 +92,13 @@ fn model_files() {
         ("no text", &write("tiny.toml", [0xff, 0xfe, 0]), &TRAIN, 2, &["tiny.toml", "no text"]),
         ("too large", &write("tiny.toml", vec![b' '; 2 << 20]), &TRAIN, 2, &["tiny.toml", "too large"]),
         ("no TOML", &write("tiny.toml", "name = "), &TRAIN, 2, &["tiny.toml:1: "]),
-        ("unknown key", &model("epochs", "epoch"), &TRAIN, 2, &["tiny.toml:", "unknown field `epoch`"]),
+        (
+            "unknown key",
+            &model("epochs", "epoch"),
+            &TRAIN,
+            2,
+            &["tiny.toml:14: ", "no key `epoch`", "did you mean epochs"],
+        ),
         (
             "unknown layer",
             &model("\"relu\"", "\"rellu\""),

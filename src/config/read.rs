@@ -1,0 +1,438 @@
+//! From TOML to a configuration. What does not fit is said in TOML's words, with its key and line: whatever types serde
+//! reads into, none of its own words reach a user, since all its errors are made here ([`Problem`]).
+
+use std::fmt;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
+use toml::de::{DeTable, DeValue};
+use toml::{Spanned, Table, Value};
+use toml_parser::lexer::TokenKind;
+
+use crate::error::{Error, Result};
+
+/// A TOML text whose syntax is sound.
+pub(crate) struct Document<'t> {
+    path: &'t str,
+    root: Spanned<DeTable<'t>>,
+    /// Offset of each line's end.
+    line_ends: Vec<usize>,
+}
+
+impl<'t> Document<'t> {
+    /// Reads the syntax; `path` is for messages.
+    pub(crate) fn parse(text: &'t str, path: &'t str) -> Result<Self> {
+        let line_ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
+        if let Err((offset, message)) = check_brackets(text) {
+            let line = Some(line_of(&line_ends, offset));
+            return Err(Error::Config { path: path.to_owned(), line, message });
+        }
+        let root = DeTable::parse(text).map_err(|error| Error::Config {
+            path: path.to_owned(),
+            line: error.span().map(|span| line_of(&line_ends, span.start)),
+            message: error.message().to_owned(),
+        })?;
+        Ok(Self { path, root, line_ends })
+    }
+
+    /// The document as a value of type `T`.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
+        let table = table(self.root.get_ref()).and_then(from_table);
+        table.map_err(|problem| {
+            let key = problem.key.clone().map(Step::Key);
+            self.fail(&problem.at.iter().cloned().chain(key).collect::<Vec<_>>(), problem.to_string())
+        })
+    }
+
+    /// An error about what is at `at`.
+    pub(crate) fn fail(&self, at: &[Step], message: String) -> Error {
+        Error::Config { path: self.path.to_owned(), line: Some(self.line(at)), message }
+    }
+
+    /// Line of what is at `at`, or of the innermost value around it, counted from 1.
+    pub(crate) fn line(&self, at: &[Step]) -> usize {
+        let mut found: Option<&Spanned<DeValue<'_>>> = None;
+        for step in at {
+            let next = match (step, found.map(Spanned::get_ref)) {
+                (Step::Key(key), None) => self.root.get_ref().get(key.as_str()),
+                (Step::Key(key), Some(DeValue::Table(table))) => table.get(key.as_str()),
+                (Step::Item(index), Some(DeValue::Array(items))) => items.get(*index),
+                _ => None,
+            };
+            if next.is_none() {
+                break;
+            }
+            found = next;
+        }
+        found.map_or(1, |value| line_of(&self.line_ends, value.span().start))
+    }
+}
+
+fn line_of(line_ends: &[usize], offset: usize) -> usize {
+    line_ends.partition_point(|&end| end < offset) + 1
+}
+
+/// No description needs more levels of lists and tables.
+const MAX_DEPTH: usize = 64;
+
+/// Fails where brackets do not match or stand too deep: what the parser makes of them is recursive, and its own limit does
+/// not hold once it recovers from errors.
+fn check_brackets(text: &str) -> Result<(), (usize, String)> {
+    let mut open = Vec::new();
+    for token in toml_parser::Source::new(text).lex() {
+        let fits = match token.kind() {
+            kind @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket) => {
+                open.push(kind);
+                open.len() <= MAX_DEPTH
+            }
+            TokenKind::RightSquareBracket => open.pop() == Some(TokenKind::LeftSquareBracket),
+            TokenKind::RightCurlyBracket => open.pop() == Some(TokenKind::LeftCurlyBracket),
+            _ => true,
+        };
+        if !fits {
+            let message = match open.len() {
+                depth if depth > MAX_DEPTH => format!("more than {MAX_DEPTH} brackets within each other"),
+                _ => "this bracket closes nothing that is open".into(),
+            };
+            return Err((token.span().start(), message));
+        }
+    }
+    Ok(())
+}
+
+/// Reads a table as a value of type `T`.
+pub(crate) fn from_table<T: DeserializeOwned>(table: Table) -> Result<T, Problem> {
+    T::deserialize(Node(Value::Table(table)))
+}
+
+/// A part of the way to a value.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Step {
+    Key(String),
+    Item(usize),
+}
+
+/// A value that does not fit.
+#[derive(Debug)]
+pub(crate) struct Problem {
+    /// From the root to the value.
+    at: Vec<Step>,
+    /// Continues the name of the value: "must be ..." or ": ...".
+    message: String,
+    /// The key within the value that is meant, to find its line.
+    key: Option<String>,
+}
+
+impl Problem {
+    fn below(mut self, step: Step) -> Self {
+        self.at.insert(0, step);
+        self
+    }
+
+    fn must_be(wanted: &str, found: &str) -> Self {
+        Self { at: Vec::new(), message: format!("must be {wanted}, not {found}"), key: None }
+    }
+
+    fn note(message: String) -> Self {
+        Self { at: Vec::new(), message: format!(": {message}"), key: None }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, step) in self.at.iter().enumerate() {
+            match step {
+                Step::Key(key) if index == 0 => write!(f, "{}", shortened(key))?,
+                Step::Key(key) => write!(f, ".{}", shortened(key))?,
+                Step::Item(item) => write!(f, "[{item}]")?,
+            }
+        }
+        match (self.at.is_empty(), self.message.strip_prefix(": ")) {
+            (true, Some(note)) => f.write_str(note),
+            (true, None) => write!(f, "this {}", self.message),
+            (false, Some(_)) => f.write_str(&self.message),
+            (false, None) => write!(f, " {}", self.message),
+        }
+    }
+}
+
+impl std::error::Error for Problem {}
+
+impl de::Error for Problem {
+    fn custom<T: fmt::Display>(message: T) -> Self {
+        Self::note(message.to_string())
+    }
+
+    fn invalid_type(found: Unexpected<'_>, wanted: &dyn Expected) -> Self {
+        Self::must_be(&words(&wanted.to_string()), &shown(found))
+    }
+
+    fn invalid_value(found: Unexpected<'_>, wanted: &dyn Expected) -> Self {
+        Self::invalid_type(found, wanted)
+    }
+
+    fn invalid_length(len: usize, wanted: &dyn Expected) -> Self {
+        Self::must_be(&words(&wanted.to_string()), &format!("a list of {len}"))
+    }
+
+    fn unknown_variant(found: &str, known: &'static [&'static str]) -> Self {
+        Self::note(unknown("name", &format!("{:?}", shortened(found)), found, known))
+    }
+
+    fn unknown_field(found: &str, known: &'static [&'static str]) -> Self {
+        Self::note(unknown("key", &format!("`{}`", shortened(found)), found, known))
+    }
+
+    fn missing_field(field: &'static str) -> Self {
+        Self::note(format!("`{field}` is missing"))
+    }
+
+    fn duplicate_field(field: &'static str) -> Self {
+        Self::note(format!("`{field}` is there twice"))
+    }
+}
+
+/// What there is instead of something unknown, nearest first.
+pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
+    if known.is_empty() {
+        return format!("there is no {what} {shown} here, nor any other");
+    }
+    let likeness =
+        |name: &&str| strsim::normalized_damerau_levenshtein(&shortened(found).to_lowercase(), name);
+    let mut nearest = known.to_vec();
+    nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
+    let guess = match nearest[0] {
+        name if likeness(&name) >= 0.5 => format!(" (did you mean {name}?)"),
+        _ => String::new(),
+    };
+    format!("there is no {what} {shown}{guess}; there are {}", nearest.join(", "))
+}
+
+/// As much of a text as fits a message, with what would disturb a terminal escaped.
+pub(crate) fn shortened(text: &str) -> String {
+    const MOST: usize = 40;
+    let mut short: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
+    if text.chars().nth(MOST).is_some() {
+        short.push('…');
+    }
+    short
+}
+
+/// A value as the user wrote it, or its kind.
+fn shown(found: Unexpected<'_>) -> String {
+    match found {
+        Unexpected::Bool(value) => value.to_string(),
+        Unexpected::Signed(value) => value.to_string(),
+        Unexpected::Unsigned(value) => value.to_string(),
+        Unexpected::Float(value) => format!("{value:?}"),
+        Unexpected::Str(text) => format!("\"{}\"", shortened(text)),
+        Unexpected::Char(text) => format!("{text:?}"),
+        Unexpected::Seq => "a list".into(),
+        Unexpected::Map => "a table".into(),
+        Unexpected::Other("date") => "a date".into(),
+        _ => "this".into(),
+    }
+}
+
+/// What serde wants, for somebody who writes TOML.
+fn words(wanted: &str) -> String {
+    let whole = |from: &str, to: &str| format!("a whole number from {from} to {to}");
+    match wanted {
+        "u8" => whole("0", "255"),
+        "u16" => whole("0", "65535"),
+        "u32" => whole("0", "4294967295"),
+        "usize" | "u64" | "u128" => "a whole number of at least 0".into(),
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number".into(),
+        "f32" | "f64" => "a number".into(),
+        "a boolean" => "true or false".into(),
+        "a string" | "a character" | "path string" | "a borrowed string" => "text in quotes".into(),
+        "a sequence" => "a list".into(),
+        _ => match wanted.strip_prefix("an array of length ") {
+            Some(count) => format!("a list of {count} values"),
+            None if wanted == "variant identifier" || wanted.starts_with("enum ") => {
+                "a name in quotes".into()
+            }
+            None if wanted == "a map" || wanted.contains("enum ") || wanted.contains("struct ") => {
+                "a table, { key = value, ... }".into()
+            }
+            None => "another kind of value".into(),
+        },
+    }
+}
+
+/// What to write instead, where people often write something else.
+fn advice(key: &str, value: &Value) -> Option<String> {
+    let number = || value.is_integer() || value.is_float();
+    if value.is_table() {
+        return None;
+    }
+    Some(match (key, value) {
+        ("optimizer", Value::String(name)) => {
+            format!("write optimizer = {{ type = \"{}\" }}", shortened(&name.to_lowercase()))
+        }
+        ("learning_rate", _) if number() => {
+            format!("write learning_rate = {{ schedule = \"constant\", rate = {value} }}")
+        }
+        ("learning_rate", _) => "write learning_rate = { schedule = \"one_cycle\", peak = 0.2 }".into(),
+        ("augment", _) => "write augment = { rotate_degrees = 10, shift_pixels = 2 }".into(),
+        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("same") => {
+            "that is half the kernel, rounded down: padding = 1 for kernel = 3".into()
+        }
+        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("valid") => {
+            "that is padding = 0".into()
+        }
+        ("kernel" | "stride" | "padding", Value::Array(_)) => "one number holds for both directions".into(),
+        (_, Value::String(text)) if text.parse::<f64>().is_ok() || ["true", "false"].contains(&&**text) => {
+            "write it without quotes".into()
+        }
+        _ => return None,
+    })
+}
+
+/// A syntax tree as plain values. Numbers keep to the range of TOML's, which the syntax does not check.
+fn table(table: &DeTable<'_>) -> Result<Table, Problem> {
+    let entry = |(key, item): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
+        let key: &std::borrow::Cow<'_, str> = key.get_ref();
+        let value = value(item.get_ref()).map_err(|problem| problem.below(Step::Key(key.to_string())))?;
+        Ok((key.to_string(), value))
+    };
+    table.iter().map(entry).collect()
+}
+
+fn value(found: &DeValue<'_>) -> Result<Value, Problem> {
+    let number = |shown: &str| Problem::must_be("a number that is not as large", &shortened(shown));
+    Ok(match found {
+        DeValue::String(text) => Value::String(text.to_string()),
+        DeValue::Boolean(value) => Value::Boolean(*value),
+        DeValue::Datetime(date) => Value::Datetime(*date),
+        DeValue::Integer(digits) => {
+            let parsed = i64::from_str_radix(digits.as_str(), digits.radix());
+            Value::Integer(parsed.map_err(|_| number(digits.as_str()))?)
+        }
+        DeValue::Float(digits) => {
+            let parsed = digits.as_str().parse::<f64>().ok();
+            // Infinity is what `inf` says, and nothing else.
+            let fits = |value: &f64| value.is_finite() || digits.as_str().contains(['n', 'N']);
+            Value::Float(parsed.filter(fits).ok_or_else(|| number(digits.as_str()))?)
+        }
+        DeValue::Array(items) => {
+            let item = |(index, item): (usize, &Spanned<DeValue<'_>>)| {
+                value(item.get_ref()).map_err(|problem| problem.below(Step::Item(index)))
+            };
+            Value::Array(items.iter().enumerate().map(item).collect::<Result<_, _>>()?)
+        }
+        DeValue::Table(found) => Value::Table(table(found)?),
+    })
+}
+
+/// A value as serde reads it.
+struct Node(Value);
+
+impl<'de> de::Deserializer<'de> for Node {
+    type Error = Problem;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        match self.0 {
+            Value::String(text) => visitor.visit_string(text),
+            Value::Integer(number) => visitor.visit_i64(number),
+            Value::Float(number) => visitor.visit_f64(number),
+            Value::Boolean(value) => visitor.visit_bool(value),
+            Value::Datetime(_) => Err(de::Error::invalid_type(Unexpected::Other("date"), &visitor)),
+            Value::Array(items) => {
+                let (len, wanted) = (items.len(), words(&(&visitor as &dyn Expected).to_string()));
+                let mut items = Items(items.into_iter().enumerate());
+                let made = visitor.visit_seq(&mut items)?;
+                match items.0.len() {
+                    0 => Ok(made),
+                    _ => Err(Problem::must_be(&wanted, &format!("a list of {len}"))),
+                }
+            }
+            Value::Table(table) => visitor.visit_map(Entries { rest: table.into_iter(), next: None }),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
+        visitor.visit_some(self)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        names: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Problem> {
+        match &self.0 {
+            Value::String(name) => {
+                let name: StrDeserializer<'_, Problem> = name.as_str().into_deserializer();
+                visitor.visit_enum(name)
+            }
+            other => {
+                let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
+                Err(Problem::must_be(&names.join(" or "), &shown(unexpected(other))))
+            }
+        }
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+        tuple_struct map struct identifier ignored_any
+    }
+}
+
+fn unexpected(value: &Value) -> Unexpected<'_> {
+    match value {
+        Value::String(text) => Unexpected::Str(text),
+        Value::Integer(number) => Unexpected::Signed(*number),
+        Value::Float(number) => Unexpected::Float(*number),
+        Value::Boolean(value) => Unexpected::Bool(*value),
+        Value::Datetime(_) => Unexpected::Other("date"),
+        Value::Array(_) => Unexpected::Seq,
+        Value::Table(_) => Unexpected::Map,
+    }
+}
+
+struct Items(std::iter::Enumerate<std::vec::IntoIter<Value>>);
+
+impl<'de> de::SeqAccess<'de> for &mut Items {
+    type Error = Problem;
+
+    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Problem> {
+        let Some((index, item)) = self.0.next() else { return Ok(None) };
+        seed.deserialize(Node(item)).map(Some).map_err(|problem| problem.below(Step::Item(index)))
+    }
+}
+
+struct Entries {
+    rest: <Table as IntoIterator>::IntoIter,
+    next: Option<(String, Value)>,
+}
+
+impl<'de> de::MapAccess<'de> for Entries {
+    type Error = Problem;
+
+    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Problem> {
+        self.next = self.rest.next();
+        let Some((key, _)) = &self.next else { return Ok(None) };
+        let name: StrDeserializer<'_, Problem> = key.as_str().into_deserializer();
+        seed.deserialize(name).map(Some).map_err(|problem| Problem { key: Some(key.clone()), ..problem })
+    }
+
+    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Problem> {
+        let (key, value) = self.next.take().expect("a key comes before its value");
+        let hint = advice(&key, &value);
+        seed.deserialize(Node(value)).map_err(|mut problem| {
+            if let Some(hint) = hint.filter(|_| problem.at.is_empty()) {
+                problem.message += &format!(": {hint}");
+            }
+            problem.below(Step::Key(key))
+        })
+    }
+}

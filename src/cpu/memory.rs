@@ -1,0 +1,144 @@
+//! What an engine will take, told before it takes anything.
+
+use super::kernels::LANES;
+use super::program::{Kernel, Program};
+use crate::engine::Setup;
+use crate::error::{Error, Result};
+use crate::memory;
+
+/// Bytes of an engine. Sums that no `u64` can hold stay at the largest one, which nobody has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Need {
+    /// Each net's vectors and learning rates.
+    pub(super) net: u64,
+    pub(super) nets: u64,
+    /// A copy of all the nets' vectors, and the file that it becomes: what saving a run takes.
+    pub(super) saving: u64,
+    /// Sixteen images on their way through a net.
+    pub(super) block: u64,
+    pub(super) blocks: u64,
+    /// What a thread keeps for itself.
+    pub(super) thread: u64,
+    pub(super) threads: u64,
+}
+
+impl Need {
+    /// Of `blocks` blocks on `threads` threads.
+    pub(super) fn of(setup: &Setup<'_>, program: &Program, blocks: usize, threads: usize) -> Self {
+        let training = setup.training.is_some();
+        let params = sum(setup.model.params().iter().map(|param| param.param.size()));
+        // The parameters and their averages are always there.
+        let vectors = 2 + setup.train.optimizer.memory().len() as u64;
+        let vectors = floats(params).saturating_mul(vectors);
+        let steps = setup.train_batches().map_or(0, |batches| batches.steps_per_epoch());
+        // The engine has the learning rates, and the run, too.
+        let rates = floats(steps as u64).saturating_mul(setup.train.epochs as u64).saturating_mul(2);
+        let nets = setup.replicas.len() as u64;
+        let copies = if training { 2 } else { 0 };
+        Self {
+            net: vectors.saturating_add(rates),
+            nets,
+            saving: vectors.saturating_mul(nets).saturating_mul(copies),
+            block: block(program, training),
+            blocks: blocks as u64,
+            thread: thread(program, training),
+            threads: threads as u64,
+        }
+    }
+
+    /// All but the blocks.
+    fn fixed(&self) -> u64 {
+        let nets = self.net.saturating_mul(self.nets);
+        nets.saturating_add(self.saving).saturating_add(self.thread.saturating_mul(self.threads))
+    }
+
+    /// All of it.
+    pub(super) fn total(&self) -> u64 {
+        self.fixed().saturating_add(self.block.saturating_mul(self.blocks))
+    }
+
+    /// Fails if there is not so much, and says what fits.
+    pub(super) fn check(&self, setup: &Setup<'_>) -> Result<()> {
+        let Some(free) = memory::shortage(self.total()) else { return Ok(()) };
+        let lanes = LANES as u64;
+        let fitting = free.saturating_sub(self.fixed()) / self.block.max(1);
+        let (what, cure) = match setup.train_batches() {
+            Some(batches) => {
+                let nets = if self.nets == 1 { String::new() } else { format!(" of {} nets", self.nets) };
+                let what = format!("training{nets} in batches of {}", batches.batch_size);
+                let cure = match fitting {
+                    0 if self.nets > 1 => {
+                        "fewer nets or smaller layers would help, a smaller batch would not".into()
+                    }
+                    0 => format!("not even batches of {lanes} fit; the network needs smaller layers"),
+                    // A block has all its memory, however few of its images there are.
+                    _ => format!("a batch size of {} fits", fitting.saturating_mul(lanes)),
+                };
+                (what, cure)
+            }
+            None => {
+                let one = Self { blocks: 1, threads: 1, ..*self }.total();
+                let cure = match one <= free && self.threads > 1 {
+                    true => "fewer --threads need less, --threads 1 the least".into(),
+                    false => "the network needs smaller layers".to_owned(),
+                };
+                ("the network".to_owned(), cure)
+            }
+        };
+        Err(Error::Device(memory::message(self.total(), free, &format!("CPU engine: {what}"), &cure)))
+    }
+}
+
+fn sum(values: impl Iterator<Item = usize>) -> u64 {
+    values.fold(0, |sum, value| sum.saturating_add(value as u64))
+}
+
+fn floats(values: u64) -> u64 {
+    values.saturating_mul(4)
+}
+
+/// As `Block::new` makes it.
+fn block(program: &Program, training: bool) -> u64 {
+    let lanes = LANES as u64;
+    let activations = floats(sum(program.buffers.iter().copied())).saturating_mul(lanes);
+    let channels = sum(program.batch_norms.iter().map(|&(channels, _)| channels));
+    let gradients = match training {
+        true => floats(program.largest() as u64)
+            .saturating_mul(2)
+            .saturating_add(floats(program.grad_len() as u64)),
+        false => 0,
+    };
+    // Two sums in f64 and a shift.
+    activations.saturating_add(gradients).saturating_add(channels.saturating_mul(20))
+}
+
+/// A convolution's padded input and reordered weights, and the arrays of a layer without a tuned kernel.
+fn thread(program: &Program, training: bool) -> u64 {
+    let padded = |kernel: &Kernel| match kernel {
+        Kernel::Conv2d(dims) if dims.padding > 0 => {
+            let [height, width] = [dims.in_height, dims.in_width].map(|size| size + 2 * dims.padding);
+            floats(sum([dims.in_channels * height * width * LANES].into_iter()))
+        }
+        _ => 0,
+    };
+    let weights = |kernel: &Kernel| match kernel {
+        Kernel::Conv2d(dims) => {
+            let columns = dims.group_in() * dims.kernel * dims.kernel;
+            floats(sum([dims.out_channels * columns].into_iter()))
+        }
+        _ => 0,
+    };
+    let reference = |kernel: &Kernel| match kernel {
+        // Values and bounds in f64: what goes in and out, there and back, and what the layer sums up.
+        Kernel::Fallback { input, output, .. } => {
+            let arrays = if training { 6 } else { 2 };
+            sum([input.len(), output.len()].into_iter()).saturating_mul(16 * LANES as u64 * arrays)
+        }
+        _ => 0,
+    };
+    let most =
+        |bytes: &dyn Fn(&Kernel) -> u64| program.ops.iter().map(|op| bytes(&op.kernel)).max().unwrap_or(0);
+    // Forward and backward have a padded input each.
+    let padded = most(&padded).saturating_mul(if training { 2 } else { 1 });
+    padded.saturating_add(most(&weights)).saturating_add(most(&reference))
+}

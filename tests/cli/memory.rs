@@ -1,0 +1,73 @@
+//! Where memory or threads are short, a command says so and what would fit; it does not die.
+
+use super::*;
+
+/// Runs with the shell's `limit`, such as `-v 1000000`.
+fn limited(dir: &Path, limit: &str, args: &[&str]) -> Done {
+    let script = format!("ulimit {limit}; exec \"$0\" \"$@\"");
+    let output = Command::new("sh")
+        .args(["-c", &script, env!("CARGO_BIN_EXE_shadernet")])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .unwrap();
+    Done {
+        code: output.status.code().unwrap_or_else(|| panic!("{args:?}: {}", output.status)),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// So many images take their memory as floats, of which a limit of 1 GB has no room.
+fn wide(channels: usize) -> String {
+    TINY.replace(
+        "  { type = \"conv2d\", out_channels = 4, kernel = 3 },\n",
+        &format!("  {{ type = \"conv2d\", out_channels = {channels}, kernel = 3, padding = 1 }},\n")
+            .repeat(2),
+    )
+}
+
+#[test]
+fn what_does_not_fit_says_what_does() {
+    let dir = workplace();
+    let images = bars(3000, 3);
+    fs::write(dir.path().join(IMAGES), images.0).unwrap();
+    fs::write(dir.path().join(LABELS), idx(&[3000], &images.1)).unwrap();
+    fs::write(dir.path().join("tiny.toml"), wide(512)).unwrap();
+    let before = listing(dir.path());
+    let done = limited(dir.path(), "-v 1000000", &train(&["--batch-size", "3000", "--threads", "2"]));
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    let said = |words: &str| assert!(done.stderr.contains(words), "{words}: {}", done.stderr);
+    said("error: CPU engine: training in batches of 3000 needs ");
+    said("are free: a batch size of ");
+    assert_eq!(listing(dir.path()), before);
+    // And that is true.
+    let size = done.stderr.split("a batch size of ").nth(1).unwrap().split(' ').next().unwrap();
+    let arguments = train(&["--batch-size", size, "--threads", "2", "--max-steps", "1", "--no-report"]);
+    let done = limited(dir.path(), "-v 1000000", &arguments);
+    assert_eq!(done.code, 0, "batch size {size}: {}", done.stderr);
+
+    // Many nets, and a net that nobody can even use.
+    fs::write(dir.path().join("tiny.toml"), wide(1024)).unwrap();
+    let done = limited(dir.path(), "-v 1000000", &train(&["--replicas", "250", "--threads", "1"]));
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(
+        done.stderr.contains("training of 250 nets") && done.stderr.contains("fewer nets"),
+        "{}",
+        done.stderr
+    );
+    ok(dir.path(), &train(&["--max-steps", "1", "--out", "run", "--no-report"]));
+    let eval = ["eval", "run/model.safetensors", "--data", "data", "--device", "cpu", "--threads", "1"];
+    let done = limited(dir.path(), "-v 260000", &eval);
+    assert!(done.code == 1 && done.stderr.starts_with("error: "), "{} {}", done.code, done.stderr);
+}
+
+/// A thousand stacks have no room in the address space.
+#[test]
+fn threads_that_cannot_start_are_an_error() {
+    let dir = workplace();
+    let done = limited(dir.path(), "-v 1000000", &train(&["--threads", "1024"]));
+    assert_eq!(done.code, 1, "{}", done.stderr);
+    assert!(done.stderr.contains("error: cannot start 1024 threads: "), "{}", done.stderr);
+    assert!(!dir.path().join("runs").exists());
+}

@@ -1,0 +1,318 @@
+//! What a user may write in a model or suite file: every message says where, what would fit, and nothing of how it is read.
+
+use std::fs;
+use std::time::{Duration, Instant};
+
+use shadernet::experiments::Suite;
+use shadernet::model::Model;
+
+const MODEL: &str = r#"name = "every"
+input = [1, 12, 12]
+classes = ["a", "b", "c"]
+layers = [
+  { type = "conv2d", name = "first", out_channels = 4, kernel = 3, stride = 1, padding = 1, groups = 1, bias = true },
+  { type = "leaky_relu", negative_slope = 0.1 },
+  { type = "batch_norm2d", eps = 1e-5, momentum = 0.1 },
+  { type = "max_pool2d", kernel = 2, stride = 2, padding = 0 },
+  { type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 },
+  { type = "dropout", rate = 0.1 },
+  { type = "flatten" },
+  { type = "linear", out_features = 3, bias = false },
+]
+
+[train]
+epochs = 3
+batch_size = 16
+optimizer = { type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.0 }
+learning_rate = { schedule = "one_cycle", peak = 0.1, warmup = 0.2, start = 0.1, end = 0.1 }
+init = "kaiming"
+label_smoothing = 0.1
+average_decay = 0.5
+augment = { rotate_degrees = 3.0, shift_pixels = 1.0, scale = 0.05, shear = 0.1, plain_epochs = 1 }
+"#;
+
+/// Words of serde and Rust, which nobody should have to know.
+const FORBIDDEN: &[&str] = &[
+    "usize",
+    "u64",
+    "u32",
+    "u16",
+    "u8",
+    "i64",
+    "f32",
+    "f64",
+    "sequence",
+    "struct",
+    "variant",
+    "tagged",
+    "enum",
+    "map",
+    "expected",
+    "invalid type",
+    "invalid value",
+    "invalid length",
+    "field",
+    "deserial",
+    "untagged",
+    "newtype",
+    "identifier",
+    "boolean",
+    "string",
+    "integer",
+    "array",
+    "byte",
+];
+
+/// Values of every kind that TOML knows, and of extreme size.
+const VALUES: &[&str] = &[
+    "\"text\"",
+    "\"3\"",
+    "\"same\"",
+    "\"\"",
+    "'\\u001b[31m'",
+    "-1",
+    "0",
+    "3",
+    "3.5",
+    "1e308",
+    "-1e308",
+    "1e999",
+    "nan",
+    "-inf",
+    "true",
+    "9223372036854775807",
+    "18446744073709551615",
+    "999999999999999999999999999999999999999999",
+    "[]",
+    "[3, 5]",
+    "[[3]]",
+    "[\"a\"]",
+    "[{}]",
+    "{}",
+    "{ type = 3 }",
+    "{ type = \"x\", schedule = \"x\" }",
+    "{ schedule = [] }",
+    "1979-05-27T07:32:00Z",
+    "07:32:00",
+    "0xffffffffffffffff",
+    "0x7fffffffffffffff",
+    "0b1",
+    "1_000",
+];
+
+fn assert_plain(message: &str, text: &str) {
+    // What the user wrote may have any word.
+    let words = message.to_lowercase();
+    for word in FORBIDDEN {
+        let found = words
+            .split(|c: char| !c.is_alphanumeric() && c != ' ')
+            .any(|part| format!(" {part} ").contains(&format!(" {word} ")));
+        assert!(!found, "{word:?} in {message:?} for {text}");
+    }
+    assert!(message.len() < 700 && !message.contains('\u{1b}'), "{message:?}");
+}
+
+/// Each `key = value` of a text with its value replaced by another.
+fn spoiled(text: &str) -> Vec<String> {
+    let mut texts = Vec::new();
+    for (at, _) in text.match_indices(" = ") {
+        let rest = &text[at + 3..];
+        // To the comma, bracket or line end that closes the value.
+        let mut depth = 0;
+        let end = rest.find(|c| {
+            depth += i32::from("[{".contains(c)) - i32::from("]}".contains(c));
+            depth < 0 || depth == 0 && (c == ',' || c == '\n')
+        });
+        let rest = &rest[end.unwrap_or(rest.len())..];
+        for value in VALUES {
+            texts.push(format!("{} = {value}{rest}", &text[..at]));
+        }
+        // The key is called otherwise, and is missing.
+        texts.push(format!("{}x = 3{rest}", &text[..at]));
+        let start =
+            text[..at].rfind([',', '\n', '{']).map_or(0, |at| at + usize::from(&text[at..=at] != ","));
+        texts.push(format!(
+            "{}{}",
+            &text[..start],
+            rest.strip_prefix(',').filter(|_| text[..start].ends_with('{')).unwrap_or(rest)
+        ));
+    }
+    texts
+}
+
+#[test]
+fn whatever_is_wrong_with_a_model_is_said_in_plain_words() {
+    Model::parse(MODEL, "x.toml").unwrap();
+    let (mut refused, texts) = (0, spoiled(MODEL));
+    for text in &texts {
+        if let Err(error) = Model::parse(text, "x.toml") {
+            let message = error.to_string();
+            assert_plain(&message, text);
+            let line = message.strip_prefix("x.toml:").and_then(|rest| rest.split(':').next());
+            // What concerns the whole has no line.
+            let whole = ["input = ", "layers is empty", "classes has "];
+            let wanted = !whole.iter().any(|words| message.starts_with(&format!("x.toml: {words}")));
+            assert!(!wanted || line.is_some_and(|line| line.parse::<usize>().is_ok()), "{message}\n{text}");
+            refused += 1;
+        }
+    }
+    assert!(texts.len() > 1000 && refused > 900, "{refused} of {}", texts.len());
+}
+
+const SUITE: &str = r#"name = "mine"
+target = 99.0
+select = { hold_out = 5000, first_seed = 900, seeds = 2, by = "loss" }
+test = { first_seed = 0, seeds = 5 }
+
+[[groups]]
+name = "rates"
+question = "Which?"
+select = { hold_out = 5000, first_seed = 900, seeds = 2 }
+test = { first_seed = 0, seeds = 5 }
+arms = [
+  { name = "a", model = "x.toml" },
+  { name = "b", model = "x.toml", set = { dropout = 0.1 }, candidates = [{ train = { epochs = 3 } }] },
+]
+"#;
+
+#[test]
+fn whatever_is_wrong_with_a_suite_is_said_in_plain_words() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("suite.toml");
+    fs::write(dir.path().join("x.toml"), MODEL).unwrap();
+    fs::write(&path, SUITE).unwrap();
+    Suite::load(&path).unwrap();
+    for text in spoiled(SUITE) {
+        fs::write(&path, &text).unwrap();
+        if let Err(error) = Suite::load(&path) {
+            assert_plain(&error.to_string().replace(&*dir.path().to_string_lossy(), ""), &text);
+        }
+    }
+}
+
+/// What to write instead of what other libraries know.
+#[test]
+fn messages_say_what_to_write() {
+    let cases = [
+        (
+            "{ type = \"sgd\", momentum = 0.9, nesterov = true, weight_decay = 0.0 }",
+            "\"Adam\"",
+            "write optimizer = { type = \"adam\" }",
+        ),
+        (
+            "{ schedule = \"one_cycle\", peak = 0.1, warmup = 0.2, start = 0.1, end = 0.1 }",
+            "0.1",
+            "write learning_rate = { schedule = \"constant\", rate = 0.1 }",
+        ),
+        (
+            "epochs = 3",
+            "epochs = \"3\"",
+            "x.toml:16: train.epochs must be a whole number of at least 0, not \"3\": write it without quotes",
+        ),
+        (
+            "epochs = 3",
+            "epoch = 3",
+            "x.toml:16: train: there is no key `epoch` (did you mean epochs?); there are epochs, ",
+        ),
+        (
+            "kernel = 3",
+            "kernel = [3, 5]",
+            "x.toml:5: layer `first`: kernel must be a whole number of at least 0, not a list: one number holds",
+        ),
+        ("padding = 1", "padding = \"same\"", "padding = 1 for kernel = 3"),
+        ("padding = 1", "padding = -1", "padding must be a whole number of at least 0, not -1"),
+        (
+            "stride = 1",
+            "stride = 9223372036854775807",
+            "stride = 9223372036854775807 must be from 1 to 65536",
+        ),
+        (
+            "stride = 1",
+            "stride = 18446744073709551615",
+            "layers[0].stride must be a number that is not as large, not 18446744073709551615",
+        ),
+        ("kernel = 3", "kernel = 4294967295", "kernel 4294967295 is too large: it can be 1 to 13"),
+        ("kernel = 3, ", "", "layer `first`: `kernel` is missing"),
+        ("out_channels = 4", "out_channels = 4000000000000", "is too large: it can have 16000000 values"),
+        ("out_features = 3", "out_features = 9223372036854775807", "is too large"),
+        (
+            "[1, 12, 12]",
+            "[1, 40000, 40000]",
+            "input = [1, 40000, 40000] is too large: an image can have 16000000 values",
+        ),
+        ("[1, 12, 12]", "[1, 4294967296, 4294967296]", "is too large"),
+        ("[1, 12, 12]", "[12, 12]", "x.toml:2: input must be a list of 3 values, not a list of 2"),
+        ("[1, 12, 12]", "[1, 12, 12, 1]", "x.toml:2: input must be a list of 3 values, not a list of 4"),
+        (
+            "\"flatten\"",
+            "\"softmax\"",
+            "x.toml:11: there is no layer type \"softmax\": leave it out, since the loss takes the softmax itself",
+        ),
+        ("\"flatten\"", "\"Dense\"", "write linear, after flatten"),
+        ("\"flatten\"", "\"Conv2D\"", "write conv2d"),
+        ("\"flatten\"", "\"Dropout2d\"", "write dropout, "),
+        ("\"flatten\"", "\"nn.Flaten\"", "did you mean flatten?"),
+        ("\"flatten\"", "\"sigmoid\"", "relu and leaky_relu are the activations"),
+        ("momentum = 0.9", "momentum = nan", "momentum = NaN must be from 0"),
+        ("peak = 0.1", "peak = 1e308", "learning_rate.peak = inf must be from"),
+        ("nesterov", "nestrov", "there is no key `nestrov` (did you mean nesterov?)"),
+        (
+            "\"one_cycle\"",
+            "\"onecycle\"",
+            "there is no name \"onecycle\" (did you mean one_cycle?); there are one_cycle, ",
+        ),
+        ("\"kaiming\"", "\"he\"", "train.init: there is no name \"he\"; there are "),
+        ("\"kaiming\"", "3", "train.init must be \"pytorch\" or \"kaiming\", not 3"),
+        ("[\"a\", \"b\", \"c\"]", "[\"a\", \"b\", \"a\"]", "x.toml:3: classes: \"a\" is there twice"),
+        ("[\"a\", \"b\", \"c\"]", "[\"a\", \"\", \"c\"]", "classes: name 2 must have 1 to 100 characters"),
+        (
+            "[\"a\", \"b\", \"c\"]",
+            "[\"a\", \"\\u001b[31m\", \"c\"]",
+            "classes: name 2 must have 1 to 100 characters",
+        ),
+    ];
+    for (from, to, words) in cases {
+        assert!(MODEL.contains(from), "{from}");
+        let message = Model::parse(&MODEL.replacen(from, to, 1), "x.toml").unwrap_err().to_string();
+        assert!(message.contains(words), "{from} -> {to}: {message}");
+    }
+    for name in ["x".repeat(100_000), "ü".repeat(50_000)] {
+        for from in ["every", "first", "conv2d", "kaiming", "weight_decay"] {
+            let message = Model::parse(&MODEL.replacen(from, &name, 1), "x.toml").unwrap_err().to_string();
+            assert!(message.len() < 700, "{from}: {}", message.len());
+        }
+    }
+}
+
+/// The parser is recursive: however deep brackets stand, and whatever is wrong with them, the stack holds.
+#[test]
+fn brackets_within_brackets_are_no_danger() {
+    for piece in
+        ["[", "{", "{ a = ", "{ a ", "{ a = ]", "{ a = ], b = ", "[{ a = ", "{ a = }", "[ }", "x = [\n"]
+    {
+        for start in ["x = ", "layers = [", "", "[[layers]]\n"] {
+            let message =
+                Model::parse(&format!("{start}{}", piece.repeat(30_000)), "x.toml").unwrap_err().to_string();
+            assert!(message.starts_with("x.toml:") && message.len() < 300, "{start}{piece}: {message}");
+        }
+    }
+}
+
+/// Time grows with the number of layers, not with its square.
+#[test]
+fn tens_of_thousands_of_layers_are_read_at_once() {
+    let mut text = String::from("name = \"deep\"\ninput = [4, 4, 4]\nlayers = [\n");
+    text += "{ type = \"conv2d\", out_channels = 4, kernel = 1 },\n";
+    for _ in 0..15_000 {
+        text += "{ type = \"relu\" },\n{ type = \"conv2d\", out_channels = 4, kernel = 1, weights_of = \"conv1\" },\n";
+    }
+    text += "{ type = \"global_avg_pool2d\" }]\n";
+    let start = Instant::now();
+    let model = Model::parse(&text, "deep.toml").unwrap();
+    assert_eq!((model.layers.len(), model.parameter_count()), (30_002, 20));
+    assert_eq!(model.param_indices().len(), 30_002);
+    assert!(model.to_string().len() > 1_000_000);
+    Model::parse(&model.to_toml(), "deep.toml").unwrap();
+    // Less than a second where it is optimised; the square would take minutes.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+}
