@@ -298,6 +298,16 @@ fn brackets_within_brackets_are_no_danger() {
     }
 }
 
+#[test]
+fn a_text_beyond_every_description_is_refused_by_its_size() {
+    let dir = tempfile::tempdir().unwrap();
+    let (path, text) = (dir.path().join("suite.toml"), "#".repeat((8 << 20) + 1));
+    fs::write(&path, &text).unwrap();
+    for message in [Model::parse(&text, "x.toml").unwrap_err(), Suite::load(&path).unwrap_err()] {
+        assert!(message.to_string().contains("is too large"), "{message}");
+    }
+}
+
 /// Time grows with the number of layers, not with its square.
 #[test]
 fn tens_of_thousands_of_layers_are_read_at_once() {

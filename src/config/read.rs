@@ -22,6 +22,10 @@ pub(crate) struct Document<'t> {
 impl<'t> Document<'t> {
     /// Reads the syntax; `path` is for messages.
     pub(crate) fn parse(text: &'t str, path: &'t str) -> Result<Self> {
+        if text.len() > MAX_TEXT {
+            let message = format!("this text is too large: a description has at most {MAX_TEXT} bytes");
+            return Err(Error::Config { path: path.to_owned(), line: None, message });
+        }
         let line_ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
         if let Err((offset, message)) = check_brackets(text) {
             let line = Some(line_of(&line_ends, offset));
@@ -72,6 +76,9 @@ fn line_of(line_ends: &[usize], offset: usize) -> usize {
     line_ends.partition_point(|&end| end < offset) + 1
 }
 
+/// Largest text that is read: it takes some fifty times as much memory. What a program writes with all defaults spelled out
+/// is longer than what a user writes.
+pub(crate) const MAX_TEXT: usize = 8 << 20;
 /// No description needs more levels of lists and tables.
 const MAX_DEPTH: usize = 64;
 

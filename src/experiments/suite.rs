@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Table;
 
-use crate::config::Document;
+use crate::config::{Document, MAX_TEXT};
 use crate::error::{Error, Result};
+use crate::files::read_at_most;
 use crate::model::Model;
 
 /// A suite of experiments.
@@ -189,7 +190,7 @@ impl Suite {
     /// ```
     pub fn load(path: &Path) -> Result<Self> {
         let fail = |message: String| Error::Config { path: path.display().to_string(), line: None, message };
-        let text = std::fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = read_text(path)?;
         let file: File = Document::parse(&text, &path.display().to_string())?.read()?;
         let folder = path.parent().unwrap_or(Path::new(""));
         let mut groups: Vec<Group> = Vec::new();
@@ -265,6 +266,14 @@ fn is_file_name(name: &str) -> bool {
     !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
+/// The text of a suite or of one of its models.
+fn read_text(path: &Path) -> Result<String> {
+    let bad = |message: String| Error::Config { path: path.display().to_string(), line: None, message };
+    let bytes = read_at_most(path, MAX_TEXT as u64)?
+        .ok_or_else(|| bad(format!("this file is too large: at most {MAX_TEXT} bytes are read")))?;
+    String::from_utf8(bytes).map_err(|_| bad("this is not a text file".into()))
+}
+
 fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
     let recipe = |change: &Table| -> Result<Recipe> {
         let mut rest = change.clone();
@@ -273,7 +282,7 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
             Some(toml::Value::String(path)) => path.into(),
             _ => arm.model.clone(),
         });
-        let text = std::fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = read_text(&path)?;
         // Read as it is first, for messages with the right lines.
         let name = path.display().to_string();
         let base = Model::parse(&text, &name)?;
