@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use sha2::{Digest, Sha256};
 use shadernet::checkpoint::{Checkpoint, read_weights};
 use shadernet::dataset::{Dataset, Images};
 use shadernet::device::Device;
@@ -197,14 +198,29 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// Writes a file and gives its folder to a reader.
+/// Writes a file and gives its folder to a reader; then once more as somebody writes it who has its digest right.
 fn in_folder(name: &str, read: impl Fn(&Path)) -> impl Fn(&[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
     move |bytes| {
         fs::write(&path, bytes).unwrap();
         read(dir.path());
+        if let Some(sealed) = sealed(bytes) {
+            fs::write(&path, sealed).unwrap();
+            read(dir.path());
+        }
     }
+}
+
+/// A file of ours with the digest of its bytes, if there is a place for it.
+fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
+    let mark = br#""file_sha256":""#;
+    let start = bytes.windows(mark.len()).position(|window| window == mark)? + mark.len();
+    let mut bytes = bytes.to_vec();
+    bytes.get_mut(start..start + 64)?.fill(b'0');
+    let digest: String = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    bytes[start..start + 64].copy_from_slice(digest.as_bytes());
+    Some(bytes)
 }
 
 #[test]

@@ -198,6 +198,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
     state.check_data(&data)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
+    state.model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;

@@ -10,6 +10,7 @@ use super::entries::{Entries, name_of, shown};
 use super::{LFS_POINTER, MAX_BYTES, Part, buffer};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory;
 
 const MAX_COUNT: usize = 1 << 24;
 const MAX_SIDE: usize = 4096;
@@ -117,6 +118,7 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
         *dim = u32::from_be_bytes(*bytes) as usize;
     }
     let size = body_size(&dims).map_err(bad)?;
+    memory::check(size as u64, &path.display().to_string(), "fewer or smaller images need less")?;
 
     let mut body = buffer(size.min(FIRST_RESERVE)).map_err(bad)?;
     fill(&mut reader, path, size, &mut body)?;

@@ -13,6 +13,7 @@ use super::layout::Layout;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory;
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
 
@@ -149,6 +150,8 @@ fn read(
         );
         return Err(Error::data(dir, message));
     }
+    let what = format!("{}: {count} pictures of {input}", dir.display());
+    memory::check(bytes, &what, "a model with a smaller input needs less")?;
     let mut pixels = buffer(bytes as usize).map_err(|message| Error::data(dir, message))?;
     pixels.resize(bytes as usize, 0);
     let read: Vec<Result<Seen>> = on_all_processors(|| {
