@@ -202,6 +202,13 @@ fn a_run_writes_its_folder_and_eval_agrees() {
     let logits = safetensors::SafeTensors::deserialize(&logits).unwrap();
     assert_eq!(logits.tensor("logits").unwrap().shape(), [30, 3]);
 
+    // The targets of the course assignment are about MNIST.
+    assert!(!done.stdout.contains("target of the assignment"), "{}", done.stdout);
+    let mnist = format!("{ROOT}/data/mnist");
+    let digits =
+        ["train", "--data", &mnist, "--device", "cpu", "--max-steps", "1", "--no-report", "--out", "digits"];
+    assert!(ok(dir.path(), &digits).stdout.contains("target of the assignment"));
+
     // The next run takes the next number and learns the same.
     let again = ok(dir.path(), &train(&["--epochs", "5", "--json"])).json();
     assert_eq!(again["weights_sha256"], summary["weights_sha256"]);
