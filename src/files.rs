@@ -213,8 +213,11 @@ pub(crate) fn remove_leftovers(folder: &Path) {
     }
 }
 
-/// A word as a POSIX shell reads it: in quotes, where it needs them.
+/// A word as a POSIX shell reads it: in quotes, where it needs them. A path that begins like an option gets `./` before it.
 pub fn quoted(word: &str) -> Cow<'_, str> {
+    if word.starts_with('-') {
+        return quoted(&format!("./{word}")).into_owned().into();
+    }
     let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,@%+".contains(c);
     if !word.is_empty() && word.chars().all(plain) {
         return word.into();
@@ -461,6 +464,8 @@ mod tests {
             ("$(rm)", "'$(rm)'"),
             ("", "''"),
             ("~", "'~'"),
+            ("-x", "./-x"),
+            ("-- x", "'./-- x'"),
         ] {
             assert_eq!(quoted(word), quotes);
         }
