@@ -48,7 +48,7 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
     };
     let signalled = bar.clone();
     stop::end_with("stopped; the same command goes on where this one stopped", move || {
-        signalled.finish_and_clear()
+        signalled.finish_and_clear();
     })?;
     let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
     bar.finish_and_clear();

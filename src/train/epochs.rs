@@ -55,7 +55,8 @@ impl Run<'_> {
         loop {
             let step = self.progress.step;
             let is_tested = self.progress.rows.last().is_some_and(|row| row.step == step);
-            let flow = if step > 0 && !is_tested && (step % self.steps_per_epoch == 0 || step >= end) {
+            let flow = if step > 0 && !is_tested && (step.is_multiple_of(self.steps_per_epoch) || step >= end)
+            {
                 self.finish_epoch(watch)?
             } else if step >= end {
                 return Ok(Ending::Done);
