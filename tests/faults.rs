@@ -172,9 +172,7 @@ impl Left {
                 files.insert(path.strip_prefix(run).unwrap().display().to_string());
                 if path.is_dir() {
                     folders.push(path);
-                } else if path.ends_with("metrics.csv") {
-                    tables.push(without(&path, &["seconds"]));
-                } else if path.ends_with("runs.csv") {
+                } else if path.ends_with("metrics.csv") || path.ends_with("runs.csv") {
                     tables.push(without(&path, &["seconds"]));
                 } else if path.extension().is_some_and(|extension| extension == "safetensors")
                     && !path.ends_with("checkpoint.safetensors")
