@@ -389,3 +389,51 @@ fn every_bit_of_a_state_counts() {
     }
     assert!(flips > 4000, "{flips}");
 }
+
+/// A file system of its own, where we may make one.
+struct Mounted<'a>(&'a Path);
+
+impl<'a> Mounted<'a> {
+    fn new(at: &'a Path, size: &str) -> Option<Self> {
+        fs::create_dir(at).unwrap();
+        let made = Command::new("mount").args(["-t", "tmpfs", "-o", size, "tmpfs"]).arg(at).output();
+        made.is_ok_and(|made| made.status.success()).then_some(Self(at))
+    }
+
+    fn resize(&self, size: &str) {
+        let options = format!("remount,{size}");
+        assert!(Command::new("mount").args(["-o", &options]).arg(self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Mounted<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg(self.0).status();
+    }
+}
+
+#[test]
+fn a_full_file_system_loses_nothing_either() {
+    let dir = workplace(48);
+    let many = ["--epochs", "120"];
+    let whole = Command::new(PROGRAM).args(SINGLE.start).args(many).current_dir(dir.path()).output().unwrap();
+    assert!(whole.status.success(), "{}", text(&whole));
+    let whole = Left::of(&dir.path().join("run"));
+    fs::remove_dir_all(dir.path().join("run")).unwrap();
+    let run = dir.path().join("run");
+    let Some(mounted) = Mounted::new(&run, "size=60k") else {
+        println!("skipped: no file system can be mounted here");
+        return;
+    };
+    let output =
+        Command::new(PROGRAM).args(SINGLE.start).args(many).current_dir(dir.path()).output().unwrap();
+    let said = text(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("cannot write run/") && said.contains("No space left"), "{said}");
+    assert!(said.contains("shadernet train --resume run") && !said.contains(".shadernet"), "{said}");
+    mounted.resize("size=10m");
+    let output =
+        Command::new(PROGRAM).args(SINGLE.go_on(dir.path())).current_dir(dir.path()).output().unwrap();
+    assert!(output.status.success(), "{}", text(&output));
+    assert_eq!(Left::of(&run), whole);
+}
