@@ -10,6 +10,10 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 
+mod made;
+
+pub(crate) use made::MadeFolders;
+
 /// Fails if no file can be written at `path`: [`check_outputs`] for a file that is made without reading others.
 ///
 /// # Errors
@@ -162,7 +166,7 @@ fn target_of(path: &Path) -> io::Result<PathBuf> {
     Err(io::Error::other("too many links lead from one to another"))
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
@@ -185,9 +189,9 @@ fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(folder).map_err(|error| {
         // The system's own reason, without the temporary name, of which the user knows nothing.
-        let reason = error.get_ref().and_then(|wrapper| wrapper.source()?.downcast_ref::<io::Error>());
-        let code = reason.and_then(io::Error::raw_os_error);
-        code.map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
+        let text = error.to_string();
+        let reason = text.split_once(" at path ").map_or(&*text, |(reason, _)| reason);
+        io::Error::new(error.kind(), reason)
     })?;
     // Where there are no locks, nobody can take it for a leftover either.
     let _ = file.as_file().try_lock();

@@ -2,11 +2,11 @@
 //! ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, Write};
+use std::io::{self, ErrorKind, Read, Seek, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 
 /// What the names of lock files begin with.
 pub(crate) const PREFIX: &str = ".shadernet.";
@@ -20,8 +20,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Lock {
     path: PathBuf,
-    /// `None` where the file system knows no locks: nobody is kept out then.
-    file: Option<File>,
+    file: File,
 }
 
 impl Lock {
@@ -30,11 +29,10 @@ impl Lock {
     /// # Errors
     /// [`Error::Busy`] if another process holds it, and what the system refuses.
     pub(crate) fn take(folder: &Path, name: &str) -> Result<Self> {
-        let path = folder.join(format!("{PREFIX}{name}"));
+        let mut path = folder.join(format!("{PREFIX}{name}"));
         let mut tries = 0;
         loop {
-            let open = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-            let mut file = open.map_err(Error::io("write into", folder))?;
+            let file = open(&path, true).map_err(Error::io("write into", folder))?;
             match file.try_lock() {
                 Ok(()) => {}
                 // Somebody may only have looked whether it is free.
@@ -44,12 +42,14 @@ impl Lock {
                     continue;
                 }
                 Err(TryLockError::WouldBlock) => return Err(busy(folder, file)),
-                Err(TryLockError::Error(_)) => return Ok(Self { path, file: None }),
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => continue,
+                // A file system without locks keeps nobody out.
+                Err(TryLockError::Error(_)) => {}
             }
+            let mut lock = Self { path, file };
             // Its last owner may have removed the file after it was opened here: then that name is free for others.
-            let opened = file.try_clone().and_then(same_file::Handle::from_file);
-            let named = same_file::Handle::from_path(&path);
-            if !matches!((opened, named), (Ok(opened), Ok(named)) if opened == named) {
+            if !lock.is_held() {
+                path = lock.path.clone();
                 continue;
             }
             let about = format!(
@@ -59,14 +59,27 @@ impl Lock {
                 humantime::format_rfc3339_seconds(SystemTime::now())
             );
             // Only to be told to others: the lock holds without it.
-            let _ = file.set_len(0).and_then(|()| file.write_all(about.as_bytes()));
-            return Ok(Self { path, file: Some(file) });
+            let _ = lock.file.set_len(0).and_then(|()| lock.file.write_all(about.as_bytes()));
+            return Ok(lock);
         }
+    }
+
+    /// True as long as the file in the folder is the one that was locked: the folder may have been moved or replaced.
+    pub(crate) fn is_held(&self) -> bool {
+        let opened = self.file.try_clone().and_then(same_file::Handle::from_file);
+        let named = same_file::Handle::from_path(&self.path);
+        matches!((opened, named), (Ok(opened), Ok(named)) if opened == named)
     }
 
     /// Fails with [`Error::Busy`] if another process holds the lock.
     pub(crate) fn check_free(folder: &Path, name: &str) -> Result<()> {
-        let Ok(file) = File::open(folder.join(format!("{PREFIX}{name}"))) else { return Ok(()) };
+        let file = match open(&folder.join(format!("{PREFIX}{name}")), false) {
+            Ok(file) => file,
+            Err(error) if [ErrorKind::NotFound, ErrorKind::PermissionDenied].contains(&error.kind()) => {
+                return Ok(());
+            }
+            Err(error) => return Err(Error::io("write into", folder)(error)),
+        };
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => Err(busy(folder, file)),
             Ok(()) | Err(TryLockError::Error(_)) => Ok(()),
@@ -77,9 +90,24 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         // While it is still held, so that nobody else's is removed.
-        if self.file.is_some() {
+        if self.is_held() {
             let _ = std::fs::remove_file(&self.path);
         }
+    }
+}
+
+/// Opens a lock file. Something else of its name is no lock of ours: a pipe would wait, and a link would lead elsewhere.
+fn open(path: &Path, make: bool) -> io::Result<File> {
+    if let Ok(found) = path.symlink_metadata()
+        && !found.is_file()
+    {
+        let message = format!("{} is in the way, and is no lock file", path.display());
+        return Err(io::Error::new(ErrorKind::InvalidInput, message));
+    }
+    if make {
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+    } else {
+        File::open(path)
     }
 }
 
@@ -90,7 +118,7 @@ fn busy(folder: &Path, mut file: File) -> Error {
     if read.is_err() || owner.is_empty() {
         owner = "another process".into();
     }
-    Error::Busy { path: folder.to_owned(), owner }
+    Error::Busy { path: folder.to_owned(), owner: shown(&owner).into_owned() }
 }
 
 #[cfg(test)]
@@ -114,6 +142,26 @@ mod tests {
         }
         drop((lock, other));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        // A folder that is replaced while it is held is not held any more, and what is there now stays.
+        let lock = Lock::take(dir.path(), "lock").unwrap();
+        assert!(lock.is_held());
+        std::fs::remove_file(dir.path().join(".shadernet.lock")).unwrap();
+        let new = Lock::take(dir.path(), "lock").unwrap();
+        assert!(!lock.is_held() && new.is_held());
+        drop(lock);
+        assert!(new.is_held());
+        drop(new);
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("elsewhere", dir.path().join(".shadernet.lock")).unwrap();
+            for message in [
+                message(Lock::take(dir.path(), "lock").map(drop)),
+                message(Lock::check_free(dir.path(), "lock")),
+            ] {
+                assert!(message.contains("is no lock file"), "{message}");
+            }
+            std::fs::remove_file(dir.path().join(".shadernet.lock")).unwrap();
+        }
         // What a dead process left is no lock.
         std::fs::write(dir.path().join(".shadernet.lock"), "process 1 on moon since ever and a day").unwrap();
         Lock::check_free(dir.path(), "lock").unwrap();

@@ -6,6 +6,9 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
 
+/// What a thread's stack takes of the address space, if nobody asked for another size.
+const STACK: u64 = 2 << 20;
+
 /// Fails if `what` needs more bytes than there are; `cure` is what would help.
 pub(crate) fn check(needed: u64, what: &str, cure: &str) -> Result<()> {
     match shortage(needed) {
@@ -22,6 +25,22 @@ pub(crate) fn shortage(needed: u64) -> Option<u64> {
 /// What an error says about a shortage.
 pub(crate) fn message(needed: u64, free: u64, what: &str, cure: &str) -> String {
     format!("{what} needs {} of memory, {} are free: {cure}", HumanBytes(needed), HumanBytes(free))
+}
+
+/// Fails if `ulimit` leaves no room for the stacks of so many threads. Some of them would start, and hold what the message
+/// needs.
+pub(crate) fn check_stacks(threads: usize) -> Result<()> {
+    let needed = threads as u64 * STACK;
+    match of_limits().filter(|&free| free < needed) {
+        None => Ok(()),
+        Some(free) => {
+            let (needed, free) = (HumanBytes(needed), HumanBytes(free));
+            let message = format!(
+                "cannot start {threads} threads: their stacks need {needed} of address space, {free} are left"
+            );
+            Err(Error::Device(message))
+        }
+    }
 }
 
 /// Bytes that this process can still get: the least of what the system has, what the process's group may take, and what

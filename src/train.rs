@@ -137,18 +137,28 @@ pub struct Run<'a> {
     save_every: Duration,
     /// When the state was last written, and which step it has.
     saved: (Instant, Option<u32>),
+    /// The nets as they were last tested.
+    tested: Option<Tested>,
     /// When models and summary were last written.
     results_written: Option<Written>,
     /// Steps that take about [`REPORT_SECONDS`].
     pace: u32,
 }
 
-/// When models and summary were written, how long it took, and which epoch they are of.
+/// When models and summary were written, how long it took, and of which step they are.
 #[derive(Debug, Clone, Copy)]
 struct Written {
     at: Instant,
     took: Duration,
-    epoch: usize,
+    step: u32,
+}
+
+/// Weights that were tested, with what is known of that time.
+#[derive(Debug)]
+struct Tested {
+    step: u32,
+    weights: Vec<Vec<Tensor>>,
+    diverged: Vec<bool>,
 }
 
 impl std::fmt::Debug for Run<'_> {
@@ -209,12 +219,16 @@ fn open<'a>(
     Ok((opened, learning_rates, steps_per_epoch as u32))
 }
 
-/// The weights are no longer numbers.
-fn diverged(model: &Model, net: &Replica, what: &str) -> Error {
-    let Replica { seed, point, .. } = net;
-    let (which, cure) = match point.is_empty() {
-        true => (format!("seed {seed}"), "lower learning_rate in [train]"),
-        false => (format!("{point}, seed {seed}"), "leave it out, or lower its learning rate"),
+/// No net's weights are numbers any more.
+fn diverged(model: &Model, nets: &[Replica], what: &str) -> Error {
+    let (which, cure) = match nets {
+        [Replica { seed, point, .. }] if point.is_empty() => {
+            (format!("seed {seed}"), "lower learning_rate in [train]")
+        }
+        [Replica { seed, point, .. }] => {
+            (format!("{point}, seed {seed}"), "leave it out, or lower its learning rate")
+        }
+        nets => (format!("all {} nets", nets.len()), "lower their learning rates"),
     };
     let message = format!("training diverged ({which}): {what} is no longer finite; {cure}");
     Error::Diverged { model: model.name.clone(), message }
@@ -259,6 +273,7 @@ impl<'a> Run<'a> {
             diverged: vec![false; settings.replicas.len()],
             data_sha256: data.sha256(),
             classes: data.classes.clone(),
+            rules: RULES,
             devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic(options) }],
         };
         let folder = Arc::new(RunFolder::create(out, &model.name)?);
@@ -275,6 +290,7 @@ impl<'a> Run<'a> {
             progress,
             save_every: SAVE_EVERY,
             saved: (Instant::now(), None),
+            tested: None,
             results_written: None,
             pace: 1,
         })
@@ -319,10 +335,15 @@ impl<'a> Run<'a> {
             saved: (Instant::now(), Some(progress.step)),
             progress,
             save_every: SAVE_EVERY,
+            tested: None,
             results_written: None,
             pace: 1,
         };
-        run.forget_partial_epoch();
+        let Progress { step, rows, diverged, .. } = &run.progress;
+        if rows.last().is_some_and(|row| row.step == *step) {
+            let (weights, diverged) = (state.vectors(run.model_vector()), diverged.clone());
+            run.tested = Some(Tested { step: *step, weights, diverged });
+        }
         // The run may have been killed between writing its state and this.
         run.write_metrics()?;
         Ok(run)
@@ -340,9 +361,10 @@ impl<'a> Run<'a> {
         &self.progress.devices
     }
 
-    /// The step of the state that is on the disk, from which the run can go on; none before the first was written.
+    /// The step of the state that is on the disk, from which the run can go on; none before the first was written, and after
+    /// somebody took the folder away.
     pub fn saved_step(&self) -> Option<u32> {
-        self.saved.1
+        self.saved.1.filter(|_| self.folder.is_ours())
     }
 
     /// True if every epoch of the recipe was trained and tested.

@@ -10,7 +10,8 @@ use shadernet::download::{DATA_SETS, RemoteFile, fetch};
 use shadernet::error::Result;
 use shadernet::files::quoted;
 
-use super::{Output, stop};
+use super::Output;
+use super::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -46,10 +47,8 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
         bar.set_length(file.size);
         bar.set_position(done);
     };
-    let signalled = bar.clone();
-    stop::end_with("stopped; the same command goes on where this one stopped", move || {
-        signalled.finish_and_clear();
-    })?;
+    let stop = Stop::catch()?;
+    stop.end_at_once("stopped; the same command goes on where this one stopped", Some(bar.clone()));
     let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
     bar.finish_and_clear();
     fetched?;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::engine::Metrics;
-use shadernet::error::{Result, shown};
+use shadernet::error::{Error, Result, shown};
 use shadernet::experiments::{
     Job, Options, Phase, Row, Rows, Suite, Watcher, carry_out, choose_rows, report,
 };
@@ -22,6 +22,8 @@ Examples:
   shadernet experiments suite.toml             # all of it; the same command goes on where it was stopped
   shadernet experiments suite.toml --shard 1/4 # a quarter of it, on one of four machines
   shadernet experiments suite.toml --report    # only the report, of what is done so far";
+
+const STOPPED: &str = "stopped; all of it is saved, and the same command goes on";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -82,6 +84,9 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
     let mut rows;
     let stop = Stop::catch()?;
     if args.report {
+        if !out.is_dir() {
+            return Err(Error::data(&out, "there is no such folder, so there are no rows to report"));
+        }
         rows = Rows::read(&out, &own_file)?;
         let mut progress = Progress { output, bar: None, label: String::new(), stop: &stop };
         choose_rows(&suite, args.data.as_deref(), &mut rows, &mut progress)?;
@@ -111,7 +116,7 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
     let path = report(&suite, &rows).write(&out)?;
     output.line(format_args!("report: {}", path.display()));
     if ending == Ending::Stopped {
-        output::note(&"stopped; all of it is saved, and the same command goes on");
+        output::note(&STOPPED);
         return Ok(stop.code());
     }
     Ok(ExitCode::SUCCESS)
@@ -151,10 +156,12 @@ impl Watcher for Progress<'_> {
         output::warning(&warning);
     }
 
-    fn foreign(&mut self, rows: usize) {
-        output::warning(&format_args!(
-            "{rows} rows in this folder are of other data, another hold-out or other rules: they stay, and do not count"
-        ));
+    fn loading(&mut self, is_loading: bool) {
+        if is_loading {
+            self.stop.end_at_once(STOPPED, None);
+        } else {
+            self.stop.wait();
+        }
     }
 
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize) {

@@ -104,7 +104,9 @@ const MOST_COLUMNS: usize = 40;
 /// A name from a file on one line, shortened to what fits a column.
 pub(crate) fn short(name: &str) -> String {
     let name = shown(name);
-    if name.width() <= MOST_COLUMNS {
+    // Characters without a width of their own are no reason for a line without end.
+    const MOST_CHARS: usize = 4 * MOST_COLUMNS;
+    if name.width() <= MOST_COLUMNS && name.chars().nth(MOST_CHARS).is_none() {
         return name.into_owned();
     }
     let mut columns = 0;
@@ -112,8 +114,7 @@ pub(crate) fn short(name: &str) -> String {
         columns += c.width().unwrap_or(0);
         columns < MOST_COLUMNS
     };
-    // Characters without a width of their own are no reason for a line without end.
-    name.chars().take(4 * MOST_COLUMNS).take_while(fits).chain(['…']).collect()
+    name.chars().take(MOST_CHARS).take_while(fits).chain(['…']).collect()
 }
 
 /// The column of a table that has names, all as wide as the widest, which is no wider than [`MOST_COLUMNS`].

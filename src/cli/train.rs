@@ -17,7 +17,7 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
+use shadernet::train::{Ending, RULES, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
 
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
@@ -167,7 +167,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
     let stop = Stop::catch()?;
-    let mut run = Run::start(
+    let run = Run::start(
         &model,
         &settings,
         &data,
@@ -176,18 +176,26 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
         init.as_deref(),
         args.out.as_deref(),
     )?;
-    finish(args, &mut run, &data, &model, stop, report, output)
+    finish(args, run, &data, &model, stop, report, output)
 }
 
 /// A run that goes on.
 fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<ExitCode> {
     check_resume(args, folder)?;
-    let state = RunState::load(folder)?;
-    let dir = args.data.as_deref().unwrap_or(&state.settings.data);
+    let mut state = RunState::load(folder)?;
+    if let Some(data) = &args.data {
+        state.settings.data = absolute(data);
+    }
+    let dir = &state.settings.data;
     if state.is_old {
         output::warning(&format_args!(
             "{}: its state was written by an older shadernet, without a checksum of the whole file: damage may go unnoticed",
             folder.display()
+        ));
+    }
+    if state.rules() != RULES {
+        output::warning(&format_args!(
+            "the run was begun by a shadernet that trains by other rules: the result will not be that of an uninterrupted run"
         ));
     }
     if args.data.is_none() && !dir.exists() {
@@ -203,7 +211,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
     let stop = Stop::catch()?;
-    let mut run = Run::resume(&state, &data, &device, gpu_options(args))?;
+    let run = Run::resume(&state, &data, &device, gpu_options(args))?;
     if let [.., before, here] = run.devices()
         && here.from_step == run.step()
     {
@@ -213,7 +221,11 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             here.from_step, before.device, here.device
         ));
     }
-    finish(args, &mut run, &data, &state.model, stop, report, output)
+    finish(args, run, &data, &state.model, stop, report, output)
+}
+
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {
@@ -238,57 +250,73 @@ fn check_adapter(
 
 fn finish(
     args: &TrainArgs,
-    run: &mut Run<'_>,
+    mut run: Run<'_>,
     data: &TrainingData,
     model: &Model,
     stop: Stop,
     mut report: Report,
     output: &mut Output,
 ) -> Result<ExitCode> {
-    report.ready(run);
+    report.ready(&run);
     run.save_every(Duration::from_secs(args.save_every.into()));
     let mut watch = Stoppable { report: &mut report, stop: &stop };
+    let go_on = |run: &Run<'_>| {
+        let folder = run.folder().to_string_lossy().into_owned();
+        format!("shadernet train --resume {}", files::quoted(&folder))
+    };
     match run.train(args.max_steps, &mut watch) {
         Ok(Ending::Done) => {}
         Ok(Ending::Stopped) => {
             report.stopped();
             match run.saved_step() {
                 Some(step) => output::note(&format_args!(
-                    "stopped after step {step}, all of it is saved; to go on: shadernet train --resume {}",
-                    files::quoted(&run.folder().to_string_lossy())
+                    "stopped after step {step}, all of it is saved; to go on: {}",
+                    go_on(&run)
                 )),
-                None => output::note(&"stopped before the first step; nothing is left of the run"),
+                None if run.step() == 0 => {
+                    output::note(&"stopped before the first step; nothing is left of the run")
+                }
+                None => output::note(
+                    &"stopped; somebody took the folder of the run away, and nothing is left of it",
+                ),
             }
             return Ok(stop.code());
         }
         Err(error) => {
             report.stopped();
             if let (Some(step), false) = (run.saved_step(), matches!(error, Error::Diverged { .. })) {
-                output::note(&format_args!(
-                    "all up to step {step} is saved; to go on from there: shadernet train --resume {}",
-                    files::quoted(&run.folder().to_string_lossy())
-                ));
+                let command = go_on(&run);
+                output::note(&format_args!("all up to step {step} is saved; to go on from there: {command}"));
             }
             return Err(error);
         }
     }
     let summary = run.finish()?;
-    stop.release();
+    let folder = run.folder().to_owned();
+    // From here on the folder is free for others.
+    drop(run);
     report.finish(&summary, model)?;
-    if !args.no_report && stop.go_on().is_continue() {
-        // Whatever happens here, the run is saved.
-        match write_page(args, &summary, data) {
-            Ok(path) => report.page(&path)?,
-            Err(error) => output::warning(&format_args!("no report was written: {error}")),
-        }
-    }
     if args.json {
         let text = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
         output.line(format_args!("{text}"));
     } else if args.quiet {
         output.line(format_args!("{}", report::result(&summary)));
     }
-    Ok(if stop.go_on().is_continue() { ExitCode::SUCCESS } else { stop.code() })
+    if !args.no_report {
+        let command = format!("shadernet report {}", files::quoted(&folder.to_string_lossy()));
+        let line = format!("stopped; the run is finished and saved, without its report: {command}");
+        stop.end_at_once(&line, None);
+        if stop.go_on().is_break() {
+            output::note(&line);
+            return Ok(stop.code());
+        }
+        // Whatever happens here, the run is saved.
+        match write_page(args, &summary, data) {
+            Ok(path) => report.page(&path)?,
+            Err(error) => output::warning(&format_args!("no report was written: {error}")),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }
 
 /// Shows a run, and stops it after a signal.
@@ -345,7 +373,7 @@ fn settings(args: &TrainArgs, model: &Model) -> Result<Settings> {
         replicas: Sweep::parse(&args.sweep)?.replicas(model, &(seed..=last).collect::<Vec<_>>())?,
         shuffle: args.shuffle != Some(Switch::Off),
         // So that the run can go on from another working directory.
-        data: std::path::absolute(data).unwrap_or_else(|_| data.to_owned()),
+        data: absolute(data),
         hold_out: args.hold_out.unwrap_or(0) as usize,
     })
 }

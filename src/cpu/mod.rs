@@ -13,6 +13,7 @@ use crate::batch::BatchSettings;
 use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
+use crate::memory::check_stacks;
 use crate::tensor::Tensor;
 
 mod block;
@@ -69,6 +70,7 @@ impl<'a> CpuEngine<'a> {
     /// Threads that cannot be started, and less memory than it would take: nothing is taken then.
     pub fn new(setup: &Setup<'a>, threads: Option<usize>) -> Result<Self> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
+        check_stacks(threads)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
             let cure = if threads > 1 { "; --threads 1 needs the fewest" } else { "" };
             Error::Device(format!("cannot start {threads} threads: {error}{cure}"))

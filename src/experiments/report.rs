@@ -74,11 +74,15 @@ pub fn report(suite: &Suite, rows: &Rows) -> Report {
     devices.sort_unstable();
     devices.dedup();
     line(text, &format!("\n{} runs so far, on: {}.", rows.iter().count(), devices.join("; ")));
-    let old = rows.iter().filter(|row| row.origin().is_none()).count();
+    let old = rows.iter().filter(|row| row.is_old()).count();
     if old > 0 {
         let message = "of them were made by a shadernet that did not yet record data, hold-out and rules in each row; they are \
                        taken to be of the same.";
         line(text, &format!("\n{old} {message}"));
+    }
+    if !rows.conflicts().is_empty() {
+        let message = "runs have several rows with different results, of which the first counts:";
+        line(text, &format!("\n{} {message} {}.", rows.conflicts().len(), rows.conflicts().join("; ")));
     }
     if rows.foreign() > 0 {
         let message =

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::replica::Replica;
 use crate::tensor::Shape;
-use crate::train::{Ending, Run, RunState, Settings, Summary, TrainingData, Watch};
+use crate::train::{Ending, RULES, Run, RunState, Settings, Summary, TrainingData, Watch};
 
 /// How a suite is carried out.
 #[derive(Debug)]
@@ -50,10 +50,11 @@ pub struct Job<'a> {
 
 /// Someone who wants to see how a suite goes.
 pub trait Watcher: Watch {
-    /// Called with what is odd about the data set.
+    /// Called with what is odd about the data set, the rows, or a run that goes on.
     fn warning(&mut self, warning: &str);
-    /// Called with how many rows of a phase that are there do not count, as they are of other data, another hold-out or other rules.
-    fn foreign(&mut self, rows: usize);
+    /// Called with true before images are loaded, when nobody asks [`Watch::go_on`] and nothing can be lost, and with false
+    /// behind it.
+    fn loading(&mut self, is_loading: bool);
     /// Called before a job: how many of the phase's jobs of this process are done, and how many there are.
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize);
     /// Called after a job with its rows.
@@ -61,10 +62,19 @@ pub trait Watcher: Watch {
 }
 
 /// The images of a phase, for each size of input.
-type Loaded = HashMap<Shape, (TrainingData, Origin)>;
+type Loaded = HashMap<Shape, TrainingData>;
+/// Where the rows of each phase and size of input come from that count.
+type Origins = HashMap<(Phase, Shape), Origin>;
 
 /// Loads all images that the recipes of a phase need. In the select phase the test set's files are not opened.
-fn load(suite: &Suite, phase: Phase, dir: &Path, watcher: &mut dyn Watcher) -> Result<Loaded> {
+fn load(
+    suite: &Suite,
+    phase: Phase,
+    dir: &Path,
+    origins: &mut Origins,
+    watcher: &mut dyn Watcher,
+) -> Result<Loaded> {
+    watcher.loading(true);
     let hold_out = if phase == Phase::Select { suite.hold_out() } else { 0 };
     let mut loaded = HashMap::new();
     for (_, arm) in suite.arms().filter(|(_, arm)| phase == Phase::Test || arm.candidates.len() > 1) {
@@ -72,23 +82,21 @@ fn load(suite: &Suite, phase: Phase, dir: &Path, watcher: &mut dyn Watcher) -> R
             if let Entry::Vacant(place) = loaded.entry(recipe.model.input) {
                 let data = TrainingData::load(dir, *place.key(), hold_out)?;
                 data.warnings.iter().for_each(|warning| watcher.warning(warning));
-                let origin = Origin::of(&data, hold_out);
-                place.insert((data, origin));
+                origins.insert((phase, *place.key()), Origin::of(&data, hold_out));
+                place.insert(data);
             }
         }
     }
+    watcher.loading(false);
     Ok(loaded)
 }
 
-/// Lets only those rows of a phase count that this build would make from these images, or that do not say where they come from.
-fn sort_out(suite: &Suite, phase: Phase, loaded: &Loaded, rows: &mut Rows) {
+/// Lets only those rows count that this build would make from these images, or that do not say where they come from.
+fn sort_out(suite: &Suite, origins: &Origins, rows: &mut Rows) {
     let inputs = inputs(suite);
     rows.retain(|row| {
-        let Some(input) = inputs.get(row.fingerprint.as_str()).filter(|_| row.phase == phase) else {
-            return true;
-        };
-        let here = loaded.get(input).map(|(_, origin)| origin);
-        here.is_none_or(|here| row.origin().is_none_or(|origin| origin == *here))
+        let Some(input) = inputs.get(row.fingerprint.as_str()) else { return true };
+        origins.get(&(row.phase, *input)).is_none_or(|origin| row.may_be_of(origin))
     });
 }
 
@@ -96,6 +104,29 @@ fn sort_out(suite: &Suite, phase: Phase, loaded: &Loaded, rows: &mut Rows) {
 fn inputs(suite: &Suite) -> HashMap<&str, Shape> {
     let recipes = suite.arms().flat_map(|(_, arm)| &arm.candidates);
     recipes.map(|recipe| (recipe.fingerprint.as_str(), recipe.model.input)).collect()
+}
+
+/// Tells what is odd about the rows that are there.
+fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
+    let foreign = rows.foreign();
+    if foreign > 0 {
+        watcher.warning(&format!(
+            "{foreign} rows in this folder are of other data, another hold-out or other rules: they stay, and do not count"
+        ));
+    }
+    let old = rows.iter().filter(|row| row.is_old()).count();
+    if old > 0 {
+        watcher.warning(&format!(
+            "{old} rows in this folder were written by an older shadernet, without data, hold-out and rules: they are taken \
+             to be of these"
+        ));
+    }
+    if let [first, ..] = rows.conflicts() {
+        let count = rows.conflicts().len();
+        watcher.warning(&format!(
+            "of {count} runs there are rows with different results, such as {first}: the first one counts"
+        ));
+    }
 }
 
 /// Prepares rows for a report without training: lets only those count that are of the images in `data`. Without `data`, all
@@ -109,25 +140,25 @@ pub fn choose_rows(
     rows: &mut Rows,
     watcher: &mut dyn Watcher,
 ) -> Result<()> {
+    let mut origins = Origins::new();
     if let Some(dir) = data {
         for phase in [Phase::Select, Phase::Test] {
-            sort_out(suite, phase, &load(suite, phase, dir, watcher)?, rows);
+            load(suite, phase, dir, &mut origins, watcher)?;
         }
-        return Ok(());
-    }
-    let inputs = inputs(suite);
-    let mut origins: HashMap<(Phase, Shape), Origin> = HashMap::new();
-    for row in rows.iter() {
-        let (Some(input), Some(origin)) = (inputs.get(row.fingerprint.as_str()), row.origin()) else {
-            continue;
-        };
-        if *origins.entry((row.phase, *input)).or_insert_with(|| origin.clone()) != origin {
-            return Err(Error::Usage(
-                "there are rows of different data, hold-outs or rules: --data says of which images the report is to be"
-                    .into(),
-            ));
+    } else {
+        let inputs = inputs(suite);
+        for row in rows.iter() {
+            let key = inputs.get(row.fingerprint.as_str()).map(|&input| (row.phase, input));
+            let (Some(key), Some(origin)) = (key, row.origin()) else { continue };
+            if *origins.entry(key).or_insert_with(|| origin.clone()) != origin {
+                let message = "there are rows of different data, hold-outs or rules: --data says of which images the report \
+                               is to be";
+                return Err(Error::Usage(message.into()));
+            }
         }
     }
+    sort_out(suite, &origins, rows);
+    tell(rows, watcher);
     Ok(())
 }
 
@@ -143,16 +174,16 @@ pub fn carry_out(
     rows: &mut Rows,
     watcher: &mut dyn Watcher,
 ) -> Result<Ending> {
+    let mut origins = Origins::new();
     if !options.phases.contains(&Phase::Select) {
         // The choice is made from rows of the same images.
-        sort_out(suite, Phase::Select, &load(suite, Phase::Select, options.data, watcher)?, rows);
+        load(suite, Phase::Select, options.data, &mut origins, watcher)?;
     }
-    for &phase in options.phases {
-        let loaded = load(suite, phase, options.data, watcher)?;
-        let before = rows.foreign();
-        sort_out(suite, phase, &loaded, rows);
-        if rows.foreign() > before {
-            watcher.foreign(rows.foreign() - before);
+    for (number, &phase) in options.phases.iter().enumerate() {
+        let loaded = load(suite, phase, options.data, &mut origins, watcher)?;
+        sort_out(suite, &origins, rows);
+        if number + 1 == options.phases.len() {
+            tell(rows, watcher);
         }
         let jobs = jobs(suite, phase, rows, options)?;
         let mine: Vec<Job<'_>> = jobs
@@ -175,9 +206,11 @@ pub fn carry_out(
             if watcher.go_on().is_break() {
                 return Ok(Ending::Stopped);
             }
-            let (data, origin) = &loaded[&job.recipe.model.input];
+            let input = job.recipe.model.input;
             watcher.job(job, done, of);
-            let Some((made, folder)) = train(job, data, origin, options, watcher)? else {
+            let Some((made, folder)) =
+                train(job, &loaded[&input], &origins[&(phase, input)], options, watcher)?
+            else {
                 return Ok(Ending::Stopped);
             };
             watcher.rows(&made);
@@ -185,6 +218,9 @@ pub fn carry_out(
             forget_state(&folder);
         }
     }
+    // Other shards may have got further.
+    rows.read_others()?;
+    sort_out(suite, &origins, rows);
     Ok(Ending::Done)
 }
 
@@ -271,12 +307,21 @@ fn train(
         data: std::path::absolute(options.data).unwrap_or_else(|_| options.data.to_owned()),
         hold_out: origin.hold_out,
     };
-    let (folder, state) = place(&folder(job, options), &settings, data)?;
+    let (folder, state) = place(&folder(job, options), &settings, data, watcher)?;
     let trained = match &state {
         Some(state) => Run::resume(state, data, options.device, options.gpu),
         None => Run::start(model, &settings, data, options.device, options.gpu, None, Some(&folder)),
     }
     .and_then(|mut run| {
+        if let (Some(state), [.., before, here]) = (&state, run.devices()) {
+            watcher.warning(&format!(
+                "{}: up to step {} this run was computed on {}, now on {}, which may round in another way",
+                state.folder().display(),
+                here.from_step,
+                before.device,
+                here.device
+            ));
+        }
         if run.train(None, &mut Forward(watcher))? == Ending::Stopped {
             return Ok(None);
         }
@@ -303,11 +348,16 @@ fn train(
 
 /// The folder for a run, with the state of the same run that was stopped there, if there is one. What is there of another run
 /// stays, and the folder gets a number.
-fn place(folder: &Path, settings: &Settings, data: &TrainingData) -> Result<(PathBuf, Option<RunState>)> {
+fn place(
+    folder: &Path,
+    settings: &Settings,
+    data: &TrainingData,
+    watcher: &mut dyn Watcher,
+) -> Result<(PathBuf, Option<RunState>)> {
     let is_same = |state: &RunState| {
         // The data set may have another path by now: its content counts.
         let here = Settings { data: state.settings.data.clone(), ..settings.clone() };
-        state.settings == here && state.check_data(data).is_ok()
+        state.settings == here && state.check_data(data).is_ok() && state.rules() == RULES
     };
     let mut number = 1;
     loop {
@@ -316,9 +366,19 @@ fn place(folder: &Path, settings: &Settings, data: &TrainingData) -> Result<(Pat
             _ => PathBuf::from(format!("{}-{number}", folder.display())),
         };
         match RunState::load(&folder) {
-            Ok(state) if is_same(&state) => return Ok((folder, Some(state))),
+            Ok(state) if is_same(&state) => {
+                if state.is_old {
+                    watcher.warning(&format!(
+                        "{}: the state of this run has no checksum of the whole file, since an older shadernet wrote it",
+                        folder.display()
+                    ));
+                }
+                return Ok((folder, Some(state)));
+            }
             Err(error @ Error::Busy { .. }) => return Err(error),
-            Ok(_) | Err(_) => {}
+            // No state, or one of something else.
+            Ok(_) | Err(Error::Usage(_)) => {}
+            Err(error) => watcher.warning(&format!("{error}; the run is begun anew in another folder")),
         }
         match Run::check_out(&folder) {
             Ok(()) => return Ok((folder, None)),
@@ -357,7 +417,10 @@ fn row(job: &Job<'_>, origin: &Origin, seed: u32, curve: &[crate::train::Row], s
         best_epoch: first_best.epoch,
         train_accuracy: last.train_accuracy,
         seconds: (summary.seconds / job.seeds.len() as f64 * 1e3).round() / 1e3,
-        device: summary.device.clone(),
+        device: match &summary.devices[..] {
+            [] => summary.device.clone(),
+            several => several.iter().map(|span| span.device.as_str()).collect::<Vec<_>>().join(", then "),
+        },
         weights_sha256,
         accuracies: accuracies.join(" "),
         ..blank(job, origin, seed)

@@ -1,12 +1,13 @@
 //! One row for each run, in CSV files: all that the report is made from, and how a suite knows what is done.
 
+use std::collections::{HashMap, hash_map};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::suite::Phase;
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{self, MadeFolders, write_atomically};
 use crate::lock::Lock;
 use crate::train::{RULES, TrainingData};
 
@@ -85,6 +86,48 @@ impl Row {
         Some(Origin { data_sha256, hold_out, rules })
     }
 
+    /// True if it does not say where it comes from, as rows of shadernet before [`RULES`] had a number.
+    pub fn is_old(&self) -> bool {
+        self.data_sha256.is_none() && self.hold_out.is_none() && self.rules.is_none()
+    }
+
+    /// True if nothing that it says speaks against this origin.
+    pub fn may_be_of(&self, origin: &Origin) -> bool {
+        self.data_sha256.as_ref().is_none_or(|hash| *hash == origin.data_sha256)
+            && self.hold_out.is_none_or(|count| count == origin.hold_out)
+            && self.rules.is_none_or(|rules| rules == origin.rules)
+    }
+
+    /// Says what cannot be in a row.
+    fn check(&self) -> Result<(), String> {
+        let percent = [
+            ("final_accuracy", self.final_accuracy),
+            ("best_accuracy", self.best_accuracy),
+            ("train_accuracy", self.train_accuracy),
+        ];
+        for (name, value) in percent {
+            if !(0.0..=100.0).contains(&value) {
+                return Err(format!("{name} = {value} must be from 0 to 100"));
+            }
+        }
+        // A run that diverged has an infinite loss.
+        if self.final_loss.is_nan() || self.final_loss < 0.0 {
+            return Err(format!("final_loss = {} must be 0 or more", self.final_loss));
+        }
+        if !(0.0..=1e12).contains(&self.seconds) {
+            return Err(format!("seconds = {} must be from 0 to 1e12", self.seconds));
+        }
+        let curve: Vec<&str> = self.accuracies.split_whitespace().collect();
+        let fits = |text: &&str| text.parse().is_ok_and(|value: f64| (0.0..=100.0).contains(&value));
+        if let Some(bad) = curve.iter().find(|text| !fits(text)) {
+            return Err(format!("accuracies: {bad:?} is no accuracy from 0 to 100"));
+        }
+        if curve.len() != self.epochs {
+            return Err(format!("accuracies has {} numbers for {} epochs", curve.len(), self.epochs));
+        }
+        Ok(())
+    }
+
     /// Accuracy in percent after each epoch.
     pub fn curve(&self) -> Vec<f64> {
         self.accuracies.split_whitespace().filter_map(|text| text.parse().ok()).collect()
@@ -102,20 +145,33 @@ pub struct Rows {
     own_file: PathBuf,
     own: Vec<Entry>,
     others: Vec<Entry>,
+    conflicts: Vec<String>,
     /// Nobody else writes the own file meanwhile.
-    _lock: Option<Lock>,
+    lock: Option<Lock>,
+    /// The folder, if it was made for them; dropped after the lock, which would be in it.
+    _made: MadeFolders,
 }
 
-/// A row of a file. One of other origin than the results that are asked for does not count, and stays.
+/// A row of a file.
 #[derive(Debug)]
 struct Entry {
     row: Row,
-    counts: bool,
+    counts: Counts,
+}
+
+/// Whether a row is one of the results that are asked for. It stays in its file in any case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counts {
+    Yes,
+    /// It is of other data, another hold-out or other rules.
+    Foreign,
+    /// An earlier row is of the same run.
+    Double,
 }
 
 impl Entry {
     fn new(row: Row) -> Self {
-        Self { row, counts: true }
+        Self { row, counts: Counts::Yes }
     }
 }
 
@@ -125,9 +181,10 @@ impl Rows {
     /// # Errors
     /// [`Error::Busy`] while another process writes `own_file`, and as [`Rows::read`].
     pub fn open(folder: &Path, own_file: &str) -> Result<Self> {
-        std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
+        let mut made = MadeFolders::default();
+        made.make(folder)?;
         let lock = Lock::take(folder, &format!("{own_file}.lock"))?;
-        Ok(Self { _lock: Some(lock), ..Self::read(folder, own_file)? })
+        Ok(Self { lock: Some(lock), _made: made, ..Self::read(folder, own_file)? })
     }
 
     /// Reads every `*.csv` in `folder`, of which `own_file` is one. A folder that is not there has no rows.
@@ -135,13 +192,35 @@ impl Rows {
     /// # Errors
     /// A file that is no table of runs: with its line.
     pub fn read(folder: &Path, own_file: &str) -> Result<Self> {
-        let mut rows =
-            Self { own_file: folder.join(own_file), own: Vec::new(), others: Vec::new(), _lock: None };
+        let mut rows = Self {
+            own_file: folder.join(own_file),
+            own: Vec::new(),
+            others: Vec::new(),
+            conflicts: Vec::new(),
+            lock: None,
+            _made: MadeFolders::default(),
+        };
+        rows.read_files(folder, |_| true)?;
+        Ok(rows)
+    }
+
+    /// Reads the files of others again, which may have written more meanwhile.
+    ///
+    /// # Errors
+    /// As [`Rows::read`].
+    pub(super) fn read_others(&mut self) -> Result<()> {
+        self.others.clear();
+        let (folder, own) = (files::folder_of(&self.own_file).to_owned(), self.own_file.clone());
+        self.read_files(&folder, |path| path != own)
+    }
+
+    fn read_files(&mut self, folder: &Path, is_wanted: impl Fn(&Path) -> bool) -> Result<()> {
         let mut files: Vec<PathBuf> = match std::fs::read_dir(folder) {
             Ok(entries) => entries.filter_map(|entry| Some(entry.ok()?.path())).collect(),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(rows),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(Error::io("open", folder)(error)),
         };
+        files.retain(|path| is_wanted(path));
         files.retain(|path| path.extension().is_some_and(|extension| extension == "csv"));
         files.sort();
         for path in files {
@@ -155,27 +234,56 @@ impl Rows {
                 .deserialize()
                 .collect::<Result<_, _>>()
                 .map_err(fail)?;
-            let entries = if path == rows.own_file { &mut rows.own } else { &mut rows.others };
+            for (index, row) in found.iter().enumerate() {
+                // The header is the first line; no field of ours has a line break.
+                row.check().map_err(|message| Error::Config {
+                    path: path.display().to_string(),
+                    line: Some(index + 2),
+                    message,
+                })?;
+            }
+            let entries = if path == self.own_file { &mut self.own } else { &mut self.others };
             entries.extend(found.into_iter().map(Entry::new));
         }
-        Ok(rows)
+        Ok(())
     }
 
-    /// Lets only the rows count of which `is_wanted` is true; the others stay in their files.
+    /// Lets only the rows count of which `is_wanted` is true, and of several rows of one run the first.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&Row) -> bool) {
-        for entry in self.own.iter_mut().chain(&mut self.others) {
-            entry.counts &= is_wanted(&entry.row);
+        let mut seen: HashMap<(Phase, String, u32), String> = HashMap::new();
+        self.conflicts.clear();
+        for Entry { row, counts } in self.own.iter_mut().chain(&mut self.others) {
+            if *counts == Counts::Foreign || !is_wanted(row) {
+                *counts = Counts::Foreign;
+                continue;
+            }
+            *counts = Counts::Yes;
+            match seen.entry((row.phase, row.fingerprint.clone(), row.seed)) {
+                hash_map::Entry::Vacant(place) => drop(place.insert(row.weights_sha256.clone())),
+                hash_map::Entry::Occupied(first) => {
+                    *counts = Counts::Double;
+                    if *first.get() != row.weights_sha256 {
+                        self.conflicts.push(format!("{} {:?}, seed {}", row.phase.name(), row.arm, row.seed));
+                    }
+                }
+            }
         }
+    }
+
+    /// Runs of which there are rows with different weights; the first row counts.
+    pub fn conflicts(&self) -> &[String] {
+        &self.conflicts
     }
 
     /// Number of rows in the files that are of other data, another hold-out or other rules, and do not count.
     pub fn foreign(&self) -> usize {
-        self.others.iter().chain(&self.own).filter(|entry| !entry.counts).count()
+        self.others.iter().chain(&self.own).filter(|entry| entry.counts == Counts::Foreign).count()
     }
 
     /// Every row that counts.
     pub fn iter(&self) -> impl Iterator<Item = &Row> {
-        self.others.iter().chain(&self.own).filter(|entry| entry.counts).map(|entry| &entry.row)
+        let rows = self.own.iter().chain(&self.others);
+        rows.filter(|entry| entry.counts == Counts::Yes).map(|entry| &entry.row)
     }
 
     /// The row of a run, whichever arm it was run for.
@@ -185,6 +293,10 @@ impl Rows {
 
     /// Adds rows and writes the file: whole, under another name first.
     pub fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
+        if self.lock.as_ref().is_some_and(|lock| !lock.is_held()) {
+            let message = "its folder was removed, moved or replaced meanwhile; nothing more is written here";
+            return Err(Error::data(&self.own_file, message));
+        }
         self.own.extend(rows.into_iter().map(Entry::new));
         let mut writer = csv::Writer::from_writer(Vec::new());
         for entry in &self.own {

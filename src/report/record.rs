@@ -16,6 +16,7 @@ const MOST_BYTES: u64 = 256 << 20;
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct Figures {
     pub(super) epoch: usize,
+    step: u32,
     pub(super) learning_rate: f64,
     pub(super) train_loss: f64,
     pub(super) train_accuracy: f64,
@@ -60,13 +61,15 @@ impl Record {
             Error::data(folder.join("summary.json"), message)
         })?;
         let damaged = |why: String| Error::data(folder.join("metrics.csv"), format!("damaged: {why}"));
-        let rows: Vec<Figures> = csv::Reader::from_reader(&read("metrics.csv")?[..])
+        let mut rows: Vec<Figures> = csv::Reader::from_reader(&read("metrics.csv")?[..])
             .deserialize()
             .collect::<Result<_, _>>()
             .map_err(|error| {
                 let line = error.position().map_or(String::new(), |at| format!("line {} ", at.line()));
                 damaged(format!("{line}does not have the figures of an epoch"))
             })?;
+        // A run that was killed may have got further than its last summary and models, of which the page tells.
+        rows.retain(|row| row.step <= summary.steps);
         let nets = summary.replicas.len().max(1);
         if rows.is_empty() || !rows.len().is_multiple_of(nets) {
             return Err(damaged(format!("{} rows for {nets} nets", rows.len())));

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::state::Partial;
 use super::summary::round;
-use super::{REPORT_SECONDS, Row, Run, RunState, Watch, diverged, state};
+use super::{Progress, REPORT_SECONDS, Row, Run, RunState, Tested, Watch, diverged, state};
 use crate::engine::Metrics;
 use crate::error::{Error, Result};
 
@@ -30,22 +30,25 @@ impl Run<'_> {
 
     /// Trains until `max_steps` steps were taken in all, to the end, or until `watch` stops it. The state is saved after every
     /// epoch, at a stop, and from time to time within long epochs ([`Run::save_every`]); models and summary after the first
-    /// epoch, and then as often as costs nothing.
+    /// epoch, then as often as costs nothing, and at a stop. Of several nets those whose weights are no longer finite stay
+    /// out, and the others go on.
     ///
     /// # Errors
-    /// What the device or the disk refuses, and weights that are no longer finite; in a sweep only if no net's are. The
-    /// models in the folder are then those of the last epoch that was saved.
+    /// What the device or the disk refuses, and if no net's weights are finite any more. The models in the folder are then
+    /// those of the last epoch.
     pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<Ending> {
-        match self.train_to(max_steps, watch) {
-            Err(Error::Diverged { model, message }) => Err(Error::Diverged {
-                model,
-                message: match self.keep_last_epoch() {
-                    Ok(Some(epoch)) => format!("{message}; the saved weights are those after epoch {epoch}"),
-                    // The divergence is the news.
-                    Ok(None) | Err(_) => message,
-                },
-            }),
-            done => done,
+        let done = self.train_to(max_steps, watch);
+        if matches!(done, Ok(Ending::Done)) {
+            return done;
+        }
+        match (done, self.write_last_epoch()) {
+            (Err(Error::Diverged { model, message }), Ok(Some(epoch))) => {
+                let message = format!("{message}; the saved weights are those after epoch {epoch}");
+                Err(Error::Diverged { model, message })
+            }
+            (Ok(Ending::Stopped), Err(error)) => Err(error),
+            // What went wrong first is the news.
+            (done, _) => done,
         }
     }
 
@@ -76,7 +79,6 @@ impl Run<'_> {
 
     /// Trains to the step `stop` of the current epoch, unless `watch` breaks it off.
     fn train_until(&mut self, stop: u32, watch: &mut dyn Watch) -> Result<ControlFlow<()>> {
-        self.forget_partial_epoch();
         let epoch = self.progress.step / self.steps_per_epoch;
         let mut ahead = VecDeque::new();
         let mut started = self.progress.step;
@@ -87,8 +89,9 @@ impl Run<'_> {
                 flow = watch.go_on();
             }
             let is_due = self.saved.0.elapsed() >= self.save_every;
-            // While the host looks at some steps, the device has the next ones.
-            while flow.is_continue() && !is_due && started < stop && ahead.len() < 2 {
+            // While the host looks at some steps, the device has the next ones; but no more than one that takes long.
+            let most = if self.pace > 1 { 2 } else { 1 };
+            while flow.is_continue() && !is_due && started < stop && ahead.len() < most {
                 let now = self.pace.min(stop - started);
                 self.opened.engine.start_training(now as usize)?;
                 ahead.push_back(now);
@@ -120,29 +123,27 @@ impl Run<'_> {
         }
     }
 
-    /// Drops the row of an epoch that was stopped midway: it is made again when the epoch is over.
-    pub(super) fn forget_partial_epoch(&mut self) {
-        while self.progress.rows.pop_if(|row| row.step % self.steps_per_epoch != 0).is_some() {}
-    }
-
     /// Tests the nets, and writes the state and the metrics.
     fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<ControlFlow<()>> {
         let start = Instant::now();
         let Some(tests) = self.test(watch)? else { return Ok(ControlFlow::Break(())) };
         let progress = &mut self.progress;
         let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
+        for (out, (partial, test)) in progress.diverged.iter_mut().zip(progress.partial.iter().zip(&tests)) {
+            *out |= !(Metrics::from(*partial).loss().is_finite() && test.loss().is_finite());
+        }
+        if progress.diverged.iter().all(|&out| out) {
+            return Err(diverged(self.model, &self.settings.replicas, "the loss"));
+        }
+        // The row of an epoch that was stopped midway is made again now that there is more of it.
+        while progress.rows.pop_if(|row| !row.step.is_multiple_of(self.steps_per_epoch)).is_some() {}
         let first = progress.rows.len();
         for (replica, ((net, &partial), test)) in
             self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
         {
             let train = Metrics::from(partial);
-            let out = &mut progress.diverged[replica];
-            *out |= !(train.loss().is_finite() && test.loss().is_finite());
-            // To find out which values do not train is what a sweep is for.
-            if *out && net.point.is_empty() {
-                return Err(diverged(self.model, net, "the loss"));
-            }
-            let figure = |value: f64| if *out { f64::NAN } else { round(value) };
+            let out = progress.diverged[replica];
+            let figure = |value: f64| if out { f64::NAN } else { round(value) };
             progress.rows.push(Row {
                 seed: net.seed,
                 epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
@@ -157,14 +158,14 @@ impl Run<'_> {
                 train_seconds: round(progress.partial_seconds),
             });
         }
-        if progress.diverged.iter().all(|&out| out) {
-            return Err(diverged(self.model, &self.settings.replicas[0], "the loss of every net"));
-        }
         if progress.step.is_multiple_of(self.steps_per_epoch) {
             progress.partial.fill(Partial::default());
             progress.partial_seconds = 0.0;
         }
         self.save()?;
+        let weights = self.opened.engine.read_all(self.model_vector())?;
+        let Progress { step, ref diverged, .. } = self.progress;
+        self.tested = Some(Tested { step, weights, diverged: diverged.clone() });
         if self.results_written.is_none_or(|last| last.at.elapsed() >= RESULTS_SHARE * last.took) {
             self.finish()?;
         }

@@ -4,16 +4,16 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, MadeFolders};
 use crate::lock::{self, Lock};
 
 /// A folder that is ours to write into. If nothing is written, dropping it removes what was made.
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
-    /// Folders that were made for this run, innermost first.
-    made: Vec<PathBuf>,
+    /// Dropped before the folders, which would else not be empty.
     lock: Option<Lock>,
+    made: MadeFolders,
 }
 
 /// Name of the lock of a run's folder.
@@ -57,10 +57,10 @@ fn is_empty(folder: &Path) -> std::io::Result<bool> {
 impl RunFolder {
     /// Makes `out`, or `runs/<name>-<n>` with the first free number.
     pub(super) fn create(out: Option<&Path>, name: &str) -> Result<Self> {
-        let mut folder = Self { path: PathBuf::new(), made: Vec::new(), lock: None };
+        let mut folder = Self { path: PathBuf::new(), lock: None, made: MadeFolders::default() };
         let Some(out) = out else {
             let runs = Path::new("runs");
-            folder.make_with_parents(runs)?;
+            folder.made.make(runs)?;
             let mut number = 1;
             while !folder.claim(&runs.join(format!("{name}-{number}")))? {
                 number += 1;
@@ -68,11 +68,18 @@ impl RunFolder {
             return Ok(folder);
         };
         check_free(out)?;
-        folder.make_with_parents(out)?;
+        // A folder with nothing but what a dead run left was made by that run: it goes, if this one writes nothing either.
+        if std::fs::read_dir(out).is_ok_and(|mut entries| entries.next().is_some()) {
+            folder.made.add(out);
+        }
+        folder.made.make(out)?;
         folder.path = out.to_owned();
         folder.lock = Some(Lock::take(out, LOCK)?);
         match is_empty(out) {
-            Ok(true) => Ok(folder),
+            Ok(true) => {
+                files::remove_leftovers(out);
+                Ok(folder)
+            }
             // Another run has begun and ended since.
             Ok(false) => Err(taken(out, "this folder exists and is not empty")),
             Err(error) => Err(Error::io("read", out)(error)),
@@ -99,8 +106,9 @@ impl RunFolder {
         if !is_empty(path).map_err(io)? {
             return Ok(false);
         }
+        files::remove_leftovers(path);
         (self.path, self.lock) = (path.to_owned(), Some(lock));
-        self.made.insert(0, path.to_owned());
+        self.made.add(path);
         Ok(true)
     }
 
@@ -111,23 +119,7 @@ impl RunFolder {
 
     /// The folder of a run that goes on.
     pub(super) fn existing(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), made: Vec::new(), lock: Some(Lock::take(path, LOCK)?) })
-    }
-
-    fn make_with_parents(&mut self, path: &Path) -> Result<()> {
-        if path.as_os_str().is_empty() || path.is_dir() {
-            return Ok(());
-        }
-        if let Some(parent) = path.parent() {
-            self.make_with_parents(parent)?;
-        }
-        match std::fs::create_dir(path) {
-            Ok(()) => self.made.insert(0, path.to_owned()),
-            // Another run was faster.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => {}
-            Err(error) => return Err(Error::io("make the folder", path)(error)),
-        }
-        Ok(())
+        Ok(Self { path: path.to_owned(), lock: Some(Lock::take(path, LOCK)?), made: MadeFolders::default() })
     }
 
     /// Where it is.
@@ -135,21 +127,24 @@ impl RunFolder {
         &self.path
     }
 
+    /// True as long as the folder is the one that was taken.
+    pub(super) fn is_ours(&self) -> bool {
+        self.lock.as_ref().is_some_and(Lock::is_held)
+    }
+
+    /// Fails if somebody has removed, moved or replaced the folder: what is there now belongs to others.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.is_ours() {
+            return Ok(());
+        }
+        let message = "this folder was removed, moved or replaced while the run was in it; nothing more is written here";
+        Err(Error::data(&self.path, message))
+    }
+
     /// Writes a file of the run.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.check()?;
         files::write_atomically(&self.path.join(name), bytes)
-    }
-}
-
-impl Drop for RunFolder {
-    fn drop(&mut self) {
-        self.lock = None;
-        for path in &self.made {
-            // A folder with files in it stays, and so do those around it.
-            if std::fs::remove_dir(path).is_err() {
-                break;
-            }
-        }
     }
 }
 

@@ -3,10 +3,9 @@
 use std::time::Instant;
 
 use super::summary::{self, ReplicaSummary, Summary};
-use super::{Row, Run, RunState, Vector, Written};
+use super::{Row, Run, Tested, Vector, Written};
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::error::Result;
-use crate::tensor::Tensor;
 
 const METRICS: &str = "metrics.csv";
 
@@ -15,6 +14,7 @@ impl Run<'_> {
     pub(super) fn write_metrics(&mut self) -> Result<()> {
         let text = self.csv();
         let is_there = std::fs::read(self.folder.path().join(METRICS)).is_ok_and(|old| old == text);
+        // Before the first test there is nothing to tell.
         if is_there || self.progress.rows.is_empty() { Ok(()) } else { self.folder.write(METRICS, &text) }
     }
 
@@ -49,46 +49,38 @@ impl Run<'_> {
         writer.into_inner().expect("memory takes all")
     }
 
-    /// Writes the models and the summary, as of the last epoch.
+    /// Writes the models and the summary, as of the last test.
     ///
     /// # Panics
     /// Before the first test.
     pub fn finish(&mut self) -> Result<Summary> {
         let start = Instant::now();
-        let vector = self.model_vector();
-        let weights = self.opened.engine.read_all(vector)?;
-        let summary = self.write_results(weights)?;
-        let epoch = self.progress.rows.last().map_or(0, |row| row.epoch);
-        self.results_written = Some(Written { at: Instant::now(), took: start.elapsed(), epoch });
+        let tested = self.tested.as_ref().expect("the nets were tested");
+        let summary = self.write_results(tested)?;
+        self.results_written = Some(Written { at: Instant::now(), took: start.elapsed(), step: tested.step });
         Ok(summary)
     }
 
-    fn model_vector(&self) -> Vector {
+    pub(super) fn model_vector(&self) -> Vector {
         if self.averaged() { Vector::Average } else { Vector::Weights }
     }
 
-    /// After a divergence, writes the models and the summary as of the state on the disk. Returns the epoch of the models.
-    pub(super) fn keep_last_epoch(&mut self) -> Result<Option<usize>> {
-        if self.saved.1.is_none() {
-            return Ok(None);
+    /// At an early end, writes models and summary of the last test, if they are not there. Returns the epoch that they are
+    /// of.
+    pub(super) fn write_last_epoch(&mut self) -> Result<Option<usize>> {
+        let Some(step) = self.tested.as_ref().map(|tested| tested.step) else { return Ok(None) };
+        if self.results_written.is_none_or(|last| last.step != step) {
+            self.finish()?;
         }
-        let state = RunState::read(self.folder.clone())?;
-        self.progress = state.progress.clone();
-        self.forget_partial_epoch();
-        let tested = self.progress.rows.last().copied();
-        let Some(row) = tested.filter(|row| row.step == self.progress.step) else {
-            // The state is from within an epoch, and its weights are not those that were tested.
-            return Ok(self.results_written.map(|written| written.epoch));
-        };
-        self.write_results(state.into_vectors(self.model_vector()))?;
-        Ok(Some(row.epoch))
+        Ok(Some(step.div_ceil(self.steps_per_epoch) as usize))
     }
 
     /// Writes a model file for each net with these weights, and the summary.
-    fn write_results(&mut self, weights: Vec<Vec<Tensor>>) -> Result<Summary> {
+    fn write_results(&self, tested: &Tested) -> Result<Summary> {
+        self.folder.check()?;
         let mut replicas = Vec::new();
         let nets = self.settings.replicas.len();
-        for (replica, (net, weights)) in self.settings.replicas.iter().zip(weights).enumerate() {
+        for (replica, (net, weights)) in self.settings.replicas.iter().zip(&tested.weights).enumerate() {
             let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
             let last = rows().next_back().expect("the net was tested");
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
@@ -102,7 +94,7 @@ impl Run<'_> {
                 weights_sha256: None,
             };
             let file = self.settings.model_file(net);
-            if self.progress.diverged[replica] {
+            if tested.diverged[replica] {
                 // Of a net that is out of a sweep, no earlier epoch counts.
                 let _ = std::fs::remove_file(self.folder.path().join(file));
                 replicas.push(summary);
@@ -120,7 +112,7 @@ impl Run<'_> {
             };
             let checkpoint = Checkpoint {
                 model: net.model(self.model, &self.model.train)?,
-                weights,
+                weights: weights.clone(),
                 mean: self.data.mean,
                 std: self.data.std,
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),

@@ -49,16 +49,24 @@ pub(super) struct Progress {
     pub(super) partial: Vec<Partial>,
     /// Seconds spent in that epoch.
     pub(super) partial_seconds: f64,
-    /// Nets of a sweep whose weights are no longer numbers. They stay out, and the file has zeros for them.
+    /// Nets whose weights are no longer numbers. They stay out, and the file has zeros for them.
     pub(super) diverged: Vec<bool>,
     /// SHA-256 of the images and labels: a run goes on with the same data or not at all.
     pub(super) data_sha256: String,
     /// Names of the classes; empty in states of version 2.
     #[serde(default)]
     pub(super) classes: Vec<String>,
+    /// [`RULES`](super::RULES) of the build that began the run.
+    #[serde(default = "first_rules")]
+    pub(super) rules: u32,
     /// The devices so far; empty in states of version 2.
     #[serde(default)]
     pub(super) devices: Vec<DeviceSpan>,
+}
+
+/// Those by which runs were trained when states did not tell.
+fn first_rules() -> u32 {
+    1
 }
 
 /// [`Metrics`], exactly: JSON readers may round an `f64`.
@@ -103,7 +111,7 @@ fn tensors_of(model: &Model, vector: Vector) -> Vec<Wanted> {
         .collect()
 }
 
-/// The file of a run. A net of a sweep whose weights are no longer numbers is put down as diverged.
+/// The file of a run. A net whose weights are no longer numbers is put down as diverged.
 pub(super) fn save(
     engine: &mut (dyn Engine + '_),
     model: &Model,
@@ -116,7 +124,7 @@ pub(super) fn save(
         read.push(engine.read_all(vector)?.into_iter());
     }
     let mut tensors = Vec::new();
-    for (replica, net) in settings.replicas.iter().enumerate() {
+    for replica in 0..settings.replicas.len() {
         let first = tensors.len();
         for ((vector_name, _), replicas) in vectors.iter().zip(&mut read) {
             for tensor in replicas.next().expect("every replica was read") {
@@ -125,11 +133,10 @@ pub(super) fn save(
             }
         }
         let of_net: &mut [Tensor] = &mut tensors[first..];
-        if let Some(bad) = of_net.iter().find(|tensor| !tensor.data.iter().all(|value| value.is_finite())) {
-            if net.point.is_empty() {
-                return Err(super::diverged(model, net, &bad.name));
-            }
-            progress.diverged[replica] = true;
+        let bad = of_net.iter().find(|tensor| !tensor.data.iter().all(|value| value.is_finite()));
+        progress.diverged[replica] |= bad.is_some();
+        if let Some(bad) = bad.filter(|_| progress.diverged.iter().all(|&out| out)) {
+            return Err(super::diverged(model, &settings.replicas, &bad.name));
         }
         if progress.diverged[replica] {
             of_net.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
@@ -240,10 +247,20 @@ impl RunState {
     }
 
     /// The tensors of one vector, for each net.
-    pub(super) fn into_vectors(self, wanted: Vector) -> Vec<Vec<Tensor>> {
+    pub(super) fn vectors(&self, wanted: Vector) -> Vec<Vec<Tensor>> {
         let at = vectors(&self.model.train).iter().position(|&(_, vector)| vector == wanted);
         let at = at.expect("a vector that the recipe has");
-        self.replicas.into_iter().map(|mut net| net.swap_remove(at)).collect()
+        self.replicas.iter().map(|net| net[at].clone()).collect()
+    }
+
+    /// The folder that it is in.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// [`RULES`](super::RULES) of the build that began the run.
+    pub fn rules(&self) -> u32 {
+        self.progress.rules
     }
 
     /// Gives an engine everything back.

@@ -163,12 +163,13 @@ impl Run<'_> {
         let epochs = rows.len() / nets;
         let mean = |rows: &[Row], value: fn(&Row) -> f64| mean(rows.iter().map(value));
         let last = &rows[rows.len() - nets..];
+        let step = last[0].step;
         let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));
         let (best_test_accuracy, best_epoch) = best(means);
         let seconds: f64 = rows.chunks(nets).map(|rows| rows[0].seconds).sum();
         let train_seconds: f64 = rows.chunks(nets).map(|rows| rows[0].train_seconds).sum();
         // The last epoch may have been cut short, its evaluation not.
-        let epochs_trained = f64::from(self.progress.step) / f64::from(self.steps_per_epoch);
+        let epochs_trained = f64::from(step) / f64::from(self.steps_per_epoch);
         let train_seconds_per_epoch = train_seconds / epochs_trained;
         let seconds_per_epoch = train_seconds_per_epoch + (seconds - train_seconds) / epochs as f64;
         let several = self.settings.has_several();
@@ -176,8 +177,8 @@ impl Run<'_> {
             model: self.model.name.clone(),
             parameters: self.model.parameter_count(),
             epochs: self.model.train.epochs,
-            steps: self.progress.step,
-            complete: self.progress.step as usize == self.learning_rates[0].len(),
+            steps: step,
+            complete: step as usize == self.learning_rates[0].len(),
             batch_size: self.model.train.batch_size,
             seed: (!several).then_some(self.settings.replicas[0].seed),
             seeds: several.then(|| self.settings.replicas.iter().map(|net| net.seed).collect()),

@@ -318,8 +318,7 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     fs::write(dir.path().join(LABELS), idx(&[60], &labels)).unwrap();
     let other = ok(dir.path(), &experiments(&[]));
     assert_eq!(trained(&other), 13, "{}", other.stdout);
-    assert!(other.stderr.contains("4 rows in this folder are of other data"), "{}", other.stderr);
-    assert!(other.stderr.contains("9 rows in this folder are of other data"), "{}", other.stderr);
+    assert!(other.stderr.contains("13 rows in this folder are of other data"), "{}", other.stderr);
     assert!(report().contains("\n13 more rows are of other data"), "{}", report());
     let both = rows(&table);
     assert_eq!(both.len(), 26);
@@ -355,7 +354,13 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     reader.records().take(13).for_each(|record| old.write_record(kept(&record.unwrap())).unwrap());
     fs::write(&table, old.into_inner().unwrap()).unwrap();
     fs::write(dir.path().join("suite.toml"), SUITE).unwrap();
-    assert_eq!(trained(&ok(dir.path(), &moved)), 0);
+    let old = ok(dir.path(), &moved);
+    assert_eq!(trained(&old), 0);
+    assert!(
+        old.stderr.contains("13 rows in this folder were written by an older shadernet"),
+        "{}",
+        old.stderr
+    );
     assert!(
         report().contains("\n13 of them were made by a shadernet that did not yet record"),
         "{}",
@@ -400,4 +405,59 @@ fn a_suite_is_stopped_and_goes_on_and_has_one_process() {
         })
         .collect();
     assert!(left.len() <= 1, "{left:?}");
+}
+
+#[test]
+fn rows_that_cannot_be_are_refused_and_doubles_count_once() {
+    let dir = suite(SUITE);
+    ok(dir.path(), &experiments(&[]));
+    let table = dir.path().join("out/runs.csv");
+    let text = fs::read_to_string(&table).unwrap();
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let header = reader.headers().unwrap().clone();
+    let records: Vec<csv::StringRecord> = reader.records().map(Result::unwrap).collect();
+    let column = |name: &str| header.iter().position(|column| column == name).unwrap();
+    let write = |records: &[csv::StringRecord]| {
+        let mut writer = csv::Writer::from_path(&table).unwrap();
+        writer.write_record(&header).unwrap();
+        records.iter().for_each(|record| writer.write_record(record).unwrap());
+        writer.flush().unwrap();
+    };
+    let changed = |row: usize, name: &str, value: &str| {
+        let mut records = records.clone();
+        let fields = records[row].iter().enumerate();
+        let fields = fields.map(|(index, field)| if index == column(name) { value } else { field });
+        records[row] = fields.map(str::to_owned).collect::<Vec<_>>().into();
+        records
+    };
+    for (name, value) in [
+        ("final_accuracy", "NaN"),
+        ("final_accuracy", "inf"),
+        ("final_accuracy", "100.5"),
+        ("final_loss", "NaN"),
+        ("seconds", "1e308"),
+        ("accuracies", "abc"),
+        ("accuracies", "50"),
+    ] {
+        write(&changed(2, name, value));
+        let done = run(dir.path(), &experiments(&["--report"]));
+        assert_eq!(done.code, 2, "{name} = {value}: {}", done.stderr);
+        assert!(done.stderr.contains("runs.csv:4: ") && done.stderr.contains(name), "{}", done.stderr);
+    }
+    // The same row twice, and one that says otherwise.
+    let mut doubled = records.clone();
+    doubled.push(records[5].clone());
+    doubled.push(changed(6, "weights_sha256", "0")[6].clone());
+    write(&doubled);
+    let done = ok(dir.path(), &experiments(&[]));
+    assert!(!done.stdout.contains(", seed "), "{}", done.stdout);
+    assert!(done.stderr.contains("of 1 runs there are rows with different results"), "{}", done.stderr);
+    let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
+    assert!(report.contains("\n13 runs so far"), "{report}");
+    let none = run(dir.path(), &["experiments", "suite.toml", "--out", "typo", "--report"]);
+    assert!(none.code == 1 && none.stderr.contains("typo: there is no such folder"), "{}", none.stderr);
+    // A suite without its data leaves nothing.
+    let none =
+        run(dir.path(), &["experiments", "suite.toml", "--data", "no", "--device", "cpu", "--out", "a/b"]);
+    assert!(none.code == 1 && !dir.path().join("a").exists(), "{}", none.stderr);
 }

@@ -182,3 +182,70 @@ fn a_diverged_run_keeps_its_last_good_epoch() {
     assert_eq!(metrics.lines().count(), 1 + last);
     ok(dir.path(), &["eval", "run/model.safetensors", "--data", "data", "--device", "cpu"]);
 }
+
+/// One seed of several must not decide about the others.
+#[test]
+fn a_seed_that_diverges_does_not_stop_the_others() {
+    let dir = workplace();
+    let sgd = TINY.replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0");
+    let model = Model::parse(&sgd, "tiny.toml").unwrap();
+    let data = shadernet::train::TrainingData::load(&dir.path().join("data"), model.input, 0).unwrap();
+    let mut replicas = shadernet::replica::Replica::of_seeds(&model, &model.train, 1..4);
+    replicas[1].learning_rate = shadernet::config::LearningRate::Constant { rate: 100.0 };
+    let settings =
+        shadernet::train::Settings { replicas, shuffle: true, data: dir.path().join("data"), hold_out: 0 };
+    let (device, options) = (Device::cpu(None), shadernet::gpu::GpuOptions::DEFAULT);
+    let model = Model::parse(&sgd.replace("epochs = 3", "epochs = 30"), "tiny.toml").unwrap();
+    let out = dir.path().join("run");
+    let mut training =
+        shadernet::train::Run::start(&model, &settings, &data, &device, options, None, Some(&out)).unwrap();
+    training.train(None, &mut ()).unwrap();
+    let summary = training.finish().unwrap();
+    let trained: Vec<bool> = summary.replicas.iter().map(|net| net.file.is_some()).collect();
+    assert_eq!(trained, [true, false, true]);
+    assert!(summary.final_test_accuracy.is_finite() && summary.complete);
+    drop(training);
+    ok(dir.path(), &["report", "run", "--data", "data", "--device", "cpu"]);
+}
+
+/// Whoever takes the folder away and starts again must not find another run's state in it.
+#[test]
+fn a_folder_that_is_replaced_belongs_to_the_new_run() {
+    let dir = long_epochs(60_000);
+    let args = train(&[&LONG[..], &["--out", "run", "--no-report"]].concat());
+    let child = started(dir.path(), &args, 1);
+    fs::rename(dir.path().join("run"), dir.path().join("old")).unwrap();
+    ok(dir.path(), &train(&["--out", "run", "--seed", "9", "--no-report"]));
+    let new = hash(dir.path(), "run");
+    signal(&child, "INT");
+    let (code, said, _) = ended(child);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("run: this folder was removed, moved or replaced"), "{said}");
+    assert!(!said.contains("--resume"), "{said}");
+    assert_eq!(hash(dir.path(), "run"), new);
+    // What it had saved before goes on where it is now.
+    ok(dir.path(), &["train", "--resume", "old", "--device", "cpu", "--max-steps", "30001", "--no-report"]);
+}
+
+#[test]
+fn metrics_summary_and_report_agree_wherever_a_run_was_stopped() {
+    let dir = long_epochs(60_000);
+    ok(dir.path(), &train(&[&LONG[..], &["--out", "run", "--max-steps", "20", "--no-report"]].concat()));
+    let child = command(dir.path(), &["train", "--resume", "run", "--device", "cpu", "--no-report"])
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap();
+    sleep(Duration::from_millis(400));
+    signal(&child, "INT");
+    ended(child);
+    let metrics = fs::read_to_string(dir.path().join("run/metrics.csv")).unwrap();
+    let last = metrics.lines().last().unwrap().split(',').nth(1).unwrap().parse::<u64>().unwrap();
+    assert_eq!(last, steps(dir.path(), "run"), "{metrics}");
+    // Data that were moved are where they were found last.
+    fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
+    let gone = run(dir.path(), &["train", "--resume", "run", "--device", "cpu"]);
+    assert!(gone.code == 1 && gone.stderr.contains("--data says where it is now"), "{}", gone.stderr);
+    let more = ["train", "--resume", "run", "--device", "cpu", "--max-steps", "31000", "--no-report"];
+    ok(dir.path(), &[&more[..], &["--data", "moved"]].concat());
+    ok(dir.path(), &more);
+}
