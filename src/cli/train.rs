@@ -144,7 +144,7 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
     let message = format!(
         "--resume goes on with the recipe that the run was started with, so it does not go with {name}; to train its \
          network further by another recipe, start a new run with --init {}",
-        files::quoted(&model.to_string_lossy())
+        files::quoted(&model)
     );
     Err(Error::Usage(message))
 }
@@ -255,7 +255,7 @@ fn finish(
             match run.saved_step() {
                 Some(step) => output::note(&format_args!(
                     "stopped after step {step}, all of it is saved; to go on: shadernet train --resume {}",
-                    files::quoted(&run.folder().to_string_lossy())
+                    files::quoted(run.folder())
                 )),
                 None => output::note(&"stopped before the first step; nothing is left of the run"),
             }
@@ -266,7 +266,7 @@ fn finish(
             if let (Some(step), false) = (run.saved_step(), matches!(error, Error::Diverged { .. })) {
                 output::note(&format_args!(
                     "all up to step {step} is saved; to go on from there: shadernet train --resume {}",
-                    files::quoted(&run.folder().to_string_lossy())
+                    files::quoted(run.folder())
                 ));
             }
             return Err(error);
