@@ -207,9 +207,9 @@ fn state_of_a_run(path: &Path) -> String {
         format!("this is the state of a run; its trained model is {}", shown(&model.to_string_lossy()))
     } else {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let folder = files::quoted(&shown(&folder.to_string_lossy())).into_owned();
         format!(
-            "this is the state of a run; `shadernet train --resume {folder}` goes on with it; there is no model.safetensors beside it"
+            "this is the state of a run; `shadernet train --resume {}` goes on with it; there is no model.safetensors beside it",
+            files::quoted(folder)
         )
     }
 }

@@ -178,8 +178,8 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
     }
     let bytes =
         bytes.ok_or_else(|| bad("this file is too large for a model description; a .toml file fits"))?;
-    let text =
-        String::from_utf8(bytes).map_err(|_| bad("this is no text; a model description (.toml) fits"))?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| bad("this is no text in UTF-8; a model description (.toml) fits, saved as UTF-8"))?;
     Model::parse(&text, &name)
 }
 

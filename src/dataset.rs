@@ -369,6 +369,10 @@ mod tests {
             load(dir.path()).map_err(|e| e.to_string())
         };
         assert!(sums(&files()[1], NAMES[1]).is_ok());
+        // An editor's byte order mark is no part of the first checksum.
+        fs::write(dir.path().join("SHA256SUMS"), format!("\u{feff}{:064} *{}\n", 0, NAMES[1])).unwrap();
+        let message = load(dir.path()).unwrap_err().to_string();
+        assert!(message.contains("says 0000"), "{message}");
         let message = sums(&files()[0], NAMES[1]).unwrap_err();
         assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
         fs::write(dir.path().join("SHA256SUMS"), vec![b'x'; (1 << 20) + 1]).unwrap();

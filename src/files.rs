@@ -1,6 +1,5 @@
 //! Files that are there whole or not at all, and never instead of one that the user has there.
 
-use std::borrow::Cow;
 use std::fs::{File, FileType};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
@@ -11,94 +10,13 @@ use tempfile::NamedTempFile;
 use crate::error::{Error, Result};
 
 mod made;
+mod outputs;
+mod shell;
 
 pub(crate) use made::MadeFolders;
 
-/// Fails if no file can be written at `path`: [`check_outputs`] for a file that is made without reading others.
-///
-/// # Errors
-/// [`Error::Usage`], which says what would help, and [`Error::Io`].
-///
-/// # Examples
-/// ```
-/// # use shadernet::files::{check_free, write_atomically};
-/// # let folder = tempfile::tempdir()?;
-/// let path = folder.path().join("model.toml");
-/// check_free(&path, false)?;
-/// write_atomically(&path, b"name = \"tiny\"\n")?;
-/// assert!(check_free(&path, false).is_err());
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-pub fn check_free(path: &Path, force: bool) -> Result<()> {
-    check_outputs(&[path], &[], force)
-}
-
-/// Fails if one of `outputs` cannot be written, before any work was done for it: because it is one of the `inputs` or belongs
-/// to a folder of data among them, because two outputs are one file, because a folder, a device or a pipe is in the way, or
-/// without `force` anything at all, because it is read-only, or because the folder around it is missing or read-only.
-///
-/// # Errors
-/// [`Error::Usage`], which says what would help, and [`Error::Io`].
-pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result<()> {
-    let mut identities = Vec::new();
-    for &path in outputs {
-        let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", path.display())));
-        let target = target_of(path).map_err(Error::io("write", path))?;
-        let found = match path.metadata() {
-            Err(error) if error.kind() == ErrorKind::NotFound => None,
-            found => Some(found.map_err(Error::io("write", path))?),
-        };
-        let kind = found.as_ref().map(|found| found.file_type());
-        if kind.is_some_and(|kind| kind.is_dir()) || path.as_os_str().as_encoded_bytes().ends_with(b"/") {
-            return refused("this is a folder; name a file");
-        } else if let Some(kind) = kind.filter(|kind| !kind.is_file()) {
-            return refused(&format!("this is {}; name a file", name_of_kind(kind)));
-        } else if inputs.iter().any(|input| is_part_of(&target, input)) {
-            return refused("this file is read as an input and is not replaced; name another");
-        }
-        // Also a link that leads nowhere is something that the user has there.
-        if !force && path.symlink_metadata().is_ok() {
-            let message = format!("{} exists: --force replaces it, another name keeps it", path.display());
-            return Err(Error::Usage(message));
-        }
-        if found.is_some_and(|found| found.permissions().readonly()) {
-            return refused("this file is read-only; make it writable, or name another");
-        }
-        let identity = identity_of(&target).map_err(Error::io("write", path))?;
-        if identities.contains(&identity) {
-            return refused("this file is named twice; every output takes a file of its own");
-        }
-        identities.push(identity);
-        temporary_in(folder_of(&target)).map(drop).map_err(Error::io("write", path))?;
-    }
-    Ok(())
-}
-
-/// Endings of what shadernet writes. Among the pictures of a data set there are none of these.
-const WRITTEN: [&str; 8] = ["csv", "html", "json", "onnx", "py", "safetensors", "svg", "toml"];
-
-/// True if `path` is the file `input` by whatever name, or a file of the data set in the folder `input`.
-fn is_part_of(path: &Path, input: &Path) -> bool {
-    if input.is_dir() {
-        let written = path.extension().is_some_and(|ending| WRITTEN.iter().any(|own| ending == *own));
-        let inside = path.canonicalize().and_then(|path| Ok(path.starts_with(input.canonicalize()?)));
-        return !written && inside.unwrap_or(false);
-    }
-    path.is_file() && input.is_file() && same_file::is_same_file(path, input).unwrap_or(false)
-}
-
-/// What two names of one file have in common, even if there is no file yet.
-fn identity_of(target: &Path) -> io::Result<PathBuf> {
-    let path = match target.canonicalize() {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            folder_of(target).canonicalize()?.join(target.file_name().unwrap_or_default())
-        }
-        found => found?,
-    };
-    // Their file systems usually ignore case.
-    let folds = cfg!(any(windows, target_os = "macos"));
-    Ok(if folds { path.to_string_lossy().to_lowercase().into() } else { path })
-}
+pub use outputs::{check_free, check_outputs};
+pub use shell::quoted;
 
 /// Writes a file under a temporary name beside its place, waits for the disk and renames it: whoever looks, whenever
 /// the power fails, sees the old file or the new one. Where a link leads to the file, the link stays, and so do the
@@ -217,18 +135,6 @@ pub(crate) fn remove_leftovers(folder: &Path) {
     }
 }
 
-/// A word as a POSIX shell reads it: in quotes, where it needs them. A path that begins like an option gets `./` before it.
-pub fn quoted(word: &str) -> Cow<'_, str> {
-    if word.starts_with('-') {
-        return quoted(&format!("./{word}")).into_owned().into();
-    }
-    let plain = |c: char| c.is_ascii_alphanumeric() || "_-./=:,@%+".contains(c);
-    if !word.is_empty() && word.chars().all(plain) {
-        return word.into();
-    }
-    format!("'{}'", word.replace('\'', r"'\''")).into()
-}
-
 /// Opens a file to read. A pipe would wait for somebody who writes, and a device may never end: only a regular file, or a
 /// link to one, is opened.
 ///
@@ -315,89 +221,6 @@ mod tests {
         assert!(message.starts_with("cannot write "), "{message}");
     }
 
-    /// Why `outputs` cannot be written; nothing is left in `dir` by asking.
-    fn why_not(dir: &Path, outputs: &[&Path], inputs: &[&Path], force: bool) -> Option<String> {
-        let count = || std::fs::read_dir(dir).unwrap().count();
-        let before = count();
-        let message = check_outputs(outputs, inputs, force).err().map(|error| error.to_string());
-        assert_eq!(count(), before);
-        assert!(!message.as_ref().is_some_and(|message| message.contains(PREFIX)), "{message:?}");
-        message
-    }
-
-    #[test]
-    fn what_is_there_is_in_the_way() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x");
-        let message = |path: &Path, force| why_not(dir.path(), &[path], &[], force);
-        assert_eq!(message(&path, false), None);
-        #[cfg(unix)]
-        {
-            std::os::unix::fs::symlink("nowhere", &path).unwrap();
-            assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
-            assert_eq!(message(&path, true), None);
-            std::fs::remove_file(&path).unwrap();
-            for force in [false, true] {
-                let words = "/dev/null: this is a device; name a file";
-                assert_eq!(message(Path::new("/dev/null"), force).unwrap(), words);
-                // A link that leads to no name, as shells make them.
-                #[cfg(target_os = "linux")]
-                {
-                    use std::os::fd::AsRawFd;
-                    let (reader, _writer) = io::pipe().unwrap();
-                    let pipe = format!("/dev/fd/{}", reader.as_raw_fd());
-                    assert!(message(Path::new(&pipe), force).unwrap().contains("this is a pipe"));
-                }
-            }
-        }
-        std::fs::write(&path, "").unwrap();
-        assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
-        assert_eq!(message(&path, true), None);
-        for force in [false, true] {
-            for folder in [dir.path(), &dir.path().join(".."), &dir.path().join("new/")] {
-                assert!(
-                    message(folder, force).unwrap().contains("this is a folder; name a file"),
-                    "{folder:?}"
-                );
-            }
-        }
-        for path in [path.join("below"), dir.path().join("no/file"), dir.path().join("x".repeat(300))] {
-            assert!(message(&path, false).unwrap().starts_with("cannot write "));
-        }
-        let mut permissions = path.metadata().unwrap().permissions();
-        permissions.set_readonly(true);
-        std::fs::set_permissions(&path, permissions).unwrap();
-        assert!(message(&path, true).unwrap().contains("this file is read-only"));
-    }
-
-    #[test]
-    fn inputs_are_not_replaced_and_every_output_has_a_place_of_its_own() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = |name: &str| dir.path().join(name);
-        let [model, data, picture, page] = ["model", "data", "data/1.png", "data/page.html"].map(path);
-        std::fs::create_dir(&data).unwrap();
-        for file in [&model, &picture, &page] {
-            std::fs::write(file, "").unwrap();
-        }
-        let message =
-            |outputs: &[&Path]| why_not(dir.path(), outputs, &[&model, &data, &path("missing")], true);
-        let mut same = vec![model.clone(), path("./model"), path("data/../model"), picture];
-        #[cfg(unix)]
-        {
-            std::os::unix::fs::symlink("model", path("link")).unwrap();
-            std::os::unix::fs::symlink("data/1.png", path("shortcut")).unwrap();
-            std::fs::hard_link(&model, path("hard")).unwrap();
-            same.extend(["link", "hard", "shortcut"].map(path));
-        }
-        for name in &same {
-            assert!(message(&[name]).unwrap().contains("read as an input"), "{name:?}");
-        }
-        assert_eq!(message(&[&page, &path("data/new.png"), &path("new")]), None);
-        for (a, b) in [("new", "new"), ("new", "./new"), ("data/page.html", "data/../data/page.html")] {
-            assert!(message(&[&path(a), &path(b)]).unwrap().contains("named twice"), "{a} {b}");
-        }
-    }
-
     #[cfg(unix)]
     #[test]
     fn links_and_permissions_of_a_replaced_file_stay() {
@@ -457,22 +280,6 @@ mod tests {
             }
         });
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 2);
-    }
-
-    #[test]
-    fn words_are_quoted_for_a_shell_where_they_need_it() {
-        for (word, quotes) in [
-            ("runs/seed-1", "runs/seed-1"),
-            ("my pics", "'my pics'"),
-            ("it's", r"'it'\''s'"),
-            ("$(rm)", "'$(rm)'"),
-            ("", "''"),
-            ("~", "'~'"),
-            ("-x", "./-x"),
-            ("-- x", "'./-- x'"),
-        ] {
-            assert_eq!(quoted(word), quotes);
-        }
     }
 
     #[test]

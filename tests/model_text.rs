@@ -207,7 +207,7 @@ fn messages_say_what_to_write() {
         (
             "epochs = 3",
             "epochs = \"3\"",
-            "x.toml:16: train.epochs must be a whole number of at least 0, not \"3\": write it without quotes",
+            "x.toml:16: train.epochs must be a whole number of at least 1, not \"3\": write it without quotes",
         ),
         (
             "epochs = 3",
@@ -217,8 +217,22 @@ fn messages_say_what_to_write() {
         (
             "kernel = 3",
             "kernel = [3, 5]",
-            "x.toml:5: layer `first`: kernel must be a whole number of at least 0, not a list: one number holds",
+            "x.toml:5: layer `first`: kernel must be a whole number of at least 1, not a list: one number holds",
         ),
+        ("kernel = 3", "kernel = -1", "kernel must be a whole number of at least 1, not -1"),
+        ("epochs = 3", "epochs = 0x", "x.toml:16: train.epochs: this is no number: digits are missing"),
+        (
+            "momentum = 0.9",
+            "momentum = \"0.9\"",
+            "x.toml:18: train.optimizer.momentum must be a number, not \"0.9\": write it without quotes",
+        ),
+        ("peak = 0.1", "peak = []", "x.toml:19: train.learning_rate.peak must be a number, not a list"),
+        ("\"every\"", "net", "x.toml:1: net is no value; text stands in quotes: \"net\""),
+        ("\"every\"", "every", "x.toml:1: every is no value; text stands in quotes: \"every\""),
+        ("\"every\"", "inner", "x.toml:1: inner is no value"),
+        ("[\"a\", ", "[a, ", "x.toml:3: a is no value; text stands in quotes"),
+        ("nesterov = true", "nesterov = True", "x.toml:18: write true, in lower case"),
+        ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
         ("padding = 1", "padding = \"same\"", "padding = 1 for kernel = 3"),
         ("padding = 1", "padding = -1", "padding must be a whole number of at least 0, not -1"),
         (
@@ -259,7 +273,7 @@ fn messages_say_what_to_write() {
         (
             "\"one_cycle\"",
             "\"onecycle\"",
-            "there is no name \"onecycle\" (did you mean one_cycle?); there are one_cycle, ",
+            "there is no name \"onecycle\" (did you mean one_cycle?); there are constant, step, cosine, ",
         ),
         ("\"kaiming\"", "\"he\"", "train.init: there is no name \"he\"; there are "),
         ("\"kaiming\"", "3", "train.init must be \"pytorch\" or \"kaiming\", not 3"),
@@ -282,6 +296,14 @@ fn messages_say_what_to_write() {
             assert!(message.len() < 700, "{from}: {}", message.len());
         }
     }
+}
+
+#[test]
+fn keys_of_many_parts_are_refused() {
+    let message = Model::parse(&format!("x{} = 1", ".x".repeat(200_000)), "x.toml").unwrap_err().to_string();
+    assert_eq!(message, "x.toml:1: more than 64 keys within each other");
+    let numbers = format!("x = [{}]", "1.5, ".repeat(100));
+    assert!(!Model::parse(&numbers, "x.toml").unwrap_err().to_string().contains("within"));
 }
 
 /// The parser is recursive: however deep brackets stand, and whatever is wrong with them, the stack holds.

@@ -5,6 +5,9 @@ use std::path::Path;
 use crate::error::shown;
 use crate::files::quoted;
 
+const KERAS: &str =
+    "this is a Keras or HDF5 file; weights are read from safetensors files, named and shaped as in PyTorch";
+
 /// Says what a file is that is no safetensors file, by how it begins and by its name.
 pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
     // The header of every safetensors file stands there.
@@ -14,24 +17,36 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
     let begins = |with: &[u8]| bytes.starts_with(with);
     let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase());
     let ends = |with: &[&str]| ending.as_deref().is_some_and(|ending| with.contains(&ending));
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    // The name of a ZIP archive's first file stands at its beginning.
+    let holds = |name: &[u8]| bytes[..bytes.len().min(4096)].windows(name.len()).any(|window| window == name);
+    let is_zip = begins(b"PK\x03\x04");
     let first_word = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_lowercase();
     Some(if begins(b"version https://git-lfs.github.com/spec/") {
         "this is a Git LFS pointer instead of the file; `git lfs pull` fetches it".into()
-    } else if ends(&["npz", "npy"]) || begins(b"\x93NUMPY") {
+    } else if begins(b"\x93NUMPY") || ends(&["npy"]) {
+        "this is a NumPy array, which has no name; weights are read from a safetensors file that has all of them by name"
+            .into()
+    } else if ends(&["npz"]) || is_zip && holds(b".npy") {
         let code = format!(
             "import numpy; from safetensors.numpy import save_file; \
-             save_file(dict(numpy.load({name:?})), 'weights.safetensors')"
+             save_file(dict(numpy.load({})), 'weights.safetensors')",
+            python_string(path)
         );
         format!("this is a NumPy file; {}", by_python(&code))
-    } else if begins(b"PK\x03\x04") || matches!(bytes, [0x80, 2..=5, ..]) || ends(&["pt", "pth", "ckpt"]) {
+    } else if ends(&["keras"]) {
+        KERAS.into()
+    } else if is_zip && !holds(b"data.pkl") {
+        "this is a ZIP archive, not a trained model (.safetensors); unpack it and give a file of weights"
+            .into()
+    } else if is_zip || matches!(bytes, [0x80, 2..=5, ..]) || ends(&["pt", "pth", "ckpt"]) {
         let code = format!(
-            "import torch; from safetensors.torch import save_file; w = torch.load({name:?}, map_location='cpu'); \
-             save_file(w.get('state_dict', w), 'weights.safetensors')"
+            "import torch; from safetensors.torch import save_file; w = torch.load({}, map_location='cpu'); \
+             save_file(w.get('state_dict', w), 'weights.safetensors')",
+            python_string(path)
         );
         format!("this is a PyTorch file; {}", by_python(&code))
-    } else if begins(b"\x89HDF\r\n\x1a\n") || ends(&["h5", "hdf5", "keras"]) {
-        "this is a Keras or HDF5 file; weights are read from safetensors files, named and shaped as in PyTorch".into()
+    } else if begins(b"\x89HDF\r\n\x1a\n") || ends(&["h5", "hdf5"]) {
+        KERAS.into()
     } else if ends(&["onnx"]) {
         "this is an ONNX graph; give the model.safetensors that it was made from".into()
     } else if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") {
@@ -40,7 +55,7 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
         format!(
             "this describes a network and holds no weights; train it first (`shadernet train {}`), then give the \
              model.safetensors of the run",
-            quoted(&shown(&path.to_string_lossy()))
+            quoted(path)
         )
     } else if first_word.starts_with("<!doctype") || first_word.starts_with("<html") {
         "this is a web page, not a trained model (.safetensors); the download was not the file".into()
@@ -50,7 +65,19 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
 }
 
 fn by_python(code: &str) -> String {
-    format!("save it as safetensors, and `--init` starts from it: python -c {}", quoted(&shown(code)))
+    format!("save it as safetensors, and `--init` starts from it: python -c {}", quoted(code))
+}
+
+/// A path as a Python string. Like Python itself it has what is no Unicode as surrogates.
+fn python_string(path: &Path) -> String {
+    let mut literal = String::from("\"");
+    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+        // What JSON escapes Python reads, and its quotes are those of the whole.
+        let json = serde_json::Value::from(chunk.valid()).to_string();
+        literal += &shown(&json[1..json.len() - 1]);
+        literal.extend(chunk.invalid().iter().map(|byte| format!("\\udc{byte:02x}")));
+    }
+    literal + "\""
 }
 
 /// Says which file in a folder fits.
@@ -61,5 +88,40 @@ pub(super) fn folder(path: &Path) -> String {
     match model {
         Some(name) => format!("this is a folder; give {}", shown(&path.join(name).to_string_lossy())),
         None => "this is a folder, without a trained model; give a file of weights (.safetensors)".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn python_reads_every_path() {
+        for (path, literal) in [
+            ("sub/w.pth", r#""sub/w.pth""#),
+            ("a\"b\\c'", r#""a\"b\\c'""#),
+            ("\u{1b}\n\u{85}\u{202e}é", r#""\u001b\n\u0085\u202eé""#),
+        ] {
+            assert_eq!(python_string(Path::new(path)), literal);
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::ffi::OsStrExt;
+            let path = Path::new(std::ffi::OsStr::from_bytes(b"caf\xe9.pth"));
+            assert_eq!(python_string(path), r#""caf\udce9.pth""#);
+        }
+    }
+
+    #[test]
+    fn archives_are_told_apart() {
+        let said = |path: &str, bytes: &[u8]| file(Path::new(path), bytes).unwrap();
+        let zip = |name: &str| [b"PK\x03\x04", &[0; 26][..], name.as_bytes()].concat();
+        assert!(said("sub/w.pth", &zip("w/data.pkl")).contains(r#"torch.load("sub/w.pth", "#));
+        assert!(said("w.zip", &zip("w/data.pkl")).contains("this is a PyTorch file"));
+        assert!(said("w.zip", &zip("conv1.npy")).contains(r#"numpy.load("w.zip")"#));
+        assert!(said("photos.zip", &zip("cat/1.png")).contains("this is a ZIP archive"));
+        assert!(said("w.keras", &zip("metadata.json")).contains("Keras"));
+        let array = said("w.npy", b"\x93NUMPY\x01\0");
+        assert!(array.contains("this is a NumPy array") && !array.contains("python"), "{array}");
     }
 }

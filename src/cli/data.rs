@@ -54,6 +54,6 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
     fetched?;
     output.line(format_args!("{}: {}", folder.display(), set.about));
     output.line(format_args!("{} files, each with the SHA-256 that it should have", set.files.len()));
-    output.line(format_args!("train on it: shadernet train --data {}", quoted(&folder.to_string_lossy())));
+    output.line(format_args!("train on it: shadernet train --data {}", quoted(&folder)));
     Ok(ExitCode::SUCCESS)
 }

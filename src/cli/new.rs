@@ -51,9 +51,10 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     let colour = if images.channels == 1 { "grey" } else { "RGB" };
     let size = format!("{}x{}", images.height, images.width);
     out.line(format_args!(
-        "{}: {count} training images, {colour}, {size} (median, height x width), {} classes",
+        "{}: {count} training images, {colour}, {size} (median, height x width), {} classes: {}",
         args.data.display(),
-        classes.len()
+        classes.len(),
+        names(classes)
     ));
     let parameters = model.parameter_count();
     let convolutions = model.layers.iter().filter(|layer| layer.kind.name == "conv2d").count();
@@ -65,10 +66,20 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     ));
     out.line(format_args!(
         "train it: shadernet train {} --data {}",
-        files::quoted(&args.out.to_string_lossy()),
-        files::quoted(&args.data.to_string_lossy())
+        files::quoted(&args.out),
+        files::quoted(&args.data)
     ));
     Ok(ExitCode::SUCCESS)
+}
+
+/// The first names and, after many more, the last.
+fn names(classes: &[String]) -> String {
+    const FEW: usize = 6;
+    let short: Vec<_> = classes.iter().map(|name| output::short(name)).collect();
+    match &short[..] {
+        [first @ .., last] if short.len() > FEW => format!("{}, ..., {last}", first[..FEW - 1].join(", ")),
+        all => all.join(", "),
+    }
 }
 
 /// Pictures are brought to at most 64 pixels, keeping the shape of the median one, in multiples of 4 that can be halved

@@ -78,6 +78,12 @@ pub(crate) fn man(args: &ManArgs, output: &mut Output) -> Result<ExitCode> {
     let commands: Vec<_> = std::iter::once(&program).chain(program.get_subcommands()).collect();
     let path = |command: &&Command| folder.join(Man::new((*command).clone()).get_filename());
     let paths: Vec<PathBuf> = commands.iter().map(path).collect();
+    // What a link leads to is no manual page of ours.
+    if let Some(link) = paths.iter().find(|path| path.is_symlink()) {
+        let message =
+            format!("{}: this is a link to another file; remove it, or name another folder", link.display());
+        return Err(Error::Usage(message));
+    }
     files::check_outputs(&paths.iter().map(PathBuf::as_path).collect::<Vec<_>>(), &[], true)?;
     for (command, path) in commands.into_iter().zip(&paths) {
         files::write_atomically(path, &page(command))?;

@@ -144,7 +144,7 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
     let message = format!(
         "--resume goes on with the recipe that the run was started with, so it does not go with {name}; to train its \
          network further by another recipe, start a new run with --init {}",
-        files::quoted(&model.to_string_lossy())
+        files::quoted(&model)
     );
     Err(Error::Usage(message))
 }
@@ -260,10 +260,7 @@ fn finish(
     report.ready(&run);
     run.save_every(Duration::from_secs(args.save_every.into()));
     let mut watch = Stoppable { report: &mut report, stop: &stop };
-    let go_on = |run: &Run<'_>| {
-        let folder = run.folder().to_string_lossy().into_owned();
-        format!("shadernet train --resume {}", files::quoted(&folder))
-    };
+    let go_on = |run: &Run<'_>| format!("shadernet train --resume {}", files::quoted(run.folder()));
     match run.train(args.max_steps, &mut watch) {
         Ok(Ending::Done) => {}
         Ok(Ending::Stopped) => {
@@ -303,7 +300,7 @@ fn finish(
         output.line(format_args!("{}", report::result(&summary)));
     }
     if !args.no_report {
-        let command = format!("shadernet report {}", files::quoted(&folder.to_string_lossy()));
+        let command = format!("shadernet report {}", files::quoted(&folder));
         let line = format!("stopped; the run is finished and saved, without its report: {command}");
         stop.end_at_once(&line, None);
         if stop.go_on().is_break() {

@@ -2,14 +2,18 @@
 //! reads into, none of its own words reach a user, since all its errors are made here ([`Problem`]).
 
 use std::fmt;
+use std::num::IntErrorKind;
 
-use serde::de::value::StrDeserializer;
-use serde::de::{self, DeserializeOwned, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
+use serde::de::{self, DeserializeOwned, Expected, Unexpected};
 use toml::de::{DeTable, DeValue};
 use toml::{Spanned, Table, Value};
 use toml_parser::lexer::TokenKind;
 
 use crate::error::{Error, Result};
+
+mod node;
+
+use node::Node;
 
 /// A TOML text whose syntax is sound.
 pub(crate) struct Document<'t> {
@@ -27,14 +31,17 @@ impl<'t> Document<'t> {
             return Err(Error::Config { path: path.to_owned(), line: None, message });
         }
         let line_ends: Vec<usize> = text.match_indices('\n').map(|(at, _)| at).collect();
-        if let Err((offset, message)) = check_brackets(text) {
+        if let Err((offset, message)) = check_depth(text) {
             let line = Some(line_of(&line_ends, offset));
             return Err(Error::Config { path: path.to_owned(), line, message });
         }
         let root = DeTable::parse(text).map_err(|error| Error::Config {
             path: path.to_owned(),
             line: error.span().map(|span| line_of(&line_ends, span.start)),
-            message: error.message().to_owned(),
+            message: error
+                .span()
+                .and_then(|span| unquoted(text, span.start))
+                .unwrap_or_else(|| error.message().to_owned()),
         })?;
         Ok(Self { path, root, line_ends })
     }
@@ -42,10 +49,35 @@ impl<'t> Document<'t> {
     /// The document as a value of type `T`.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         let table = table(self.root.get_ref()).and_then(from_table);
-        table.map_err(|problem| {
+        table.map_err(|problem| self.blamed::<T>(problem)).map_err(|problem| {
             let key = problem.key.clone().map(Step::Key);
             self.fail(&problem.at.iter().cloned().chain(key).collect::<Vec<_>>(), problem.to_string())
         })
+    }
+
+    /// The problem with the key that it is about. Serde takes in a whole table to look for its tag, and then no longer knows
+    /// the way to a value: it is the key without which the problem is another.
+    fn blamed<T: DeserializeOwned>(&self, mut problem: Problem) -> Problem {
+        const MOST_KEYS: usize = 20;
+        let text = problem.to_string();
+        let Ok(root) = table(self.root.get_ref()) else { return problem };
+        let Some(tagged) = table_at(&mut root.clone(), &problem.at).map(|table| table.clone()) else {
+            return problem;
+        };
+        if !problem.message.starts_with("must be ") || !TAGS.iter().any(|tag| tagged.contains_key(*tag)) {
+            return problem;
+        }
+        let mut values = tagged.iter().filter(|(key, _)| !TAGS.contains(&key.as_str())).take(MOST_KEYS);
+        let blamed = values.find(|(key, _)| {
+            let mut rest = root.clone();
+            table_at(&mut rest, &problem.at).and_then(|table| table.remove(*key));
+            from_table::<T>(rest).err().is_none_or(|other| other.to_string() != text)
+        });
+        if let Some((key, value)) = blamed {
+            problem.message.extend(advice(key, value).map(|hint| format!(": {hint}")));
+            problem.at.push(Step::Key(key.clone()));
+        }
+        problem
     }
 
     /// An error about what is at `at`.
@@ -72,6 +104,43 @@ impl<'t> Document<'t> {
     }
 }
 
+/// Keys by whose value the others of a table are known.
+const TAGS: [&str; 2] = ["type", "schedule"];
+
+fn table_at<'t>(table: &'t mut Table, at: &[Step]) -> Option<&'t mut Table> {
+    let [Step::Key(key), rest @ ..] = at else { return at.is_empty().then_some(table) };
+    let mut found = table.get_mut(key)?;
+    for step in rest {
+        found = match step {
+            Step::Key(key) => found.get_mut(key)?,
+            Step::Item(index) => found.get_mut(*index)?,
+        };
+    }
+    found.as_table_mut()
+}
+
+/// What to write instead of the word at `offset`, if it stands for a value.
+fn unquoted(text: &str, offset: usize) -> Option<String> {
+    let mut before = TokenKind::Newline;
+    for token in toml_parser::Source::new(text).lex() {
+        let word = text.get(token.span().start()..token.span().end())?;
+        if token.span().end() > offset || token.span().end() == offset && token.kind() == TokenKind::Atom {
+            let is_value =
+                matches!(before, TokenKind::Equals | TokenKind::Comma | TokenKind::LeftSquareBracket);
+            let is_word =
+                token.kind() == TokenKind::Atom && word.starts_with(|c: char| c.is_alphabetic() || c == '_');
+            let lower = word.to_lowercase();
+            return (is_value && is_word).then(|| match &*lower {
+                "true" | "false" => format!("write {lower}, in lower case"),
+                _ => format!("{0} is no value; text stands in quotes: \"{0}\"", shortened(word)),
+            });
+        } else if token.kind() != TokenKind::Whitespace {
+            before = token.kind();
+        }
+    }
+    None
+}
+
 fn line_of(line_ends: &[usize], offset: usize) -> usize {
     line_ends.partition_point(|&end| end < offset) + 1
 }
@@ -82,11 +151,21 @@ pub(crate) const MAX_TEXT: usize = 8 << 20;
 /// No description needs more levels of lists and tables.
 const MAX_DEPTH: usize = 64;
 
-/// Fails where brackets do not match or stand too deep: what the parser makes of them is recursive, and its own limit does
-/// not hold once it recovers from errors.
-fn check_brackets(text: &str) -> Result<(), (usize, String)> {
+/// Fails where brackets do not match or stand too deep, and at a key of too many parts: what the parser makes of them is
+/// recursive, and its own limit does not hold once it recovers from errors.
+fn check_depth(text: &str) -> Result<(), (usize, String)> {
     let mut open = Vec::new();
+    let mut dots = 0;
     for token in toml_parser::Source::new(text).lex() {
+        dots = match token.kind() {
+            TokenKind::Dot => dots + 1,
+            TokenKind::Equals | TokenKind::Comma | TokenKind::Newline => 0,
+            _ => dots,
+        };
+        if dots > MAX_DEPTH {
+            let message = format!("more than {MAX_DEPTH} keys within each other");
+            return Err((token.span().start(), message));
+        }
         let fits = match token.kind() {
             kind @ (TokenKind::LeftSquareBracket | TokenKind::LeftCurlyBracket) => {
                 open.push(kind);
@@ -199,20 +278,19 @@ impl de::Error for Problem {
     }
 }
 
-/// What there is instead of something unknown, nearest first.
+/// What there is instead of something unknown.
 pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
     if known.is_empty() {
         return format!("there is no {what} {shown} here, nor any other");
     }
     let likeness =
         |name: &&str| strsim::normalized_damerau_levenshtein(&shortened(found).to_lowercase(), name);
-    let mut nearest = known.to_vec();
-    nearest.sort_by(|a, b| likeness(b).total_cmp(&likeness(a)));
-    let guess = match nearest[0] {
-        name if likeness(&name) >= 0.5 => format!(" (did you mean {name}?)"),
+    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
+    let guess = match nearest {
+        Some(name) if likeness(&name) >= 0.5 => format!(" (did you mean {name}?)"),
         _ => String::new(),
     };
-    format!("there is no {what} {shown}{guess}; there are {}", nearest.join(", "))
+    format!("there is no {what} {shown}{guess}; there are {}", known.join(", "))
 }
 
 /// As much of a text as fits a message, with what would disturb a terminal escaped.
@@ -240,6 +318,19 @@ fn shown(found: Unexpected<'_>) -> String {
         _ => "this".into(),
     }
 }
+
+/// Keys of counts and sizes, where 0 fits no better than a negative number.
+const FROM_ONE: [&str; 9] = [
+    "input",
+    "epochs",
+    "batch_size",
+    "every_epochs",
+    "out_channels",
+    "out_features",
+    "kernel",
+    "stride",
+    "groups",
+];
 
 /// What serde wants, for somebody who writes TOML.
 fn words(wanted: &str) -> String {
@@ -308,19 +399,23 @@ fn table(table: &DeTable<'_>) -> Result<Table, Problem> {
 
 fn value(found: &DeValue<'_>) -> Result<Value, Problem> {
     let number = |shown: &str| Problem::must_be("a number that is not as large", &shortened(shown));
+    let none = || Problem::note("this is no number: digits are missing".into());
     Ok(match found {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Boolean(value) => Value::Boolean(*value),
         DeValue::Datetime(date) => Value::Datetime(*date),
         DeValue::Integer(digits) => {
             let parsed = i64::from_str_radix(digits.as_str(), digits.radix());
-            Value::Integer(parsed.map_err(|_| number(digits.as_str()))?)
+            Value::Integer(parsed.map_err(|error| match error.kind() {
+                IntErrorKind::Empty | IntErrorKind::InvalidDigit => none(),
+                _ => number(digits.as_str()),
+            })?)
         }
         DeValue::Float(digits) => {
-            let parsed = digits.as_str().parse::<f64>().ok();
+            let parsed = digits.as_str().parse::<f64>().map_err(|_| none())?;
             // Infinity is what `inf` says, and nothing else.
             let fits = |value: &f64| value.is_finite() || digits.as_str().contains(['n', 'N']);
-            Value::Float(parsed.filter(fits).ok_or_else(|| number(digits.as_str()))?)
+            Value::Float(Some(parsed).filter(fits).ok_or_else(|| number(digits.as_str()))?)
         }
         DeValue::Array(items) => {
             let item = |(index, item): (usize, &Spanned<DeValue<'_>>)| {
@@ -330,116 +425,4 @@ fn value(found: &DeValue<'_>) -> Result<Value, Problem> {
         }
         DeValue::Table(found) => Value::Table(table(found)?),
     })
-}
-
-/// A value as serde reads it.
-struct Node(Value);
-
-impl<'de> de::Deserializer<'de> for Node {
-    type Error = Problem;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
-        match self.0 {
-            Value::String(text) => visitor.visit_string(text),
-            Value::Integer(number) => visitor.visit_i64(number),
-            Value::Float(number) => visitor.visit_f64(number),
-            Value::Boolean(value) => visitor.visit_bool(value),
-            Value::Datetime(_) => Err(de::Error::invalid_type(Unexpected::Other("date"), &visitor)),
-            Value::Array(items) => {
-                let (len, wanted) = (items.len(), words(&(&visitor as &dyn Expected).to_string()));
-                let mut items = Items(items.into_iter().enumerate());
-                let made = visitor.visit_seq(&mut items)?;
-                match items.0.len() {
-                    0 => Ok(made),
-                    _ => Err(Problem::must_be(&wanted, &format!("a list of {len}"))),
-                }
-            }
-            Value::Table(table) => visitor.visit_map(Entries { rest: table.into_iter(), next: None }),
-        }
-    }
-
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Problem> {
-        visitor.visit_some(self)
-    }
-
-    fn deserialize_newtype_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        visitor: V,
-    ) -> Result<V::Value, Problem> {
-        visitor.visit_newtype_struct(self)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        names: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Problem> {
-        match &self.0 {
-            Value::String(name) => {
-                let name: StrDeserializer<'_, Problem> = name.as_str().into_deserializer();
-                visitor.visit_enum(name)
-            }
-            other => {
-                let names: Vec<_> = names.iter().map(|name| format!("\"{name}\"")).collect();
-                Err(Problem::must_be(&names.join(" or "), &shown(unexpected(other))))
-            }
-        }
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
-        tuple_struct map struct identifier ignored_any
-    }
-}
-
-fn unexpected(value: &Value) -> Unexpected<'_> {
-    match value {
-        Value::String(text) => Unexpected::Str(text),
-        Value::Integer(number) => Unexpected::Signed(*number),
-        Value::Float(number) => Unexpected::Float(*number),
-        Value::Boolean(value) => Unexpected::Bool(*value),
-        Value::Datetime(_) => Unexpected::Other("date"),
-        Value::Array(_) => Unexpected::Seq,
-        Value::Table(_) => Unexpected::Map,
-    }
-}
-
-struct Items(std::iter::Enumerate<std::vec::IntoIter<Value>>);
-
-impl<'de> de::SeqAccess<'de> for &mut Items {
-    type Error = Problem;
-
-    fn next_element_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Problem> {
-        let Some((index, item)) = self.0.next() else { return Ok(None) };
-        seed.deserialize(Node(item)).map(Some).map_err(|problem| problem.below(Step::Item(index)))
-    }
-}
-
-struct Entries {
-    rest: <Table as IntoIterator>::IntoIter,
-    next: Option<(String, Value)>,
-}
-
-impl<'de> de::MapAccess<'de> for Entries {
-    type Error = Problem;
-
-    fn next_key_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<Option<S::Value>, Problem> {
-        self.next = self.rest.next();
-        let Some((key, _)) = &self.next else { return Ok(None) };
-        let name: StrDeserializer<'_, Problem> = key.as_str().into_deserializer();
-        seed.deserialize(name).map(Some).map_err(|problem| Problem { key: Some(key.clone()), ..problem })
-    }
-
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Problem> {
-        let (key, value) = self.next.take().expect("a key comes before its value");
-        let hint = advice(&key, &value);
-        seed.deserialize(Node(value)).map_err(|mut problem| {
-            if let Some(hint) = hint.filter(|_| problem.at.is_empty()) {
-                problem.message += &format!(": {hint}");
-            }
-            problem.below(Step::Key(key))
-        })
-    }
 }

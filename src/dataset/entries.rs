@@ -4,22 +4,39 @@ use std::fs::{self, FileType};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::files;
 
 /// Folders that systems and programs make beside the user's own.
-const JUNK: [&str; 7] = [
+const JUNK: [&str; 22] = [
     "__macosx",
+    "network trash folder",
+    "temporary items",
+    "thevolumesettingsfolder",
     "@eadir",
+    "@tmp",
+    "@synoeastream",
+    "@synoresource",
+    "@sharesnap",
+    "@recycle",
+    "@recently-snapshot",
     "#recycle",
+    "#snapshot",
+    "~snapshot",
     "$recycle.bin",
+    "recycler",
+    "$extend",
     "system volume information",
+    "msocache",
     "lost+found",
+    "lost.dir",
     "__pycache__",
 ];
 /// Files of a training, an experiment or what they leave.
 const RESULTS: [&str; 5] =
     ["summary.json", "checkpoint.safetensors", "model.safetensors", "metrics.csv", "runs.csv"];
+/// Those of them that no class has beside its pictures.
+const WEIGHTS: [&str; 2] = ["checkpoint.safetensors", "model.safetensors"];
 /// Folders that trainings and experiments make; perhaps still empty.
 const RESULT_FOLDERS: [&str; 2] = ["runs", "experiments"];
 
@@ -60,7 +77,7 @@ impl Entries {
             if name.starts_with('.') || ["thumbs.db", "desktop.ini"].contains(&&*name) {
                 continue;
             }
-            if JUNK.contains(&&*name) {
+            if is_junk(&name, &path) {
                 found.junk.push(path);
                 continue;
             }
@@ -102,6 +119,11 @@ impl Entries {
     pub(super) fn has_pictures(&self) -> bool {
         self.pictures().next().is_some() || !self.foreign().is_empty()
     }
+
+    /// True if there are pictures that a class could consist of: drawings of charts are none.
+    pub(super) fn has_photographs(&self) -> bool {
+        self.pictures().next().is_some() || self.foreign().iter().any(|(_, extension)| extension != "svg")
+    }
 }
 
 /// What a link leads to; `None` if nowhere.
@@ -117,17 +139,38 @@ fn target(path: &Path, kind: FileType) -> io::Result<Option<FileType>> {
     }
 }
 
-/// True for a folder without pictures, as far down as runs go, in which trainings or experiments of ours are.
+/// True for a folder, by its name in lower case, that a system makes.
+fn is_junk(name: &str, path: &Path) -> bool {
+    let numbered = name.strip_prefix("found.").is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
+    // This may well be a class, too; Windows keeps lists there.
+    let recycled =
+        || name == "recycled" && ["INFO2", "desktop.ini"].iter().any(|list| path.join(list).is_file());
+    JUNK.contains(&name) || numbered || recycled()
+}
+
+/// True for a folder of a training or an experiment of ours, or one that has such folders, as far down as they go.
+///
+/// Weights, or two files of results, make a folder ours whatever pictures are beside them, and so does any result below a
+/// folder that is named as we name it. Elsewhere pictures count: a class may have a table, and a data set may have been
+/// trained in its own folder.
 pub(super) fn holds_results(folder: &Path, entries: &Entries) -> bool {
-    fn is_without_pictures(entries: &Entries, depth: usize, results: &mut bool) -> bool {
-        *results |= entries.files.iter().any(|file| RESULTS.contains(&&*name_of(file)));
-        let inner = |folder: &PathBuf| {
-            Entries::of(folder).map_or(true, |inner| is_without_pictures(&inner, depth - 1, results))
-        };
-        !entries.has_pictures() && (depth == 0 || entries.folders.iter().all(inner))
+    const LEVELS: usize = 2;
+    fn any(entries: &Entries, depth: usize, test: fn(&Entries) -> bool) -> bool {
+        let inner = |folder: &PathBuf| Entries::of(folder).is_ok_and(|inner| any(&inner, depth - 1, test));
+        test(entries) || depth > 0 && entries.folders.iter().any(inner)
     }
-    let mut results = RESULT_FOLDERS.contains(&&*name_of(folder));
-    is_without_pictures(entries, 2, &mut results) && results
+    fn results(entries: &Entries) -> impl Iterator<Item = &&'static str> {
+        RESULTS.iter().filter(|name| entries.files.iter().any(|file| name_of(file) == **name))
+    }
+    let own: Vec<_> = results(entries).collect();
+    let has_result = |entries: &Entries| results(entries).next().is_some();
+    let is_run = own.len() > 1 || own.iter().any(|name| WEIGHTS.contains(name));
+    if is_run && (entries.has_photographs() || picture_folders(entries).count() == 1) {
+        return true;
+    }
+    let named = RESULT_FOLDERS.contains(&&*name_of(folder));
+    let holds_some = any(entries, LEVELS, has_result);
+    named && holds_some || (named || holds_some) && !any(entries, LEVELS, Entries::has_photographs)
 }
 
 /// The folders inside that have pictures of their own.
@@ -146,10 +189,7 @@ pub(super) fn name_of(path: &Path) -> String {
 
 /// A path as a message about `dir` names it, on one line.
 pub(super) fn shown(path: &Path, dir: &Path) -> String {
-    let path = path.strip_prefix(dir).unwrap_or(path).display().to_string();
-    path.chars()
-        .map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() })
-        .collect()
+    error::shown(&path.strip_prefix(dir).unwrap_or(path).to_string_lossy()).into_owned()
 }
 
 /// The first few of a list, and how many more there are.

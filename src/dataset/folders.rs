@@ -90,9 +90,13 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
     let mut odd = Vec::new();
     let mut classes = Vec::new();
     let mut empty = Vec::new();
+    let mut results = Vec::new();
     for path in &entries.folders {
         let inner = Entries::of(path)?;
         if holds_results(path, &inner) {
+            if inner.has_photographs() {
+                results.push(path);
+            }
             continue;
         }
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
@@ -130,6 +134,13 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
                 format!("{} files or folders are", ignored.len())
             },
             some(ignored.iter().map(|file| shown(file, folder)))
+        ));
+    }
+    if !results.is_empty() {
+        warnings.push(format!(
+            "{}: no class, since results of trainings are there: {}",
+            folder.display(),
+            some(results.iter().map(|path| shown(path, folder)))
         ));
     }
     warnings.extend(left_out(folder, &odd));

@@ -201,6 +201,7 @@ fn verify(path: &Path, file: &mut File) -> Result<()> {
         return Err(Error::data(sums_path, "above 1 MiB: this is no list of checksums"));
     };
     let sums = String::from_utf8_lossy(&sums);
+    let sums = sums.trim_start_matches('\u{feff}');
     // A line is the hash, a space, a space or '*', the name.
     let named = |name: &str| {
         let name = name.strip_prefix([' ', '*']).unwrap_or(name);

@@ -107,16 +107,26 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
         }
         return Ok(Some(Source::Pictures(Layout { root: dir.to_owned(), train: None, test: None })));
     }
-    if depth == 0 || folders.len() > MAX_WAYS {
+    if depth == 0 {
         return Ok(None);
     }
+    if folders.len() > MAX_WAYS {
+        let message = format!(
+            "none of its {} folders has pictures of its own, and so many are not looked through: give the folder of the \
+             data set",
+            folders.len()
+        );
+        return Err(Error::data(dir, message));
+    }
     let mut ways = Vec::new();
+    let mut astray = None;
     for folder in &folders {
         let mut inner = Vec::new();
         match look(&folder.path, &folder.entries, depth - 1, &mut inner) {
             Ok(Some(source)) => ways.push((source, inner)),
+            Ok(None) => {}
             // Unsorted pictures are no way, but a folder that cannot be read may be the way.
-            Ok(None) | Err(Error::Data { .. }) => {}
+            Err(error @ Error::Data { .. }) => astray = astray.or(Some(error)),
             Err(error) => return Err(error),
         }
     }
@@ -125,10 +135,14 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
         let message = format!("there are data sets in {}: give one of these folders", some(names));
         return Err(Error::data(dir, message));
     }
-    Ok(ways.pop().map(|(source, inner)| {
-        notes.extend(inner);
-        source
-    }))
+    match (ways.pop(), astray) {
+        (Some((source, inner)), _) => {
+            notes.extend(inner);
+            Ok(Some(source))
+        }
+        (None, Some(error)) => Err(error),
+        (None, None) => Ok(None),
+    }
 }
 
 impl Source {
@@ -302,6 +316,11 @@ mod tests {
         );
         let message = found(&["A/raw/train-images-idx3-ubyte", "B/train/a/1.png"]).unwrap_err();
         assert!(message.contains("there are data sets in A/raw, B: give one"), "{message}");
+        let many: Vec<_> = (0..40).map(|index| format!("{index}/train/a/1.png")).collect();
+        let message = found(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
+        assert!(message.contains("none of its 40 folders has pictures of its own, and so many"), "{message}");
+        let message = found(&["all/train/1.png", "all/test/1.png"]).unwrap_err();
+        assert!(message.contains("the pictures in test, train are not sorted"), "{message}");
         let dir = folder(&["ring/1.png", "ring/2.webp", "bar/1.png"]);
         let message = find(&dir.path().join("ring")).unwrap_err().to_string();
         assert!(message.contains("there are 2 pictures here, but no folder for each class"), "{message}");
@@ -352,6 +371,33 @@ mod tests {
                 assert!(said.contains(words), "{words}: {said}");
             }
         }
+        // Results beside charts and pictures.
+        for name in [
+            "runs/b-1/plot.png",
+            "runs/scaling.svg",
+            "experiments/s/x.svg",
+            "best/summary.json",
+            "best/1.png",
+        ] {
+            fs::create_dir_all(dir.path().join(name).parent().unwrap()).unwrap();
+            fs::write(dir.path().join(name), "").unwrap();
+        }
+        warnings.clear();
+        assert_eq!(classes(&mut warnings).unwrap().len(), 2);
+        assert!(
+            warnings.join("\n").contains("no class, since results of trainings are there: best"),
+            "{warnings:?}"
+        );
+        for junk in ["RECYCLER", "FOUND.001", "@tmp", "#snapshot", "Temporary Items", "Recycled"] {
+            fs::create_dir(dir.path().join(junk)).unwrap();
+            for picture in ["1.png", "2.png"] {
+                fs::write(dir.path().join(junk).join(picture), "").unwrap();
+            }
+        }
+        // Without Windows' lists it is a class of somebody who sorts waste.
+        assert_eq!(classes(&mut warnings).unwrap().len(), 3);
+        fs::write(dir.path().join("Recycled/INFO2"), "").unwrap();
+        assert_eq!(classes(&mut warnings).unwrap().len(), 2);
         // What a class has besides its pictures does not make it ours, and runs with a picture are somebody's class.
         fs::write(dir.path().join("a/metrics.csv"), "").unwrap();
         assert_eq!(classes(&mut warnings).unwrap().len(), 2);

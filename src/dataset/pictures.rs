@@ -11,7 +11,7 @@ use super::entries::{count_of, shown, some};
 use super::folders::{Class, classes};
 use super::layout::Layout;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
-use crate::error::{Error, Result};
+use crate::error::{self, Error, Result};
 use crate::files;
 use crate::memory;
 use crate::tensor::Shape;
@@ -87,8 +87,11 @@ pub(super) fn load_test(
     check_channels(dir, input)?;
     let test = classes(layout, Part::Test, &mut warnings)?;
     if let Some(class) = test.iter().find(|class| class_named(&class.name, names).is_none()) {
-        let message =
-            format!("{:?} is no class of the model; it knows {}", class.name, some(names.iter().cloned()));
+        let message = format!(
+            "{:?} is no class of the model; it knows {}",
+            class.name,
+            some(names.iter().map(|name| error::shown(name).into_owned()))
+        );
         return Err(Error::data(dir, message));
     }
     let images = read(dir, &test, names, input, &mut warnings)?.images;
@@ -109,7 +112,7 @@ fn check_channels(dir: &Path, input: Shape) -> Result<()> {
     let message = format!(
         "pictures have 1 channel (grey) or 3 (RGB), the model takes {}; `shadernet new --data {}` writes a model that fits",
         input.channels,
-        files::quoted(&dir.to_string_lossy())
+        files::quoted(dir)
     );
     Err(Error::data(dir, message))
 }

@@ -238,10 +238,7 @@ impl Gpu {
     }
 
     fn error(&self, text: &str) -> Error {
-        Error::Device(format!(
-            "{}: {text}\nthe last saved epoch is intact; `--device cpu` needs no GPU",
-            self.report
-        ))
+        Error::Device(format!("{}: {text}\n`--device cpu` needs no GPU", self.report))
     }
 
     /// Waits until a submission has been carried out.

@@ -113,7 +113,7 @@ pub fn of_runs(folders: &[PathBuf]) -> Result<String> {
 }
 
 /// Fails if the page of `runs` cannot be written to `path`, as [`files::check_outputs`]: what the runs have in their folders
-/// is their input, except for pages. The report that a single run has in its folder is replaced.
+/// is their input, except for pages, and so are the data sets that they recorded. The report that a single run has in its folder is replaced.
 ///
 /// # Errors
 /// [`Error::Usage`], which says what would help.
@@ -124,6 +124,7 @@ pub fn check_free(path: &Path, runs: &[PathBuf], force: bool) -> Result<()> {
         let Ok(entries) = run.read_dir() else { return Ok(()) };
         let files = entries.flatten().map(|entry| entry.path());
         inputs.extend(files.filter(|file| file.extension().is_none_or(|ending| ending != "html")));
+        inputs.extend(Record::load(run).ok().map(|record| record.summary.data.into()));
     }
     let in_place = matches!(runs, [run] if path == run.join(FILE)) && path.is_file();
     // Larger than any of ours: not ours.

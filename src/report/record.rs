@@ -154,8 +154,7 @@ fn require(folder: &Path, names: &[&str]) -> Result<()> {
         return Ok(());
     }
     let cure = if folder.join("checkpoint.safetensors").is_file() {
-        let folder = folder.to_string_lossy();
-        format!("`shadernet train --resume {}` goes on with the run", quoted(&folder))
+        format!("`shadernet train --resume {}` goes on with the run", quoted(folder))
     } else {
         "`shadernet train --out DIR` makes one".into()
     };

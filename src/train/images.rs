@@ -59,7 +59,7 @@ impl TrainingData {
                 "{what}; the model {} ends with {wanted} values: change its last layers, or let `shadernet new --data \
                  {}` write a model that fits",
                 model.name,
-                files::quoted(&self.dir.to_string_lossy())
+                files::quoted(&self.dir)
             );
             return Err(Error::data(&self.dir, message));
         }

@@ -50,6 +50,8 @@ fn nothing_that_is_read_is_replaced() {
             ));
         }
     }
+    cases.push((["report", "x", "--out", TEST_IMAGES, "--force"].to_vec(), "read as an input"));
+    cases.push((["report", "x", "--out", "-"].to_vec(), "this goes into a file"));
     for (args, words) in cases {
         let done = run(dir.path(), &args);
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
@@ -70,17 +72,25 @@ fn manual_pages_replace_files_alone() {
     let done = run(dir.path(), &["man", "--out", "man"]);
     assert!(done.code == 2 && done.stderr.contains("shadernet-train.1: this is a folder"), "{}", done.stderr);
     assert_eq!(listing(&dir.path().join("man")).len(), 1);
+    #[cfg(unix)]
+    {
+        fs::create_dir(dir.path().join("links")).unwrap();
+        std::os::unix::fs::symlink("../tiny.toml", dir.path().join("links/shadernet.1")).unwrap();
+        let done = run(dir.path(), &["man", "--out", "links"]);
+        assert!(done.code == 2 && done.stderr.contains("shadernet.1: this is a link"), "{}", done.stderr);
+        assert_eq!(fs::read_to_string(dir.path().join("tiny.toml")).unwrap(), TINY);
+    }
 }
 
 /// Writes `tiny.toml`'s network with these weights for all its tensors.
-fn with_weights(dir: &Path, name: &str, value: f32) {
+fn with_weights(dir: &Path, name: &str, value: f32, classes: [&str; 3]) {
     let model = Model::parse(TINY, "tiny.toml").unwrap();
     let mut weights = model.init(0);
     weights
         .iter_mut()
         .filter(|tensor| tensor.name.ends_with("conv1.weight"))
         .for_each(|tensor| tensor.data.fill(value));
-    let classes = ["a", "b", "c"].map(String::from).into();
+    let classes = classes.map(String::from).into();
     let checkpoint =
         Checkpoint { model, weights, classes, mean: 0.0, std: 0.1, ..Checkpoint::seed().unwrap() };
     checkpoint.save(&dir.join(name)).unwrap();
@@ -89,8 +99,8 @@ fn with_weights(dir: &Path, name: &str, value: f32) {
 #[test]
 fn there_is_no_answer_without_finite_logits() {
     let dir = workplace();
-    with_weights(dir.path(), "good.safetensors", 0.1);
-    with_weights(dir.path(), "bad.safetensors", 3e38);
+    with_weights(dir.path(), "good.safetensors", 0.1, ["a", "b", "c"]);
+    with_weights(dir.path(), "bad.safetensors", 3e38, ["a", "b", "c"]);
     let picture = format!("{ROOT}/data/digits/7_bar.png");
     for (args, code) in [
         (&["classify", &picture, "--model"][..], 1),
@@ -114,6 +124,29 @@ fn there_is_no_answer_without_finite_logits() {
             done.stdout
         );
     }
+}
+
+#[test]
+fn commands_can_be_pasted_and_names_stay_on_one_line() {
+    let dir = workplace();
+    // Windows' editors, and names from elsewhere.
+    let utf16: Vec<u8> = TINY.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fs::write(dir.path().join("utf16.toml"), [&[0xff, 0xfe], &utf16[..]].concat()).unwrap();
+    let done = run(dir.path(), &["summary", "utf16.toml"]);
+    assert!(done.code == 2 && done.stderr.contains("saved as UTF-8"), "{}", done.stderr);
+    with_weights(dir.path(), "x.safetensors", 0.1, ["a\tb\n", "b", "c"]);
+    for class in ["ring", "bar"] {
+        fs::create_dir_all(dir.path().join("p\u{1b}").join(class)).unwrap();
+        for name in ["1.png", "2.png"] {
+            let pixels = image::GrayImage::from_fn(8, 8, |x, y| image::Luma([(x * y) as u8 * 5]));
+            pixels.save(dir.path().join("p\u{1b}").join(class).join(name)).unwrap();
+        }
+    }
+    let done = run(dir.path(), &["eval", "x.safetensors", "--data", "p\u{1b}"]);
+    assert!(done.stderr.contains(r#"is no class of the model; it knows a\tb\n, b, c"#), "{}", done.stderr);
+    let done = ok(dir.path(), &["new", "--data", "p\u{1b}"]);
+    assert!(done.stdout.contains("2 classes: bar, ring"), "{}", done.stdout);
+    assert!(done.stdout.contains(r"shadernet train model.toml --data $'p\033'"), "{}", done.stdout);
 }
 
 #[test]

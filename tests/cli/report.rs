@@ -324,7 +324,7 @@ fn what_is_no_run_is_named() {
         (&["no-rows"], 1, &["no-rows/metrics.csv: damaged: 0 rows for 1 nets"]),
         (&["x", "--data", "few"], 1, &["few: 3 test images", "judged on 30", "--data"]),
         (&["x", "--data", "none"], 1, &["none: there is no such folder"]),
-        (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html"]),
+        (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html: there is no folder none"]),
         (&["x", "--out", "empty", "--force"], 2, &["empty: this is a folder; name a file"]),
         (&["x", "y", "--data", "data"], 2, &["--data goes with one run"]),
         (&["x", "empty"], 1, &["empty: "]),
