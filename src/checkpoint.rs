@@ -9,6 +9,7 @@ use crate::files;
 use crate::model::Model;
 use crate::tensor::Tensor;
 
+mod check;
 pub(crate) mod file;
 mod foreign;
 
@@ -142,9 +143,9 @@ impl Checkpoint {
         });
         let [mean, std] = [number("mean")? as f32, number("std")? as f32];
         // What becomes of a pixel: value / std - mean / std.
-        if !(std > 0.0 && std.recip().is_finite() && (mean / std).is_finite()) {
+        if !(std > 0.0 && std.is_finite() && std.recip().is_finite() && (mean / std).is_finite()) {
             return Err(bad(format!(
-                "mean = {mean} and std = {std} in the metadata normalise no pixels; std must be above 0"
+                "mean = {mean} and std = {std} in the metadata normalise no pixels; both must be finite, and std above 0"
             )));
         }
         let test_accuracy = number("test_accuracy")?;
@@ -159,10 +160,13 @@ impl Checkpoint {
                 format!("{} class names in the metadata for {} classes", classes.len(), model.class_count());
             return Err(bad(message));
         }
+        check::class_names(&classes).map_err(bad)?;
         let trained = serde_json::from_str(get("trained")?)
             .map_err(|_| bad("trained in the metadata does not say how the model was trained".into()))?;
+        let weights = file.tensors(&wanted(&model))?;
+        check::range(&weights, &model).map_err(bad)?;
         Ok(Self {
-            weights: file.tensors(&wanted(&model))?,
+            weights,
             model,
             mean,
             std,
@@ -235,7 +239,9 @@ pub fn read_weights(path: &Path, model: &Model) -> Result<(Vec<Tensor>, Vec<Stri
     if file.metadata.get("format").map(String::as_str) == Some(RUN_FORMAT) {
         return Err(Error::checkpoint(path, state_of_a_run(path)));
     }
-    file.foreign_tensors(&wanted(model))
+    let (weights, notes) = file.foreign_tensors(&wanted(model))?;
+    check::range(&weights, model).map_err(|message| Error::checkpoint(path, message))?;
+    Ok((weights, notes))
 }
 
 /// Writes tensors alone, such as logits, as a safetensors file.
@@ -285,7 +291,18 @@ mod tests {
             ("version", "3", "version 3 of the format; this shadernet reads versions up to 2"),
             ("mean", "x", "mean = \"x\" in the metadata is no number"),
             ("mean", "1e39", "mean = inf"),
-            ("std", "0", "std = 0 in the metadata normalise no pixels; std must be above 0"),
+            ("std", "0", "std = 0 in the metadata normalise no pixels; both must be finite, and std above 0"),
+            ("std", "1e39", "std = inf in the metadata normalise no pixels"),
+            (
+                "classes",
+                r#"["0","1","2","3","4","0","6","7","8","9"]"#,
+                r#"class name 6 in the metadata, "0", is empty or there twice"#,
+            ),
+            (
+                "classes",
+                r#"["0","","2","3","4","5","6","7","8","9"]"#,
+                "class name 2 in the metadata, \"\", is empty",
+            ),
             ("test_accuracy", "1e39", "is no percentage"),
             ("test_loss", "inf", "test_loss = \"inf\""),
             ("model", "name = 7", "model:1: "),

@@ -1,6 +1,8 @@
 //! How much memory this process can still get: asked for before much is taken, since the system ends a process that takes
 //! too much without a word.
 
+use std::sync::{Condvar, Mutex, PoisonError};
+
 use indicatif::HumanBytes;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
@@ -59,6 +61,49 @@ pub(crate) fn available() -> Option<u64> {
     of_system.into_iter().chain(of_group).chain(of_limits()).min()
 }
 
+/// Memory that threads share: work that does not fit beside the rest waits until that is done.
+pub(crate) struct Budget {
+    bytes: u64,
+    taken: Mutex<u64>,
+    returned: Condvar,
+}
+
+impl Budget {
+    /// Of all that is free now.
+    pub(crate) fn of_what_is_free() -> Self {
+        Self { bytes: available().unwrap_or(u64::MAX), taken: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Waits until `needed` bytes are left, and keeps them until the share is dropped. A thread that has a share must not ask
+    /// for another one.
+    ///
+    /// # Errors
+    /// As [`check`], if they would not even be left if all others were done.
+    pub(crate) fn take(&self, needed: u64, what: &str, cure: &str) -> Result<Share<'_>> {
+        if needed > self.bytes {
+            return Err(Error::Device(message(needed, self.bytes, what, cure)));
+        }
+        let taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_full = |taken: &mut u64| *taken > self.bytes - needed;
+        let mut taken = self.returned.wait_while(taken, is_full).unwrap_or_else(PoisonError::into_inner);
+        *taken += needed;
+        Ok(Share { budget: self, bytes: needed })
+    }
+}
+
+/// A part of a [`Budget`].
+pub(crate) struct Share<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.budget.taken.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.budget.returned.notify_all();
+    }
+}
+
 /// What `ulimit -v` and `ulimit -d` leave. A tenth stays for what is not counted: stacks, gaps, libraries.
 #[cfg(target_os = "linux")]
 fn of_limits() -> Option<u64> {
@@ -97,6 +142,27 @@ mod tests {
             assert!(message.starts_with("this needs 1.00 EiB of memory, "), "{message}");
             assert!(message.ends_with("free: use less"), "{message}");
         }
+    }
+
+    #[test]
+    fn who_finds_no_memory_left_waits_for_the_others() {
+        let budget = Budget { bytes: 100, taken: Mutex::default(), returned: Condvar::new() };
+        let message = budget.take(101, "this", "use less").err().unwrap().to_string();
+        assert_eq!(message, "this needs 101 B of memory, 100 B are free: use less");
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let first = budget.take(60, "", "").unwrap();
+            let second = budget.take(40, "", "").unwrap();
+            scope.spawn(|| {
+                let _third = budget.take(50, "", "").unwrap();
+                assert!(done.load(std::sync::atomic::Ordering::SeqCst));
+            });
+            drop(second);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+            done.store(true, std::sync::atomic::Ordering::SeqCst);
+            drop(first);
+        });
+        assert_eq!(*budget.taken.lock().unwrap(), 0);
     }
 
     #[test]

@@ -107,7 +107,8 @@ fn limits_are_where_they_should_be() {
 fn parameters_have_their_shapes_and_first_values() {
     let param = |name, shape: &[usize], init, trained, decays| {
         let shape = shape.to_vec();
-        Param { name, shape, init, trained, decays }
+        let min = if name == "running_var" { 0.0 } else { f32::NEG_INFINITY };
+        Param { name, shape, init, trained, decays, min }
     };
     fn params(kind: &str, keys: &str, input: [usize; 3]) -> Vec<Param> {
         parse(kind, keys).unwrap().params(Shape::from(input))

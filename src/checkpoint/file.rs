@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use half::{bf16, f16};
 use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 
@@ -71,7 +71,8 @@ impl TensorFile {
             SafeTensors::deserialize(&bytes)?;
             Ok(header)
         });
-        let header = parsed.map_err(|error| bad(format!("damaged, or no safetensors file: {error}")))?;
+        let header =
+            parsed.map_err(|error| bad(format!("damaged, or no safetensors file: {}", plain(&error))))?;
         let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
         let seal = seal_at(&rest[..length as usize]).map(|at| 8 + at);
         let promised = seal.and_then(|at| bytes.get(at..at + BLANK.len()));
@@ -131,7 +132,7 @@ impl TensorFile {
 
     fn views(&self) -> Result<SafeTensors<'_>> {
         SafeTensors::deserialize(&self.bytes)
-            .map_err(|error| Error::checkpoint(&self.path, error.to_string()))
+            .map_err(|error| Error::checkpoint(&self.path, format!("damaged: {}", plain(&error))))
     }
 
     fn read_tensors(
@@ -189,6 +190,19 @@ impl TensorFile {
             }
         }
         Ok(tensors)
+    }
+}
+
+/// What is wrong with a file, without the words of the library, which are about its own types.
+fn plain(error: &SafeTensorError) -> &'static str {
+    match error {
+        SafeTensorError::HeaderTooSmall
+        | SafeTensorError::InvalidHeaderLength
+        | SafeTensorError::MetadataIncompleteBuffer => "its length is not the one that its header promises",
+        SafeTensorError::TensorInvalidInfo
+        | SafeTensorError::InvalidOffset(_)
+        | SafeTensorError::ValidationOverflow => "its header places tensors where none can be",
+        _ => "its header cannot be read",
     }
 }
 
@@ -298,4 +312,29 @@ pub(crate) fn sha256(tensors: &[Tensor]) -> String {
 /// Bytes as lower-case hexadecimal digits.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_header_is_told_in_plain_words() {
+        for (header, words) in [
+            ("{", "its header cannot be read"),
+            (&"[".repeat(200), "its header cannot be read"),
+            (
+                "{\"a\":{\"dtype\":\"F32\",\"shape\":[9],\"data_offsets\":[0,4]}}",
+                "places tensors where none can be",
+            ),
+            ("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", "its length is not the one"),
+        ] {
+            let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
+            let error = TensorFile::parse(bytes, "x".as_ref(), MAX_HEADER).err().unwrap().to_string();
+            assert!(
+                error.starts_with("x: damaged, or no safetensors file: ") && error.contains(words),
+                "{error}"
+            );
+        }
+    }
 }

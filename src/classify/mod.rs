@@ -76,7 +76,9 @@ impl Picture {
             );
             return Err(Error::Usage(message));
         }
-        Ok(picture::stretch(&picture::flatten(self.image, input.channels), input))
+        let flat = picture::flatten(self.image, input.channels);
+        picture::check_memory(&flat, input.height, &self.name)?;
+        Ok(picture::stretch(&flat, input))
     }
 }
 

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use shadernet::checkpoint::Checkpoint;
+use shadernet::dataset::Images;
 use shadernet::device::Device;
 use shadernet::error::{Error, Result};
 use shadernet::eval;
@@ -74,6 +75,7 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     let page = html.as_ref().map(|_| page(&checkpoint, args)).transpose()?;
     let graph = onnx.as_ref().map(|_| export::to_onnx(&checkpoint, args.fold_batch_norm)).transpose()?;
     let module = pytorch.as_ref().map(|_| export::to_pytorch(&checkpoint)).transpose()?;
+    let images = args.verify.then(|| test_images(&checkpoint, &args.data)).transpose()?;
     if let Some((path, page)) = html.as_ref().zip(page) {
         files::write_atomically(path, page.as_bytes())?;
         let size = page.len().div_ceil(1000);
@@ -88,9 +90,9 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
         let model = args.model.display();
         output.line(format_args!("{}: `load({:?})` gives the network", path.display(), model.to_string()));
     }
-    match onnx {
-        Some(path) if args.verify => verify(path, &checkpoint, &args.data, output),
-        _ => Ok(ExitCode::SUCCESS),
+    match onnx.as_ref().zip(images) {
+        Some((path, images)) => verify(path, &checkpoint, &images, output),
+        None => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -105,29 +107,40 @@ fn page(checkpoint: &Checkpoint, args: &ExportArgs) -> Result<String> {
     export::html_to_train(checkpoint, &data.train, &data.test)
 }
 
+fn test_images(checkpoint: &Checkpoint, data: &Path) -> Result<Images> {
+    let (images, warnings) = eval::load_test_images(data, checkpoint)?;
+    warnings.iter().for_each(|warning| output::warning(warning));
+    Ok(images)
+}
+
+/// Images that the written graph computes at a time: as numbers they take many times their bytes.
+const PIECE: usize = 1000;
 /// A difference of the logits beyond this part of the largest is more than rounding.
 const TOLERANCE: f64 = 1e-5;
 
 /// Reads the written graph back and holds it against the CPU engine. Fails if an answer differs.
-fn verify(path: &Path, checkpoint: &Checkpoint, data: &Path, output: &mut Output) -> Result<ExitCode> {
-    let (images, warnings) = eval::load_test_images(data, checkpoint)?;
-    warnings.iter().for_each(|warning| output::warning(warning));
-    let wanted = eval::logits(checkpoint, &images, &Device::cpu(None))?;
-    let bytes = std::fs::read(path).map_err(Error::io("read", path))?;
-    let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
-    let logits = Graph::read(&bytes).and_then(|graph| graph.run(&pixels, "logits"));
-    let logits = logits.map_err(|message| Error::data(path, message))?;
-    if !logits.iter().all(|logit| logit.is_finite()) {
-        return Err(Error::data(path, "the graph gives logits that are no finite numbers"));
-    }
+fn verify(path: &Path, checkpoint: &Checkpoint, images: &Images, output: &mut Output) -> Result<ExitCode> {
+    let bad = |message: String| Error::data(path, message);
+    let wanted = eval::logits(checkpoint, images, &Device::cpu(None))?;
+    let graph = Graph::read(&std::fs::read(path).map_err(Error::io("read", path))?).map_err(bad)?;
     let classes = checkpoint.model.class_count();
-    let wanted: Vec<f64> = wanted.into_iter().map(f64::from).collect();
-    let answer =
-        |row: &[f64]| (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-    let same =
-        logits.chunks(classes).zip(wanted.chunks(classes)).filter(|(a, b)| answer(a) == answer(b)).count();
-    let difference = logits.iter().zip(&wanted).fold(0f64, |largest, (a, b)| largest.max((a - b).abs()));
-    let largest = wanted.iter().fold(0f64, |largest, logit| largest.max(logit.abs()));
+    let (mut same, mut difference, mut largest) = (0, 0f64, 0f64);
+    let pieces = images.pixels.chunks(PIECE * checkpoint.model.input.len());
+    for (pixels, wanted) in pieces.zip(wanted.chunks(PIECE * classes)) {
+        let pixels: Vec<f32> = pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
+        let logits = graph.run(&pixels, "logits").map_err(bad)?;
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(bad("the graph gives logits that are no finite numbers".into()));
+        }
+        let wanted: Vec<f64> = wanted.iter().map(|&logit| logit.into()).collect();
+        let answer = |row: &[f64]| {
+            (0..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best })
+        };
+        let rows = logits.chunks(classes).zip(wanted.chunks(classes));
+        same += rows.filter(|(a, b)| answer(a) == answer(b)).count();
+        difference = logits.iter().zip(&wanted).fold(difference, |most, (a, b)| most.max((a - b).abs()));
+        largest = wanted.iter().fold(largest, |most, logit| most.max(logit.abs()));
+    }
     output.line(format_args!(
         "verified: {same} of {} answers agree, largest difference of a logit {difference:.1e} (largest logit {largest:.1})",
         images.count

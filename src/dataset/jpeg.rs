@@ -15,8 +15,11 @@ const MAX_SIDE: usize = 8192;
 const MAX_COMPONENTS: u8 = 4;
 /// Every usual encoder makes about ten.
 const MAX_SCANS: usize = 100;
-const CUT: &str = "it ends early, part of the picture is missing";
-const CORRUPT: &str = "its compressed data are corrupt";
+const CUT: &str = "damaged JPEG: it ends early, part of the picture is missing";
+const CORRUPT: &str = "damaged JPEG: its compressed data are corrupt";
+/// Of what no decoder at hand reads though it may be whole.
+pub(super) const RARE: &str =
+    "a JPEG of a rare kind, which is not read; convert it, such as by `convert FILE NEW.png` of ImageMagick";
 
 type Checked<T = ()> = Result<T, &'static str>;
 
@@ -42,7 +45,8 @@ pub(super) fn check(bytes: &[u8]) -> Checked {
             0xc4 => jpeg.read_tables(segment)?,
             0xc0..=0xc2 => jpeg.read_frame(segment, marker == 0xc2)?,
             0xc3 | 0xc5..=0xc7 | 0xc9..=0xcb | 0xcd..=0xcf => {
-                return Err("it is of a rare kind (lossless, hierarchical or arithmetic coding)");
+                // Lossless, hierarchical or arithmetic coding.
+                return Err(RARE);
             }
             0xdd => jpeg.interval = usize::from(u16_at(segment, 0)?),
             0xda => {

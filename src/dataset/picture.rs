@@ -4,11 +4,13 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use image::imageops::FilterType;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, Rgba};
+use image::metadata::Orientation;
+use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgba};
 
 use super::jpeg;
 use crate::error::{Error, Result};
 use crate::files;
+use crate::memory::{self, Budget, Share};
 use crate::tensor::Shape;
 
 const MAX_SIDE: u32 = 8192;
@@ -56,20 +58,44 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
 /// Decodes what a PNG or JPEG file holds; errors name it `path`.
 ///
 /// # Errors
-/// As [`decode`]; all of them are about the content.
+/// As [`decode_within`].
 pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
+    Ok(decode_within(bytes, path, &Budget::of_what_is_free(), 0)?.0)
+}
+
+/// The same with a share of the memory, to be kept until the picture is flattened and stretched to so many rows.
+///
+/// # Errors
+/// [`Error::Data`] about the content, and [`Error::Device`] where it does not fit into memory.
+pub(super) fn decode_within<'a>(
+    bytes: &[u8],
+    path: &Path,
+    budget: &'a Budget,
+    rows: usize,
+) -> Result<(DynamicImage, Share<'a>)> {
     let bad = |message: String| Error::data(path, message);
-    let (format, name) = match image::guess_format(bytes) {
-        Ok(format @ ImageFormat::Png) => (format, "PNG"),
-        Ok(format @ ImageFormat::Jpeg) => (format, "JPEG"),
+    let format = match image::guess_format(bytes) {
+        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
         _ => return Err(bad(what_else(bytes))),
     };
-    let damaged = |e: image::ImageError| bad(format!("damaged {name}: {e}"));
+    let check = match format {
+        ImageFormat::Jpeg => jpeg::check,
+        _ => check_png,
+    };
+    // The libraries' words are for programmers, and what our check lets pass is whole.
+    let refused = |error: ImageError| match (error, check(bytes), format) {
+        (ImageError::Limits(_), ..) => {
+            bad(format!("too large: at most {MAX_SIDE}x{MAX_SIDE} pixels and {MAX_MIB} MiB fit"))
+        }
+        (_, Err(reason), _) => bad(reason.into()),
+        (_, Ok(()), ImageFormat::Jpeg) => bad(jpeg::RARE.into()),
+        _ => bad(PNG_CORRUPT.into()),
+    };
     let mut limits = Limits::no_limits();
     limits.max_alloc = Some(MAX_MIB << 20);
     let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
     reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(damaged)?;
+    let mut decoder = reader.into_decoder().map_err(refused)?;
     let (width, height) = decoder.dimensions();
     let mib = decoder.total_bytes().div_ceil(1 << 20);
     if width > MAX_SIDE || height > MAX_SIDE || mib > MAX_MIB {
@@ -78,30 +104,70 @@ pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
              at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
         )));
     }
-    let whole = match format {
-        ImageFormat::Jpeg => jpeg::check(bytes),
-        _ => check_png_end(bytes),
-    };
-    whole.map_err(|reason| bad(format!("damaged {name}: {reason}")))?;
-    let orientation = decoder.orientation().map_err(damaged)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(damaged)?;
+    let orientation = decoder.orientation().map_err(refused)?;
+    let what = format!("{}: decoding {width}x{height} pixels", path.display());
+    let share = budget.take(memory_of(&decoder, format, orientation, rows), &what, SMALLER)?;
+    check(bytes).map_err(|reason| bad(reason.into()))?;
+    let mut picture = DynamicImage::from_decoder(decoder).map_err(refused)?;
     picture.apply_orientation(orientation);
-    Ok(picture)
+    Ok((picture, share))
 }
 
-/// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust.
-fn check_png_end(bytes: &[u8]) -> Result<(), &'static str> {
+/// What helps where a picture does not fit into memory.
+const SMALLER: &str = "a smaller picture needs less";
+/// What the decoders take beside the pixels.
+const WORKSPACE: u64 = 4 << 20;
+
+/// The most bytes that a picture takes at a time, from decoding it to stretching it to so many rows.
+fn memory_of(decoder: &impl ImageDecoder, format: ImageFormat, orientation: Orientation, rows: usize) -> u64 {
+    let (width, height) = decoder.dimensions();
+    let (width, pixels) = (u64::from(width), u64::from(width) * u64::from(height));
+    let decoded = decoder.total_bytes();
+    let decoding = match format {
+        // A progressive one keeps its coefficients, of two bytes each; in CMYK these are four for three channels.
+        ImageFormat::Jpeg => 3 * decoded + 2 * pixels,
+        _ if orientation == Orientation::NoTransforms => decoded,
+        _ => 2 * decoded,
+    };
+    // To RGBA of 8 bits, and on to RGB.
+    let copies = decoded.max(3 * pixels) + 4 * pixels;
+    decoding.max(copies).max(3 * pixels + stretching(width, rows)) + WORKSPACE
+}
+
+/// What [`stretch`] takes beside the picture: after the first of its two passes the pixels are four `f32` each.
+fn stretching(width: u64, rows: usize) -> u64 {
+    16 * width * rows as u64
+}
+
+/// Fails if there is no memory to [`stretch`] a picture of which only the decoding was asked for.
+pub(crate) fn check_memory(picture: &DynamicImage, rows: usize, path: &Path) -> Result<()> {
+    let needed = stretching(picture.width().into(), rows) + WORKSPACE;
+    memory::check(needed, &format!("{}: resizing it", path.display()), SMALLER)
+}
+
+const PNG_CUT: &str = "damaged PNG: it ends early";
+const PNG_CORRUPT: &str = "damaged PNG: its data are corrupt";
+
+/// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust. And
+/// if a chunk's checksum does not fit, but for those that decoders may ignore.
+fn check_png(bytes: &[u8]) -> Result<(), &'static str> {
     let mut rest = bytes.get(8..).unwrap_or_default();
     loop {
-        let Some((&[a, b, c, d, ref kind @ ..], _)) = rest.split_first_chunk::<8>() else {
-            return Err("it ends early");
-        };
-        let length = u32::from_be_bytes([a, b, c, d]) as usize;
-        // Length, kind and checksum have four bytes each.
-        rest = length.checked_add(12).and_then(|size| rest.get(size..)).ok_or("it ends early")?;
-        if kind == b"IEND" {
+        let (length, chunk) = rest.split_first_chunk().ok_or(PNG_CUT)?;
+        let length = u32::from_be_bytes(*length) as usize;
+        // The kind is not counted.
+        let (chunk, end) =
+            length.checked_add(4).and_then(|size| chunk.split_at_checked(size)).ok_or(PNG_CUT)?;
+        let (checksum, next) = end.split_first_chunk().ok_or(PNG_CUT)?;
+        let mut found = flate2::Crc::new();
+        found.update(chunk);
+        if chunk[0].is_ascii_uppercase() && found.sum() != u32::from_be_bytes(*checksum) {
+            return Err("damaged PNG: a checksum in it does not fit");
+        }
+        if chunk.starts_with(b"IEND") {
             return Ok(());
         }
+        rest = next;
     }
 }
 
@@ -236,6 +302,43 @@ mod tests {
         for end in 0..bytes.len() {
             assert!(decode_bytes(&bytes[..end], &path).is_err(), "cut at {end} of {}", bytes.len());
         }
+    }
+
+    #[test]
+    fn what_is_damaged_is_said_in_plain_words() {
+        let picture = GrayImage::from_fn(20, 9, |x, y| Luma([(x * 7 + y * y) as u8]));
+        let (_dir, path) = saved(picture, "x.png");
+        let good = std::fs::read(&path).unwrap();
+        let message = |bytes: &[u8]| decode_bytes(bytes, "x".as_ref()).unwrap_err().to_string();
+        let at = good.windows(4).position(|window| window == b"IDAT").unwrap();
+        let length = u32::from_be_bytes(*good[at - 4..].first_chunk().unwrap()) as usize;
+        for place in [16, at + 8, at + 4 + length] {
+            let mut bytes = good.clone();
+            bytes[place] ^= 1;
+            assert_eq!(message(&bytes), "x: damaged PNG: a checksum in it does not fit", "byte {place}");
+        }
+        // Compressed data that are corrupt under a checksum that fits, and half of them.
+        for (data, rest) in [(vec![7; length], length), (good[at + 4..at + 4 + length / 2].to_vec(), length)]
+        {
+            let chunk = [&b"IDAT"[..], &data].concat();
+            let mut crc = flate2::Crc::new();
+            crc.update(&chunk);
+            let length = (data.len() as u32).to_be_bytes();
+            let end = &good[at + 8 + rest..];
+            let bytes = [&good[..at - 4], &length, &chunk, &crc.sum().to_be_bytes(), end].concat();
+            assert_eq!(message(&bytes), "x: damaged PNG: its data are corrupt");
+        }
+    }
+
+    #[test]
+    fn a_rare_jpeg_is_not_called_damaged() {
+        let (_dir, path) = saved(GrayImage::new(9, 9), "x.jpg");
+        let mut bytes = std::fs::read(&path).unwrap();
+        let at = bytes.windows(2).position(|marker| marker == b"\xff\xc0").unwrap();
+        // Arithmetic coding.
+        bytes[at + 1] = 0xc9;
+        let message = decode_bytes(&bytes, "x".as_ref()).unwrap_err().to_string();
+        assert!(message.starts_with("x: a JPEG of a rare kind, which is not read; convert it"), "{message}");
     }
 
     #[test]

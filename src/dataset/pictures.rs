@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{self, Error, Result};
 use crate::files;
-use crate::memory;
+use crate::memory::{self, Budget};
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
 
@@ -158,12 +158,14 @@ fn read(
     let mut pixels = buffer(bytes as usize).map_err(|message| Error::data(dir, message))?;
     pixels.resize(bytes as usize, 0);
     let read: Vec<Result<Seen>> = on_all_processors(|| {
+        let budget = Budget::of_what_is_free();
         let one = |((file, _), pixels): (&(&PathBuf, u8), &mut [u8])| -> Result<Seen> {
             // What the system refuses ends the work; only what is in the file may be at fault.
             let bytes = picture::read_file(file)?;
-            let picture = match picture::decode_bytes(&bytes, file) {
+            let (picture, _share) = match picture::decode_within(&bytes, file, &budget, input.height) {
                 Ok(picture) => picture,
-                Err(error) => return Ok(Seen::Bad(error.to_string())),
+                Err(error @ Error::Data { .. }) => return Ok(Seen::Bad(error.to_string())),
+                Err(error) => return Err(error),
             };
             let faint = picture::faint(&picture).is_some();
             let flat = picture::flatten(picture, input.channels);
@@ -271,13 +273,18 @@ pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Surve
     let train = classes(layout, Part::Train, &mut warnings)?;
     let names = train.iter().map(|class| class.name.clone()).collect();
     let files: Vec<&PathBuf> = train.iter().flat_map(|class| &class.files).collect();
-    let look = |file: &&PathBuf| -> Result<Option<(u32, u32, bool)>> {
-        let picture = picture::decode_bytes(&picture::read_file(file)?, file).ok();
-        Ok(picture.map(|picture| (picture.height(), picture.width(), is_coloured(&picture))))
+    let look = |budget: &Budget, file: &Path| -> Result<Option<(u32, u32, bool)>> {
+        match picture::decode_within(&picture::read_file(file)?, file, budget, 0) {
+            Ok((picture, _share)) => Ok(Some((picture.height(), picture.width(), is_coloured(&picture)))),
+            Err(Error::Data { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
     };
     let sample = files.len().div_ceil(SAMPLE);
-    let seen: Vec<Option<_>> =
-        on_all_processors(|| files.par_iter().step_by(sample).map(look).collect::<Result<_>>())?;
+    let seen: Vec<Option<_>> = on_all_processors(|| {
+        let budget = Budget::of_what_is_free();
+        files.par_iter().step_by(sample).map(|file| look(&budget, file)).collect::<Result<_>>()
+    })?;
     let seen: Vec<(u32, u32, bool)> = seen.into_iter().flatten().collect();
     if seen.is_empty() {
         return Err(Error::data(dir, "none of its pictures can be read"));

@@ -112,6 +112,7 @@ impl Layer for BatchNorm2d {
             init: Init::Constant(value),
             trained,
             decays: false,
+            min: if name == "running_var" { 0.0 } else { f32::NEG_INFINITY },
         };
         vec![
             param("weight", 1.0, true),

@@ -162,6 +162,7 @@ impl Layer for Conv2d {
             init: Init::Weight { fan_in },
             trained: true,
             decays: true,
+            min: f32::NEG_INFINITY,
         };
         let bias = Param {
             name: "bias",
@@ -169,6 +170,7 @@ impl Layer for Conv2d {
             init: Init::Bias { fan_in },
             trained: true,
             decays: false,
+            min: f32::NEG_INFINITY,
         };
         if self.bias { vec![weight, bias] } else { vec![weight] }
     }

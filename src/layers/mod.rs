@@ -49,6 +49,8 @@ pub struct Param {
     pub trained: bool,
     /// True where weight decay applies: weights of convolution and linear layers.
     pub decays: bool,
+    /// The least value that makes sense: 0 for variances, −∞ for most.
+    pub min: f32,
 }
 
 impl Param {

@@ -8,6 +8,8 @@ const WORST: usize = 50;
 pub(super) struct Answers {
     /// How often images of a label got an answer: `[label][answer]`.
     pub(super) confusion: Vec<Vec<usize>>,
+    /// Mean loss.
+    pub(super) loss: f64,
     /// The images with the largest losses, largest first.
     pub(super) worst: Vec<Answer>,
 }
@@ -47,15 +49,23 @@ impl Answers {
     /// From logits `[images, classes]`; labels are classes.
     pub(super) fn new(logits: &[f32], labels: &[u8], classes: usize) -> Self {
         let mut confusion = vec![vec![0; classes]; classes];
-        let rows = logits.chunks(classes).zip(labels).enumerate();
-        let mut answers: Vec<_> =
-            rows.map(|(image, (row, &label))| Answer::new(image, label.into(), row)).collect();
-        for answer in &answers {
+        let (mut worst, mut loss) = (Vec::with_capacity(2 * WORST), 0.0);
+        let keep_worst = |answers: &mut Vec<Answer>| {
+            answers.sort_by(|a, b| b.loss.total_cmp(&a.loss));
+            answers.truncate(WORST);
+        };
+        for (image, (row, &label)) in logits.chunks(classes).zip(labels).enumerate() {
+            let answer = Answer::new(image, label.into(), row);
             confusion[answer.label][answer.class] += 1;
+            loss += answer.loss;
+            worst.push(answer);
+            // The probabilities of all images would be many times the images.
+            if worst.len() == 2 * WORST {
+                keep_worst(&mut worst);
+            }
         }
-        answers.sort_by(|a, b| b.loss.total_cmp(&a.loss));
-        answers.truncate(WORST);
-        Self { confusion, worst: answers }
+        keep_worst(&mut worst);
+        Self { confusion, loss: loss / labels.len() as f64, worst }
     }
 
     /// Number of right answers.
@@ -91,6 +101,8 @@ mod tests {
         let answers = Answers::new(&logits, &[1, 2, 0, 0], 3);
         assert_eq!(answers.confusion, [[2, 0, 0], [1, 0, 0], [1, 0, 0]]);
         assert_eq!((answers.correct(), answers.images()), (2, 4));
+        let mean = (1000.0 + 3f64.ln() + 2f64.ln() + (4.0f64 / 3.0).ln()) / 4.0;
+        assert!((answers.loss - mean).abs() < 1e-6, "{}", answers.loss);
         assert_eq!(answers.confusions(), [(1, 1, 0), (1, 2, 0)]);
         assert_eq!(answers.worst.iter().map(|answer| answer.image).collect::<Vec<_>>(), [1, 2, 0, 3]);
         for (answer, want) in answers.worst.iter().zip([1000.0, 3f64.ln(), 2f64.ln(), (4.0f64 / 3.0).ln()]) {
@@ -102,7 +114,7 @@ mod tests {
 
     #[test]
     fn no_more_images_than_fit() {
-        let answers = Answers::new(&[0.0; 2 * 70], &[1; 70], 2);
+        let answers = Answers::new(&[0.0; 2 * 370], &[1; 370], 2);
         // Of equal losses the first ones.
         assert!(answers.worst.iter().map(|answer| answer.image).eq(0..WORST));
     }

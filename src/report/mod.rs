@@ -60,26 +60,50 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
     let net = record.shown()?;
     let checkpoint = record.checkpoint(&net)?;
     let loaded;
-    let images = match source {
-        Source::Images(images) => images,
-        Source::Folder(dir) => {
-            loaded = load(dir, &record, &checkpoint)?;
-            &loaded
-        }
-        Source::Recorded => {
-            let dir = Path::new(&record.summary.data);
-            if !dir.exists() {
+    let (images, dir) = match source {
+        Source::Images(images) => (images, None),
+        Source::Folder(_) | Source::Recorded => {
+            let dir = match source {
+                Source::Folder(dir) => dir,
+                _ => Path::new(&record.summary.data),
+            };
+            if matches!(source, Source::Recorded) && !dir.exists() {
                 let message = "the images of the run were in this folder, which is not there; `--data DIR` says where they are now";
                 return Err(Error::data(dir, message));
             }
             loaded = load(dir, &record, &checkpoint)?;
-            &loaded
+            (&loaded, Some(dir))
         }
     };
     let logits = eval::logits(&checkpoint, images, device)?;
     let answers = Answers::new(&logits, &images.labels, checkpoint.model.class_count());
+    if let Some(dir) = dir {
+        check_same(dir, &record, net.index, &answers)?;
+    }
     let (checkpoint, answers) = (&checkpoint, &answers);
     Ok(page::of_run(&page::Shown { record: &record, index: net.index, checkpoint, images, answers }))
+}
+
+const OTHER: &str = "these are not the images of the run; `--data DIR` names its data set";
+
+/// Fails if a net answers so differently from what the run recorded that it must have been judged on other images: of the test
+/// set alone there is no hash. Devices round in different ways, by which few images change sides and the loss hardly moves.
+fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Result<()> {
+    let Some(then) = record.epochs.last().and_then(|nets| nets.get(net)) else { return Ok(()) };
+    let images = answers.images() as f64;
+    let moved = (answers.correct() as f64 - then.test_accuracy / 100.0 * images).abs();
+    let same_loss = (answers.loss - then.test_loss).abs() <= 1e-3 * then.test_loss.abs() + 1e-4;
+    if same_loss && moved < (images / 1000.0).max(2.0) + 0.5 {
+        return Ok(());
+    }
+    let message = format!(
+        "{OTHER}: on these, {} of {images} answers are right and the loss is {:.4}; the run had {:.2} % and {:.4}",
+        answers.correct(),
+        answers.loss,
+        then.test_accuracy,
+        then.test_loss
+    );
+    Err(Error::data(dir, message))
 }
 
 /// The images that a run was judged on, from its data set.
@@ -90,6 +114,10 @@ fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> 
     } else {
         let data = TrainingData::load(dir, checkpoint.model.input, held_out)?;
         data.check(&checkpoint.model)?;
+        data.check_classes(checkpoint)?;
+        if record.summary.data_sha256.as_ref().is_some_and(|hash| *hash != data.sha256()) {
+            return Err(Error::data(dir, OTHER));
+        }
         data.test
     };
     if images.count != record.summary.test_images {

@@ -35,6 +35,9 @@ pub struct Summary {
     pub devices: Vec<DeviceSpan>,
     /// Folder of the data set.
     pub data: String,
+    /// SHA-256 of its images, [`TrainingData::sha256`](super::TrainingData::sha256); older runs have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_sha256: Option<String>,
     /// Training images that were held out and take the place of the test set; 0: the test set is the test set.
     pub hold_out: usize,
     /// Training images.
@@ -188,6 +191,7 @@ impl Run<'_> {
                 several => several.to_vec(),
             },
             data: self.settings.data.display().to_string(),
+            data_sha256: Some(self.progress.data_sha256.clone()),
             hold_out: self.settings.hold_out,
             train_images: self.data.train.count,
             test_images: self.data.test.count,

@@ -71,3 +71,71 @@ fn threads_that_cannot_start_are_an_error() {
     assert!(done.stderr.contains("error: cannot start 1024 threads: "), "{}", done.stderr);
     assert!(!dir.path().join("runs").exists());
 }
+
+/// At whatever point memory ends, an answer or an error comes, in few words.
+#[test]
+fn pictures_that_do_not_fit_are_an_error() {
+    let dir = workplace();
+    let side = 3000;
+    let seven =
+        |x: u32, y: u32| if x.abs_diff(side / 2) < 200 && y.abs_diff(side / 2) < 900 { 0 } else { 255 };
+    let grey = image::GrayImage::from_fn(side, side, |x, y| image::Luma([seven(x, y)]));
+    let grey = image::DynamicImage::from(grey);
+    grey.to_rgb8().save(dir.path().join("rgb.png")).unwrap();
+    grey.to_luma_alpha8().save(dir.path().join("alpha.png")).unwrap();
+    for picture in ["rgb.png", "alpha.png"] {
+        let mut codes = BTreeSet::new();
+        for kib in [60_000, 80_000, 100_000, 120_000, 50_000] {
+            let limit = format!("-v {kib}");
+            let done =
+                limited(dir.path(), &limit, &["classify", "--device", "cpu", "--threads", "1", picture]);
+            codes.insert(done.code);
+            let words = format!("error: {picture}: decoding 3000x3000 pixels needs ");
+            assert!(done.code == 0 || done.stderr.starts_with(&words), "{kib}: {}", done.stderr);
+            assert!(done.stderr.lines().count() <= 1, "{}", done.stderr);
+        }
+        assert_eq!(codes, BTreeSet::from([0, 1]), "{picture}");
+    }
+    // Several at a time, for each of which there is room.
+    for class in ["a", "b"] {
+        let folder = dir.path().join("pictures/train").join(class);
+        fs::create_dir_all(&folder).unwrap();
+        for index in 0..4 {
+            fs::copy(dir.path().join("rgb.png"), folder.join(format!("{index}.png"))).unwrap();
+        }
+    }
+    let new = ["new", "--data", "pictures"];
+    let done = limited(dir.path(), "-v 60000", &new);
+    assert!(done.code == 1 && done.stderr.contains("pixels needs"), "{}", done.stderr);
+    // Every thread takes address space of its own.
+    let done = limited(dir.path(), "-v 330000; export RAYON_NUM_THREADS=2", &new);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+}
+
+/// The logits, probabilities and numbers of all images at once would be many times the images.
+#[test]
+fn a_large_test_set_is_verified_and_reported_in_pieces() {
+    let dir = workplace();
+    let (start, _) = TINY.split_once("layers = [").unwrap();
+    let (_, end) = TINY.split_once("\n]\n").unwrap();
+    let model = format!(
+        "{start}layers = [{{ type = \"flatten\" }}, {{ type = \"linear\", out_features = 3 }}]\n{end}"
+    );
+    fs::write(dir.path().join("tiny.toml"), model).unwrap();
+    let (images, labels) = bars(50_000, 3);
+    fs::write(dir.path().join(TEST_IMAGES), images).unwrap();
+    fs::write(dir.path().join(TEST_LABELS), idx(&[50_000], &labels)).unwrap();
+    let limit = "-v 110000; export RAYON_NUM_THREADS=1";
+    let done = limited(dir.path(), limit, &train(&["--threads", "1", "--epochs", "1", "--out", "run"]));
+    assert!(done.code == 0 && done.stderr.is_empty(), "{}", done.stderr);
+    assert!(dir.path().join("run/report.html").exists());
+    let verify =
+        ["export", "run/model.safetensors", "--data", "data", "--onnx", "net.onnx", "--verify", "--force"];
+    let done = limited(dir.path(), limit, &verify);
+    assert_eq!(done.code, 0, "{}", done.stderr);
+    // What cannot be verified is not written.
+    fs::remove_file(dir.path().join("net.onnx")).unwrap();
+    fs::remove_file(dir.path().join(TEST_IMAGES)).unwrap();
+    assert_eq!(run(dir.path(), &verify).code, 1);
+    assert!(!dir.path().join("net.onnx").exists());
+}

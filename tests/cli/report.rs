@@ -347,3 +347,28 @@ fn what_is_no_run_is_named() {
     assert!(done.stderr.contains("data: ") && done.stderr.contains("`--data DIR` says"), "{}", done.stderr);
     ok(dir.path(), &["report", "x", "--data", "moved"]);
 }
+
+/// Other images of the same number would be mixed with the run's figures.
+#[test]
+fn other_images_are_not_those_of_the_run() {
+    let dir = workplace();
+    for (run, more) in [("all", &[][..]), ("part", &["--hold-out", "30"])] {
+        ok(dir.path(), &train(&[&["--epochs", "1", "--no-report", "--out", run], more].concat()));
+        ok(dir.path(), &["report", run, "--out", "page.html", "--device", "cpu"]);
+        fs::remove_file(dir.path().join("page.html")).unwrap();
+    }
+    for (name, count) in [(IMAGES, 60), (TEST_IMAGES, 30)] {
+        let mut pixels = bars(count, 3).0;
+        pixels[16..].iter_mut().for_each(|pixel| *pixel = pixel.wrapping_mul(3));
+        fs::write(dir.path().join(name), pixels).unwrap();
+    }
+    for folder in ["all", "part"] {
+        let done = run(dir.path(), &["report", folder, "--out", "page.html", "--device", "cpu"]);
+        assert!(
+            done.code == 1 && done.stderr.contains("these are not the images of the run"),
+            "{}",
+            done.stderr
+        );
+        assert!(!dir.path().join("page.html").exists());
+    }
+}
