@@ -271,7 +271,7 @@ fn finish(
                     go_on(&run)
                 )),
                 None if run.step() == 0 => {
-                    output::note(&"stopped before the first step; nothing is left of the run")
+                    output::note(&"stopped before the first step; nothing is left of the run");
                 }
                 None => output::note(
                     &"stopped; somebody took the folder of the run away, and nothing is left of it",
