@@ -461,7 +461,7 @@ mod tests {
                 "PyTorch file; save it as safetensors, and `--init` starts from it: python -c 'import torch",
             ),
             ("w.bin", b"\x80\x02}q\0.", "PyTorch file"),
-            ("it's.pt", b"", "torch.load(\"it"),
+            ("it's.pt", b"", "s.pt\", map_location="),
             ("w.npz", b"PK\x03\x04\0\0", "NumPy file"),
             ("w.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
             ("w.onnx", b"\x08\x08", "ONNX"),

@@ -35,7 +35,7 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
         format!("this is a NumPy file; {}", by_python(&code))
     } else if ends(&["keras"]) {
         KERAS.into()
-    } else if is_zip && !holds(b"data.pkl") {
+    } else if is_zip && !holds(b"data.pkl") && !ends(&["pt", "pth", "ckpt"]) {
         "this is a ZIP archive, not a trained model (.safetensors); unpack it and give a file of weights"
             .into()
     } else if is_zip || matches!(bytes, [0x80, 2..=5, ..]) || ends(&["pt", "pth", "ckpt"]) {
