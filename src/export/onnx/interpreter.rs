@@ -32,7 +32,9 @@ impl Graph {
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let model = ModelProto::decode(bytes).map_err(|error| format!("no ONNX file: {error}"))?;
         let graph = model.graph.ok_or("a file without a graph")?;
-        let input = graph.input.first().and_then(extents).ok_or("the input is not [batch, C, H, W]")?;
+        let input = graph.input.first().and_then(extents);
+        let input = input.filter(|input| len_of(input).is_some_and(|len| len > 0));
+        let input = input.ok_or("the input is not [batch, C, H, W]")?;
         let constants = graph.initializer.into_iter().map(|tensor| {
             let value = constant(&tensor)
                 .ok_or_else(|| format!("the tensor {} has another type or length", tensor.name))?;
@@ -95,7 +97,12 @@ fn constant(tensor: &TensorProto) -> Option<Value> {
     };
     let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     let shape = shape?;
-    (shape.iter().product::<usize>() == data.len()).then_some(Value { shape, data })
+    (len_of(&shape)? == data.len()).then_some(Value { shape, data })
+}
+
+/// Number of values of a shape; `None` if nobody could count them.
+fn len_of(shape: &[usize]) -> Option<usize> {
+    shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent))
 }
 
 /// One node's output; `None` if it is not known or does not fit.
@@ -139,8 +146,7 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
         "Reshape" => {
             let shape: Vec<usize> =
                 inputs.get(1)?.data.get(1..)?.iter().map(|&extent| extent as usize).collect();
-            (shape.iter().product::<usize>() == x.data.len())
-                .then(|| Value { shape, data: x.data.clone() })?
+            (len_of(&shape)? == x.data.len()).then(|| Value { shape, data: x.data.clone() })?
         }
         "Flatten" => Value { shape: vec![x.data.len()], data: x.data.clone() },
         "Softmax" => {
@@ -248,4 +254,28 @@ fn pool(
         }
     }
     Some(Value { shape: vec![channels, height, width], data })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn shapes_that_nobody_can_count_are_no_constants() {
+        let of = |dims: &[i64], values: usize| {
+            constant(&TensorProto {
+                dims: dims.to_vec(),
+                data_type: TensorProto::FLOAT,
+                raw_data: vec![0; 4 * values],
+                ..Default::default()
+            })
+        };
+        assert_eq!(of(&[2, 3], 6).map(|value| value.shape), Some(vec![2, 3]));
+        // In 64 bits, the product of the first is 0.
+        for dims in [&[1 << 62, 8][..], &[-1, 6], &[2, 4]] {
+            for values in [0, 6] {
+                assert!(of(dims, values).is_none(), "{dims:?}");
+            }
+        }
+    }
 }
