@@ -306,7 +306,11 @@ fn shapes_follow_the_rules() {
             Err("groups = 2 must divide"),
         ),
         (r#"{ type = "conv2d", out_channels = 0, kernel = 3 }"#, [3, 5, 8], Err("at least 1")),
-        (r#"{ type = "conv2d", out_channels = 4, kernel = 3, stride = 0 }"#, [3, 5, 8], Err("at least 1")),
+        (
+            r#"{ type = "conv2d", out_channels = 4, kernel = 3, stride = 0 }"#,
+            [3, 5, 8],
+            Err("stride = 0 must be from 1 to 65536"),
+        ),
         (r#"{ type = "conv2d", out_channels = 4, kernel = 3, groups = 0 }"#, [3, 5, 8], Err("at least 1")),
         (
             r#"{ type = "conv2d", out_channels = 4, kernel = 2, padding = 2 }"#,
