@@ -320,7 +320,7 @@ fn shapes_follow_the_rules() {
         (r#"{ type = "max_pool2d", kernel = 2 }"#, [3, 5, 8], Ok([3, 2, 4])),
         (r#"{ type = "max_pool2d", kernel = 3, stride = 2, padding = 1 }"#, [3, 5, 8], Ok([3, 3, 4])),
         (r#"{ type = "max_pool2d", kernel = 3, padding = 2 }"#, [3, 5, 8], Err("more than half of kernel")),
-        (r#"{ type = "avg_pool2d", kernel = 0 }"#, [3, 5, 8], Err("at least 1")),
+        (r#"{ type = "avg_pool2d", kernel = 0 }"#, [3, 5, 8], Err("kernel = 0 must be from 1 to 65536")),
         (r#"{ type = "avg_pool2d", kernel = 6 }"#, [3, 5, 8], Err("kernel 6 does not fit")),
         (r#"{ type = "avg_pool2d", kernel = 2, stride = 3 }"#, [3, 5, 8], Ok([3, 2, 3])),
         (r#"{ type = "global_avg_pool2d" }"#, [3, 5, 8], Ok([3, 1, 1])),
