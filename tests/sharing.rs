@@ -236,6 +236,6 @@ fn what_cannot_be_shared_is_refused_with_line_layer_and_reason() {
     );
     assert_eq!(
         refused(r#"type = "conv2d", weights_of = 7, out_channels = 2, kernel = 3"#),
-        "x.toml:6: weights_of must be text, not 7"
+        "x.toml:6: weights_of must be text in quotes"
     );
 }
