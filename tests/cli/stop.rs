@@ -16,8 +16,8 @@ fn long_epochs(images: u32) -> tempfile::TempDir {
     dir
 }
 
-/// Three epochs of 30,000 steps.
-const LONG: [&str; 4] = ["--batch-size", "2", "--epochs", "3"];
+/// Eight epochs of 30,000 steps: long enough for a signal on a busy machine.
+const LONG: [&str; 4] = ["--batch-size", "2", "--epochs", "8"];
 
 /// Starts a training and waits until it prints that the epoch `first` is over.
 fn started(dir: &Path, args: &[&str], first: usize) -> Child {
@@ -60,10 +60,11 @@ fn a_signal_loses_no_step() {
         signal(&child, name);
         let (ended_with, said, time) = ended(child);
         assert_eq!(ended_with, Some(code), "{said}");
-        assert!(time < Duration::from_secs(1), "{time:?}");
+        // One second on a machine that has nothing else to do.
+        assert!(time < Duration::from_secs(4), "{time:?}");
         let after: u32 =
             said.split_once("stopped after step ").unwrap().1.split(',').next().unwrap().parse().unwrap();
-        assert!((30_000..90_000).contains(&after), "{said}");
+        assert!((30_000..240_000).contains(&after), "{said}");
         assert!(said.contains(&format!("shadernet train --resume {name}\n")), "{said}");
         // What the first epoch made is there for others.
         assert!(steps(dir.path(), name) >= 30_000);
