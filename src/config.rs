@@ -30,8 +30,8 @@ pub struct ModelConfig {
 /// One line of `layers`.
 #[derive(Debug, Clone)]
 pub struct LayerConfig {
-    /// Line in the model file, counted from 1.
-    pub line: usize,
+    /// Line in the model file, counted from 1, if it came from one.
+    pub line: Option<usize>,
     /// Kind: `conv2d`, `relu`, ...
     pub kind: String,
     /// Name, if the user gave one.
@@ -87,7 +87,7 @@ impl ModelConfig {
                 document.fail(&here, "a layer needs a type, such as type = \"conv2d\"".into())
             })?;
             let (name, weights_of) = (take("name")?, take("weights_of")?);
-            let line = document.line(&here);
+            let line = Some(document.line(&here));
             layers.push(LayerConfig { line, kind, name, weights_of, keys });
         }
         file.train

@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::sync::Arc;
 
-use crate::config::{MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
+use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
 use crate::error::{Error, Result};
 use crate::layers::{Init, Layer, LayerKind, Param, Tuned};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
 /// A network whose shapes fit together.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Model {
     /// Name of the model.
     pub name: String,
@@ -25,14 +26,14 @@ pub struct Model {
 }
 
 /// One layer in its place.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct NamedLayer {
     /// Name: `conv1`.
     pub name: String,
     /// Registry entry.
     pub kind: &'static LayerKind,
     /// The layer itself.
-    pub layer: Box<dyn Layer>,
+    pub layer: Arc<dyn Layer>,
     /// Shape of its input.
     pub input: Shape,
     /// Shape of its output.
@@ -80,13 +81,12 @@ impl Model {
         let mut parameters = 0usize;
         for entry in &config.layers {
             let Some(kind) = LayerKind::find(&entry.kind) else {
-                return Err(fail(Some(entry.line), LayerKind::missing(&entry.kind)));
+                return Err(fail(entry.line, LayerKind::missing(&entry.kind)));
             };
             let count: &mut usize = counts.entry(kind.stem).or_default();
             *count += 1;
             let name = entry.name.clone().unwrap_or_else(|| format!("{}{count}", kind.stem));
-            let fail =
-                |message: String| fail(Some(entry.line), format!("layer `{}`: {message}", shortened(&name)));
+            let fail = |message: String| fail(entry.line, format!("layer `{}`: {message}", shortened(&name)));
             let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
             if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(is_plain) {
                 return Err(fail(format!("a name is made of 1 to {MAX_NAME} letters, digits and '_'")));
@@ -120,7 +120,7 @@ impl Model {
             return Err(fail(None, "layers is empty: a net needs at least one layer".into()));
         };
         if last.output.height * last.output.width != 1 {
-            let line = config.layers.last().map(|layer| layer.line);
+            let line = config.layers.last().and_then(|layer| layer.line);
             let message = format!(
                 "the net ends with {}; it must end with one value per class: add a global_avg_pool2d, or a flatten and a linear layer",
                 last.output
@@ -130,7 +130,7 @@ impl Model {
         let classes = last.output.channels;
         if !(2..=256).contains(&classes) {
             return Err(fail(
-                config.layers.last().map(|layer| layer.line),
+                config.layers.last().and_then(|layer| layer.line),
                 format!("the net ends with {classes} values; there can be 2 to 256 classes"),
             ));
         }
@@ -271,6 +271,25 @@ impl Model {
             Tensor { name, shape: param.shape, data }
         };
         self.params().into_iter().enumerate().map(tensor).collect()
+    }
+
+    /// The description that it can be made from again, with some of it changed; every layer has its name and all its keys.
+    pub fn config(&self) -> ModelConfig {
+        let layer = |layer: &NamedLayer| LayerConfig {
+            line: None,
+            kind: layer.kind.name.into(),
+            name: Some(layer.name.clone()),
+            weights_of: layer.weights_of.map(|owner| self.layers[owner].name.clone()),
+            keys: layer.layer.keys(),
+        };
+        ModelConfig {
+            path: self.name.clone(),
+            name: self.name.clone(),
+            input: self.input,
+            classes: self.classes.clone(),
+            layers: self.layers.iter().map(layer).collect(),
+            train: self.train.clone(),
+        }
     }
 
     /// The model as a model file, defaults spelled out: what trained weights carry with them.

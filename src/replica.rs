@@ -29,7 +29,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Augment, LearningRate, ModelConfig, TrainConfig};
+use crate::config::{Augment, LearningRate, TrainConfig};
 use crate::error::{Error, Result};
 use crate::layers::{LAYER_SETTINGS, first_setting};
 use crate::model::Model;
@@ -142,8 +142,7 @@ impl Replica {
         }
         let train = self.train(train);
         train.check().map_err(Error::Usage)?;
-        // A model cannot be cloned, but it can be written down and read again.
-        let mut config = ModelConfig::parse(&model.to_toml(), &model.name)?;
+        let mut config = model.config();
         for (layer, &rate) in layers.into_iter().zip(&self.dropout) {
             config.layers[layer].keys.insert("rate".into(), f64::from(rate).into());
         }

@@ -2,6 +2,8 @@
 //! so large that roundings do not count beside them.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use std::sync::Arc;
+
 use shadernet::config::Optimizer;
 use shadernet::layers::{Context, Layer, LayerKind};
 use shadernet::optimizers::Step;
@@ -10,7 +12,7 @@ use shadernet::tensor::{Array, Arrays, Shape};
 
 const CONTEXT: Context = Context { training: true, seed: 11, step: 3, layer: 4, first_image: 0 };
 
-fn layer(kind: &str, keys: &str) -> Box<dyn Layer> {
+fn layer(kind: &str, keys: &str) -> Arc<dyn Layer> {
     LayerKind::find(kind).unwrap().parse(toml::from_str(keys).unwrap()).unwrap()
 }
 

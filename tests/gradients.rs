@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use common::Draw;
 use common::nets::{Case, check_random_networks, random_weights};
@@ -66,7 +66,7 @@ impl Slopes {
     }
 }
 
-fn parse(line: &str) -> Box<dyn Layer> {
+fn parse(line: &str) -> Arc<dyn Layer> {
     let mut table: toml::Table = toml::from_str(&format!("layer = {line}")).unwrap();
     let Some(toml::Value::Table(mut keys)) = table.remove("layer") else {
         panic!("{line}");

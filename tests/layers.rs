@@ -2,11 +2,13 @@
 //! it may not say, and how many invocations its launches want.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+use std::sync::Arc;
+
 use shadernet::layers::{Context, Grain, Init, LAYERS, Layer, LayerKind, Param, Pass, PlanContext};
 use shadernet::rng::{self, Stream};
 use shadernet::tensor::{Array, Arrays, FLUSH, Shape, gamma};
 
-fn parse(kind: &str, keys: &str) -> Result<Box<dyn Layer>, String> {
+fn parse(kind: &str, keys: &str) -> Result<Arc<dyn Layer>, String> {
     LayerKind::find(kind).unwrap().parse(toml::from_str(keys).unwrap())
 }
 

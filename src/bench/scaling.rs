@@ -3,10 +3,12 @@
 use serde::Serialize;
 
 use super::{Options, Report, measure};
+use crate::config::ModelConfig;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::plot::{Line, Panel, Scale, svg};
+use crate::tensor::Shape;
 
 /// What is varied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -84,15 +86,15 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
     let mut measured = Vec::new();
     for (quantity, value) in points(model, on_cpu) {
         let mut varied = options.clone();
-        let mut text = model.to_toml();
+        let mut config = model.config();
         match quantity {
-            Quantity::BatchSize => text = edited(&text, |file| scale_batch(file, value)),
-            Quantity::Channels => text = edited(&text, |file| scale_channels(file, value)),
-            Quantity::ImageSize => text = edited(&text, |file| scale_image(file, value)),
+            Quantity::BatchSize => config.train.batch_size = value,
+            Quantity::Channels => scale_channels(&mut config, value),
+            Quantity::ImageSize => scale_image(&mut config, value),
             Quantity::Replicas => varied.replicas = value,
             Quantity::Threads => varied.threads = Some(value),
         }
-        let report = Model::parse(&text, &model.name).and_then(|model| measure(&model, &varied));
+        let report = Model::new(config).and_then(|model| measure(&model, &varied));
         let point = match report {
             Ok(report) => Point { quantity, value, report: Some(report), why_not: None },
             Err(error @ (Error::Config { .. } | Error::Device(_))) if !measured.is_empty() => {
@@ -106,30 +108,17 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
     Ok(measured)
 }
 
-fn edited(text: &str, edit: impl Fn(&mut toml::Table)) -> String {
-    let mut file: toml::Table = text.parse().expect("a model that was read can be read again");
-    edit(&mut file);
-    file.to_string()
-}
-
-fn scale_batch(file: &mut toml::Table, batch_size: usize) {
-    if let Some(toml::Value::Table(train)) = file.get_mut("train") {
-        train.insert("batch_size".into(), (batch_size as i64).into());
-    }
-}
-
 /// Multiplies channels and groups of every convolution and the features of every linear layer, except where the classes
 /// come out.
-fn scale_channels(file: &mut toml::Table, factor: usize) {
+fn scale_channels(config: &mut ModelConfig, factor: usize) {
     const WIDTHS: [&str; 2] = ["out_channels", "out_features"];
-    let Some(toml::Value::Array(layers)) = file.get_mut("layers") else { return };
-    let mut tables: Vec<_> = layers.iter_mut().filter_map(toml::Value::as_table_mut).collect();
-    let last = tables.iter().rposition(|layer| WIDTHS.iter().any(|key| layer.contains_key(*key)));
-    for (index, layer) in tables.iter_mut().enumerate() {
+    let layers = &mut config.layers;
+    let last = layers.iter().rposition(|layer| WIDTHS.iter().any(|key| layer.keys.contains_key(*key)));
+    for (index, layer) in layers.iter_mut().enumerate() {
         // The last layer's groups must go on dividing its classes.
         let keys = if Some(index) == last { &[][..] } else { &["out_channels", "out_features", "groups"] };
         for key in keys {
-            if let Some(toml::Value::Integer(value)) = layer.get_mut(*key)
+            if let Some(toml::Value::Integer(value)) = layer.keys.get_mut(*key)
                 && (*key != "groups" || *value > 1)
             {
                 *value *= factor as i64;
@@ -139,13 +128,10 @@ fn scale_channels(file: &mut toml::Table, factor: usize) {
 }
 
 /// Makes the longer side of the input `side` pixels.
-fn scale_image(file: &mut toml::Table, side: usize) {
-    let Some(toml::Value::Array(input)) = file.get_mut("input") else { return };
-    let extents: Vec<i64> = input.iter().filter_map(toml::Value::as_integer).collect();
-    let longest = extents[1].max(extents[2]);
-    for (at, extent) in extents.iter().enumerate().skip(1) {
-        input[at] = (extent * side as i64 / longest).into();
-    }
+fn scale_image(config: &mut ModelConfig, side: usize) {
+    let Shape { channels, height, width } = config.input;
+    let scaled = |extent: usize| extent * side / height.max(width);
+    config.input = Shape::new(channels, scaled(height), scaled(width));
 }
 
 /// Time and arithmetic of each point relative to the first of its quantity, as an SVG.
@@ -189,14 +175,15 @@ mod tests {
         ]
         "#;
 
-    fn edited_model(edit: impl Fn(&mut toml::Table)) -> Model {
-        let model = Model::parse(MODEL, "scaled").unwrap();
-        Model::parse(&edited(&model.to_toml(), edit), "scaled").unwrap()
+    fn edited_model(edit: impl Fn(&mut ModelConfig)) -> Model {
+        let mut config = Model::parse(MODEL, "scaled").unwrap().config();
+        edit(&mut config);
+        Model::new(config).unwrap()
     }
 
     #[test]
     fn channels_grow_but_classes_do_not() {
-        let model = edited_model(|file| scale_channels(file, 4));
+        let model = edited_model(|config| scale_channels(config, 4));
         let outputs: Vec<usize> = model.layers.iter().map(|layer| layer.output.channels).collect();
         assert_eq!(outputs, [16, 16, 3, 3]);
         // The depthwise layer is still one: nine weights and a bias for each channel.
@@ -204,10 +191,9 @@ mod tests {
     }
 
     #[test]
-    fn images_and_batches_grow() {
-        let model = edited_model(|file| scale_image(file, 24));
-        assert_eq!(model.input, crate::tensor::Shape::new(1, 24, 16));
-        assert_eq!(edited_model(|file| scale_batch(file, 512)).train.batch_size, 512);
+    fn images_grow() {
+        let model = edited_model(|config| scale_image(config, 24));
+        assert_eq!(model.input, Shape::new(1, 24, 16));
     }
 
     #[test]

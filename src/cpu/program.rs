@@ -1,6 +1,7 @@
 //! A model as the CPU engine runs it: which kernel each layer takes, which buffers it connects, and the phases.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use super::kernels::{ConvDims, LANES, PoolDims};
 use crate::layers::window::{Conv, Pool};
@@ -44,7 +45,7 @@ pub(super) enum Kernel {
         number: usize,
     },
     Fallback {
-        layer: Box<dyn Layer>,
+        layer: Arc<dyn Layer>,
         input: Shape,
         output: Shape,
     },
@@ -96,8 +97,8 @@ impl Program {
                     Kernel::Dropout { number: dropouts - 1 }
                 }
                 Tuned::None => {
-                    let copy = layer.kind.parse(layer.layer.keys()).expect("a checked layer");
-                    Kernel::Fallback { layer: copy, input: layer.input, output: layer.output }
+                    let (input, output) = (layer.input, layer.output);
+                    Kernel::Fallback { layer: Arc::clone(&layer.layer), input, output }
                 }
             };
             let params = indices[index].clone();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Table;
 
-use crate::config::{Document, MAX_TEXT};
+use crate::config::{Document, MAX_TEXT, ModelConfig, TrainConfig, from_table, shortest_floats};
 use crate::error::{Error, Result};
 use crate::files::read_at_most;
 use crate::model::Model;
@@ -286,12 +286,11 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
         // Read as it is first, for messages with the right lines.
         let name = path.display().to_string();
         let base = Model::parse(&text, &name)?;
-        let mut file: Table = base.to_toml().parse().expect("a model that was read can be read again");
+        let mut config = ModelConfig { path: format!("{name} with its changes"), ..base.config() };
         for changes in [&arm.set, &rest] {
-            apply(&mut file, changes).map_err(Error::Usage)?;
+            apply(&base, &mut config, changes).map_err(Error::Usage)?;
         }
-        let model = Model::parse(&file.to_string(), &format!("{name} with its changes"))?;
-        model.train.check().map_err(Error::Usage)?;
+        let model = Model::new(config)?;
         let change = if change.is_empty() { String::new() } else { written(change) };
         Ok(Recipe { change, fingerprint: fingerprint(&model), model })
     };
@@ -301,27 +300,25 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
     Ok(Arm { name: arm.name.clone(), candidates })
 }
 
-/// Changes a model file: `dropout` is the rate of all dropout layers, `train` is merged into the model's table.
-fn apply(file: &mut Table, changes: &Table) -> Result<(), String> {
+/// Changes the description of `model`: `dropout` is the rate of all dropout layers, `train` is merged into its recipe.
+fn apply(model: &Model, config: &mut ModelConfig, changes: &Table) -> Result<(), String> {
     for (key, value) in changes {
         match (key.as_str(), value) {
             ("dropout", toml::Value::Float(_) | toml::Value::Integer(_)) => {
-                let layers = file.get_mut("layers").and_then(toml::Value::as_array_mut);
-                let dropouts = layers.into_iter().flatten().filter_map(toml::Value::as_table_mut);
-                let mut found = false;
-                for layer in dropouts
-                    .filter(|layer| layer.get("type").is_some_and(|kind| kind.as_str() == Some("dropout")))
-                {
-                    layer.insert("rate".into(), value.clone());
-                    found = true;
-                }
-                if !found {
+                if model.dropout_rates().next().is_none() {
                     return Err("dropout: the model has no dropout layer".into());
+                }
+                for (layer, _) in model.dropout_rates() {
+                    config.layers[layer].keys.insert("rate".into(), value.clone());
                 }
             }
             ("train", toml::Value::Table(changes)) => {
-                let train = file.entry("train").or_insert_with(|| Table::new().into());
-                merge(train.as_table_mut().ok_or("train is not a table")?, changes);
+                let mut train = shortest_floats(&config.train);
+                merge(&mut train, changes);
+                let train: TrainConfig = from_table(train)
+                    .map_err(|problem| format!("{} with its changes: [train]: {problem}", model.name))?;
+                train.check()?;
+                config.train = train;
             }
             _ => return Err(format!("{key} cannot be changed; `train.KEY` and `dropout` can")),
         }

@@ -1,7 +1,7 @@
 //! How a kind of layer is named and made, and the kinds that a program brings.
 
 use std::fmt;
-use std::sync::{PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use serde::de::DeserializeOwned;
 
@@ -21,7 +21,7 @@ pub struct LayerKind {
     pub stem: &'static str,
     /// True for what PyTorch nets do by a plain function: torchsummary, and so the layer table, has no row for it.
     pub functional: bool,
-    parse: fn(toml::Table) -> Result<Box<dyn Layer>, String>,
+    parse: fn(toml::Table) -> Result<Arc<dyn Layer>, String>,
 }
 
 /// What other libraries call layers, in small letters and without the dimensions, and what to write here.
@@ -151,7 +151,7 @@ impl LayerKind {
     }
 
     /// Makes the layer from its keys in the model file (without `type`, `name` and `weights_of`).
-    pub fn parse(&self, keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+    pub fn parse(&self, keys: toml::Table) -> Result<Arc<dyn Layer>, String> {
         (self.parse)(keys)
     }
 
@@ -192,7 +192,7 @@ impl fmt::Debug for LayerKind {
     }
 }
 
-fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Box<dyn Layer>, String> {
+fn parse<L: Layer + DeserializeOwned + 'static>(keys: toml::Table) -> Result<Arc<dyn Layer>, String> {
     let layer: L = from_table(keys).map_err(|problem| problem.to_string())?;
-    Ok(Box::new(layer))
+    Ok(Arc::new(layer))
 }
