@@ -75,8 +75,8 @@ impl Layer for SquaredRelu {
         toml::Table::new()
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(input)
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
     }
 
     /// What the layer means, in f64, and how far a correct f32 kernel can be from it.

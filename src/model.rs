@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
 use crate::error::{Error, Result};
-use crate::layers::{Init, Layer, LayerKind, Param, Tuned};
+use crate::layers::{Init, Layer, LayerKind, Op, Param};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
@@ -34,8 +34,10 @@ pub struct NamedLayer {
     pub kind: &'static LayerKind,
     /// The layer itself.
     pub layer: Arc<dyn Layer>,
-    /// Shape of its input.
-    pub input: Shape,
+    /// What it computes.
+    pub op: Op,
+    /// Shapes of what it reads.
+    pub inputs: Vec<Shape>,
     /// Shape of its output.
     pub output: Shape,
     /// The parameters and running statistics that it computes with.
@@ -95,13 +97,14 @@ impl Model {
                 return Err(fail("this name is taken".into()));
             }
             let layer = kind.parse(entry.keys.clone()).map_err(fail)?;
-            let output = layer.output_shape(input).map_err(fail)?;
+            let inputs = vec![input];
+            let output = layer.output_shape(&inputs).map_err(fail)?;
             if output.len() > MAX_ACTIVATION {
                 return Err(fail(format!(
                     "the output {output} is too large: it can have {MAX_ACTIVATION} values"
                 )));
             }
-            let params = layer.params(input);
+            let params = layer.params(&inputs);
             let owner = |owner: &String| {
                 let named =
                     by_name.get(owner).and_then(|&index| layers.get(index).map(|layer| (index, layer)));
@@ -113,7 +116,8 @@ impl Model {
             if parameters > MAX_PARAMETERS {
                 return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
             }
-            layers.push(NamedLayer { name, kind, layer, input, output, params, weights_of });
+            let op = layer.op(&inputs);
+            layers.push(NamedLayer { name, kind, layer, op, inputs, output, params, weights_of });
             input = output;
         }
         let Some(last) = layers.last() else {
@@ -213,8 +217,8 @@ impl Model {
 
     /// Index and rate of each dropout layer.
     pub fn dropout_rates(&self) -> impl Iterator<Item = (usize, f32)> {
-        self.layers.iter().enumerate().filter_map(|(index, layer)| match layer.layer.tuned(layer.input) {
-            Tuned::Dropout { rate } => Some((index, rate)),
+        self.layers.iter().enumerate().filter_map(|(index, layer)| match layer.op {
+            Op::Dropout { rate } => Some((index, rate)),
             _ => None,
         })
     }
@@ -230,8 +234,8 @@ impl Model {
         let batch_size = images.map_or(self.train.batch_size, |images| self.train.batch_size.min(images));
         let last = images.map_or(batch_size, |images| (images.max(1) - 1) % batch_size.max(1) + 1);
         let warning = |layer: &NamedLayer| {
-            let Tuned::BatchNorm2d { .. } = layer.layer.tuned(layer.input) else { return None };
-            let pixels = layer.input.height * layer.input.width;
+            let Op::BatchNorm2d { .. } = layer.op else { return None };
+            let pixels = layer.output.height * layer.output.width;
             let which = match (batch_size * pixels, last * pixels) {
                 (1, _) => "has a single value of each channel",
                 (_, 1) => {
@@ -338,6 +342,11 @@ impl NamedLayer {
         self.own_params().filter(|param| param.trained).map(Param::size).sum()
     }
 
+    /// True if each output depends on every input by a weight of its own.
+    pub fn is_fully_connected(&self) -> bool {
+        matches!(self.op, Op::Conv2d(_)) && self.params[0].shape.len() == 2
+    }
+
     /// Number of trained parameters that it computes with, its own or another layer's.
     pub fn trained_len(&self) -> usize {
         self.params.iter().filter(|param| param.trained).map(Param::size).sum()
@@ -399,7 +408,7 @@ impl fmt::Display for Model {
         writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
         write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())?;
         for layer in functions {
-            write!(f, "\n+ {}, a plain function: {} -> {}", layer.kind.title, layer.input, layer.output)?;
+            write!(f, "\n+ {}, a plain function: {} -> {}", layer.kind.title, layer.inputs[0], layer.output)?;
         }
         Ok(())
     }

@@ -67,9 +67,9 @@ fn linear_layers_carry_errors_by_their_slopes() {
         let layer = layer(kind, keys);
         let shape = if kind == "linear" { [3, 7, 1, 1] } else { [2, 2, 4, 6] };
         let input = Shape::new(shape[1], shape[2], shape[3]);
-        let output = layer.output_shape(input).unwrap();
+        let output = layer.output_shape(&[input]).unwrap();
         let mut given = Arrays::from([("input", random(&shape, 1, 1e-2))]);
-        for param in layer.params(input) {
+        for param in layer.params(&[input]) {
             given.insert(param.name, random(&param.shape, 2, 0.0));
         }
         assert_carried(&format!("{kind} output"), &given, &["input"], factor, |given| {

@@ -122,10 +122,10 @@ fn every_layer_has_the_gradients_of_its_output() {
         let layer = parse(line);
         kinds.insert(line.split('"').nth(1).unwrap());
         let input = Shape::from(input);
-        let output = layer.output_shape(input).unwrap();
+        let output = layer.output_shape(&[input]).unwrap();
         let mut arrays =
             Arrays::from([("input", draw.array(&[n, input.channels, input.height, input.width]))]);
-        for param in layer.params(input) {
+        for param in layer.params(&[input]) {
             let mut array = draw.array(&param.shape);
             if param.name == "running_var" {
                 array.data.iter_mut().for_each(|value| *value = value.abs() + 0.5);
@@ -139,7 +139,7 @@ fn every_layer_has_the_gradients_of_its_output() {
         given.extend(made);
         given.insert("grad_output", upstream.clone());
         let gradients = layer.backward(&given, &context(4));
-        let trained: Vec<_> = layer.params(input).into_iter().filter(|param| param.trained).collect();
+        let trained: Vec<_> = layer.params(&[input]).into_iter().filter(|param| param.trained).collect();
         assert_eq!(gradients.len(), trained.len() + 1, "{line} makes {:?}", gradients.keys());
         for name in trained.iter().map(|param| param.name).chain(["input"]) {
             let gradient = &gradients[format!("grad_{name}").as_str()];
@@ -336,7 +336,7 @@ fn shapes_follow_the_rules() {
         (r#"{ type = "batch_norm2d", momentum = 1.5 }"#, [3, 5, 8], Err("must be from 0 to 1")),
     ];
     for (line, input, want) in cases {
-        match (parse(line).output_shape(Shape::from(input)), want) {
+        match (parse(line).output_shape(&[Shape::from(input)]), want) {
             (Ok(got), Ok(want)) => assert_eq!(got, Shape::from(want), "{line}"),
             (Err(got), Err(want)) => assert!(got.contains(want), "{line}: {got}"),
             (got, want) => panic!("{line}: {got:?}, not {want:?}"),
@@ -362,7 +362,7 @@ fn run(
     let layer = parse(line);
     let shape = Shape::new(input.0[1], input.0[2], input.0[3]);
     let mut arrays = Arrays::from([("input", Array::exact(&input.0, input.1.to_vec()))]);
-    for param in layer.params(shape) {
+    for param in layer.params(&[shape]) {
         let (_, values) = params.iter().find(|(name, _)| *name == param.name).expect(param.name);
         arrays.insert(param.name, Array::exact(&param.shape, values.to_vec()));
     }

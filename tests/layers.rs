@@ -95,14 +95,14 @@ fn limits_are_where_they_should_be() {
         ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 3", Some("must divide")),
     ];
     for (kind, keys, want) in cases {
-        match (parse(kind, keys).unwrap().output_shape(Shape::new(4, 13, 14)), want) {
+        match (parse(kind, keys).unwrap().output_shape(&[Shape::new(4, 13, 14)]), want) {
             (Ok(_), None) => {}
             (Err(got), Some(want)) => assert!(got.contains(want), "{kind} with {keys}: {got}"),
             (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
         }
     }
     let linear = parse("linear", "out_features = 2").unwrap();
-    assert!(linear.output_shape(Shape::new(4, 3, 3)).unwrap_err().contains("more than one pixel"));
+    assert!(linear.output_shape(&[Shape::new(4, 3, 3)]).unwrap_err().contains("more than one pixel"));
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn parameters_have_their_shapes_and_first_values() {
         Param { name, shape, init, trained, decays, min }
     };
     fn params(kind: &str, keys: &str, input: [usize; 3]) -> Vec<Param> {
-        parse(kind, keys).unwrap().params(Shape::from(input))
+        parse(kind, keys).unwrap().params(&[Shape::from(input)])
     }
     // An output of a group sums 4/2 channels of 3x3.
     let conv = "out_channels = 6\nkernel = 3\ngroups = 2";
@@ -317,7 +317,14 @@ fn launches(
 
 fn plan_context(layer: &dyn Layer, input: [usize; 3], quads: usize) -> PlanContext {
     let input = Shape::from(input);
-    PlanContext { input, output: layer.output_shape(input).unwrap(), quads, layer: 0, grain: Grain::Coarse }
+    let inputs = vec![input];
+    PlanContext {
+        output: layer.output_shape(&inputs).unwrap(),
+        inputs,
+        quads,
+        layer: 0,
+        grain: Grain::Coarse,
+    }
 }
 
 fn saved(kind: &str, keys: &str, input: [usize; 3], quads: usize) -> Vec<(&'static str, usize)> {
@@ -378,7 +385,7 @@ fn other_layers_launch_as_much_as_there_is() {
         assert_eq!(of(Pass::Eval), [(eval, 3 * output)], "{kind}");
         assert_eq!(of(Pass::Backward), [("backward_input", 3 * 140)], "{kind}");
         assert_eq!(saved(kind, keys, input, 3), [], "{kind}");
-        assert_eq!(parse(kind, keys).unwrap().params(Shape::from(input)), [], "{kind}");
+        assert_eq!(parse(kind, keys).unwrap().params(&[Shape::from(input)]), [], "{kind}");
     }
 }
 
@@ -449,7 +456,7 @@ fn maps_that_should_not_see_each_other_do_not() {
         let run = |input: Array, upstream: Option<Array>| {
             let channels = input.shape[1];
             let mut arrays = Arrays::from([("input", input)]);
-            for param in layer.params(Shape::new(channels, 5, 8)) {
+            for param in layer.params(&[Shape::new(channels, 5, 8)]) {
                 arrays.insert(param.name, vector(&vec![1.0; channels]));
             }
             let made = layer.forward(&arrays, &context(true));

@@ -77,7 +77,7 @@ fn layers_agree() {
         shape.resize(4, 1); // [N, features] is [N, features, 1, 1] here
         let input = Shape::new(shape[1], shape[2], shape[3]);
         let mut arrays = Arrays::from([("input", Array::exact(&shape, data))]);
-        for param in layer.params(input) {
+        for param in layer.params(&[input]) {
             let (shape, data) = values(&file, &format!("{case}.{}", param.name));
             assert_eq!(shape, param.shape, "{case}.{}", param.name);
             arrays.insert(param.name, Array::exact(&shape, data));
@@ -99,7 +99,7 @@ fn layers_agree() {
                 check(&format!("new_{name}"), array);
             }
         }
-        let output = layer.output_shape(input).unwrap();
+        let output = layer.output_shape(&[input]).unwrap();
         arrays.extend(made);
         let (_, data) = values(&file, &format!("{case}.grad_output"));
         let shape = [shape[0], output.channels, output.height, output.width];

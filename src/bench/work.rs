@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use crate::batch::BatchSettings;
-use crate::layers::Tuned;
+use crate::layers::Op;
 use crate::model::{Model, NamedLayer};
 use crate::plan::{Dispatch, METRICS_RING, ParamLayout, Plan, TensorPlan};
 
@@ -23,8 +23,8 @@ pub(super) struct Work {
 
 /// Operations of a layer's forward pass for one image.
 pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
-    match layer.layer.tuned(layer.input) {
-        Tuned::Conv2d(conv) => {
+    match layer.op {
+        Op::Conv2d(conv) => {
             2.0 * (conv.output.len() * conv.input.channels / conv.groups * conv.kernel * conv.kernel) as f64
         }
         _ => 0.0,

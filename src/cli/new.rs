@@ -8,6 +8,7 @@ use clap::Args;
 use shadernet::dataset::{Survey, survey};
 use shadernet::error::Result;
 use shadernet::files;
+use shadernet::layers::Op;
 use shadernet::model::Model;
 use shadernet::tensor::Shape;
 
@@ -57,7 +58,11 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
         names(classes)
     ));
     let parameters = model.parameter_count();
-    let convolutions = model.layers.iter().filter(|layer| layer.kind.name == "conv2d").count();
+    let convolutions = model
+        .layers
+        .iter()
+        .filter(|layer| matches!(layer.op, Op::Conv2d(_)) && !layer.is_fully_connected())
+        .count();
     out.line(format_args!(
         "{}: input {}, {convolutions} convolutions, {parameters} parameters, {} epochs",
         args.out.display(),

@@ -1,9 +1,10 @@
 //! The weights of one net, their optimizer and their averages, in `f32`.
 
 use super::block::Block;
-use super::program::{Kernel, Op, Program};
+use super::program::{self, Kernel, Program};
 use crate::config::Optimizer;
 use crate::engine::{Setup, Vector};
+use crate::layers::Op;
 use crate::model::ModelParam;
 use crate::optimizers::average;
 use crate::replica::Replica;
@@ -44,7 +45,8 @@ impl Net {
         let (model, train) = (setup.model, setup.train);
         let about = model.params();
         let zeros = || -> Vec<Vec<f32>> { about.iter().map(|entry| vec![0.0; entry.param.size()]).collect() };
-        let batch_norms = model.layers.iter().filter(|layer| layer.kind.name == "batch_norm2d").count();
+        let batch_norms =
+            model.layers.iter().filter(|layer| matches!(layer.op, Op::BatchNorm2d { .. })).count();
         Self {
             replica: replica.clone(),
             learning_rates: setup.learning_rates(replica),
@@ -73,13 +75,13 @@ impl Net {
     }
 
     /// Names and values of an operation's parameters.
-    pub(super) fn named(&self, op: &Op) -> impl Iterator<Item = (&'static str, &[f32])> {
+    pub(super) fn named(&self, op: &program::Op) -> impl Iterator<Item = (&'static str, &[f32])> {
         self.named_weights(op, false)
     }
 
     pub(super) fn named_weights(
         &self,
-        op: &Op,
+        op: &program::Op,
         averaged: bool,
     ) -> impl Iterator<Item = (&'static str, &[f32])> {
         let values = self.weights(averaged);

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::kernels::{ConvDims, LANES, PoolDims};
 use crate::layers::window::{Conv, Pool};
-use crate::layers::{Layer, Tuned};
+use crate::layers::{self, Activation, Layer};
 use crate::model::Model;
 use crate::tensor::Shape;
 
@@ -78,26 +78,26 @@ impl Program {
         let mut grad_len = 0;
         let first_trained = model.layers.iter().position(|layer| layer.parameter_count() > 0);
         for (index, layer) in model.layers.iter().enumerate() {
-            let kernel = match layer.layer.tuned(layer.input) {
+            let kernel = match layer.op {
                 // The same values: the next layer reads the same buffer.
-                Tuned::Reshape => continue,
-                Tuned::Conv2d(conv) => Kernel::Conv2d(conv_dims(&conv)),
-                Tuned::LeakyRelu { slope } => Kernel::LeakyRelu { slope },
-                Tuned::BatchNorm2d { eps, momentum } => {
+                layers::Op::Reshape => continue,
+                layers::Op::Conv2d(conv) => Kernel::Conv2d(conv_dims(&conv)),
+                layers::Op::Activation(Activation::LeakyRelu { slope }) => Kernel::LeakyRelu { slope },
+                layers::Op::BatchNorm2d { eps, momentum } => {
                     // A batch normalisation begins a phase: the one before it ends with its sums.
                     phases.push(phase_start..ops.len());
                     phase_start = ops.len();
-                    batch_norms.push((layer.input.channels, ops.len()));
+                    batch_norms.push((layer.output.channels, ops.len()));
                     Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
                 }
-                Tuned::MaxPool2d(pool) => Kernel::MaxPool2d(pool_dims(&pool)),
-                Tuned::AvgPool2d(pool) => Kernel::AvgPool2d(pool_dims(&pool)),
-                Tuned::Dropout { .. } => {
+                layers::Op::MaxPool2d(pool) => Kernel::MaxPool2d(pool_dims(&pool)),
+                layers::Op::AvgPool2d(pool) => Kernel::AvgPool2d(pool_dims(&pool)),
+                layers::Op::Dropout { .. } => {
                     dropouts += 1;
                     Kernel::Dropout { number: dropouts - 1 }
                 }
-                Tuned::None => {
-                    let (input, output) = (layer.input, layer.output);
+                layers::Op::Opaque => {
+                    let (input, output) = (layer.inputs[0], layer.output);
                     Kernel::Fallback { layer: Arc::clone(&layer.layer), input, output }
                 }
             };

@@ -12,6 +12,7 @@ use crate::checkpoint::Checkpoint;
 use crate::classify::takes_pictures;
 use crate::dataset::Images;
 use crate::error::{Error, Result};
+use crate::layers::Op;
 use crate::model::Model;
 use crate::plan::{ParamLayout, Plan, PlanOptions};
 use crate::shader;
@@ -95,7 +96,7 @@ fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<S
         );
         return Err(Error::Usage(message));
     }
-    if let Some(layer) = checkpoint.model.layers.iter().find(|layer| !layer.kind.is_built_in()) {
+    if let Some(layer) = checkpoint.model.layers.iter().find(|layer| layer.op == Op::Opaque) {
         let message = format!("layer `{}`: a page does not know {}", layer.name, layer.kind.name);
         return Err(Error::Usage(message));
     }
@@ -144,11 +145,9 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         .map(|layer| {
             json!({
                 "name": layer.name,
-                "kind": layer.kind.name,
+                "op": layer.op,
                 "weights_of": layer.weights_of.map(|owner| model.layers[owner].name.as_str()),
-                "input": layer.input,
                 "output": layer.output,
-                "keys": layer.layer.keys(),
             })
         })
         .collect();
@@ -198,12 +197,7 @@ fn base64_of(values: &[f32]) -> String {
 mod tests {
     use super::*;
     use crate::checkpoint::Trained;
-    use crate::layers::LAYERS;
     use crate::model::Model;
-
-    fn part(name: &str) -> &'static str {
-        PARTS.iter().find(|(part, _)| *part == name).unwrap().1
-    }
 
     /// The JSON text in a page.
     fn model_of(page: &str) -> &str {
@@ -234,7 +228,7 @@ mod tests {
         let model: Value = serde_json::from_str(model_of(&page)).unwrap();
         assert_eq!(model["classes"], json!(names));
         assert_eq!(model["input"], json!([1, 28, 28]));
-        assert_eq!(model["layers"][0]["keys"]["kernel"], 3);
+        assert_eq!(model["layers"][0]["op"]["kernel"], 3);
         assert_eq!(model["examples"], json!([]), "digits are no examples for other classes");
         let plan: Plan = serde_json::from_value(model["plan"].clone()).unwrap();
         assert_eq!((plan.batch_size, plan.replicas), (1, 1));
@@ -262,13 +256,5 @@ mod tests {
             message.contains("takes 2 channels; a page is for models of 1 (grey) or 3 (RGB)"),
             "{message}"
         );
-    }
-
-    #[test]
-    fn the_fallback_knows_every_layer() {
-        for kind in LAYERS {
-            let key = format!("\n  {}: ", kind.name);
-            assert!(part("fallback.js").contains(&key), "{} is not in fallback.js", kind.name);
-        }
     }
 }

@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown};
-use crate::layers::Tuned;
 use crate::layers::window::{Conv, Pool};
+use crate::layers::{Activation, Op};
 use crate::model::{Model, NamedLayer};
 
 /// Words of Python, and attributes that a module has anyway: no layer can be called so there.
@@ -120,49 +120,49 @@ fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Opt
     let with_bias = layer.params.iter().any(|param| param.name == "bias");
     let bias = if with_bias { "True" } else { "False" };
     let own = |module: String| (Some(module), Some(format!("self.{name}(x)")));
-    Ok(match (layer.layer.tuned(layer.input), owner) {
-        (Tuned::Conv2d(sizes), None) if layer.kind.name == "linear" => {
+    Ok(match (layer.op, owner) {
+        (Op::Conv2d(sizes), None) if layer.is_fully_connected() => {
             let Conv { input, output, .. } = sizes;
             let module = format!("Linear({}, {}, bias={bias})", input.channels, output.channels);
             (Some(module), Some(format!("self.{name}(x.flatten(1))[:, :, None, None]")))
         }
-        (Tuned::Conv2d(_), Some(owner)) if layer.kind.name == "linear" => {
+        (Op::Conv2d(_), Some(owner)) if layer.is_fully_connected() => {
             let call = format!("self.{owner}(x.flatten(1))[:, :, None, None]");
             (None, Some(call))
         }
-        (Tuned::Conv2d(Conv { input, output, kernel, stride, padding, groups }), None) => own(format!(
+        (Op::Conv2d(Conv { input, output, kernel, stride, padding, groups }), None) => own(format!(
             "Conv2d({}, {}, {kernel}, stride={stride}, padding={padding}, groups={groups}, bias={bias})",
             input.channels, output.channels
         )),
-        (Tuned::Conv2d(Conv { stride, padding, groups, .. }), Some(owner)) => {
+        (Op::Conv2d(Conv { stride, padding, groups, .. }), Some(owner)) => {
             let call = format!(
                 "functional.conv2d(x, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, groups={groups})"
             );
             (None, Some(call))
         }
-        (Tuned::BatchNorm2d { eps, momentum }, None) => {
-            own(format!("BatchNorm2d({}, eps={eps:?}, momentum={momentum:?})", layer.input.channels))
+        (Op::BatchNorm2d { eps, momentum }, None) => {
+            own(format!("BatchNorm2d({}, eps={eps:?}, momentum={momentum:?})", layer.output.channels))
         }
         // The statistics are its own.
-        (Tuned::BatchNorm2d { eps, momentum }, Some(owner)) => {
-            let channels = layer.input.channels;
+        (Op::BatchNorm2d { eps, momentum }, Some(owner)) => {
+            let channels = layer.output.channels;
             let module = format!("BatchNorm2d({channels}, eps={eps:?}, momentum={momentum:?}, affine=False)");
             let weights = format!("self.{owner}.weight[:, None, None] + self.{owner}.bias[:, None, None]");
             (Some(module), Some(format!("self.{name}(x) * {weights}")))
         }
-        (Tuned::LeakyRelu { slope: 0.0 }, _) => own("ReLU()".into()),
-        (Tuned::LeakyRelu { slope }, _) => own(format!("LeakyReLU({slope:?})")),
-        (Tuned::MaxPool2d(pool), _) => own(format!("MaxPool2d({})", window(&pool))),
-        (Tuned::AvgPool2d(pool), _) if pool == Pool::global(layer.input) => {
+        (Op::Activation(Activation::LeakyRelu { slope: 0.0 }), _) => own("ReLU()".into()),
+        (Op::Activation(Activation::LeakyRelu { slope }), _) => own(format!("LeakyReLU({slope:?})")),
+        (Op::MaxPool2d(pool), _) => own(format!("MaxPool2d({})", window(&pool))),
+        (Op::AvgPool2d(pool), _) if pool == Pool::global(layer.inputs[0]) => {
             own("AdaptiveAvgPool2d(1)".into())
         }
-        (Tuned::AvgPool2d(pool), _) => own(format!("AvgPool2d({})", window(&pool))),
-        (Tuned::Dropout { rate }, _) => own(format!("Dropout({rate:?})")),
-        (Tuned::Reshape, _) => {
+        (Op::AvgPool2d(pool), _) => own(format!("AvgPool2d({})", window(&pool))),
+        (Op::Dropout { rate }, _) => own(format!("Dropout({rate:?})")),
+        (Op::Reshape, _) => {
             let [c, h, w] = [layer.output.channels, layer.output.height, layer.output.width];
             (None, Some(format!("x.reshape(-1, {c}, {h}, {w})")))
         }
-        (Tuned::None, _) => {
+        (Op::Opaque, _) => {
             let message = format!("layer `{name}`: PyTorch export does not know {}", layer.kind.name);
             return Err(Error::Usage(message));
         }

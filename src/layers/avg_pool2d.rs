@@ -89,8 +89,8 @@ impl Layer for AvgPool2d {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(self.pool(input)?.output)
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(self.pool(inputs[0])?.output)
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -102,10 +102,10 @@ impl Layer for AvgPool2d {
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        launches(&self.pool(context.input).expect("a checked layer"), pass, context)
+        launches(&self.pool(context.inputs[0]).expect("a checked layer"), pass, context)
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        Tuned::AvgPool2d(self.pool(input).expect("a checked layer"))
+    fn op(&self, inputs: &[Shape]) -> Op {
+        Op::AvgPool2d(self.pool(inputs[0]).expect("a checked layer"))
     }
 }

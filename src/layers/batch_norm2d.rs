@@ -95,20 +95,20 @@ impl Layer for BatchNorm2d {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         if !(self.eps > 0.0 && self.eps < 1.0) {
             return Err(format!("eps = {} must be above 0 and below 1", self.eps));
         }
         if !(0.0..=1.0).contains(&self.momentum) {
             return Err(format!("momentum = {} must be from 0 to 1", self.momentum));
         }
-        Ok(input)
+        Ok(inputs[0])
     }
 
-    fn params(&self, input: Shape) -> Vec<Param> {
+    fn params(&self, inputs: &[Shape]) -> Vec<Param> {
         let param = |name, value, trained| Param {
             name,
-            shape: vec![input.channels],
+            shape: vec![inputs[0].channels],
             init: Init::Constant(value),
             trained,
             decays: false,
@@ -207,7 +207,7 @@ impl Layer for BatchNorm2d {
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        let Shape { channels, height, width } = context.input;
+        let Shape { channels, height, width } = context.inputs[0];
         let rows = context.quads * channels * height;
         let elements = rows * width;
         // One workgroup of 64 finishes a channel.
@@ -238,13 +238,13 @@ impl Layer for BatchNorm2d {
     }
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
-        let Shape { channels, height, .. } = context.input;
+        let Shape { channels, height, .. } = context.inputs[0];
         let rows = context.quads * channels * height;
         let per_channel = [("mean", channels), ("inv_std", channels), ("grad_means", 2 * channels)];
         per_channel.into_iter().chain([("sums", 2 * rows), ("grad_sums", 2 * rows)]).collect()
     }
 
-    fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::BatchNorm2d { eps: self.eps, momentum: self.momentum }
+    fn op(&self, _: &[Shape]) -> Op {
+        Op::BatchNorm2d { eps: self.eps, momentum: self.momentum }
     }
 }

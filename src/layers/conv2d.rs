@@ -31,7 +31,7 @@ impl Conv2d {
     }
 
     fn sizes(&self, input: Shape) -> Conv {
-        let output = self.output_shape(input).expect("a checked layer");
+        let output = self.output_shape(&[input]).expect("a checked layer");
         let Self { kernel, stride, padding, groups, .. } = *self;
         Conv { input, output, kernel, stride, padding, groups }
     }
@@ -128,8 +128,9 @@ impl Layer for Conv2d {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         let Self { out_channels, kernel, stride, padding, groups, .. } = *self;
+        let input = inputs[0];
         if out_channels == 0 || kernel == 0 || groups == 0 {
             return Err("out_channels, kernel and groups must be at least 1".into());
         }
@@ -153,8 +154,8 @@ impl Layer for Conv2d {
         Ok(Shape::new(out_channels, size(input.height)?, size(input.width)?))
     }
 
-    fn params(&self, input: Shape) -> Vec<Param> {
-        let group_in = input.channels / self.groups;
+    fn params(&self, inputs: &[Shape]) -> Vec<Param> {
+        let group_in = inputs[0].channels / self.groups;
         let fan_in = group_in * self.kernel * self.kernel;
         let weight = Param {
             name: "weight",
@@ -223,7 +224,7 @@ impl Layer for Conv2d {
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        let conv = self.sizes(context.input);
+        let conv = self.sizes(context.inputs[0]);
         let (input, output) = (conv.input, conv.output);
         let tiles = Tiles::of(context.grain);
         let part_rows = tiles.part_rows(&conv, context.quads);
@@ -274,14 +275,14 @@ impl Layer for Conv2d {
     }
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
-        let conv = self.sizes(context.input);
-        let weights: usize = self.params(context.input)[0].shape.iter().product();
+        let conv = self.sizes(context.inputs[0]);
+        let weights: usize = self.params(&context.inputs)[0].shape.iter().product();
         let row_parts = conv.output.height.div_ceil(Tiles::of(context.grain).part_rows(&conv, context.quads));
 
         vec![("parts", context.quads * row_parts * (weights + self.out_channels))]
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        Tuned::Conv2d(self.sizes(input))
+    fn op(&self, inputs: &[Shape]) -> Op {
+        Op::Conv2d(self.sizes(inputs[0]))
     }
 }

@@ -43,11 +43,11 @@ impl Layer for Dropout {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         if !(0.0..1.0).contains(&self.rate) {
             return Err(format!("rate = {} must be at least 0 and below 1", self.rate));
         }
-        Ok(input)
+        Ok(inputs[0])
     }
 
     fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
@@ -73,7 +73,7 @@ impl Layer for Dropout {
         vec![Launch::new("dropout", entry_point, elements, constants)]
     }
 
-    fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::Dropout { rate: self.rate }
+    fn op(&self, _: &[Shape]) -> Op {
+        Op::Dropout { rate: self.rate }
     }
 }

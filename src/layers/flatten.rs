@@ -16,8 +16,8 @@ impl Layer for Flatten {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(Shape::new(input.len(), 1, 1))
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape::new(inputs[0].len(), 1, 1))
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -37,7 +37,7 @@ impl Layer for Flatten {
         Vec::new()
     }
 
-    fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::Reshape
+    fn op(&self, _: &[Shape]) -> Op {
+        Op::Reshape
     }
 }

@@ -23,8 +23,8 @@ impl Layer for GlobalAvgPool2d {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(Shape::new(input.channels, 1, 1))
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(Shape::new(inputs[0].channels, 1, 1))
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -36,10 +36,10 @@ impl Layer for GlobalAvgPool2d {
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        avg_pool2d::launches(&Pool::global(context.input), pass, context)
+        avg_pool2d::launches(&Pool::global(context.inputs[0]), pass, context)
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        Tuned::AvgPool2d(Pool::global(input))
+    fn op(&self, inputs: &[Shape]) -> Op {
+        Op::AvgPool2d(Pool::global(inputs[0]))
     }
 }

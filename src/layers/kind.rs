@@ -104,7 +104,7 @@ static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
 ///
 /// impl Layer for Nothing {
 ///     fn keys(&self) -> toml::Table { toml::Table::new() }
-///     fn output_shape(&self, input: Shape) -> Result<Shape, String> { Ok(input) }
+///     fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> { Ok(inputs[0]) }
 ///     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
 ///         Arrays::from([("output", arrays["input"].clone())])
 ///     }

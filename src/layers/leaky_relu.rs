@@ -48,11 +48,11 @@ impl Layer for LeakyRelu {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
         if !(0.0..1.0).contains(&self.negative_slope) {
             return Err(format!("negative_slope = {} must be at least 0 and below 1", self.negative_slope));
         }
-        Ok(input)
+        Ok(inputs[0])
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -72,7 +72,7 @@ impl Layer for LeakyRelu {
         vec![Launch::new("leaky_relu", entry_point, elements, constants)]
     }
 
-    fn tuned(&self, _: Shape) -> Tuned {
-        Tuned::LeakyRelu { slope: self.negative_slope }
+    fn op(&self, _: &[Shape]) -> Op {
+        Op::Activation(Activation::LeakyRelu { slope: self.negative_slope })
     }
 }

@@ -36,18 +36,19 @@ impl Layer for Linear {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        let input = inputs[0];
         if input.height * input.width != 1 {
             return Err(format!("the input {input} has more than one pixel: put a flatten layer before it"));
         }
         if self.out_features == 0 {
             return Err("out_features must be at least 1".into());
         }
-        self.convolution().output_shape(input)
+        self.convolution().output_shape(inputs)
     }
 
-    fn params(&self, input: Shape) -> Vec<Param> {
-        let mut params = self.convolution().params(input);
+    fn params(&self, inputs: &[Shape]) -> Vec<Param> {
+        let mut params = self.convolution().params(inputs);
         params[0].shape.truncate(2);
         params
     }
@@ -70,7 +71,7 @@ impl Layer for Linear {
         self.convolution().saved(context)
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        self.convolution().tuned(input)
+    fn op(&self, inputs: &[Shape]) -> Op {
+        self.convolution().op(inputs)
     }
 }

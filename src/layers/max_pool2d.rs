@@ -62,8 +62,8 @@ impl Layer for MaxPool2d {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(self.pool(input)?.output)
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(self.pool(inputs[0])?.output)
     }
 
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
@@ -99,7 +99,7 @@ impl Layer for MaxPool2d {
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        let pool = self.pool(context.input).expect("a checked layer");
+        let pool = self.pool(context.inputs[0]).expect("a checked layer");
         let (entry_point, shape) = match pass {
             Pass::Backward => ("backward_input", pool.input),
             _ => ("forward", pool.output),
@@ -108,7 +108,7 @@ impl Layer for MaxPool2d {
         vec![Launch::new("max_pool2d", entry_point, context.quads * shape.len(), constants)]
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        Tuned::MaxPool2d(self.pool(input).expect("a checked layer"))
+    fn op(&self, inputs: &[Shape]) -> Op {
+        Op::MaxPool2d(self.pool(inputs[0]).expect("a checked layer"))
     }
 }

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::Serialize;
+
 use crate::config::shortest_floats as keys_of;
 use crate::tensor::{Arrays, Shape};
 
@@ -147,10 +149,10 @@ pub enum Grain {
 }
 
 /// What a layer needs to know to describe its launches.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct PlanContext {
-    /// Shape of the layer's input.
-    pub input: Shape,
+    /// Shapes of what the layer reads.
+    pub inputs: Vec<Shape>,
     /// Shape of the layer's output.
     pub output: Shape,
     /// Images of a batch, divided by four and rounded up: activations are `vec4`s of four images.
@@ -161,19 +163,15 @@ pub struct PlanContext {
     pub grain: Grain,
 }
 
-/// Which tuned kernel of the CPU engine computes a layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Tuned {
-    /// None: the engine falls back on the reference implementation, image by image.
-    None,
-    /// A two-dimensional convolution.
+/// What a layer computes, as data: the CPU engine, the exports and the reports go by it, never by the layer's name.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Op {
+    /// A two-dimensional convolution of `weight` and, if there is one, `bias`; fully connected where the weight is a matrix.
     Conv2d(window::Conv),
-    /// max(x, 0) + slope · min(x, 0).
-    LeakyRelu {
-        /// Slope of the negative side.
-        slope: f32,
-    },
-    /// Batch normalisation.
+    /// A function of each value.
+    Activation(Activation),
+    /// Batch normalisation by `weight`, `bias`, `running_mean` and `running_var`.
     BatchNorm2d {
         /// Added to the variance.
         eps: f32,
@@ -191,6 +189,19 @@ pub enum Tuned {
     },
     /// The same values under another shape.
     Reshape,
+    /// None of these: the CPU engine falls back on the reference implementation, and the exports refuse it.
+    Opaque,
+}
+
+/// A function of single values.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(tag = "function", rename_all = "snake_case")]
+pub enum Activation {
+    /// max(x, 0) + slope · min(x, 0).
+    LeakyRelu {
+        /// Slope of the negative side.
+        slope: f32,
+    },
 }
 
 /// A layer of a network: shape rule, parameters, reference implementation, GPU launches, in this order.
@@ -205,7 +216,7 @@ pub enum Tuned {
 /// use shadernet::tensor::{Array, Arrays, Shape};
 ///
 /// let relu = LayerKind::find("relu").unwrap().parse(toml::Table::new()).unwrap();
-/// assert_eq!(relu.output_shape(Shape::new(8, 26, 26)), Ok(Shape::new(8, 26, 26)));
+/// assert_eq!(relu.output_shape(&[Shape::new(8, 26, 26)]), Ok(Shape::new(8, 26, 26)));
 /// let context = Context { training: true, seed: 0, step: 0, layer: 0, first_image: 0 };
 /// let input = Array::from_f32(&[1, 1, 1, 2], &[-1.0, 2.0]);
 /// let made = relu.forward(&Arrays::from([("input", input)]), &context);
@@ -215,12 +226,17 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// The layer's keys as in a model file, defaults included.
     fn keys(&self) -> toml::Table;
 
-    /// What comes out of one image, or why nothing can.
-    fn output_shape(&self, input: Shape) -> Result<Shape, String>;
+    /// What comes out of one image whose values have the shapes `inputs`, or why nothing can.
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
 
     /// Parameters and running statistics.
-    fn params(&self, _input: Shape) -> Vec<Param> {
+    fn params(&self, _inputs: &[Shape]) -> Vec<Param> {
         Vec::new()
+    }
+
+    /// What the layer computes. Name an operation only if parameters and results are just its own.
+    fn op(&self, _inputs: &[Shape]) -> Op {
+        Op::Opaque
     }
 
     /// Reads `input`, parameters and running statistics; makes `output`, new running statistics, and saved arrays.
@@ -236,11 +252,6 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Tensors that the forward launches save or need for themselves: name and `f32` values per replica.
     fn saved(&self, _context: &PlanContext) -> Vec<(&'static str, usize)> {
         Vec::new()
-    }
-
-    /// The CPU engine's tuned kernel for this layer.
-    fn tuned(&self, _input: Shape) -> Tuned {
-        Tuned::None
     }
 }
 

@@ -19,8 +19,8 @@ impl Layer for Relu {
         keys_of(self)
     }
 
-    fn output_shape(&self, input: Shape) -> Result<Shape, String> {
-        Ok(input)
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        Ok(inputs[0])
     }
 
     fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
@@ -35,7 +35,7 @@ impl Layer for Relu {
         LEAKY.launches(pass, context)
     }
 
-    fn tuned(&self, input: Shape) -> Tuned {
-        LEAKY.tuned(input)
+    fn op(&self, inputs: &[Shape]) -> Op {
+        LEAKY.op(inputs)
     }
 }

@@ -1,5 +1,7 @@
 //! The sliding window that convolution and pooling share: sizes, and which input an output's tap reads.
 
+use serde::Serialize;
+
 use crate::tensor::Shape;
 
 /// Output size along one axis: how often a window of `kernel` fits, moving by `stride`, into `size` plus `padding` on
@@ -26,7 +28,7 @@ pub fn input_index(out: usize, tap: usize, stride: usize, padding: usize, size: 
 }
 
 /// Sizes of a convolution with its shapes resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Conv {
     /// Shape of the input.
     pub input: Shape,
@@ -43,7 +45,7 @@ pub struct Conv {
 }
 
 /// Sizes of a pooling with its shapes resolved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Pool {
     /// Shape of the input.
     pub input: Shape,

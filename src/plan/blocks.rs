@@ -1,7 +1,7 @@
 //! Which layers share a launch: the model cut into blocks.
 
-use crate::layers::Tuned;
 use crate::layers::window::Conv;
+use crate::layers::{Activation, Op};
 use crate::model::Model;
 
 /// Layers that are computed together. Layers go by their index in the model.
@@ -63,30 +63,32 @@ const MOST_PIXELS: usize = 16_384;
 
 /// Cuts a model into blocks; `part_quads` is how many quads of images a part of the batch has.
 pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
-    let tuned: Vec<Tuned> = model.layers.iter().map(|layer| layer.layer.tuned(layer.input)).collect();
+    let ops: Vec<Op> = model.layers.iter().map(|layer| layer.op).collect();
     let mut blocks: Vec<Block> = Vec::new();
     let mut at = 0;
-    while at < tuned.len() {
+    while at < ops.len() {
         // Layers that a convolution may apply on loading, and the convolution.
-        let (before, conv) = chain(&tuned, at);
+        let (before, conv) = chain(&ops, at);
         let producer = match blocks.last() {
             Some(Block::Conv(producer)) => Some(producer.clone()),
             _ => None,
         };
         // A normalisation needs the sums that only a fused convolution right before it makes.
         let fits = before.norm.is_none() || producer.is_some();
-        let fused = conv.filter(|&conv| fits && head(model, &tuned, conv).is_none());
-        if let Some(conv) = fused.filter(|&conv| is_fusable(&tuned[conv], part_quads)) {
+        let fused = conv.filter(|&conv| fits && head(model, &ops, conv).is_none());
+        if let Some(conv) = fused.filter(|&conv| is_fusable(&ops[conv], part_quads)) {
             if let Some(Block::Conv(producer)) = blocks.last_mut() {
                 producer.norm = before.norm;
             }
-            let behind = tuned.get(conv + 1);
-            let relu = behind.filter(|tuned| matches!(tuned, Tuned::LeakyRelu { .. })).map(|_| conv + 1);
+            let behind = ops.get(conv + 1);
+            let relu = behind
+                .filter(|op| matches!(op, Op::Activation(Activation::LeakyRelu { .. })))
+                .map(|_| conv + 1);
             blocks.push(Block::Conv(FusedConv { conv, before, relu, norm: None }));
             at = relu.unwrap_or(conv) + 1;
-        } else if let Some(head) = head(model, &tuned, at) {
+        } else if let Some(head) = head(model, &ops, at) {
             blocks.push(Block::Head(head));
-            at = tuned.len();
+            at = ops.len();
         } else {
             blocks.push(Block::Layer(at));
             at += 1;
@@ -96,49 +98,49 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
 }
 
 /// The layers from `at` on that can be applied on loading, and what comes behind them if it is a convolution.
-fn chain(tuned: &[Tuned], mut at: usize) -> (Before, Option<usize>) {
+fn chain(ops: &[Op], mut at: usize) -> (Before, Option<usize>) {
     let mut before = Before::default();
-    let mut next = |fits: fn(&Tuned) -> bool| {
-        let found = tuned.get(at).is_some_and(fits).then_some(at);
+    let mut next = |fits: fn(&Op) -> bool| {
+        let found = ops.get(at).is_some_and(fits).then_some(at);
         at += usize::from(found.is_some());
         found
     };
-    before.norm = next(|tuned| matches!(tuned, Tuned::BatchNorm2d { .. }));
-    before.relu = next(|tuned| matches!(tuned, Tuned::LeakyRelu { .. }));
-    before.pool = next(|tuned| match tuned {
+    before.norm = next(|op| matches!(op, Op::BatchNorm2d { .. }));
+    before.relu = next(|op| matches!(op, Op::Activation(Activation::LeakyRelu { .. })));
+    before.pool = next(|op| match op {
         // Windows that touch and cover everything, so that each input has one window.
-        Tuned::MaxPool2d(pool) => {
+        Op::MaxPool2d(pool) => {
             let covers = [pool.output.height * pool.kernel[0], pool.output.width * pool.kernel[1]];
             pool.kernel == pool.stride && pool.padding == 0 && covers == [pool.input.height, pool.input.width]
         }
         _ => false,
     });
-    before.dropout = next(|tuned| matches!(tuned, Tuned::Dropout { .. }));
-    (before, next(|tuned| matches!(tuned, Tuned::Conv2d(_))))
+    before.dropout = next(|op| matches!(op, Op::Dropout { .. }));
+    (before, next(|op| matches!(op, Op::Conv2d(_))))
 }
 
-fn is_fusable(tuned: &Tuned, part_quads: usize) -> bool {
-    let Tuned::Conv2d(conv) = tuned else { return false };
+fn is_fusable(op: &Op, part_quads: usize) -> bool {
+    let Op::Conv2d(conv) = op else { return false };
     let Conv { input, output, stride, groups, .. } = *conv;
     let small = input.channels.max(output.channels) <= MOST_CHANNELS;
     (stride, groups) == (1, 1) && small && part_quads * output.height * output.width <= MOST_PIXELS
 }
 
 /// The head that starts at layer `at` and ends with the network.
-fn head(model: &Model, tuned: &[Tuned], at: usize) -> Option<Head> {
-    let computes = |layer: &usize| tuned[*layer] != Tuned::Reshape;
+fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
+    let computes = |layer: &usize| ops[*layer] != Op::Reshape;
     // A third one is enough to know that this is no head.
-    let layers: Vec<usize> = (at..tuned.len()).filter(computes).take(3).collect();
-    let whole = |layer: usize| matches!(tuned[layer], Tuned::AvgPool2d(pool) if pool.output.height * pool.output.width == 1 && pool.padding == 0 && pool.kernel == [pool.input.height, pool.input.width]);
-    let linear = |layer: usize| matches!(tuned[layer], Tuned::Conv2d(conv) if conv.kernel == 1 && conv.stride == 1 && conv.groups == 1);
-    let area = |layer: usize| model.layers[layer].input.height * model.layers[layer].input.width;
+    let layers: Vec<usize> = (at..ops.len()).filter(computes).take(3).collect();
+    let whole = |layer: usize| matches!(ops[layer], Op::AvgPool2d(pool) if pool.output.height * pool.output.width == 1 && pool.padding == 0 && pool.kernel == [pool.input.height, pool.input.width]);
+    let linear = |layer: usize| matches!(ops[layer], Op::Conv2d(conv) if conv.kernel == 1 && conv.stride == 1 && conv.groups == 1);
+    let area = |layer: usize| model.layers[layer].inputs[0].height * model.layers[layer].inputs[0].width;
     let (linear, pixels) = match layers[..] {
         [layer] if linear(layer) && area(layer) == 1 => (layer, 1),
         [layer, pool] if linear(layer) && whole(pool) => (layer, area(layer)),
         [pool, layer] if whole(pool) && linear(layer) => (layer, area(pool)),
         _ => return None,
     };
-    let Tuned::Conv2d(conv) = tuned[linear] else { return None };
+    let Op::Conv2d(conv) = ops[linear] else { return None };
     let fits = conv.input.channels <= MOST_HEAD_CHANNELS && conv.output.channels <= MOST_CLASSES;
     fits.then_some(Head { first: at, linear, pixels })
 }

@@ -7,7 +7,7 @@ use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
-use crate::layers::{Grain, Launch, Tuned, first_setting};
+use crate::layers::{Activation, Grain, Launch, Op, first_setting};
 use crate::model::Model;
 use crate::shader;
 
@@ -158,14 +158,14 @@ impl<'a> Fusion<'a> {
     }
 
     fn conv(&self, layer: usize) -> Conv {
-        match self.tuned(layer) {
-            Tuned::Conv2d(conv) => conv,
+        match self.op(layer) {
+            Op::Conv2d(conv) => conv,
             other => panic!("{} is {other:?}", self.model.layers[layer].name),
         }
     }
 
-    fn tuned(&self, layer: usize) -> Tuned {
-        self.model.layers[layer].layer.tuned(self.model.layers[layer].input)
+    fn op(&self, layer: usize) -> Op {
+        self.model.layers[layer].op
     }
 
     fn name(&self, layer: usize) -> &str {
@@ -214,7 +214,7 @@ impl<'a> Fusion<'a> {
         draft.keep("sums", 2 * self.sums_len.max(1));
         draft.keep("grads", self.layout.grad_rows(self.parts) * self.layout.trained_len());
         for (&layer, &start) in &self.sums {
-            let len = self.model.layers[layer].input.channels * self.replicas;
+            let len = self.model.layers[layer].output.channels * self.replicas;
             let name = format!("{}.statistics", self.name(layer));
             draft.keep_view(&name, "sums", 2 * (start + self.parts * len), 2 * len);
             draft.pin(&name);
@@ -330,8 +330,8 @@ impl<'a> Fusion<'a> {
         constants.insert("BACKWARD_WEIGHT", self.packed_at(fused.conv, "backward"));
         constants.insert("BIAS", self.packed_at(fused.conv, "bias"));
         constants.extend(self.before(&fused.before, training));
-        let slope = match fused.relu.map(|relu| self.tuned(relu)) {
-            Some(Tuned::LeakyRelu { slope }) => f64::from(slope),
+        let slope = match fused.relu.map(|relu| self.op(relu)) {
+            Some(Op::Activation(Activation::LeakyRelu { slope })) => f64::from(slope),
             _ => 0.0,
         };
         constants.insert("OUT_RECTIFY", f64::from(u8::from(fused.relu.is_some())));
@@ -348,20 +348,20 @@ impl<'a> Fusion<'a> {
     /// Constants of what is applied on loading.
     fn before(&self, before: &Before, training: bool) -> Constants {
         let norm = before.norm.unwrap_or(usize::MAX);
-        let (eps, momentum) = match before.norm.map(|norm| self.tuned(norm)) {
-            Some(Tuned::BatchNorm2d { eps, momentum }) => (f64::from(eps), f64::from(momentum)),
+        let (eps, momentum) = match before.norm.map(|norm| self.op(norm)) {
+            Some(Op::BatchNorm2d { eps, momentum }) => (f64::from(eps), f64::from(momentum)),
             _ => (1.0, 0.0),
         };
-        let slope = match before.relu.map(|relu| self.tuned(relu)) {
-            Some(Tuned::LeakyRelu { slope }) => f64::from(slope),
+        let slope = match before.relu.map(|relu| self.op(relu)) {
+            Some(Op::Activation(Activation::LeakyRelu { slope })) => f64::from(slope),
             _ => 0.0,
         };
-        let pool = match before.pool.map(|pool| self.tuned(pool)) {
-            Some(Tuned::MaxPool2d(pool)) => pool.kernel[0],
+        let pool = match before.pool.map(|pool| self.op(pool)) {
+            Some(Op::MaxPool2d(pool)) => pool.kernel[0],
             _ => 1,
         };
-        let rate = match before.dropout.map(|dropout| self.tuned(dropout)) {
-            Some(Tuned::Dropout { rate }) => rate,
+        let rate = match before.dropout.map(|dropout| self.op(dropout)) {
+            Some(Op::Dropout { rate }) => rate,
             _ => 0.0,
         };
         let flag = |set: bool| f64::from(u8::from(set));

@@ -259,7 +259,7 @@ impl<'a> Planner<'a> {
                 planner.draft.alias(&output, &input);
             } else {
                 planner.draft.pool(&output, image_floats * layer.output.len());
-                planner.draft.pool(&grad_input, image_floats * layer.input.len());
+                planner.draft.pool(&grad_input, image_floats * layer.inputs[0].len());
                 for (name, len) in layer.layer.saved(&context) {
                     planner.draft.pool(&format!("{}.{name}", layer.name), len * options.replicas);
                 }
@@ -314,8 +314,8 @@ impl<'a> Planner<'a> {
 
     fn context(&self, index: usize) -> PlanContext {
         let layer = &self.model.layers[index];
-        let (input, output, grain) = (layer.input, layer.output, self.options.grain);
-        PlanContext { input, output, quads: self.quads, layer: index as u32, grain }
+        let (inputs, output, grain) = (layer.inputs.clone(), layer.output, self.options.grain);
+        PlanContext { inputs, output, quads: self.quads, layer: index as u32, grain }
     }
 
     fn batch(&mut self, batch: &BatchSettings, part: &str) {

@@ -5,6 +5,7 @@ use super::picture::{MOST_TILES, of_image, of_tiles};
 use crate::bench::forward_flops;
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
+use crate::layers::Op;
 use crate::model::{Model, NamedLayer, thousands};
 use crate::reference::Reference;
 use crate::tensor::Array;
@@ -76,15 +77,15 @@ fn shown(model: &Model) -> Vec<(usize, String)> {
     let mut shown = Vec::new();
     for (index, layer) in model.layers.iter().enumerate() {
         let mut last = index;
-        match layer.kind.name {
-            "conv2d" | "linear" => {
-                let behind = model.layers[index + 1..].iter().map(|layer| layer.kind.name);
+        match layer.op {
+            Op::Conv2d(_) => {
+                let behind = model.layers[index + 1..].iter().map(|layer| layer.op);
                 let activation = behind
-                    .take_while(|kind| ["relu", "leaky_relu", "batch_norm2d"].contains(kind))
-                    .position(|kind| kind != "batch_norm2d");
+                    .take_while(|op| matches!(op, Op::Activation(_) | Op::BatchNorm2d { .. }))
+                    .position(|op| matches!(op, Op::Activation(_)));
                 last += activation.map_or(0, |position| position + 1);
             }
-            "max_pool2d" | "avg_pool2d" | "global_avg_pool2d" => {}
+            Op::MaxPool2d(_) | Op::AvgPool2d(_) => {}
             _ => continue,
         }
         let names: Vec<_> = model.layers[index..=last].iter().map(|layer| layer.name.as_str()).collect();

@@ -153,7 +153,7 @@ impl Case {
             parts.insert(kind.to_owned());
             parts.extend(layer.layer.keys().iter().map(|(key, value)| format!("{kind}.{key} = {value}")));
             let groups = layer.layer.keys().get("groups").and_then(toml::Value::as_integer);
-            if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.input.channels) {
+            if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.inputs[0].channels) {
                 parts.insert(format!("{kind}, depthwise"));
             }
             if layer.weights_of.is_some() {
@@ -202,8 +202,8 @@ fn output_shape(line: &str, input: Shape) -> Option<Shape> {
     };
     let kind = keys.remove("type").unwrap();
     let layer = LayerKind::find(kind.as_str().unwrap()).unwrap().parse(keys).unwrap();
-    let output = layer.output_shape(input).ok()?;
-    let largest = layer.params(input).iter().map(|param| param.shape.iter().product()).max();
+    let output = layer.output_shape(&[input]).ok()?;
+    let largest = layer.params(&[input]).iter().map(|param| param.shape.iter().product()).max();
     (largest.unwrap_or(0) <= LARGEST).then_some(output)
 }
 

@@ -48,10 +48,10 @@ impl Bench {
         let layer = LayerKind::find(kind).unwrap().parse(keys.parse().unwrap()).unwrap();
         let [n, c, h, w] = arrays["input"].nchw();
         let input = Shape::new(c, h, w);
-        for param in layer.params(input) {
+        for param in layer.params(&[input]) {
             assert_eq!(arrays[param.name].shape, param.shape, "{}", param.name);
         }
-        let Shape { channels, height, width } = layer.output_shape(input).unwrap();
+        let Shape { channels, height, width } = layer.output_shape(&[input]).unwrap();
         let output = vec![n, channels, height, width];
         let context = Context { training, seed: 0, step: 0, layer: 0, first_image: 0 };
         let mut made = layer.forward(&arrays, &context);

@@ -3,7 +3,7 @@
 use shadernet::config::Optimizer;
 use shadernet::gpu::{Gpu, GpuOptions, PlanRunner};
 use shadernet::layers::{
-    Context, Grain, LAYER_SETTINGS, Launch, Layer, Pass, PlanContext, Tuned, first_setting,
+    Context, Grain, LAYER_SETTINGS, Launch, Layer, Op, Pass, PlanContext, first_setting,
 };
 use shadernet::losses::cross_entropy;
 use shadernet::optimizers::Step;
@@ -130,9 +130,9 @@ impl Kernels {
     ) -> Option<Arrays> {
         let [images, channels, height, width] = given["input"].nchw();
         let input = Shape::new(channels, height, width);
-        let output = layer.output_shape(input).unwrap();
+        let output = layer.output_shape(&[input]).unwrap();
         let plan = PlanContext {
-            input,
+            inputs: vec![input],
             output,
             quads: images.div_ceil(4),
             layer: context.layer,
@@ -146,7 +146,7 @@ impl Kernels {
             launches.extend(layer.launches(Pass::Backward, &plan));
         }
         let mut settings = vec![0; SETTINGS];
-        if let Tuned::Dropout { rate } = layer.tuned(input) {
+        if let Op::Dropout { rate } = layer.op(&[input]) {
             let key = rng::key(context.seed, Stream::Dropout(context.layer));
             let scale: f32 = 1.0 / (1.0 - rate);
             let words = [key, rng::drop_threshold(rate), scale.to_bits()];

@@ -9,7 +9,8 @@ use shadernet::device::Device;
 use shadernet::doctor::SelfCheck;
 use shadernet::engine::Metrics;
 use shadernet::error::Result;
-use shadernet::model::Model;
+use shadernet::layers::Op;
+use shadernet::model::{Model, NamedLayer};
 use shadernet::train::{Row, Run, Settings, Spread, Summary, TrainingData, Watch};
 
 use crate::cli::Output;
@@ -276,7 +277,7 @@ fn short(hash: &str) -> &str {
 
 /// The targets of the course assignment that the seed network comes from.
 fn targets(summary: &Summary, model: &Model) -> Vec<String> {
-    let layers = |kind: &str| model.layers.iter().filter(|layer| layer.kind.name == kind).count();
+    let layers = |is: fn(&NamedLayer) -> bool| model.layers.iter().filter(|layer| is(layer)).count();
     let of = |count: usize| match count {
         0 => "none".to_owned(),
         1 => "1 layer".to_owned(),
@@ -285,7 +286,9 @@ fn targets(summary: &Summary, model: &Model) -> Vec<String> {
     let (parameters, epochs) = (summary.parameters, summary.epochs);
     // Every net has to reach it, not their mean.
     let accuracy = summary.spread.map_or(summary.final_test_accuracy, |spread| spread.min);
-    let (linear, batch_norm, dropout) = (layers("linear"), layers("batch_norm2d"), layers("dropout"));
+    let linear = layers(NamedLayer::is_fully_connected);
+    let batch_norm = layers(|layer| matches!(layer.op, Op::BatchNorm2d { .. }));
+    let dropout = layers(|layer| matches!(layer.op, Op::Dropout { .. }));
     let rows = [
         (
             "test accuracy after the last epoch ≥ 99.40 %",

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::StepCheck;
+use crate::layers::Op;
 use crate::plan::{Dispatch, Entry};
 use crate::tensor::{Array, Sum};
 
@@ -50,10 +51,10 @@ impl StepCheck<'_> {
             }
             let backward = ["backward", "backward_weight", "forward"];
             let launch =
-                match (layer.kind.name, name) {
-                    ("batch_norm2d", "weight") => self
+                match (layer.op, name) {
+                    (Op::BatchNorm2d { .. }, "weight") => self
                         .maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SCALE", start)]),
-                    ("batch_norm2d", _) => self
+                    (Op::BatchNorm2d { .. }, _) => self
                         .maker_by_constant(&backward[..1], &[("IN_NORMALISE", 1), ("GRAD_IN_SHIFT", start)]),
                     (_, "weight") => self.maker_by_constant(&backward, &[("GRAD_WEIGHT", start)]),
                     _ => self.maker_by_constant(&backward, &[("HAS_BIAS", 1), ("GRAD_BIAS", start)]),
@@ -68,7 +69,7 @@ impl StepCheck<'_> {
         let entry = self.entry(index, "running_mean");
         let launch =
             self.maker_by_constant(&["forward"], &[("IN_NORMALISE", 1), ("IN_RUNNING_MEAN", entry.offset)]);
-        let channels = layer.input.channels;
+        let channels = layer.output.channels;
         let pairs = &self.floats(&statistics, replica);
         let values: Vec<f32> = match variable {
             "mean" => (0..channels).map(|c| pairs[2 * c]).collect(),

@@ -5,8 +5,8 @@ use prost::Message;
 use super::proto::*;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::layers::Tuned;
 use crate::layers::window::{Conv, Pool};
+use crate::layers::{self, Activation};
 use crate::tensor::Shape;
 
 /// Readers since 2022 know both.
@@ -93,22 +93,24 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
             Some(checkpoint.weights[indices[at]].data.clone())
         };
         let known = |name: &str| values(name).expect("a layer has its parameters");
-        let kind = match layer.layer.tuned(layer.input) {
-            Tuned::Conv2d(sizes) => Kind::Conv { sizes, weight: known("weight"), bias: values("bias") },
-            Tuned::LeakyRelu { slope } => Kind::LeakyRelu { slope },
-            Tuned::BatchNorm2d { eps, .. } => Kind::BatchNorm {
+        let kind = match layer.op {
+            layers::Op::Conv2d(sizes) => Kind::Conv { sizes, weight: known("weight"), bias: values("bias") },
+            layers::Op::Activation(Activation::LeakyRelu { slope }) => Kind::LeakyRelu { slope },
+            layers::Op::BatchNorm2d { eps, .. } => Kind::BatchNorm {
                 eps,
                 weight: known("weight"),
                 bias: known("bias"),
                 mean: known("running_mean"),
                 var: known("running_var"),
             },
-            Tuned::MaxPool2d(pool) => Kind::MaxPool(pool),
-            Tuned::AvgPool2d(pool) => Kind::AvgPool { pool, global: pool == Pool::global(layer.input) },
-            Tuned::Reshape => Kind::Reshape,
+            layers::Op::MaxPool2d(pool) => Kind::MaxPool(pool),
+            layers::Op::AvgPool2d(pool) => {
+                Kind::AvgPool { pool, global: pool == Pool::global(layer.inputs[0]) }
+            }
+            layers::Op::Reshape => Kind::Reshape,
             // A trained network drops nothing.
-            Tuned::Dropout { .. } => continue,
-            Tuned::None => {
+            layers::Op::Dropout { .. } => continue,
+            layers::Op::Opaque => {
                 let message =
                     format!("layer `{}`: ONNX export does not know {}", layer.name, layer.kind.name);
                 return Err(Error::Usage(message));

@@ -4,9 +4,10 @@
 /** @typedef {[channels: number, height: number, width: number]} Shape */
 
 /**
- * A layer of the model file. `params` holds the parameters, its own or those of `weights_of`, and running statistics by name.
+ * A layer of the network: `op` is what it computes, with its sizes, as `Op` in src/layers has it. `params` holds the
+ * parameters, its own or those of `weights_of`, and running statistics by name.
  * @typedef {{
- *   name: string, kind: string, weights_of: string | null, input: Shape, output: Shape, keys: Record<string, any>,
+ *   name: string, weights_of: string | null, output: Shape, op: { type: string } & Record<string, any>,
  *   params: Record<string, Float32Array>,
  * }} Layer
  */
@@ -20,40 +21,34 @@
 function evaluate(model, pixels) {
   const input = Float32Array.from(pixels, (pixel) => pixel * model.pixel_scale + model.pixel_offset);
   /** @param {Float32Array} values @param {Layer} layer */
-  const forward = (values, layer) => FORWARD[layer.kind](values, layer);
+  const forward = (values, layer) => FORWARD[layer.op.type](values, layer);
   return model.layers.reduce(forward, input);
 }
 
 /** @type {Record<string, (input: Float32Array, layer: Layer) => Float32Array>} */
 const FORWARD = {
-  avg_pool2d: (input, layer) => averages(input, layer, [layer.keys.kernel, layer.keys.kernel]),
+  activation: (input, { op }) => input.map((value) => ACTIVATIONS[op.function](value, op)),
+  avg_pool2d: averages,
   batch_norm2d: batchNorm,
   conv2d: convolution,
   dropout: (input) => input,
-  flatten: (input) => input,
-  global_avg_pool2d: (input, layer) => averages(input, layer, [layer.input[1], layer.input[2]]),
-  leaky_relu: (input, layer) => rectifier(input, layer.keys.negative_slope),
-  linear: (input, layer) => convolution(input, { ...layer, keys: { kernel: 1, stride: 1, padding: 0, groups: 1 } }),
-  max_pool2d: (input, layer) => pooling(input, layer, [layer.keys.kernel, layer.keys.kernel], -Infinity, Math.max),
-  relu: (input) => rectifier(input, 0),
+  max_pool2d: (input, { op }) => pooling(input, op, -Infinity, Math.max),
+  reshape: (input) => input,
 };
 
-/**
- * @param {Float32Array} input
- * @param {number} slope
- */
-function rectifier(input, slope) {
-  return input.map((value) => (value > 0 ? value : slope * value));
-}
+/** @type {Record<string, (value: number, op: Record<string, any>) => number>} */
+const ACTIVATIONS = {
+  leaky_relu: (value, { slope }) => (value > 0 ? value : slope * value),
+};
 
 /**
  * @param {Float32Array} input
  * @param {Layer} layer
  */
-function batchNorm(input, { input: [, height, width], keys, params }) {
+function batchNorm(input, { output: [, height, width], op, params }) {
   return input.map((value, at) => {
     const channel = Math.floor(at / (height * width));
-    const scale = params.weight[channel] / Math.sqrt(params.running_var[channel] + keys.eps);
+    const scale = params.weight[channel] / Math.sqrt(params.running_var[channel] + op.eps);
     return (value - params.running_mean[channel]) * scale + params.bias[channel];
   });
 }
@@ -63,9 +58,9 @@ function batchNorm(input, { input: [, height, width], keys, params }) {
  * @param {Float32Array} input
  * @param {Layer} layer
  */
-function convolution(input, { input: [channels, height, width], output: shape, keys, params }) {
-  const { kernel, stride, padding, groups } = keys;
-  const [outChannels, outHeight, outWidth] = shape;
+function convolution(input, { op, params }) {
+  const { kernel, stride, padding, groups } = op;
+  const [[channels, height, width], [outChannels, outHeight, outWidth]] = [op.input, op.output];
   const [groupIn, groupOut] = [channels / groups, outChannels / groups];
   const output = new Float32Array(outChannels * outHeight * outWidth);
   let at = 0;
@@ -101,36 +96,33 @@ function convolution(input, { input: [channels, height, width], output: shape, k
  * Means over windows. Padding counts as zeros.
  * @param {Float32Array} input
  * @param {Layer} layer
- * @param {[height: number, width: number]} window
  */
-function averages(input, layer, window) {
-  const sums = pooling(input, layer, window, 0, (sum, value) => sum + value);
-  return sums.map((sum) => sum / (window[0] * window[1]));
+function averages(input, { op }) {
+  const sums = pooling(input, op, 0, (sum, value) => sum + value);
+  return sums.map((sum) => sum / (op.kernel[0] * op.kernel[1]));
 }
 
 /**
- * The windows of each map, folded by `join`; padding is left out. Without `stride` the windows touch.
+ * The windows of each map, folded by `join`; padding is left out.
  * @param {Float32Array} input
- * @param {Layer} layer
- * @param {[height: number, width: number]} window
+ * @param {Record<string, any>} op
  * @param {number} start
  * @param {(folded: number, value: number) => number} join
  */
-function pooling(input, { input: [channels, height, width], output: [, outHeight, outWidth], keys }, window, start, join) {
-  const [strideHeight, strideWidth] = keys.stride ? [keys.stride, keys.stride] : window;
-  const padding = keys.padding ?? 0;
-  const output = new Float32Array(channels * outHeight * outWidth);
-  for (let at = 0; at < output.length; at++) {
+function pooling(input, { input: [channels, height, width], output, kernel, stride, padding }, start, join) {
+  const [, outHeight, outWidth] = output;
+  const pooled = new Float32Array(channels * outHeight * outWidth);
+  for (let at = 0; at < pooled.length; at++) {
     const channel = Math.floor(at / (outHeight * outWidth));
-    const top = (Math.floor(at / outWidth) % outHeight) * strideHeight - padding;
-    const left = (at % outWidth) * strideWidth - padding;
+    const top = (Math.floor(at / outWidth) % outHeight) * stride[0] - padding;
+    const left = (at % outWidth) * stride[1] - padding;
     let folded = start;
-    for (let y = Math.max(top, 0); y < Math.min(top + window[0], height); y++) {
-      for (let x = Math.max(left, 0); x < Math.min(left + window[1], width); x++) {
+    for (let y = Math.max(top, 0); y < Math.min(top + kernel[0], height); y++) {
+      for (let x = Math.max(left, 0); x < Math.min(left + kernel[1], width); x++) {
         folded = join(folded, input[(channel * height + y) * width + x]);
       }
     }
-    output[at] = folded;
+    pooled[at] = folded;
   }
-  return output;
+  return pooled;
 }
