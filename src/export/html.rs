@@ -257,4 +257,35 @@ mod tests {
             "{message}"
         );
     }
+
+    #[test]
+    fn the_fallback_knows_what_every_layer_computes() {
+        let text = r#"
+            name = "all"
+            input = [2, 8, 8]
+            layers = [
+              { type = "conv2d", out_channels = 4, kernel = 3 },
+              { type = "relu" },
+              { type = "leaky_relu" },
+              { type = "batch_norm2d" },
+              { type = "max_pool2d", kernel = 2 },
+              { type = "avg_pool2d", kernel = 2, stride = 1 },
+              { type = "dropout", rate = 0.1 },
+              { type = "global_avg_pool2d" },
+              { type = "flatten" },
+              { type = "linear", out_features = 3 },
+            ]
+            "#;
+        let model = Model::parse(text, "all").unwrap();
+        let kinds: BTreeSet<&str> = model.layers.iter().map(|layer| layer.kind.name).collect();
+        assert_eq!(kinds.len(), crate::layers::LAYERS.len());
+        let (_, fallback) = PARTS.iter().find(|(part, _)| *part == "fallback.js").unwrap();
+        for layer in &model.layers {
+            let op = serde_json::to_value(layer.op).unwrap();
+            for name in ["type", "function"].iter().filter_map(|key| op.get(key)) {
+                let key = format!("\n  {}: ", name.as_str().unwrap());
+                assert!(fallback.contains(&key), "{key} is not in fallback.js");
+            }
+        }
+    }
 }
