@@ -344,7 +344,7 @@ impl NamedLayer {
 
     /// True if each output depends on every input by a weight of its own.
     pub fn is_fully_connected(&self) -> bool {
-        matches!(self.op, Op::Conv2d(_)) && self.params[0].shape.len() == 2
+        matches!(self.op, Op::Conv2d(_)) && self.params.first().is_some_and(|param| param.shape.len() == 2)
     }
 
     /// Number of trained parameters that it computes with, its own or another layer's.

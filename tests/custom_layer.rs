@@ -7,7 +7,7 @@ mod common;
 mod example;
 
 use std::path::Path;
-use std::sync::Once;
+use std::sync::{Arc, Once};
 
 use common::{Draw, gpu};
 use example::{SquaredRelu, WGSL};
@@ -18,10 +18,10 @@ use shadernet::doctor::{Depth, examine};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::export;
 use shadernet::gpu::{Adapters, GpuEngine, GpuOptions};
-use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Pass, PlanContext};
+use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Op, Param, Pass, PlanContext};
 use shadernet::model::Model;
 use shadernet::replica::Replica;
-use shadernet::tensor::{Arrays, Shape};
+use shadernet::tensor::{Arrays, Shape, Tensor};
 use shadernet::toml;
 
 /// The same layer with a kernel that forgets a factor.
@@ -52,6 +52,48 @@ impl Layer for Wrong {
     }
 }
 
+/// Batch normalisation under another name: it says what it computes.
+#[derive(Debug, Serialize, Deserialize)]
+struct Renamed {}
+
+fn batch_norm() -> Arc<dyn Layer> {
+    LayerKind::find("batch_norm2d").unwrap().parse(toml::Table::new()).unwrap()
+}
+
+impl Layer for Renamed {
+    fn keys(&self) -> toml::Table {
+        toml::Table::new()
+    }
+
+    fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
+        batch_norm().output_shape(inputs)
+    }
+
+    fn params(&self, inputs: &[Shape]) -> Vec<Param> {
+        batch_norm().params(inputs)
+    }
+
+    fn op(&self, inputs: &[Shape]) -> Op {
+        batch_norm().op(inputs)
+    }
+
+    fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
+        batch_norm().forward(arrays, context)
+    }
+
+    fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays {
+        batch_norm().backward(arrays, context)
+    }
+
+    fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
+        batch_norm().launches(pass, context)
+    }
+
+    fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
+        batch_norm().saved(context)
+    }
+}
+
 /// A network whose activation is `kind`; every layer that it needs is registered.
 fn model(kind: &str) -> Model {
     static REGISTERED: Once = Once::new();
@@ -59,6 +101,7 @@ fn model(kind: &str) -> Model {
         example::register().unwrap();
         let forgetful = WGSL.replace("2.0 * positive", "positive");
         layers::register(LayerKind::new::<Wrong>("wrong", "Wrong", "wrong"), &forgetful).unwrap();
+        layers::register(LayerKind::new::<Renamed>("renamed", "Renamed", "renamed"), "").unwrap();
     });
     let text = format!(
         r#"
@@ -80,35 +123,55 @@ fn model(kind: &str) -> Model {
     Model::parse(&text, "small.toml").unwrap()
 }
 
-#[test]
-fn both_engines_train_it_alike() {
-    let model = model("squared_relu");
+/// Weights after 20 steps from those of seed 3, on the CPU engine, or on the GPU if there is one.
+fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
     let images = Draw::new(7).images(32, model.input.into(), model.class_count());
     let setup = Setup {
-        model: &model,
+        model,
         train: &model.train,
-        replicas: &[Replica::new(&model, &model.train, 3)],
+        replicas: &[Replica::new(model, &model.train, 3)],
         shuffle: true,
         mean: 0.5,
         std: 0.3,
         training: Some(&images),
         test: &images,
     };
-    let first = model.init(3);
-    let trained = |engine: &mut dyn Engine| {
-        engine.write(Vector::Weights, 0, &first).unwrap();
+    let train = |engine: &mut dyn Engine| {
+        engine.write(Vector::Weights, 0, &model.init(3)).unwrap();
         engine.train(20).unwrap();
         engine.read(Vector::Weights, 0).unwrap()
     };
-    let cpu = trained(&mut CpuEngine::new(&setup, None).unwrap());
-    let Some(gpu) = gpu() else { return };
-    let gpu = trained(&mut GpuEngine::new(gpu, &setup, GpuOptions::DEFAULT).unwrap());
-    for ((first, cpu), gpu) in first.iter().zip(&cpu).zip(&gpu) {
+    Some(match on_cpu {
+        true => train(&mut CpuEngine::new(&setup, None).unwrap()),
+        false => train(&mut GpuEngine::new(gpu()?, &setup, GpuOptions::DEFAULT).unwrap()),
+    })
+}
+
+#[test]
+fn both_engines_train_it_alike() {
+    let model = model("squared_relu");
+    let cpu = trained(&model, true).unwrap();
+    let Some(gpu) = trained(&model, false) else { return };
+    for ((first, cpu), gpu) in model.init(3).iter().zip(&cpu).zip(&gpu) {
         assert_ne!(first.data, cpu.data, "{} was not trained", cpu.name);
         for (a, b) in cpu.data.iter().zip(&gpu.data) {
             assert!((a - b).abs() < 1e-4 * (1.0 + a.abs()), "{}: {a} on the CPU, {b} on the GPU", cpu.name);
         }
     }
+}
+
+/// A layer that says what it computes takes the kernels of the CPU engine and is in every export.
+#[test]
+fn an_operation_that_exists_needs_nothing_else() {
+    let (own, renamed) = (model("batch_norm2d"), model("renamed"));
+    let values = |model: &Model| -> Vec<Vec<f32>> {
+        trained(model, true).unwrap().into_iter().map(|tensor| tensor.data).collect()
+    };
+    assert_eq!(values(&renamed), values(&own));
+    let checkpoint = checkpoint(renamed);
+    assert!(export::html(&checkpoint).is_ok());
+    assert!(export::to_onnx(&checkpoint, true).is_ok());
+    assert!(export::to_pytorch(&checkpoint).unwrap().contains("self.renamed1 = nn.BatchNorm2d(4"));
 }
 
 #[test]
@@ -126,9 +189,7 @@ fn doctor_judges_its_kernels() {
     assert!(wrong.contains("wrong1.grad_input"), "{wrong}");
 }
 
-#[test]
-fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
-    let model = model("squared_relu");
+fn checkpoint(model: Model) -> Checkpoint {
     let trained = Trained {
         epochs: 1,
         steps: 1,
@@ -139,7 +200,7 @@ fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
         pictures: false,
         shadernet: "test".into(),
     };
-    let checkpoint = Checkpoint {
+    Checkpoint {
         weights: model.init(3),
         model,
         mean: 0.5,
@@ -149,7 +210,12 @@ fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
         test_accuracy: 0.0,
         test_loss: 0.0,
         warnings: Vec::new(),
-    };
+    }
+}
+
+#[test]
+fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
+    let checkpoint = checkpoint(model("squared_relu"));
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("custom_layer.safetensors");
     checkpoint.save(&file).unwrap();
     let read = Checkpoint::load(&file).unwrap();

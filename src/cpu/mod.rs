@@ -84,7 +84,7 @@ impl<'a> CpuEngine<'a> {
         let block = |index| Block::new(&program, index * LANES, batches.is_some());
         Ok(Self {
             blocks: (0..blocks).map(block).collect(),
-            nets: setup.replicas.iter().map(|replica| Net::new(setup, replica)).collect(),
+            nets: setup.replicas.iter().map(|replica| Net::new(setup, &program, replica)).collect(),
             training: batches.zip(setup.training),
             test: (setup.eval_batches(), setup.test),
             step: 0,

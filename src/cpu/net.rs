@@ -1,10 +1,9 @@
 //! The weights of one net, their optimizer and their averages, in `f32`.
 
 use super::block::Block;
-use super::program::{self, Kernel, Program};
+use super::program::{Kernel, Op, Program};
 use crate::config::Optimizer;
 use crate::engine::{Setup, Vector};
-use crate::layers::Op;
 use crate::model::ModelParam;
 use crate::optimizers::average;
 use crate::replica::Replica;
@@ -41,12 +40,10 @@ pub(super) struct BatchStatistics {
 }
 
 impl Net {
-    pub(super) fn new(setup: &Setup<'_>, replica: &Replica) -> Self {
+    pub(super) fn new(setup: &Setup<'_>, program: &Program, replica: &Replica) -> Self {
         let (model, train) = (setup.model, setup.train);
         let about = model.params();
         let zeros = || -> Vec<Vec<f32>> { about.iter().map(|entry| vec![0.0; entry.param.size()]).collect() };
-        let batch_norms =
-            model.layers.iter().filter(|layer| matches!(layer.op, Op::BatchNorm2d { .. })).count();
         Self {
             replica: replica.clone(),
             learning_rates: setup.learning_rates(replica),
@@ -55,7 +52,7 @@ impl Net {
             params: zeros(),
             averages: zeros(),
             memory: train.optimizer.memory().iter().map(|_| zeros()).collect(),
-            batch_norms: vec![BatchStatistics::default(); batch_norms],
+            batch_norms: vec![BatchStatistics::default(); program.batch_norms.len()],
             about,
         }
     }
@@ -75,13 +72,13 @@ impl Net {
     }
 
     /// Names and values of an operation's parameters.
-    pub(super) fn named(&self, op: &program::Op) -> impl Iterator<Item = (&'static str, &[f32])> {
+    pub(super) fn named(&self, op: &Op) -> impl Iterator<Item = (&'static str, &[f32])> {
         self.named_weights(op, false)
     }
 
     pub(super) fn named_weights(
         &self,
-        op: &program::Op,
+        op: &Op,
         averaged: bool,
     ) -> impl Iterator<Item = (&'static str, &[f32])> {
         let values = self.weights(averaged);

@@ -60,8 +60,8 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
 /// The page of a network that takes images of one channel or three.
 ///
 /// # Errors
-/// A network with another number of channels, or with a layer from outside this crate: the page has a second, plain
-/// implementation of every layer, to compare a browser's graphics with.
+/// A network with another number of channels, or with an opaque layer ([`Op::Opaque`]): the page has a second, plain
+/// implementation of every other operation, to compare a browser's graphics with.
 ///
 /// # Examples
 /// ```

@@ -179,11 +179,6 @@ impl LayerKind {
         let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
         LAYERS.iter().chain(registered.iter().copied()).collect()
     }
-
-    /// True for the kinds of this crate.
-    pub fn is_built_in(&self) -> bool {
-        LAYERS.iter().any(|kind| kind.name == self.name)
-    }
 }
 
 impl fmt::Debug for LayerKind {
