@@ -36,6 +36,8 @@ pub struct LayerConfig {
     pub kind: String,
     /// Name, if the user gave one.
     pub name: Option<String>,
+    /// Names of the earlier layers that it reads, or `input` for the image; without it, the layer before.
+    pub from: Option<Vec<String>>,
     /// Name of the earlier layer whose trained parameters it computes with, if it has none of its own.
     pub weights_of: Option<String>,
     /// The other keys, for the layer to read.
@@ -52,6 +54,9 @@ struct File {
     #[serde(default)]
     train: TrainConfig,
 }
+
+const FROM: &str =
+    "from must be the name of an earlier layer or a list of such names: \"relu1\" or [\"norm2\", \"relu1\"]";
 
 /// Most characters of a name: they become names of files and folders.
 pub(crate) const MAX_NAME: usize = 100;
@@ -87,8 +92,17 @@ impl ModelConfig {
                 document.fail(&here, "a layer needs a type, such as type = \"conv2d\"".into())
             })?;
             let (name, weights_of) = (take("name")?, take("weights_of")?);
+            let from = match keys.remove("from") {
+                None => None,
+                Some(toml::Value::String(name)) => Some(vec![name]),
+                Some(toml::Value::Array(names)) => {
+                    let names: Option<_> = names.iter().map(|name| Some(name.as_str()?.into())).collect();
+                    Some(names.ok_or_else(|| document.fail(&here, FROM.into()))?)
+                }
+                Some(_) => return Err(document.fail(&here, FROM.into())),
+            };
             let line = Some(document.line(&here));
-            layers.push(LayerConfig { line, kind, name, weights_of, keys });
+            layers.push(LayerConfig { line, kind, name, from, weights_of, keys });
         }
         file.train
             .check()

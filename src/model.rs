@@ -1,7 +1,7 @@
 //! A checked network: named layers with resolved shapes and parameters. Its `Display` is the layer table.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fmt;
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
@@ -10,7 +10,13 @@ use crate::layers::{Init, Layer, LayerKind, Op, Param};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
-/// A network whose shapes fit together.
+mod graph;
+mod table;
+
+pub use graph::{Reader, Source};
+pub(crate) use table::thousands;
+
+/// A network whose shapes fit together: a graph, whose layers are listed such that each reads earlier ones only.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Name of the model.
@@ -36,6 +42,12 @@ pub struct NamedLayer {
     pub layer: Arc<dyn Layer>,
     /// What it computes.
     pub op: Op,
+    /// What it reads, in order.
+    pub sources: Vec<Source>,
+    /// The layers that read its output, in order; none reads the last layer's.
+    pub readers: Vec<Reader>,
+    /// True if the gradient of its output is wanted: it or something that it reads is trained.
+    pub needs_grad: bool,
     /// Shapes of what it reads.
     pub inputs: Vec<Shape>,
     /// Shape of its output.
@@ -78,17 +90,14 @@ impl Model {
             return Err(fail(None, message));
         }
         let mut layers: Vec<NamedLayer> = Vec::new();
-        let (mut counts, mut by_name) = (BTreeMap::new(), HashMap::new());
-        let mut input = config.input;
+        let names = graph::names(&config);
+        let mut by_name = HashMap::new();
         let mut parameters = 0usize;
-        for entry in &config.layers {
+        for (index, (entry, name)) in config.layers.iter().zip(&names).enumerate() {
             let Some(kind) = LayerKind::find(&entry.kind) else {
                 return Err(fail(entry.line, LayerKind::missing(&entry.kind)));
             };
-            let count: &mut usize = counts.entry(kind.stem).or_default();
-            *count += 1;
-            let name = entry.name.clone().unwrap_or_else(|| format!("{}{count}", kind.stem));
-            let fail = |message: String| fail(entry.line, format!("layer `{}`: {message}", shortened(&name)));
+            let fail = |message: String| fail(entry.line, format!("layer `{}`: {message}", shortened(name)));
             let is_plain = |c: char| c.is_ascii_alphanumeric() || c == '_';
             if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(is_plain) {
                 return Err(fail(format!("a name is made of 1 to {MAX_NAME} letters, digits and '_'")));
@@ -97,7 +106,16 @@ impl Model {
                 return Err(fail("this name is taken".into()));
             }
             let layer = kind.parse(entry.keys.clone()).map_err(fail)?;
-            let inputs = vec![input];
+            let sources = graph::sources(&config, &names, index).map_err(fail)?;
+            let wanted = layer.input_count();
+            if !wanted.contains(&sources.len()) {
+                return Err(fail(arity(kind, &wanted, sources.len())));
+            }
+            let shape = |source: &Source| match *source {
+                Source::Image => config.input,
+                Source::Layer(layer) => layers[layer].output,
+            };
+            let inputs: Vec<Shape> = sources.iter().map(shape).collect();
             let output = layer.output_shape(&inputs).map_err(fail)?;
             if output.len() > MAX_ACTIVATION {
                 return Err(fail(format!(
@@ -116,9 +134,35 @@ impl Model {
             if parameters > MAX_PARAMETERS {
                 return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
             }
-            let op = layer.op(&inputs);
-            layers.push(NamedLayer { name, kind, layer, op, inputs, output, params, weights_of });
-            input = output;
+            let mut needs_grad = params.iter().any(|param| param.trained);
+            for (position, source) in sources.iter().enumerate() {
+                if let Source::Layer(layer) = *source {
+                    layers[layer].readers.push(Reader { layer: index, position });
+                    needs_grad |= layers[layer].needs_grad;
+                }
+            }
+            let (op, name, readers) = (layer.op(&inputs), name.clone(), Vec::new());
+            layers.push(NamedLayer {
+                name,
+                kind,
+                layer,
+                op,
+                sources,
+                readers,
+                needs_grad,
+                inputs,
+                output,
+                params,
+                weights_of,
+            });
+        }
+        let mut all_but_last = layers.iter().zip(&config.layers).take(layers.len().max(1) - 1);
+        if let Some((unread, entry)) = all_but_last.find(|(layer, _)| layer.readers.is_empty()) {
+            let message = format!(
+                "layer `{}`: no layer reads its output: name it in a later layer's from, or take it out",
+                unread.name
+            );
+            return Err(fail(entry.line, message));
         }
         let Some(last) = layers.last() else {
             return Err(fail(None, "layers is empty: a net needs at least one layer".into()));
@@ -279,10 +323,11 @@ impl Model {
 
     /// The description that it can be made from again, with some of it changed; every layer has its name and all its keys.
     pub fn config(&self) -> ModelConfig {
-        let layer = |layer: &NamedLayer| LayerConfig {
+        let layer = |(index, layer): (usize, &NamedLayer)| LayerConfig {
             line: None,
             kind: layer.kind.name.into(),
             name: Some(layer.name.clone()),
+            from: layer.from(index, &self.layers),
             weights_of: layer.weights_of.map(|owner| self.layers[owner].name.clone()),
             keys: layer.layer.keys(),
         };
@@ -291,7 +336,7 @@ impl Model {
             name: self.name.clone(),
             input: self.input,
             classes: self.classes.clone(),
-            layers: self.layers.iter().map(layer).collect(),
+            layers: self.layers.iter().enumerate().map(layer).collect(),
             train: self.train.clone(),
         }
     }
@@ -306,11 +351,16 @@ impl Model {
             let _ = writeln!(text, "classes = [{}]", names.join(", "));
         }
         text.push_str("layers = [\n");
-        for layer in &self.layers {
+        for (index, layer) in self.layers.iter().enumerate() {
             let mut keys = vec![
                 ("type".to_owned(), layer.kind.name.into()),
                 ("name".to_owned(), layer.name.as_str().into()),
             ];
+            match layer.from(index, &self.layers).as_deref() {
+                None => {}
+                Some([one]) => keys.push(("from".to_owned(), one.as_str().into())),
+                Some(several) => keys.push(("from".to_owned(), several.to_vec().into())),
+            }
             if let Some(owner) = layer.weights_of {
                 keys.push(("weights_of".to_owned(), self.layers[owner].name.as_str().into()));
             }
@@ -353,6 +403,18 @@ impl NamedLayer {
     }
 }
 
+/// Why a layer cannot read so many values.
+fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usize) -> String {
+    let (least, most, name) = (*wanted.start(), *wanted.end(), kind.name);
+    if most == 1 {
+        return format!("from has {found} names, but {name} takes one input");
+    }
+    let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+    format!(
+        "{name} takes {wanted} inputs, not {found}: write from = [\"...\", \"...\"] with the layers' names"
+    )
+}
+
 /// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
 /// these parameters can compute with them.
 fn find_owner(
@@ -383,48 +445,6 @@ fn find_owner(
         return Err(format!("weights_of = {name:?}: that has {found}; this needs {wanted}"));
     }
     Ok(weights_of.unwrap_or(index))
-}
-
-/// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
-/// what PyTorch does by a plain function has no row and is named below.
-impl fmt::Display for Model {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let megabytes = |values: usize| values as f64 * 4.0 / (1 << 20) as f64;
-        let (thin, thick) = ("-".repeat(64), "=".repeat(64));
-        writeln!(f, "{thin}\n{:>20}  {:>25} {:>15}\n{thick}", "Layer (type)", "Output Shape", "Param #")?;
-        let (functions, rows): (Vec<_>, Vec<_>) = self.layers.iter().partition(|layer| layer.kind.functional);
-        for (index, layer) in rows.iter().enumerate() {
-            let Shape { channels, height, width } = layer.output;
-            let title = format!("{}-{}", layer.kind.title, index + 1);
-            let shape = format!("[-1, {channels}, {height}, {width}]");
-            writeln!(f, "{title:>20}  {shape:>25} {:>15}", thousands(layer.parameter_count()))?;
-        }
-        let params = self.parameter_count();
-        let passes = 2 * rows.iter().map(|layer| layer.output.len()).sum::<usize>();
-        let sizes = [self.input.len(), passes, params].map(megabytes);
-        writeln!(f, "{thick}\nTotal params: {}", thousands(params))?;
-        writeln!(f, "Trainable params: {}\nNon-trainable params: 0\n{thin}", thousands(params))?;
-        writeln!(f, "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}", sizes[0], sizes[1])?;
-        writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
-        write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())?;
-        for layer in functions {
-            write!(f, "\n+ {}, a plain function: {} -> {}", layer.kind.title, layer.inputs[0], layer.output)?;
-        }
-        Ok(())
-    }
-}
-
-/// 1168 → "1,168".
-pub(crate) fn thousands(value: usize) -> String {
-    let digits = value.to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use crate::config::{Optimizer, TrainConfig};
 use crate::engine::Vector;
-use crate::layers::Context;
+use crate::layers::{Context, add, grad_input_name, input_name};
 use crate::losses::cross_entropy::cross_entropy;
-use crate::model::{Model, ModelParam, NamedLayer};
+use crate::model::{Model, ModelParam};
 use crate::optimizers::{Step, average};
 use crate::tensor::{Array, Arrays, Sum, Tensor};
 
@@ -125,29 +125,32 @@ impl<'a> Reference<'a> {
     /// Logits of `input` [N, C, H, W] by running statistics and without dropout.
     pub fn logits(&self, input: Array) -> Array {
         let at = At { seed: 0, step: 0, learning_rate: 0.0 };
-        self.forward(input, at, false).1
+        self.forward(&input, at, false).1
     }
 
     /// The output of each layer for `input` [N, C, H, W], by running statistics and without dropout.
     pub fn outputs(&self, input: Array) -> Vec<Array> {
         let at = At { seed: 0, step: 0, learning_rate: 0.0 };
-        let (layers, _) = self.forward(input, at, false);
+        let (layers, _) = self.forward(&input, at, false);
         layers.into_iter().map(|mut arrays| arrays.remove("output").expect("every layer has one")).collect()
     }
 
     /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers share
     /// parameters, each layer's gradients are its share.
     pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
-        let (mut layers, logits) = self.forward(input.clone(), at, true);
+        let (mut layers, logits) = self.forward(&input, at, true);
         let loss = cross_entropy(&logits, targets, self.train.label_smoothing);
         let mut upstream = loss["grad_logits"].clone();
         upstream.shape.clone_from(&logits.shape);
-        for (index, arrays) in layers.iter_mut().enumerate().rev() {
-            arrays.insert("grad_output", upstream);
-            let made = self.model.layers[index].layer.backward(arrays, &Self::context(at, index, true));
-            upstream = made["grad_input"].clone();
+        let sum = |_, parts: Vec<Array>| add::sum(parts.iter());
+        self.model.walk_back(upstream, sum, |index, grad_output| {
+            let (layer, arrays) = (&self.model.layers[index], &mut layers[index]);
+            arrays.insert("grad_output", grad_output);
+            let made = layer.layer.backward(arrays, &Self::context(at, index, true));
             arrays.extend(made);
-        }
+            let inputs = layer.sources.len();
+            (0..inputs).map(|position| arrays[grad_input_name(inputs, position)].clone()).collect()
+        });
         let mut named = Named::from([("input".into(), input)]);
         for (layer, arrays) in self.model.layers.iter().zip(layers) {
             for (name, array) in arrays {
@@ -225,19 +228,23 @@ impl<'a> Reference<'a> {
     }
 
     /// What each layer read and made, and the output of the last.
-    fn forward(&self, mut input: Array, at: At, training: bool) -> (Vec<Arrays>, Array) {
+    fn forward(&self, image: &Array, at: At, training: bool) -> (Vec<Arrays>, Array) {
         let mut layers = Vec::new();
-        for (index, NamedLayer { layer, .. }) in self.model.layers.iter().enumerate() {
-            let mut arrays = Arrays::from([("input", input)]);
+        let mut outputs = self.model.walk(image, |index, inputs| {
+            let mut arrays = Arrays::new();
+            for (position, &input) in inputs.iter().enumerate() {
+                arrays.insert(input_name(inputs.len(), position), input.clone());
+            }
             for &param in &self.indices[index] {
                 arrays.insert(self.params[param].param.name, self.weights[param].clone());
             }
-            let made = layer.forward(&arrays, &Self::context(at, index, training));
-            input = exact(&made["output"]);
+            let made = self.model.layers[index].layer.forward(&arrays, &Self::context(at, index, training));
             arrays.extend(made);
+            let output = exact(&arrays["output"]);
             layers.push(arrays);
-        }
-        (layers, input)
+            output
+        });
+        (layers, outputs.pop().expect("a checked model"))
     }
 }
 

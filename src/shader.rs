@@ -16,10 +16,12 @@ macro_rules! sources {
 /// stand.
 pub const SOURCES: &[(&str, &str)] = sources![
     "adam",
+    "add",
     "average",
     "avg_pool2d",
     "batch",
     "batch_norm2d",
+    "concat",
     "conv2d",
     "cross_entropy",
     "dropout",
@@ -28,6 +30,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "head",
     "leaky_relu",
     "max_pool2d",
+    "multiply",
     "sgd",
 ];
 

@@ -6,6 +6,7 @@ mod common;
 #[path = "../examples/custom_layer.rs"]
 mod example;
 
+use std::ops::RangeInclusive;
 use std::path::Path;
 use std::sync::{Arc, Once};
 
@@ -52,66 +53,85 @@ impl Layer for Wrong {
     }
 }
 
-/// Batch normalisation under another name: it says what it computes.
+/// A layer of the crate under another name, which says what it computes or does not.
 #[derive(Debug, Serialize, Deserialize)]
-struct Renamed {}
-
-fn batch_norm() -> Arc<dyn Layer> {
-    LayerKind::find("batch_norm2d").unwrap().parse(toml::Table::new()).unwrap()
+struct Twin {
+    of: String,
+    opaque: bool,
+    #[serde(default)]
+    keys: toml::Table,
 }
 
-impl Layer for Renamed {
+impl Twin {
+    fn layer(&self) -> Arc<dyn Layer> {
+        LayerKind::find(&self.of).unwrap().parse(self.keys.clone()).unwrap()
+    }
+}
+
+impl Layer for Twin {
     fn keys(&self) -> toml::Table {
-        toml::Table::new()
+        toml::Table::try_from(self).unwrap()
+    }
+
+    fn input_count(&self) -> RangeInclusive<usize> {
+        self.layer().input_count()
     }
 
     fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        batch_norm().output_shape(inputs)
+        self.layer().output_shape(inputs)
     }
 
     fn params(&self, inputs: &[Shape]) -> Vec<Param> {
-        batch_norm().params(inputs)
+        self.layer().params(inputs)
     }
 
     fn op(&self, inputs: &[Shape]) -> Op {
-        batch_norm().op(inputs)
+        if self.opaque { Op::Opaque } else { self.layer().op(inputs) }
     }
 
     fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
-        batch_norm().forward(arrays, context)
+        self.layer().forward(arrays, context)
     }
 
     fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays {
-        batch_norm().backward(arrays, context)
+        self.layer().backward(arrays, context)
     }
 
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch> {
-        batch_norm().launches(pass, context)
+        self.layer().launches(pass, context)
     }
 
     fn saved(&self, context: &PlanContext) -> Vec<(&'static str, usize)> {
-        batch_norm().saved(context)
+        self.layer().saved(context)
     }
 }
 
-/// A network whose activation is `kind`; every layer that it needs is registered.
-fn model(kind: &str) -> Model {
+/// A network with this layer between a convolution and a batch normalisation.
+fn model(layer: &str) -> Model {
+    model_of(&[
+        r#"type = "conv2d", out_channels = 4, kernel = 3"#,
+        layer,
+        r#"type = "batch_norm2d""#,
+        r#"type = "flatten""#,
+    ])
+}
+
+/// A network of these layers and a linear one; all that a program brings are registered.
+fn model_of(layers: &[&str]) -> Model {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
         example::register().unwrap();
         let forgetful = WGSL.replace("2.0 * positive", "positive");
         layers::register(LayerKind::new::<Wrong>("wrong", "Wrong", "wrong"), &forgetful).unwrap();
-        layers::register(LayerKind::new::<Renamed>("renamed", "Renamed", "renamed"), "").unwrap();
+        layers::register(LayerKind::new::<Twin>("twin", "Twin", "twin"), "").unwrap();
     });
+    let layers: String = layers.iter().map(|layer| format!("{{ {layer} }},\n")).collect();
     let text = format!(
         r#"
         name = "small"
         input = [1, 6, 6]
         layers = [
-          {{ type = "conv2d", out_channels = 4, kernel = 3 }},
-          {{ type = "{kind}" }},
-          {{ type = "batch_norm2d" }},
-          {{ type = "flatten" }},
+          {layers}
           {{ type = "linear", out_features = 3 }},
         ]
         [train]
@@ -149,7 +169,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
 
 #[test]
 fn both_engines_train_it_alike() {
-    let model = model("squared_relu");
+    let model = model(r#"type = "squared_relu""#);
     let cpu = trained(&model, true).unwrap();
     let Some(gpu) = trained(&model, false) else { return };
     for ((first, cpu), gpu) in model.init(3).iter().zip(&cpu).zip(&gpu) {
@@ -163,7 +183,8 @@ fn both_engines_train_it_alike() {
 /// A layer that says what it computes takes the kernels of the CPU engine and is in every export.
 #[test]
 fn an_operation_that_exists_needs_nothing_else() {
-    let (own, renamed) = (model("batch_norm2d"), model("renamed"));
+    let (own, renamed) =
+        (model(r#"type = "batch_norm2d""#), model(r#"type = "twin", of = "batch_norm2d", opaque = false"#));
     let values = |model: &Model| -> Vec<Vec<f32>> {
         trained(model, true).unwrap().into_iter().map(|tensor| tensor.data).collect()
     };
@@ -171,7 +192,48 @@ fn an_operation_that_exists_needs_nothing_else() {
     let checkpoint = checkpoint(renamed);
     assert!(export::html(&checkpoint).is_ok());
     assert!(export::to_onnx(&checkpoint, true).is_ok());
-    assert!(export::to_pytorch(&checkpoint).unwrap().contains("self.renamed1 = nn.BatchNorm2d(4"));
+    assert!(export::to_pytorch(&checkpoint).unwrap().contains("self.twin1 = nn.BatchNorm2d(4"));
+}
+
+/// Layers that do not say what they compute run by their reference implementation on the CPU engine, as the tuned kernels do:
+/// parameters in their shapes, running statistics over the whole batch of two blocks, several inputs, values that others read.
+#[test]
+fn opaque_layers_compute_what_tuned_kernels_do() {
+    let net = |[conv, norm, product, sum]: [&str; 4]| {
+        let layers = [
+            format!(r#"name = "conv", {conv}"#),
+            format!(r#"name = "norm", {norm}"#),
+            r#"name = "active", type = "leaky_relu""#.to_owned(),
+            r#"name = "gate", type = "global_avg_pool2d""#.to_owned(),
+            format!(r#"name = "product", from = ["gate", "active"], {product}"#),
+            format!(r#"name = "sum", from = ["active", "product", "norm"], {sum}"#),
+            r#"type = "flatten""#.to_owned(),
+        ];
+        let mut model = model_of(&layers.each_ref().map(String::as_str));
+        (model.train.batch_size, model.train.epochs) = (20, 10);
+        trained(&model, true).unwrap()
+    };
+    let tuned = net([
+        r#"type = "conv2d", out_channels = 4, kernel = 3"#,
+        r#"type = "batch_norm2d""#,
+        r#"type = "multiply""#,
+        r#"type = "add""#,
+    ]);
+    let twins = net([
+        r#"type = "twin", of = "conv2d", opaque = true, keys = { out_channels = 4, kernel = 3 }"#,
+        r#"type = "twin", of = "batch_norm2d", opaque = true"#,
+        r#"type = "twin", of = "multiply", opaque = true"#,
+        r#"type = "twin", of = "add", opaque = true"#,
+    ]);
+    for (tuned, twin) in tuned.iter().zip(&twins) {
+        for (a, b) in tuned.data.iter().zip(&twin.data) {
+            assert!(
+                (a - b).abs() < 1e-4 * (1.0 + a.abs()),
+                "{}: {a} tuned, {b} by the reference",
+                tuned.name
+            );
+        }
+    }
 }
 
 #[test]
@@ -180,7 +242,9 @@ fn doctor_judges_its_kernels() {
         return;
     }
     let adapters = Adapters::find();
-    let examined = |kind| examine(&model(kind), &adapters, 0, Depth::Quick, GpuOptions::DEFAULT).unwrap();
+    let examined = |kind| {
+        examine(&model(&format!("type = {kind:?}")), &adapters, 0, Depth::Quick, GpuOptions::DEFAULT).unwrap()
+    };
     let right = examined("squared_relu");
     assert!(right.is_well(), "{:?}", right.wrong_kernel);
     let kernels: Vec<_> = right.launches.iter().filter(|row| row.shader == "squared_relu.wgsl").collect();
@@ -215,7 +279,7 @@ fn checkpoint(model: Model) -> Checkpoint {
 
 #[test]
 fn it_is_saved_and_read_and_other_programs_do_not_get_it() {
-    let checkpoint = checkpoint(model("squared_relu"));
+    let checkpoint = checkpoint(model(r#"type = "squared_relu""#));
     let file = Path::new(env!("CARGO_TARGET_TMPDIR")).join("custom_layer.safetensors");
     checkpoint.save(&file).unwrap();
     let read = Checkpoint::load(&file).unwrap();

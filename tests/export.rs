@@ -1,16 +1,19 @@
-//! What is exported computes what the network computes: for random networks' weights and every model in data/models, folded
+//! What is exported computes what the network computes: for random networks and every model in data/models, folded
 //! or not, the graph that was written gives the CPU engine's logits. PyTorch and onnxruntime have their say in tests/export.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
 
+use std::collections::BTreeSet;
+
 use common::Draw;
-use common::nets::random_weights;
+use common::nets::{random_weights, some_cases};
 use shadernet::checkpoint::{Checkpoint, Trained};
 use shadernet::device::Device;
 use shadernet::eval;
 use shadernet::export::onnx::{Graph, to_onnx};
-use shadernet::export::to_pytorch;
+use shadernet::export::{html, to_pytorch};
+use shadernet::layers::LAYERS;
 use shadernet::model::Model;
 
 /// Batch normalisations before and behind convolutions, with groups and padding, and where nothing can take them in.
@@ -62,14 +65,18 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
     }
 }
 
+/// A network with every layer.
+const ALL_LAYERS: &str = include_str!("portability/all_layers.toml");
+
 fn models() -> Vec<(String, String)> {
-    let all_layers = "tests/portability/all_layers.toml".into();
     let files = std::fs::read_dir("data/models").unwrap().map(|entry| entry.unwrap().path());
     let files = files.filter(|path| path.extension().is_some_and(|extension| extension == "toml"));
     let read =
         |path: std::path::PathBuf| (path.display().to_string(), std::fs::read_to_string(path).unwrap());
-    let mut models: Vec<_> = files.chain([all_layers]).map(read).collect();
-    models.push(("folds".into(), FOLDS.into()));
+    let mut models: Vec<_> = files.map(read).collect();
+    models.extend([("folds".into(), FOLDS.into()), ("all layers".into(), ALL_LAYERS.into())]);
+    let random = some_cases(200).into_iter().enumerate();
+    models.extend(random.map(|(number, case)| (format!("random {number}"), case.model().to_toml())));
     models
 }
 
@@ -118,6 +125,21 @@ fn batch_normalisation_is_folded_where_it_can_be() {
     );
     let seed = checkpoint(&std::fs::read_to_string("data/models/seed.toml").unwrap(), "seed.toml");
     assert_eq!((count(&seed, false), count(&seed, true)), (4, 1), "one stands before a maximum");
+}
+
+#[test]
+fn the_page_without_webgpu_knows_what_every_layer_computes() {
+    let all = checkpoint(ALL_LAYERS, "all layers");
+    let kinds: BTreeSet<&str> = all.model.layers.iter().map(|layer| layer.kind.name).collect();
+    assert_eq!(kinds.len(), LAYERS.len());
+    let page = html(&all).unwrap();
+    for layer in &all.model.layers {
+        let op = serde_json::to_value(layer.op).unwrap();
+        for name in ["type", "function"].iter().filter_map(|key| op.get(key)) {
+            let key = format!("\n  {}: ", name.as_str().unwrap());
+            assert!(page.contains(&key), "{key} is not in fallback.js");
+        }
+    }
 }
 
 #[test]

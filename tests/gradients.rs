@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use common::Draw;
 use common::nets::{Case, check_random_networks, random_weights};
-use shadernet::layers::{Context, LAYERS, Layer, LayerKind};
+use shadernet::layers::{Context, LAYERS, Layer, LayerKind, grad_input_name, input_name};
 use shadernet::losses::cross_entropy::cross_entropy;
-use shadernet::model::Model;
+use shadernet::model::{Model, Source};
 use shadernet::reference::{At, Named, Reference};
 use shadernet::tensor::{Array, Arrays, Shape};
 
@@ -111,6 +111,9 @@ const CASES: &[(&str, usize, [usize; 3])] = &[
     (r#"{ type = "flatten" }"#, 3, [4, 2, 3]),
     (r#"{ type = "dropout", rate = 0.3 }"#, 5, [3, 4, 5]),
     (r#"{ type = "dropout", rate = 0.0 }"#, 2, [3, 2, 5]),
+    (r#"{ type = "add" }"#, 3, [2, 3, 5]),
+    (r#"{ type = "concat" }"#, 3, [2, 3, 5]),
+    (r#"{ type = "multiply" }"#, 3, [2, 3, 5]),
 ];
 
 #[test]
@@ -122,10 +125,19 @@ fn every_layer_has_the_gradients_of_its_output() {
         let layer = parse(line);
         kinds.insert(line.split('"').nth(1).unwrap());
         let input = Shape::from(input);
-        let output = layer.output_shape(&[input]).unwrap();
-        let mut arrays =
-            Arrays::from([("input", draw.array(&[n, input.channels, input.height, input.width]))]);
-        for param in layer.params(&[input]) {
+        // A layer of several inputs gets its fewest, the last a value for each channel where it takes that.
+        let mut inputs = vec![input; *layer.input_count().start()];
+        let gate = [&inputs[1..], &[Shape::new(input.channels, 1, 1)]].concat();
+        if inputs.len() > 1 && layer.output_shape(&gate).is_ok() {
+            inputs = gate;
+        }
+        let output = layer.output_shape(&inputs).unwrap();
+        let names: Vec<_> = (0..inputs.len()).map(|at| input_name(inputs.len(), at)).collect();
+        let array = |(&name, shape): (&&'static str, &Shape)| {
+            (name, draw.array(&[n, shape.channels, shape.height, shape.width]))
+        };
+        let mut arrays: Arrays = names.iter().zip(&inputs).map(array).collect();
+        for param in layer.params(&inputs) {
             let mut array = draw.array(&param.shape);
             if param.name == "running_var" {
                 array.data.iter_mut().for_each(|value| *value = value.abs() + 0.5);
@@ -139,9 +151,9 @@ fn every_layer_has_the_gradients_of_its_output() {
         given.extend(made);
         given.insert("grad_output", upstream.clone());
         let gradients = layer.backward(&given, &context(4));
-        let trained: Vec<_> = layer.params(&[input]).into_iter().filter(|param| param.trained).collect();
-        assert_eq!(gradients.len(), trained.len() + 1, "{line} makes {:?}", gradients.keys());
-        for name in trained.iter().map(|param| param.name).chain(["input"]) {
+        let trained: Vec<_> = layer.params(&inputs).into_iter().filter(|param| param.trained).collect();
+        assert_eq!(gradients.len(), trained.len() + inputs.len(), "{line} makes {:?}", gradients.keys());
+        for name in trained.iter().map(|param| param.name).chain(names) {
             let gradient = &gradients[format!("grad_{name}").as_str()];
             assert_eq!(gradient.shape, arrays[name].shape, "{line}: grad_{name}");
             let largest = gradient.data.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
@@ -164,6 +176,8 @@ fn every_layer_has_the_gradients_of_its_output() {
 /// A network with its parameters as the layers take them, to run a part of it.
 struct Forward<'a> {
     model: &'a Model,
+    /// Every array of a step; of these, the outputs of the layers that are not run again.
+    named: &'a Named,
     params: Vec<Arrays>,
     targets: &'a [u8],
     label_smoothing: f32,
@@ -171,19 +185,42 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Mean loss by the layers from number `first` on, given the input of that one.
-    fn loss(&self, first: usize, input: &Array) -> f64 {
-        let mut input = input.clone();
+    /// Mean loss by the layers from number `first` on, for these images.
+    fn loss(&self, first: usize, images: &Array) -> f64 {
+        let mut outputs = Vec::new();
         for (index, layer) in self.model.layers.iter().enumerate().skip(first) {
             let mut arrays = self.params[index].clone();
-            arrays.insert("input", input);
+            for (position, source) in layer.sources.iter().enumerate() {
+                let input = match *source {
+                    Source::Image => images,
+                    Source::Layer(at) if at < first => {
+                        &self.named[&format!("{}.output", self.model.layers[at].name)]
+                    }
+                    Source::Layer(at) => &outputs[at - first],
+                };
+                arrays.insert(input_name(layer.sources.len(), position), input.clone());
+            }
             let At { seed, step, .. } = self.at;
             let context = Context { training: true, seed, step, layer: index as u32, first_image: 0 };
-            input = layer.layer.forward(&arrays, &context).remove("output").unwrap();
+            outputs.push(layer.layer.forward(&arrays, &context).remove("output").unwrap());
         }
-        let losses = &cross_entropy(&input, self.targets, self.label_smoothing)["loss"];
+        let losses = &cross_entropy(outputs.last().unwrap(), self.targets, self.label_smoothing)["loss"];
         losses.data.iter().sum::<f64>() / self.targets.len() as f64
     }
+}
+
+/// The gradient of the images, which no step needs: the sum over the layers that read them.
+fn image_gradient(model: &Model, named: &Named) -> Array {
+    let mut total = Array::zeros(&named["input"].shape);
+    for layer in &model.layers {
+        let inputs = layer.sources.iter().enumerate();
+        for (position, _) in inputs.filter(|(_, source)| **source == Source::Image) {
+            let name = grad_input_name(layer.sources.len(), position);
+            let part = &named[&format!("{}.{name}", layer.name)];
+            total.data.iter_mut().zip(&part.data).for_each(|(total, value)| *total += value);
+        }
+    }
+    total
 }
 
 /// Compares the gradient of every parameter, and of some of the input, after `change` had its way with them.
@@ -202,7 +239,7 @@ fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -
     let named_weight = |&param: &usize| (all[param].param.name, reference.weights()[param].clone());
     let params = indices.iter().map(|own| own.iter().map(named_weight).collect()).collect();
     let label_smoothing = case.train.label_smoothing;
-    let mut forward = Forward { model, params, targets: &targets, label_smoothing, at };
+    let mut forward = Forward { model, named: &named, params, targets: &targets, label_smoothing, at };
     let mean = named["loss"].data.iter().sum::<f64>() / n as f64;
     if forward.loss(0, &input) != mean {
         return Err(format!("loss {mean}, but {} layer by layer", forward.loss(0, &input)));
@@ -217,7 +254,6 @@ fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -
     for (index, param, gradient) in &gradients {
         let (first, name) = (param.layer, param.param.name);
         let users: Vec<_> = (0..indices.len()).filter(|&layer| indices[layer].contains(index)).collect();
-        let layer_input = &named[&format!("{}.input", model.layers[first].name)];
         for (element, &value) in gradient.data.iter().enumerate() {
             let here = forward.params[first][name].data[element];
             let set = |params: &mut [Arrays], value| {
@@ -225,13 +261,13 @@ fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -
             };
             let shifted = |by| {
                 set(&mut forward.params, here + by);
-                forward.loss(first, layer_input)
+                forward.loss(first, &input)
             };
             slopes.check(&format!("{}[{element}]", param.name), value, scale, shifted)?;
             set(&mut forward.params, here);
         }
     }
-    let gradient = &named[&format!("{}.grad_input", model.layers[0].name)];
+    let gradient = image_gradient(model, &named);
     let largest = gradient.data.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
     for _ in 0..20 {
         let element = draw.below(input.data.len());
@@ -281,7 +317,7 @@ fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
     let model = Model::parse(&message, "message").unwrap();
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
     assert_eq!(kinds, ["conv2d", "global_avg_pool2d", "linear"], "{message}");
-    assert!(message.contains("conv1.weight[") && message.contains("groups = 2"), "{message}");
+    assert!(message.contains("layer0.weight[") && message.contains("groups = 2"), "{message}");
     assert_eq!((model.class_count(), model.input.channels), (2, 2), "{message}");
 }
 

@@ -44,8 +44,12 @@ const NET: &str = r#"
         { type = "relu" },
         { type = "max_pool2d", kernel = 3, stride = 2, padding = 1 },
         { type = "dropout", rate = 0.2 },
-        { type = "conv2d", out_channels = 5, kernel = 3 },
-        { type = "leaky_relu" },
+        { type = "conv2d", name = "linear_part", out_channels = 5, kernel = 3 },
+        { type = "leaky_relu", name = "active" },
+        { type = "global_avg_pool2d", name = "gate" },
+        { type = "multiply", name = "gated", from = ["gate", "active"] },
+        { type = "add", name = "sum", from = ["gated", "active", "linear_part"] },
+        { type = "concat", from = ["sum", "active"] },
         { type = "avg_pool2d", kernel = 2 },
         { type = "flatten" },
         { type = "linear", out_features = 5 },
@@ -97,6 +101,9 @@ const ADAM: Optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, w
 /// Shader, a piece of its text, and what breaks it.
 const MUTANTS: &[(&str, &str, &str)] = &[
     ("leaky_relu", "select(NEGATIVE_SLOPE * upstream", "select(-NEGATIVE_SLOPE * upstream"),
+    ("add", "output[at] += input[at]", "output[at] = input[at]"),
+    ("concat", "= input[quad * PART + index % PART]", "= input[quad * PART]"),
+    ("multiply", "sum += grad_output[at] * second(at)", "sum = grad_output[at] * second(at)"),
     // Which of several equal values wins.
     ("max_pool2d", "value > best.value", "value >= best.value"),
     ("avg_pool2d", "max(row + 1u, KERNEL_HEIGHT)", "max(row, KERNEL_HEIGHT)"),

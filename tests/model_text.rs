@@ -16,6 +16,7 @@ layers = [
   { type = "max_pool2d", kernel = 2, stride = 2, padding = 0 },
   { type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 },
   { type = "dropout", rate = 0.1 },
+  { type = "concat", name = "both", from = ["dropout1", "avg_pool1"] },
   { type = "flatten" },
   { type = "linear", out_features = 3, bias = false },
 ]
@@ -207,12 +208,12 @@ fn messages_say_what_to_write() {
         (
             "epochs = 3",
             "epochs = \"3\"",
-            "x.toml:16: train.epochs must be a whole number of at least 1, not \"3\": write it without quotes",
+            "x.toml:17: train.epochs must be a whole number of at least 1, not \"3\": write it without quotes",
         ),
         (
             "epochs = 3",
             "epoch = 3",
-            "x.toml:16: train: there is no key `epoch` (did you mean epochs?); there are epochs, ",
+            "x.toml:17: train: there is no key `epoch` (did you mean epochs?); there are epochs, ",
         ),
         (
             "kernel = 3",
@@ -220,18 +221,18 @@ fn messages_say_what_to_write() {
             "x.toml:5: layer `first`: kernel must be a whole number of at least 1, not a list: one number holds",
         ),
         ("kernel = 3", "kernel = -1", "kernel must be a whole number of at least 1, not -1"),
-        ("epochs = 3", "epochs = 0x", "x.toml:16: train.epochs: this is no number: digits are missing"),
+        ("epochs = 3", "epochs = 0x", "x.toml:17: train.epochs: this is no number: digits are missing"),
         (
             "momentum = 0.9",
             "momentum = \"0.9\"",
-            "x.toml:18: train.optimizer.momentum must be a number, not \"0.9\": write it without quotes",
+            "x.toml:19: train.optimizer.momentum must be a number, not \"0.9\": write it without quotes",
         ),
-        ("peak = 0.1", "peak = []", "x.toml:19: train.learning_rate.peak must be a number, not a list"),
+        ("peak = 0.1", "peak = []", "x.toml:20: train.learning_rate.peak must be a number, not a list"),
         ("\"every\"", "net", "x.toml:1: net is no value; text stands in quotes: \"net\""),
         ("\"every\"", "every", "x.toml:1: every is no value; text stands in quotes: \"every\""),
         ("\"every\"", "inner", "x.toml:1: inner is no value"),
         ("[\"a\", ", "[a, ", "x.toml:3: a is no value; text stands in quotes"),
-        ("nesterov = true", "nesterov = True", "x.toml:18: write true, in lower case"),
+        ("nesterov = true", "nesterov = True", "x.toml:19: write true, in lower case"),
         ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
         ("padding = 1", "padding = \"same\"", "padding = 1 for kernel = 3"),
         ("padding = 1", "padding = -1", "padding must be a whole number of at least 0, not -1"),
@@ -260,7 +261,7 @@ fn messages_say_what_to_write() {
         (
             "\"flatten\"",
             "\"softmax\"",
-            "x.toml:11: there is no layer type \"softmax\": leave it out, since the loss takes the softmax itself",
+            "x.toml:12: there is no layer type \"softmax\": leave it out, since the loss takes the softmax itself",
         ),
         ("\"flatten\"", "\"Dense\"", "write linear, after flatten"),
         ("\"flatten\"", "\"Conv2D\"", "write conv2d"),
@@ -296,6 +297,62 @@ fn messages_say_what_to_write() {
             assert!(message.len() < 700, "{from}: {}", message.len());
         }
     }
+}
+
+#[test]
+fn what_does_not_join_is_said_with_its_line() {
+    let text = |line: &str| {
+        format!(
+            "name = \"x\"\ninput = [2, 6, 6]\nlayers = [\n  {{ type = \"relu\", name = \"one\" }},\n  \
+             {{ type = \"max_pool2d\", kernel = 2, name = \"half\" }},\n  {line},\n  \
+             {{ type = \"global_avg_pool2d\", name = \"end\" }},\n]\n"
+        )
+    };
+    Model::parse(&text("{ type = \"relu\" }"), "x.toml").unwrap();
+    let cases = [
+        (r#"{ type = "add", from = ["one", "haf"] }"#, "x.toml:6: layer `add1`: ", "did you mean half?"),
+        (r#"{ type = "add", from = ["one", "end"] }"#, "x.toml:6: layer `add1`: ", "move it up"),
+        (
+            r#"{ type = "add", name = "me", from = ["one", "me"] }"#,
+            "x.toml:6: layer `me`: ",
+            "not an earlier one",
+        ),
+        (
+            r#"{ type = "add", from = ["one", "half"] }"#,
+            "x.toml:6: layer `add1`: ",
+            "not [2, 6, 6] and [2, 3, 3]",
+        ),
+        (
+            r#"{ type = "concat", from = ["input", "half"] }"#,
+            "x.toml:6: layer `concat1`: ",
+            "[2, 6, 6] and [2, 3, 3]",
+        ),
+        (
+            r#"{ type = "multiply", from = ["one", "half"] }"#,
+            "x.toml:6: layer `multiply1`: ",
+            "[2, 6, 6] by [2, 3, 3]",
+        ),
+        (r#"{ type = "add", from = "half" }"#, "x.toml:6: layer `add1`: ", "takes 2 to 16 inputs, not 1"),
+        (r#"{ type = "add" }"#, "x.toml:6: layer `add1`: ", "takes 2 to 16 inputs, not 1"),
+        (r#"{ type = "multiply", from = ["half", "half", "half"] }"#, "x.toml:6: ", "takes 2 inputs, not 3"),
+        (r#"{ type = "relu", from = ["one", "half"] }"#, "x.toml:6: layer `relu2`: ", "relu takes one input"),
+        (r#"{ type = "relu", from = [] }"#, "x.toml:6: layer `relu2`: ", "from has 0 names"),
+        (r#"{ type = "relu", from = 3 }"#, "x.toml:6: ", "from must be the name of an earlier layer"),
+        (
+            r#"{ type = "relu", from = ["half", 3] }"#,
+            "x.toml:6: ",
+            "from must be the name of an earlier layer",
+        ),
+        (r#"{ type = "relu", from = "one" }"#, "x.toml:5: layer `half`: ", "no layer reads its output"),
+    ];
+    for (line, place, words) in cases {
+        let message = Model::parse(&text(line), "x.toml").unwrap_err().to_string();
+        assert!(message.starts_with(place) && message.contains(words), "{line}: {message}");
+        assert_plain(&message, line);
+    }
+    let first = text("{ type = \"relu\" }").replace("\"relu\", name", "\"relu\", from = \"half\", name");
+    let message = Model::parse(&first, "x.toml").unwrap_err().to_string();
+    assert!(message.starts_with("x.toml:4: layer `one`: ") && message.contains("move it up"), "{message}");
 }
 
 #[test]

@@ -14,26 +14,8 @@ use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
 
-/// A model that uses, with the shipped ones, every layer, loss and optimizer.
-const ALL_LAYERS: &str = r#"
-    name = "all"
-    input = [3, 17, 15]
-    layers = [
-      { type = "conv2d", out_channels = 6, kernel = 3, stride = 2, padding = 1, groups = 3, bias = false },
-      { type = "leaky_relu" },
-      { type = "batch_norm2d" },
-      { type = "avg_pool2d", kernel = 2 },
-      { type = "dropout", rate = 0.5 },
-      { type = "conv2d", out_channels = 6, kernel = 3, padding = 1, groups = 6 },
-      { type = "max_pool2d", kernel = 3, stride = 1, padding = 1 },
-      { type = "flatten" },
-      { type = "linear", out_features = 4 },
-    ]
-    [train]
-    optimizer = { type = "adamw" }
-    label_smoothing = 0.1
-    average_decay = 0.9
-    "#;
+/// Every layer, and with the shipped models every loss and optimizer.
+const ALL_LAYERS: &str = include_str!("portability/all_layers.toml");
 
 /// [`ALL_LAYERS`] and every shipped model, by file name.
 fn models() -> BTreeMap<String, Model> {

@@ -33,7 +33,7 @@ pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
 
 /// True if a layer has to make the gradient of its input: something below is trained.
 fn goes_on(model: &Model, index: usize) -> bool {
-    model.layers[..index].iter().any(|layer| layer.parameter_count() > 0)
+    model.layers[index].sources.iter().any(|&source| model.needs_grad(source))
 }
 
 /// Operations of a training step of one net on so many images.

@@ -6,7 +6,7 @@ use super::fallback;
 use super::kernels::{self, BatchNormGrad, Buffer, LANES};
 use super::loss;
 use super::net::Net;
-use super::program::{Kernel, Op, Program};
+use super::program::{Back, Kernel, Op, Program, Share};
 
 #[derive(Debug)]
 pub(super) struct Block {
@@ -19,9 +19,8 @@ pub(super) struct Block {
     pub(super) correct: usize,
     /// One for each activation of the net; the first holds the images.
     activations: Vec<Buffer>,
-    /// The gradient of the activation that the backward pass has reached, and room for the next one.
-    grad: Buffer,
-    next_grad: Buffer,
+    /// Gradients of the activations that the backward pass has reached, in the program's slots.
+    slots: Vec<Buffer>,
     /// This block's part of every gradient.
     pub(super) grads: Vec<f32>,
     /// Sums of each batch normalisation, by channel: forward around `shifts`, backward of g and g·x̂.
@@ -32,7 +31,7 @@ pub(super) struct Block {
 impl Block {
     /// A block whose first image has this position in the batch.
     pub(super) fn new(program: &Program, first_image: usize, training: bool) -> Self {
-        let largest = if training { program.largest() } else { 0 };
+        let slots = if training { &program.slots[..] } else { &[] };
         let per_channel = || program.batch_norms.iter().map(|&(channels, _)| channels);
         Self {
             first_image,
@@ -41,8 +40,7 @@ impl Block {
             loss_sum: 0.0,
             correct: 0,
             activations: program.buffers.iter().map(|values| Buffer::new(values * LANES)).collect(),
-            grad: Buffer::new(largest),
-            next_grad: Buffer::new(largest),
+            slots: slots.iter().map(|values| Buffer::new(values * LANES)).collect(),
             grads: vec![0.0; if training { program.grad_len() } else { 0 }],
             sums: per_channel().map(|channels| vec![[0.0; 2]; channels]).collect(),
             shifts: per_channel().map(|channels| vec![0.0; channels]).collect(),
@@ -60,33 +58,76 @@ impl Block {
         self.activations[output].values()
     }
 
-    /// Runs `op` from its input to its output buffer.
-    fn apply(&mut self, op: &Op, run: impl FnOnce(&Self, &[f32], &mut [f32])) {
+    /// What `op` reads at a position, and what it made.
+    pub(super) fn input(&self, op: &Op, position: usize) -> &[f32] {
+        self.activations[op.inputs[position]].values()
+    }
+
+    pub(super) fn output(&self, op: &Op) -> &[f32] {
+        self.activations[op.output].values()
+    }
+
+    pub(super) fn output_mut(&mut self, op: &Op) -> &mut [f32] {
+        self.activations[op.output].values_mut()
+    }
+
+    /// The gradient in a slot, whose value is an activation of this length.
+    pub(super) fn slot(&self, slot: usize, len: usize) -> &[f32] {
+        &self.slots[slot].values()[..len]
+    }
+
+    pub(super) fn slot_mut(&mut self, slot: usize, len: usize) -> &mut [f32] {
+        &mut self.slots[slot].values_mut()[..len]
+    }
+
+    /// Runs `op` into its output buffer, which is not one that it reads.
+    fn apply(&mut self, op: &Op, run: impl FnOnce(&Self, &mut [f32])) {
         let mut output = std::mem::take(&mut self.activations[op.output]);
-        run(self, self.activations[op.input].values(), output.values_mut());
+        run(self, output.values_mut());
         self.activations[op.output] = output;
     }
 
     fn forward_op(&mut self, program: &Program, params: &[Vec<f32>], op: &Op) {
         let arch = program.arch;
         if let Kernel::LeakyRelu { slope } = op.kernel {
-            if op.output != op.input {
-                self.apply(op, |_, input, output| output.copy_from_slice(input));
+            if op.output != op.inputs[0] {
+                self.apply(op, |block, output| output.copy_from_slice(block.input(op, 0)));
             }
-            return kernels::leaky_relu(arch, slope, self.activations[op.output].values_mut());
+            return kernels::leaky_relu(arch, slope, self.output_mut(op));
         }
-        self.apply(op, |_, input, output| match &op.kernel {
-            Kernel::Conv2d(dims) => {
-                let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
-                kernels::conv2d_forward(arch, dims, input, &params[op.params[0]], bias, output);
-            }
-            Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
-            Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
-            Kernel::LeakyRelu { .. }
-            | Kernel::BatchNorm2d { .. }
-            | Kernel::Dropout { .. }
-            | Kernel::Fallback { .. } => {
-                unreachable!("it works in place, and these differ between training and evaluation")
+        self.apply(op, |block, output| {
+            let input = block.input(op, 0);
+            match &op.kernel {
+                Kernel::Conv2d(dims) => {
+                    let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
+                    kernels::conv2d_forward(arch, dims, input, &params[op.params[0]], bias, output);
+                }
+                Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
+                Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
+                Kernel::Add => {
+                    kernels::sum(arch, input, block.input(op, 1), output);
+                    for position in 2..op.inputs.len() {
+                        kernels::add_to(arch, block.input(op, position), output);
+                    }
+                }
+                Kernel::Concat => {
+                    let mut rest = output;
+                    for position in 0..op.inputs.len() {
+                        let part = block.input(op, position);
+                        let (own, behind) = rest.split_at_mut(part.len());
+                        own.copy_from_slice(part);
+                        rest = behind;
+                    }
+                }
+                Kernel::Multiply { maps } => {
+                    kernels::multiply(arch, *maps, input, block.input(op, 1), output);
+                }
+                Kernel::LeakyRelu { .. }
+                | Kernel::BatchNorm2d { .. }
+                | Kernel::Dropout { .. }
+                | Kernel::Fallback(_) => {
+                    unreachable!("it works in place, and these differ between training and evaluation")
+                }
             }
         });
     }
@@ -98,22 +139,29 @@ impl Block {
             match &op.kernel {
                 Kernel::BatchNorm2d { number, .. } => {
                     let batch = &net.batch_norms[*number];
-                    self.apply(op, |_, input, output| {
-                        kernels::batch_norm_apply(arch, input, &batch.scale, &batch.offset, output);
+                    self.apply(op, |block, output| {
+                        kernels::batch_norm_apply(
+                            arch,
+                            block.input(op, 0),
+                            &batch.scale,
+                            &batch.offset,
+                            output,
+                        );
                     });
                 }
                 Kernel::Dropout { number } => {
                     let (rate, key) = net.dropout(*number, op.layer);
-                    self.apply(op, |block, input, output| {
-                        kernels::dropout(arch, rate, key, step, block.first_image as u32, input, output);
+                    self.apply(op, |block, output| {
+                        let (first, input) = (block.first_image as u32, block.input(op, 0));
+                        kernels::dropout(arch, rate, key, step, first, input, output);
                     });
                 }
-                Kernel::Fallback { layer, input: shape, .. } => {
+                // It saw the whole batch at the end of the phase before.
+                Kernel::Fallback(layer) if layer.sees_batch() => {}
+                Kernel::Fallback(layer) => {
                     let context =
                         fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
-                    self.apply(op, |_, input, output| {
-                        fallback::forward(layer.as_ref(), *shape, net.named(op), &context, input, output);
-                    });
+                    fallback::forward(layer, op, net.named(op), &context, std::slice::from_mut(self));
                 }
                 _ => self.forward_op(program, &net.params, op),
             }
@@ -121,7 +169,7 @@ impl Block {
         // The phases end with the batch normalisations, in order.
         let next = program.batch_norms.binary_search_by_key(&phase.end, |&(_, op)| op);
         if let Ok(number) = next {
-            let input = self.activations[program.ops[phase.end].input].values();
+            let input = self.activations[program.ops[phase.end].inputs[0]].values();
             let shifts = &mut self.shifts[number];
             let plane = input.len() / shifts.len();
             for (c, shift) in shifts.iter_mut().enumerate() {
@@ -144,17 +192,17 @@ impl Block {
                     let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + eps).sqrt()).collect();
                     let offset: Vec<f32> =
                         bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
-                    self.apply(op, |_, input, output| {
-                        kernels::batch_norm_apply(program.arch, input, &scale, &offset, output);
+                    self.apply(op, |block, output| {
+                        kernels::batch_norm_apply(program.arch, block.input(op, 0), &scale, &offset, output);
                     });
                 }
-                Kernel::Dropout { .. } => self.apply(op, |_, input, output| output.copy_from_slice(input)),
-                Kernel::Fallback { layer, input: shape, .. } => {
+                Kernel::Dropout { .. } => {
+                    self.apply(op, |block, output| output.copy_from_slice(block.input(op, 0)));
+                }
+                Kernel::Fallback(layer) => {
                     let context = fallback::context(net.replica().seed, 0, op.layer, self.first_image, false);
                     let named = net.named_weights(op, averaged);
-                    self.apply(op, |_, input, output| {
-                        fallback::forward(layer.as_ref(), *shape, named, &context, input, output);
-                    });
+                    fallback::forward(layer, op, named, &context, std::slice::from_mut(self));
                 }
                 _ => self.forward_op(program, params, op),
             }
@@ -170,45 +218,47 @@ impl Block {
 
     /// Loss, hits and the gradient of the logits; `images` are those of the whole batch.
     pub(super) fn loss(&mut self, program: &Program, net: &Net, images: usize) {
-        let mut grad = std::mem::take(&mut self.grad);
+        let mut grad = std::mem::take(&mut self.slots[program.grad_logits]);
         let grad_logits = &mut grad.values_mut()[..program.classes() * LANES];
         let targets = &self.targets[..self.valid];
         let gradient = Some((&mut *grad_logits, images));
         let smoothing = net.replica().label_smoothing;
         let (loss_sum, correct) = loss::measure(self.logits(program), targets, smoothing, gradient);
-        (self.loss_sum, self.correct, self.grad) = (loss_sum, correct, grad);
+        (self.loss_sum, self.correct, self.slots[program.grad_logits]) = (loss_sum, correct, grad);
     }
 
-    /// Backward through a phase, from the gradient of its output to that of its batch normalisation's output, whose sums
-    /// it then takes; through the first phase, to the end.
+    /// Backward through a phase, to the gradient of the output of what begins it; if that is a batch normalisation, takes the
+    /// sums that it needs.
     pub(super) fn backward(&mut self, program: &Program, net: &Net, phase: Range<usize>, step: u32) {
         for op in program.ops[phase].iter().rev() {
-            if let Kernel::BatchNorm2d { number, .. } = &op.kernel {
-                let batch = &net.batch_norms[*number];
-                let input = self.activations[op.input].values();
-                let grad = &self.grad.values()[..input.len()];
-                let (mean, inv_std) = (&batch.mean, &batch.inv_std);
-                let sums = &mut self.sums[*number];
-                kernels::batch_norm_grad_sums(program.arch, input, grad, mean, inv_std, self.valid, sums);
-            } else {
-                self.backward_op(program, net, op, step);
+            let Some(back) = &op.back else { continue };
+            match &op.kernel {
+                Kernel::BatchNorm2d { number, .. } => {
+                    let batch = &net.batch_norms[*number];
+                    let input = self.activations[op.inputs[0]].values();
+                    let grad = &self.slots[back.grad_output].values()[..input.len()];
+                    let (mean, inv_std) = (&batch.mean, &batch.inv_std);
+                    let sums = &mut self.sums[*number];
+                    kernels::batch_norm_grad_sums(program.arch, input, grad, mean, inv_std, self.valid, sums);
+                }
+                Kernel::Fallback(layer) if layer.sees_batch() => {}
+                Kernel::Fallback(layer) => {
+                    let context =
+                        fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
+                    fallback::backward(layer, op, net.named(op), &context, std::slice::from_mut(self));
+                    self.add_up(program, op, back);
+                }
+                _ => self.backward_op(program, net, op, back, step),
             }
         }
     }
 
-    /// Backward through batch normalisation `number`, whose sums are finished, then through the phase before it.
-    pub(super) fn backward_normalised(
-        &mut self,
-        program: &Program,
-        net: &Net,
-        number: usize,
-        phase: Range<usize>,
-        step: u32,
-    ) {
-        let op = &program.ops[program.batch_norms[number].1];
-        if op.grad_input {
-            let batch = &net.batch_norms[number];
-            let input = self.activations[op.input].values();
+    /// Backward through the operation that begins a phase, whose sums over the batch are finished.
+    pub(super) fn backward_first(&mut self, program: &Program, net: &Net, op: &Op) {
+        let Some(back) = &op.back else { return };
+        if let (Kernel::BatchNorm2d { number, .. }, false) = (&op.kernel, back.shares[0] == Share::Unwanted) {
+            let batch = &net.batch_norms[*number];
+            let input = self.activations[op.inputs[0]].values();
             let constants = BatchNormGrad {
                 mean: &batch.mean,
                 inv_std: &batch.inv_std,
@@ -216,36 +266,73 @@ impl Block {
                 mean_grad: &batch.mean_grad,
                 mean_grad_xhat: &batch.mean_grad_xhat,
             };
-            let grad = &mut self.grad.values_mut()[..input.len()];
+            let grad = &mut self.slots[back.grad_output].values_mut()[..input.len()];
             kernels::batch_norm_grad_input(program.arch, constants, input, self.valid, grad);
-            self.backward(program, net, phase, step);
+        }
+        self.add_up(program, op, back);
+    }
+
+    /// Adds the shares of an operation to those of later readers of what it read.
+    fn add_up(&mut self, program: &Program, op: &Op, back: &Back) {
+        for (position, share) in back.shares.iter().enumerate() {
+            self.add_share(program, op, position, *share);
         }
     }
 
-    fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, step: u32) {
-        let arch = program.arch;
-        let (input, output) = (self.activations[op.input].values(), self.activations[op.output].values());
-        if let Kernel::LeakyRelu { slope } = op.kernel {
-            return kernels::leaky_relu_grad(
-                arch,
-                slope,
-                output,
-                &mut self.grad.values_mut()[..output.len()],
-            );
+    fn add_share(&mut self, program: &Program, op: &Op, position: usize, share: Share) {
+        if let Share::Added { made, to } = share {
+            let len = self.input(op, position).len();
+            let mut sum = std::mem::take(&mut self.slots[to]);
+            kernels::add_to(program.arch, self.slot(made, len), &mut sum.values_mut()[..len]);
+            self.slots[to] = sum;
         }
-        let grad_output = &self.grad.values()[..output.len()];
-        let grad_input = &mut self.next_grad.values_mut()[..input.len()];
+    }
+
+    fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, back: &Back, step: u32) {
+        let arch = program.arch;
+        if let Kernel::Conv2d(dims) = &op.kernel {
+            let (input, output) = (self.activations[op.inputs[0]].values(), self.output(op).len());
+            let grad_output = &self.slots[back.grad_output].values()[..output];
+            let mut grads = op.grads.iter().flatten();
+            let weights = grads.next().expect("a convolution has weights").clone();
+            let (grad_weight, rest) = self.grads[weights.start..].split_at_mut(weights.len());
+            let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
+            kernels::conv2d_grad_weight(arch, dims, input, grad_output, grad_weight, grad_bias);
+        }
+        for (position, &share) in back.shares.iter().enumerate() {
+            let (Share::Made(made) | Share::Added { made, .. }) = share else { continue };
+            let mut target = std::mem::take(&mut self.slots[made]);
+            let grad_input = &mut target.values_mut()[..self.input(op, position).len()];
+            if made == back.grad_output {
+                // What is added up is passed on as it is.
+                if let Kernel::LeakyRelu { slope } = op.kernel {
+                    kernels::leaky_relu_grad(arch, slope, self.output(op), grad_input);
+                }
+            } else {
+                self.grad_input(program, net, op, back.grad_output, position, step, grad_input);
+            }
+            self.slots[made] = target;
+            self.add_share(program, op, position, share);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "split from its only caller")]
+    fn grad_input(
+        &self,
+        program: &Program,
+        net: &Net,
+        op: &Op,
+        grad_output: usize,
+        position: usize,
+        step: u32,
+        grad_input: &mut [f32],
+    ) {
+        let arch = program.arch;
+        let grad_output = self.slot(grad_output, self.output(op).len());
+        let input = self.input(op, position);
         match &op.kernel {
             Kernel::Conv2d(dims) => {
-                let weight = &net.params[op.params[0]];
-                let mut grads = op.grads.iter().flatten();
-                let weights = grads.next().expect("a convolution has weights").clone();
-                let (grad_weight, rest) = self.grads[weights.start..].split_at_mut(weights.len());
-                let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
-                kernels::conv2d_grad_weight(arch, dims, input, grad_output, grad_weight, grad_bias);
-                if op.grad_input {
-                    kernels::conv2d_grad_input(arch, dims, grad_output, weight, grad_input);
-                }
+                kernels::conv2d_grad_input(arch, dims, grad_output, &net.params[op.params[0]], grad_input);
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d_grad(arch, dims, input, grad_output, grad_input),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d_grad(arch, dims, grad_output, grad_input),
@@ -253,25 +340,18 @@ impl Block {
                 let (rate, key) = net.dropout(*number, op.layer);
                 kernels::dropout(arch, rate, key, step, self.first_image as u32, grad_output, grad_input);
             }
-            Kernel::Fallback { layer, input: in_shape, output: out_shape } => {
-                let context = fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
-                let made = fallback::backward(
-                    layer.as_ref(),
-                    [*in_shape, *out_shape],
-                    net.named(op),
-                    &context,
-                    [input, output, grad_output],
-                    grad_input,
-                );
-                for ((name, _), range) in net.named(op).zip(&op.grads) {
-                    if let Some(range) = range {
-                        self.grads[range.clone()].copy_from_slice(&fallback::grad_of(&made, name));
-                    }
-                }
+            Kernel::Add => grad_input.copy_from_slice(grad_output),
+            Kernel::Concat => {
+                let first: usize = (0..position).map(|before| self.input(op, before).len()).sum();
+                grad_input.copy_from_slice(&grad_output[first..][..grad_input.len()]);
+            }
+            Kernel::Multiply { maps } => {
+                let other = 1 - position;
+                let maps = [maps[position], maps[other]];
+                kernels::multiply_grad(arch, maps, grad_output, self.input(op, other), grad_input);
             }
             Kernel::LeakyRelu { .. } => unreachable!("it works in place"),
-            Kernel::BatchNorm2d { .. } => unreachable!("a phase ends at a batch normalisation"),
+            Kernel::BatchNorm2d { .. } | Kernel::Fallback(_) => unreachable!("they go their own ways"),
         }
-        std::mem::swap(&mut self.grad, &mut self.next_grad);
     }
 }

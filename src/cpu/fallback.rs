@@ -1,126 +1,112 @@
 //! Layers without a tuned kernel: the reference implementation on the images of a block. Slow, and right: a new layer
-//! trains on the CPU before anybody has tuned it. It works for layers that treat images independently.
+//! trains on the CPU before anybody has tuned it. It works for layers that treat images independently; those with running
+//! statistics get all blocks of a batch at once.
 
+use super::block::Block;
 use super::kernels::{LANES, pack, unpack};
-use crate::layers::{Context, Layer};
+use super::program::{Fallback, Op, Share};
+use crate::layers::{Context, grad_input_name, input_name};
 use crate::tensor::{Array, Arrays, Shape};
 
 pub(super) fn context(seed: u32, step: u32, layer: u32, first_image: usize, training: bool) -> Context {
     Context { training, seed, step, layer, first_image }
 }
 
-/// A block as an array [16, C, H, W].
-fn array(block: &[f32], shape: Shape) -> Array {
-    let mut images = vec![0.0; block.len()];
-    unpack(block, shape.len(), &mut images);
-    Array::from_f32(&[LANES, shape.channels, shape.height, shape.width], &images)
+/// Images of a block that count: all lanes of one alone, which may hold what is no image, and those of a batch.
+fn images(layer: &Fallback, block: &Block) -> usize {
+    if layer.sees_batch() { block.valid } else { LANES }
 }
 
-fn arrays<'a>(params: impl Iterator<Item = (&'static str, &'a [f32])>) -> Arrays {
-    params.map(|(name, values)| (name, Array::from_f32(&[values.len()], values))).collect()
-}
-
-pub(super) fn forward<'a>(
-    layer: &dyn Layer,
+/// Values of all blocks as an array [N, C, H, W].
+fn array<'b>(
+    layer: &Fallback,
+    blocks: &'b [Block],
     shape: Shape,
-    params: impl Iterator<Item = (&'static str, &'a [f32])>,
-    context: &Context,
-    input: &[f32],
-    output: &mut [f32],
-) {
-    let mut given = arrays(params);
-    given.insert("input", array(input, shape));
-    let made = layer.forward(&given, context)["output"].to_f32();
-    pack(&made, made.len() / LANES, output);
+    values: impl Fn(&'b Block) -> &'b [f32],
+) -> Array {
+    let mut all = Vec::new();
+    for block in blocks {
+        let start = all.len();
+        all.resize(start + images(layer, block) * shape.len(), 0.0);
+        unpack(values(block), shape.len(), &mut all[start..]);
+    }
+    Array::from_f32(&[all.len() / shape.len(), shape.channels, shape.height, shape.width], &all)
 }
 
-/// Returns what the reference made, for the gradients of the parameters.
-pub(super) fn backward<'a>(
-    layer: &dyn Layer,
-    [in_shape, out_shape]: [Shape; 2],
-    params: impl Iterator<Item = (&'static str, &'a [f32])>,
-    context: &Context,
-    [input, output, grad_output]: [&[f32]; 3],
-    grad_input: &mut [f32],
+/// Puts an array into all blocks.
+fn put(layer: &Fallback, blocks: &mut [Block], made: &Array, values: impl Fn(&mut Block) -> &mut [f32]) {
+    let (all, len) = (made.to_f32(), made.data.len() / made.shape[0]);
+    let mut rest = &all[..];
+    for block in blocks {
+        let (own, behind) = rest.split_at(images(layer, block) * len);
+        pack(own, len, values(block));
+        rest = behind;
+    }
+}
+
+/// What the layer reads: its inputs, parameters and running statistics.
+fn given<'p>(
+    layer: &Fallback,
+    op: &Op,
+    params: impl Iterator<Item = (&'static str, &'p [f32])>,
+    blocks: &[Block],
 ) -> Arrays {
-    let mut given = arrays(params);
-    given.insert("input", array(input, in_shape));
-    // What forward saved beside the output is made again.
-    given.extend(layer.forward(&given, context));
-    given.insert("output", array(output, out_shape));
-    given.insert("grad_output", array(grad_output, out_shape));
-    let made = layer.backward(&given, context);
-    let values = made["grad_input"].to_f32();
-    pack(&values, values.len() / LANES, grad_input);
+    let mut given: Arrays = params
+        .zip(&layer.params)
+        .map(|((name, values), about)| (name, Array::from_f32(&about.shape, values)))
+        .collect();
+    let count = layer.inputs.len();
+    for (position, &shape) in layer.inputs.iter().enumerate() {
+        let input = array(layer, blocks, shape, |block| block.input(op, position));
+        given.insert(input_name(count, position), input);
+    }
+    given
+}
+
+/// Makes the blocks' outputs. Returns what the reference made, for the running statistics.
+pub(super) fn forward<'p>(
+    layer: &Fallback,
+    op: &Op,
+    params: impl Iterator<Item = (&'static str, &'p [f32])>,
+    context: &Context,
+    blocks: &mut [Block],
+) -> Arrays {
+    let made = layer.layer.forward(&given(layer, op, params, blocks), context);
+    put(layer, blocks, &made["output"], |block| block.output_mut(op));
     made
 }
 
-/// The gradient of the parameter called `name`.
-pub(super) fn grad_of(made: &Arrays, name: &str) -> Vec<f32> {
-    let wanted = format!("grad_{name}");
-    made.iter()
-        .find(|(key, _)| **key == wanted)
-        .map(|(_, array)| array.to_f32())
-        .expect("a gradient each parameter")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::kernels::{ConvDims, conv2d_forward, conv2d_grad_input, conv2d_grad_weight};
-    use super::*;
-    use crate::layers::LayerKind;
-    use crate::rng;
-
-    fn random(seed: u32, len: usize) -> Vec<f32> {
-        (0..len as u32).map(|i| rng::signed(rng::words(seed, 0, 0, i)[0])).collect()
-    }
-
-    fn assert_close(got: &[f32], want: &[f32]) {
-        assert_eq!(got.len(), want.len());
-        for (got, want) in got.iter().zip(want) {
-            assert!((got - want).abs() < 1e-5 * (1.0 + want.abs()), "{got} {want}");
+/// Makes the gradients of the inputs, each in its slot, and those of the parameters, in the first block.
+pub(super) fn backward<'p>(
+    layer: &Fallback,
+    op: &Op,
+    params: impl Iterator<Item = (&'static str, &'p [f32])>,
+    context: &Context,
+    blocks: &mut [Block],
+) {
+    let Some(back) = &op.back else { return };
+    let mut given = given(layer, op, params, blocks);
+    // What forward saved beside the output is made again.
+    given.extend(layer.layer.forward(&given, context));
+    let len = layer.output.len() * LANES;
+    given.insert("output", array(layer, blocks, layer.output, |block| block.output(op)));
+    let grad_output = array(layer, blocks, layer.output, |block| block.slot(back.grad_output, len));
+    given.insert("grad_output", grad_output);
+    let made = layer.layer.backward(&given, context);
+    for (position, share) in back.shares.iter().enumerate() {
+        if let Share::Made(slot) | Share::Added { made: slot, .. } = *share {
+            let grad = &made[grad_input_name(layer.inputs.len(), position)];
+            let len = layer.inputs[position].len() * LANES;
+            put(layer, blocks, grad, |block| block.slot_mut(slot, len));
         }
     }
-
-    /// A convolution as if it had no tuned kernel does what the tuned one does.
-    #[test]
-    fn does_what_a_tuned_kernel_does() {
-        let keys = toml::from_str("out_channels = 3\nkernel = 2").unwrap();
-        let layer = LayerKind::find("conv2d").unwrap().parse(keys).unwrap();
-        let (in_shape, out_shape) = (Shape::new(2, 4, 5), Shape::new(3, 3, 4));
-        let dims = ConvDims {
-            in_channels: 2,
-            in_height: 4,
-            in_width: 5,
-            out_channels: 3,
-            out_height: 3,
-            out_width: 4,
-            kernel: 2,
-            stride: 1,
-            padding: 0,
-            groups: 1,
-        };
-        let arch = pulp::Arch::new();
-        let (weight, bias) = (random(1, 24), random(2, 3));
-        let (input, grad_output) = (random(3, 40 * LANES), random(4, 36 * LANES));
-        let params = || [("weight", &weight[..]), ("bias", &bias[..])].into_iter();
-        let context = context(0, 0, 0, 0, true);
-
-        let (mut output, mut wanted) = (vec![0.0; 36 * LANES], vec![0.0; 36 * LANES]);
-        forward(layer.as_ref(), in_shape, params(), &context, &input, &mut output);
-        conv2d_forward(arch, &dims, &input, &weight, Some(&bias), &mut wanted);
-        assert_close(&output, &wanted);
-
-        let (mut grad_input, mut wanted) = (vec![0.0; 40 * LANES], vec![0.0; 40 * LANES]);
-        let given = [&input[..], &output, &grad_output];
-        let made =
-            backward(layer.as_ref(), [in_shape, out_shape], params(), &context, given, &mut grad_input);
-        conv2d_grad_input(arch, &dims, &grad_output, &weight, &mut wanted);
-        assert_close(&grad_input, &wanted);
-
-        let (mut grad_weight, mut grad_bias) = (vec![0.0; 24], vec![0.0; 3]);
-        conv2d_grad_weight(arch, &dims, &input, &grad_output, &mut grad_weight, Some(&mut grad_bias));
-        assert_close(&grad_of(&made, "weight"), &grad_weight);
-        assert_close(&grad_of(&made, "bias"), &grad_bias);
+    for (param, range) in layer.params.iter().zip(&op.grads) {
+        let Some(range) = range else { continue };
+        let name = format!("grad_{}", param.name);
+        let grad = made.iter().find(|(made, _)| **made == name).map(|(_, grad)| grad.to_f32());
+        let grad = grad.expect("a gradient each parameter");
+        let (first, others) = blocks.split_first_mut().expect("a batch has images");
+        first.grads[range.clone()].copy_from_slice(&grad);
+        others.iter_mut().for_each(|block| block.grads[range.clone()].fill(0.0));
     }
 }

@@ -41,7 +41,7 @@ impl Need {
             saving: vectors.saturating_mul(nets).saturating_mul(copies),
             block: block(program, training),
             blocks: blocks as u64,
-            thread: thread(program, training),
+            thread: thread(program, training, blocks as u64),
             threads: threads as u64,
         }
     }
@@ -103,8 +103,8 @@ fn block(program: &Program, training: bool) -> u64 {
     let activations = floats(sum(program.buffers.iter().copied())).saturating_mul(lanes);
     let channels = sum(program.batch_norms.iter().map(|&(channels, _)| channels));
     let gradients = match training {
-        true => floats(program.largest() as u64)
-            .saturating_mul(2)
+        true => floats(sum(program.slots.iter().copied()))
+            .saturating_mul(lanes)
             .saturating_add(floats(program.grad_len() as u64)),
         false => 0,
     };
@@ -113,7 +113,7 @@ fn block(program: &Program, training: bool) -> u64 {
 }
 
 /// A convolution's padded input and reordered weights, and the arrays of a layer without a tuned kernel.
-fn thread(program: &Program, training: bool) -> u64 {
+fn thread(program: &Program, training: bool, blocks: u64) -> u64 {
     let padded = |kernel: &Kernel| match kernel {
         Kernel::Conv2d(dims) if dims.padding > 0 => {
             let [height, width] = [dims.in_height, dims.in_width].map(|size| size + 2 * dims.padding);
@@ -130,9 +130,11 @@ fn thread(program: &Program, training: bool) -> u64 {
     };
     let reference = |kernel: &Kernel| match kernel {
         // Values and bounds in f64: what goes in and out, there and back, and what the layer sums up.
-        Kernel::Fallback { input, output, .. } => {
+        Kernel::Fallback(layer) => {
             let arrays = if training { 6 } else { 2 };
-            sum([input.len(), output.len()].into_iter()).saturating_mul(16 * LANES as u64 * arrays)
+            let values = layer.inputs.iter().chain([&layer.output]).map(|shape| shape.len());
+            let blocks = if training && layer.sees_batch() { blocks } else { 1 };
+            sum(values).saturating_mul(16 * LANES as u64 * arrays).saturating_mul(blocks)
         }
         _ => 0,
     };

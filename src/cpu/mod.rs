@@ -195,14 +195,16 @@ fn train_step(
             }
         });
         if !last {
-            net.finish_statistics(program, number, active);
+            net.finish_statistics(program, &program.ops[phase.end], active, step);
         }
     }
-    for number in (0..phases.len() - 1).rev() {
-        net.finish_grad_sums(program, number, active);
+    for phase in phases[..phases.len() - 1].iter().rev() {
+        let first = &program.ops[phase.end];
+        net.finish_grad_sums(program, first, active, step);
         let shared = &*net;
         active.par_iter_mut().with_max_len(1).for_each(|block| {
-            block.backward_normalised(program, shared, number, phases[number].clone(), step);
+            block.backward_first(program, shared, first);
+            block.backward(program, shared, phase.clone(), step);
         });
     }
     net.update(program, active, step);

@@ -1,6 +1,7 @@
 //! The weights of one net, their optimizer and their averages, in `f32`.
 
 use super::block::Block;
+use super::fallback;
 use super::program::{Kernel, Op, Program};
 use crate::config::Optimizer;
 use crate::engine::{Setup, Vector};
@@ -85,17 +86,28 @@ impl Net {
         op.params.iter().map(|&param| (self.about[param].param.name, values[param].as_slice()))
     }
 
-    /// Turns the blocks' sums into mean and deviation of batch normalisation `number` and updates the running ones.
-    pub(super) fn finish_statistics(&mut self, program: &Program, number: usize, blocks: &[Block]) {
-        let (channels, op) = program.batch_norms[number];
-        let op = &program.ops[op];
-        let Kernel::BatchNorm2d { eps, momentum, .. } = op.kernel else {
-            unreachable!("listed as a batch normalisation")
+    /// What begins a phase needs of the whole batch, which has reached it: turns the blocks' sums into mean and deviation of
+    /// a batch normalisation, or runs a layer without a tuned kernel; updates the running statistics.
+    pub(super) fn finish_statistics(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
+        let (number, eps, momentum) = match &op.kernel {
+            Kernel::BatchNorm2d { number, eps, momentum } => (*number, *eps, *momentum),
+            Kernel::Fallback(layer) => {
+                let context = fallback::context(self.replica.seed, step, op.layer, 0, true);
+                let made = fallback::forward(layer, op, self.named(op), &context, blocks);
+                for (&param, about) in op.params.iter().zip(&layer.params) {
+                    if let (false, Some(new)) = (about.trained, made.get(about.name)) {
+                        self.params[param] = new.to_f32();
+                    }
+                }
+                return;
+            }
+            other => unreachable!("{other:?} begins no phase"),
         };
+        let (channels, _) = program.batch_norms[number];
         let params: [usize; 4] = op.params[..].try_into().expect("a batch normalisation has four parameters");
         let [weight, bias, running_mean, running_var] =
             self.params.get_disjoint_mut(params).expect("four different ones");
-        let plane = program.buffers[op.input] / channels;
+        let plane = program.buffers[op.inputs[0]] / channels;
         let batch = &mut self.batch_norms[number];
         for values in [&mut batch.mean, &mut batch.inv_std, &mut batch.scale, &mut batch.offset] {
             values.resize(channels, 0.0);
@@ -104,7 +116,7 @@ impl Net {
             // All sums around the first block's shift.
             let shift = f64::from(blocks[0].shifts[number][c]);
             let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
-            for block in blocks {
+            for block in &*blocks {
                 let n = (block.valid * plane) as f64;
                 let [block_sum, block_squares] = block.sums[number][c];
                 let moved = f64::from(block.shifts[number][c]) - shift;
@@ -126,10 +138,19 @@ impl Net {
         }
     }
 
-    /// Turns the blocks' gradient sums into the gradients of weight and bias and the means that the input's needs.
-    pub(super) fn finish_grad_sums(&mut self, program: &Program, number: usize, blocks: &[Block]) {
-        let (channels, op) = program.batch_norms[number];
-        let plane = program.buffers[program.ops[op].input] / channels;
+    /// The same on the way back: turns the blocks' gradient sums into the gradients of weight and bias and the means that the
+    /// input's needs.
+    pub(super) fn finish_grad_sums(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
+        let number = match &op.kernel {
+            Kernel::BatchNorm2d { number, .. } => *number,
+            Kernel::Fallback(layer) => {
+                let context = fallback::context(self.replica.seed, step, op.layer, 0, true);
+                return fallback::backward(layer, op, self.named(op), &context, blocks);
+            }
+            other => unreachable!("{other:?} begins no phase"),
+        };
+        let (channels, _) = program.batch_norms[number];
+        let plane = program.buffers[op.inputs[0]] / channels;
         let count: f64 = blocks.iter().map(|block| (block.valid * plane) as f64).sum();
         let batch = &mut self.batch_norms[number];
         batch.grad.clear();
@@ -137,7 +158,7 @@ impl Net {
         batch.mean_grad_xhat.clear();
         for c in 0..channels {
             let mut total = [0.0; 2];
-            for block in blocks {
+            for block in &*blocks {
                 for (total, part) in total.iter_mut().zip(block.sums[number][c]) {
                     *total += part;
                 }

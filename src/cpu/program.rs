@@ -3,28 +3,47 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{ConvDims, LANES, PoolDims};
+use super::kernels::{ConvDims, PoolDims};
 use crate::layers::window::{Conv, Pool};
-use crate::layers::{self, Activation, Layer};
-use crate::model::Model;
+use crate::layers::{self, Activation, Layer, Param};
+use crate::model::{Model, NamedLayer, Source};
 use crate::tensor::Shape;
 
 /// One layer that computes.
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) kernel: Kernel,
-    /// Activation buffer that is read, and the one that is written.
-    pub(super) input: usize,
+    /// Activation buffers that are read, and the one that is written.
+    pub(super) inputs: Vec<usize>,
     pub(super) output: usize,
     /// The layer's parameters and running statistics, by their index in the model's.
     pub(super) params: Vec<usize>,
     /// Where the gradient of each of them lies in a flat vector of all; running statistics have none. Layers that share a
     /// parameter have a gradient each.
     pub(super) grads: Vec<Option<Range<usize>>>,
-    /// True if something below is trained, so that the gradient of the input is wanted.
-    pub(super) grad_input: bool,
+    /// How it goes back; not at all where neither it nor anything below is trained.
+    pub(super) back: Option<Back>,
     /// Index of the layer in the model.
     pub(super) layer: u32,
+}
+
+/// Where the gradients of values are on the way back, by slot.
+#[derive(Debug)]
+pub(super) struct Back {
+    pub(super) grad_output: usize,
+    /// For each input.
+    pub(super) shares: Vec<Share>,
+}
+
+/// A reader's share of the gradient of a value.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Share {
+    /// Nothing that the value is made from is trained.
+    Unwanted,
+    /// It is made in this slot, which may be that of the output's gradient: then it takes its place.
+    Made(usize),
+    /// It is made in a slot and added to another, where the shares of later readers are.
+    Added { made: usize, to: usize },
 }
 
 #[derive(Debug)]
@@ -44,11 +63,29 @@ pub(super) enum Kernel {
     Dropout {
         number: usize,
     },
-    Fallback {
-        layer: Arc<dyn Layer>,
-        input: Shape,
-        output: Shape,
+    Add,
+    Concat,
+    /// For each input, values of a map for which it has one.
+    Multiply {
+        maps: [usize; 2],
     },
+    Fallback(Fallback),
+}
+
+/// What a layer without a tuned kernel needs to be computed by its reference implementation.
+#[derive(Debug)]
+pub(super) struct Fallback {
+    pub(super) layer: Arc<dyn Layer>,
+    pub(super) inputs: Vec<Shape>,
+    pub(super) output: Shape,
+    pub(super) params: Vec<Param>,
+}
+
+impl Fallback {
+    /// True for a layer with running statistics: it takes its statistics over the whole batch.
+    pub(super) fn sees_batch(&self) -> bool {
+        self.params.iter().any(|param| !param.trained)
+    }
 }
 
 #[derive(Debug)]
@@ -57,6 +94,10 @@ pub(super) struct Program {
     pub(super) ops: Vec<Op>,
     /// Values of one image in each activation buffer.
     pub(super) buffers: Vec<usize>,
+    /// Values of one image in each slot for a gradient.
+    pub(super) slots: Vec<usize>,
+    /// The slot of the logits' gradient.
+    pub(super) grad_logits: usize,
     /// By parameter the gradients of the layers that compute with it, first to last; running statistics have none.
     pub(super) grad_ranges: Vec<Vec<Range<usize>>>,
     /// Channels and operation of each batch normalisation.
@@ -68,25 +109,37 @@ pub(super) struct Program {
 
 impl Program {
     pub(super) fn new(model: &Model) -> Self {
-        let mut ops = Vec::new();
+        let mut ops: Vec<Op> = Vec::new();
         let mut buffers = vec![model.input.len()];
         let mut batch_norms = Vec::new();
         let mut phases = Vec::new();
-        let (mut input, mut phase_start, mut dropouts) = (0, 0, 0);
+        let (mut phase_start, mut dropouts) = (0, 0);
         let indices = model.param_indices();
         let mut grad_ranges = vec![Vec::new(); model.params().len()];
         let mut grad_len = 0;
-        let first_trained = model.layers.iter().position(|layer| layer.parameter_count() > 0);
+        // The buffer of each layer's output.
+        let mut outputs: Vec<usize> = Vec::new();
         for (index, layer) in model.layers.iter().enumerate() {
+            let read = |source: &Source| match *source {
+                Source::Image => 0,
+                Source::Layer(layer) => outputs[layer],
+            };
+            let inputs: Vec<usize> = layer.sources.iter().map(read).collect();
+            let mut begin_phase = || {
+                phases.push(phase_start..ops.len());
+                phase_start = ops.len();
+            };
             let kernel = match layer.op {
-                // The same values: the next layer reads the same buffer.
-                layers::Op::Reshape => continue,
+                // The same values: those who read it read the same buffer.
+                layers::Op::Reshape => {
+                    outputs.push(inputs[0]);
+                    continue;
+                }
                 layers::Op::Conv2d(conv) => Kernel::Conv2d(conv_dims(&conv)),
                 layers::Op::Activation(Activation::LeakyRelu { slope }) => Kernel::LeakyRelu { slope },
                 layers::Op::BatchNorm2d { eps, momentum } => {
                     // A batch normalisation begins a phase: the one before it ends with its sums.
-                    phases.push(phase_start..ops.len());
-                    phase_start = ops.len();
+                    begin_phase();
                     batch_norms.push((layer.output.channels, ops.len()));
                     Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
                 }
@@ -96,9 +149,23 @@ impl Program {
                     dropouts += 1;
                     Kernel::Dropout { number: dropouts - 1 }
                 }
+                layers::Op::Add => Kernel::Add,
+                layers::Op::Concat => Kernel::Concat,
+                layers::Op::Multiply => {
+                    let map = |position: usize| layer.output.len() / layer.inputs[position].len();
+                    Kernel::Multiply { maps: [map(0), map(1)] }
+                }
                 layers::Op::Opaque => {
-                    let (input, output) = (layer.inputs[0], layer.output);
-                    Kernel::Fallback { layer: Arc::clone(&layer.layer), input, output }
+                    let fallback = Fallback {
+                        layer: Arc::clone(&layer.layer),
+                        inputs: layer.inputs.clone(),
+                        output: layer.output,
+                        params: layer.params.clone(),
+                    };
+                    if fallback.sees_batch() {
+                        begin_phase();
+                    }
+                    Kernel::Fallback(fallback)
                 }
             };
             let params = indices[index].clone();
@@ -109,32 +176,26 @@ impl Program {
                 Some(range)
             });
             let grads = grads.collect();
-            // A rectifier works in place where nobody needs what it overwrites.
-            let before = ops.last().map(|op: &Op| &op.kernel);
-            let in_place = matches!(kernel, Kernel::LeakyRelu { .. })
-                && matches!(before, Some(Kernel::Conv2d(_) | Kernel::BatchNorm2d { .. }));
-            if !in_place {
+            let output = if works_in_place(model, layer) {
+                inputs[0]
+            } else {
                 buffers.push(layer.output.len());
-            }
-            let grad_input = first_trained.is_some_and(|first| index > first);
-            ops.push(Op {
-                kernel,
-                input,
-                output: buffers.len() - 1,
-                params,
-                grads,
-                grad_input,
-                layer: index as u32,
-            });
-            input = buffers.len() - 1;
+                buffers.len() - 1
+            };
+            outputs.push(output);
+            ops.push(Op { kernel, inputs, output, params, grads, back: None, layer: index as u32 });
         }
         phases.push(phase_start..ops.len());
+        let logits = outputs.last().copied().unwrap_or(0);
+        let (slots, grad_logits) = place_gradients(model, &mut ops, &buffers, logits);
         Self {
             arch: pulp::Arch::new(),
             grad_ranges,
             grad_len,
             ops,
             buffers,
+            slots,
+            grad_logits,
             batch_norms,
             classes: model.class_count(),
             phases,
@@ -145,7 +206,8 @@ impl Program {
         self.classes
     }
 
-    /// Ranges of operations between batch normalisations; all but the first begin with one.
+    /// Ranges of operations that a block goes through without waiting for others; all but the first begin with one that needs
+    /// sums over the whole batch.
     pub(super) fn phases(&self) -> &[Range<usize>] {
         &self.phases
     }
@@ -154,11 +216,94 @@ impl Program {
     pub(super) fn grad_len(&self) -> usize {
         self.grad_len
     }
+}
 
-    /// Values of the largest activation of a block.
-    pub(super) fn largest(&self) -> usize {
-        self.buffers.iter().max().copied().unwrap_or(0) * LANES
+/// A rectifier works in place where nobody needs what it overwrites.
+fn works_in_place(model: &Model, layer: &NamedLayer) -> bool {
+    let (layers::Op::Activation(Activation::LeakyRelu { .. }), [Source::Layer(maker)]) =
+        (layer.op, &layer.sources[..])
+    else {
+        return false;
+    };
+    let maker = &model.layers[*maker];
+    matches!(maker.op, layers::Op::Conv2d(_) | layers::Op::BatchNorm2d { .. }) && maker.readers.len() == 1
+}
+
+/// Slots for gradients, some of them free.
+#[derive(Default)]
+struct Slots {
+    sizes: Vec<usize>,
+    free: Vec<usize>,
+}
+
+impl Slots {
+    /// The smallest free slot that is large enough, else the largest free one, which grows, else a new one.
+    fn take(&mut self, len: usize) -> usize {
+        let fitting = self.free.iter().copied().filter(|&slot| self.sizes[slot] >= len);
+        let fitting = fitting.min_by_key(|&slot| self.sizes[slot]);
+        let slot = fitting.or_else(|| self.free.iter().copied().max_by_key(|&slot| self.sizes[slot]));
+        let slot = slot.unwrap_or_else(|| {
+            self.sizes.push(0);
+            self.sizes.len() - 1
+        });
+        self.free.retain(|&other| other != slot);
+        self.sizes[slot] = self.sizes[slot].max(len);
+        slot
     }
+}
+
+/// Gives the gradient of each value a slot: there are as many as are alive at once on the way back. Returns the slots' sizes,
+/// and the slot of the logits' gradient.
+fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usize) -> (Vec<usize>, usize) {
+    let mut slots = Slots::default();
+    // Where the gradient of a buffer's values is, as far as it is made.
+    let mut places: Vec<Option<usize>> = vec![None; buffers.len()];
+    let grad_logits = slots.take(buffers[logits]);
+    places[logits] = Some(grad_logits);
+    for op in ops.iter_mut().rev() {
+        let layer = &model.layers[op.layer as usize];
+        if !layer.needs_grad {
+            continue;
+        }
+        let grad_output = places[op.output].take().expect("each value has a reader that goes back");
+        let wanted: Vec<bool> = layer.sources.iter().map(|&source| model.needs_grad(source)).collect();
+        let last_wanted = wanted.iter().rposition(|wanted| *wanted);
+        let mut kept = true;
+        let mut share = |position: usize| {
+            if !wanted[position] {
+                return Share::Unwanted;
+            }
+            // Element by element, or the same for all.
+            let in_place = match op.kernel {
+                Kernel::LeakyRelu { .. } | Kernel::BatchNorm2d { .. } => true,
+                Kernel::Add => last_wanted == Some(position),
+                _ => false,
+            };
+            let buffer = op.inputs[position];
+            match places[buffer] {
+                Some(to) => {
+                    let shared = in_place || matches!(op.kernel, Kernel::Add);
+                    let made = if shared { grad_output } else { slots.take(buffers[buffer]) };
+                    if !shared {
+                        slots.free.push(made);
+                    }
+                    Share::Added { made, to }
+                }
+                None => {
+                    let made = if in_place { grad_output } else { slots.take(buffers[buffer]) };
+                    kept &= !in_place;
+                    places[buffer] = Some(made);
+                    Share::Made(made)
+                }
+            }
+        };
+        let shares = (0..wanted.len()).map(&mut share).collect();
+        if kept {
+            slots.free.push(grad_output);
+        }
+        op.back = Some(Back { grad_output, shares });
+    }
+    (slots.sizes, grad_logits)
 }
 
 fn conv_dims(conv: &Conv) -> ConvDims {

@@ -8,7 +8,7 @@ use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Error;
 use crate::gpu::GpuEngine;
-use crate::layers::Context;
+use crate::layers::{Context, add, grad_input_name, input_name};
 use crate::losses::cross_entropy::cross_entropy;
 use crate::model::Model;
 use crate::optimizers::{self, average};
@@ -163,11 +163,15 @@ impl StepCheck<'_> {
     fn pass(&self, replica: usize, weights: &[Tensor], metrics: Metrics, place: &str, table: &mut Table) {
         self.batch(replica, place, table);
         let model = &self.models[replica];
-        let mut input = self.array("input", replica, model.input.into());
+        let image = self.array("input", replica, model.input.into());
         let mut layers = Vec::new();
         let indices = model.param_indices();
-        for (index, layer) in model.layers.iter().enumerate() {
-            let mut arrays = Arrays::from([("input", input)]);
+        let mut outputs = model.walk(&image, |index, inputs| {
+            let layer = &model.layers[index];
+            let mut arrays = Arrays::new();
+            for (position, &input) in inputs.iter().enumerate() {
+                arrays.insert(input_name(inputs.len(), position), input.clone());
+            }
             for (param, &at) in layer.params.iter().zip(&indices[index]) {
                 arrays.insert(param.name, Array::from_f32(&weights[at].shape, &weights[at].data));
             }
@@ -192,18 +196,29 @@ impl StepCheck<'_> {
             };
             arrays.extend(made);
             arrays.extend(self.compare(replica, index, Arrays::from([("output", output)]), place, table));
-            input = arrays["output"].clone();
+            let output = arrays["output"].clone();
             layers.push(arrays);
-        }
-        let Some(grad_logits) = self.loss(replica, &input, metrics, place, table) else { return };
-        let mut upstream = grad_logits;
-        for (index, mut arrays) in layers.into_iter().enumerate().rev() {
-            upstream.shape.clone_from(&arrays["output"].shape);
-            arrays.insert("grad_output", upstream);
-            let wanted = model.layers[index].layer.backward(&arrays, &self.context(replica, index));
-            let mut made = self.compare(replica, index, wanted, place, table);
-            upstream = made.remove("grad_input").expect("a layer has a gradient of its input");
-        }
+            output
+        });
+        let logits = outputs.pop().expect("a checked model");
+        let Some(mut grad_logits) = self.loss(replica, &logits, metrics, place, table) else { return };
+        grad_logits.shape.clone_from(&logits.shape);
+        // Both walks write to the table, one after the other.
+        let table = std::cell::RefCell::new(table);
+        let sum = |index: usize, parts: Vec<Array>| {
+            let wanted = Arrays::from([("grad_output", add::sum(parts.iter()))]);
+            let mut made = self.compare(replica, index, wanted, place, &mut table.borrow_mut());
+            made.remove("grad_output").expect("what is compared comes back")
+        };
+        model.walk_back(grad_logits, sum, |index, grad_output| {
+            let (layer, arrays) = (&model.layers[index], &mut layers[index]);
+            let inputs = layer.sources.len();
+            arrays.insert("grad_output", grad_output);
+            let wanted = layer.layer.backward(arrays, &self.context(replica, index));
+            let mut made = self.compare(replica, index, wanted, place, &mut table.borrow_mut());
+            let gradient = |position| made.remove(grad_input_name(inputs, position));
+            (0..inputs).map(gradient).map(|grad| grad.expect("a gradient of each input")).collect()
+        });
     }
 
     fn context(&self, replica: usize, layer: usize) -> Context {
@@ -226,7 +241,9 @@ impl StepCheck<'_> {
         for (variable, want) in wanted {
             let tensor = format!("{}.{variable}", layer.name);
             let (kind, place) = (format!("{}.{variable}", layer.kind.name), format!("{place}, {tensor}"));
-            if !["output", "grad_input"].contains(&variable) {
+            let is_value =
+                variable == "output" || variable == "grad_output" || variable.starts_with("grad_input");
+            if !is_value {
                 let Some((launch, array)) = self.small(replica, index, variable, &want.shape) else {
                     continue;
                 };

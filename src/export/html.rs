@@ -13,7 +13,7 @@ use crate::classify::takes_pictures;
 use crate::dataset::Images;
 use crate::error::{Error, Result};
 use crate::layers::Op;
-use crate::model::Model;
+use crate::model::{Model, Source};
 use crate::plan::{ParamLayout, Plan, PlanOptions};
 use crate::shader;
 use crate::tensor::Tensor;
@@ -145,6 +145,10 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         .map(|layer| {
             json!({
                 "name": layer.name,
+                "sources": layer.sources.iter().map(|source| match *source {
+                    Source::Image => -1,
+                    Source::Layer(layer) => layer as i64,
+                }).collect::<Vec<_>>(),
                 "op": layer.op,
                 "weights_of": layer.weights_of.map(|owner| model.layers[owner].name.as_str()),
                 "output": layer.output,
@@ -256,36 +260,5 @@ mod tests {
             message.contains("takes 2 channels; a page is for models of 1 (grey) or 3 (RGB)"),
             "{message}"
         );
-    }
-
-    #[test]
-    fn the_fallback_knows_what_every_layer_computes() {
-        let text = r#"
-            name = "all"
-            input = [2, 8, 8]
-            layers = [
-              { type = "conv2d", out_channels = 4, kernel = 3 },
-              { type = "relu" },
-              { type = "leaky_relu" },
-              { type = "batch_norm2d" },
-              { type = "max_pool2d", kernel = 2 },
-              { type = "avg_pool2d", kernel = 2, stride = 1 },
-              { type = "dropout", rate = 0.1 },
-              { type = "global_avg_pool2d" },
-              { type = "flatten" },
-              { type = "linear", out_features = 3 },
-            ]
-            "#;
-        let model = Model::parse(text, "all").unwrap();
-        let kinds: BTreeSet<&str> = model.layers.iter().map(|layer| layer.kind.name).collect();
-        assert_eq!(kinds.len(), crate::layers::LAYERS.len());
-        let (_, fallback) = PARTS.iter().find(|(part, _)| *part == "fallback.js").unwrap();
-        for layer in &model.layers {
-            let op = serde_json::to_value(layer.op).unwrap();
-            for name in ["type", "function"].iter().filter_map(|key| op.get(key)) {
-                let key = format!("\n  {}: ", name.as_str().unwrap());
-                assert!(fallback.contains(&key), "{key} is not in fallback.js");
-            }
-        }
     }
 }

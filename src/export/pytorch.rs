@@ -6,7 +6,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, shown};
 use crate::layers::window::{Conv, Pool};
 use crate::layers::{Activation, Op};
-use crate::model::{Model, NamedLayer};
+use crate::model::{Model, NamedLayer, Source};
 
 /// Words of Python, and attributes that a module has anyway: no layer can be called so there.
 const TAKEN: &str = "\
@@ -37,7 +37,18 @@ const TAKEN: &str = "\
 pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     let model = &checkpoint.model;
     let (mut modules, mut calls) = (String::new(), String::new());
-    for layer in &model.layers {
+    // What is read later than by the next layer has a name of its own.
+    let kept = |source: Source| match source {
+        Source::Image => "kept_input".to_owned(),
+        Source::Layer(layer) => format!("kept_{}", model.layers[layer].name),
+    };
+    let is_kept = |source: Source, next: usize| {
+        model.layers.iter().skip(next + 1).any(|layer| layer.sources.contains(&source))
+    };
+    if is_kept(Source::Image, 0) {
+        line(&mut calls, &format!("        {} = x", kept(Source::Image)));
+    }
+    for (index, layer) in model.layers.iter().enumerate() {
         let name = &layer.name;
         // What begins with an underscore may be one of PyTorch's own, too.
         let fits = name.starts_with(|c: char| c.is_ascii_alphabetic())
@@ -50,12 +61,18 @@ pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
             );
             return Err(Error::Usage(message));
         }
-        let (module, call) = layer_lines(model, layer)?;
+        let before = index.checked_sub(1).map_or(Source::Image, Source::Layer);
+        let read = |&source: &Source| if source == before { "x".to_owned() } else { kept(source) };
+        let inputs: Vec<String> = layer.sources.iter().map(read).collect();
+        let (module, call) = layer_lines(model, layer, &inputs)?;
         if let Some(module) = module {
             line(&mut modules, &format!("        self.{name} = nn.{module}"));
         }
         if let Some(call) = call {
             line(&mut calls, &format!("        x = {call}"));
+        }
+        if is_kept(Source::Layer(index), index + 1) {
+            line(&mut calls, &format!("        {} = x", kept(Source::Layer(index))));
         }
     }
     let input = model.input;
@@ -66,6 +83,7 @@ pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     logits = net(pixels)                # pixels: [N, {channels}, {height}, {width}], from 0 to 1
 """
 
+import torch
 from torch import nn
 from torch.nn import functional
 
@@ -113,21 +131,26 @@ fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("a string takes all");
 }
 
-/// The module that a layer needs, and what computes it from `x`.
-fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Option<String>)> {
+/// The module that a layer needs, and what computes it from `inputs`.
+fn layer_lines(
+    model: &Model,
+    layer: &NamedLayer,
+    inputs: &[String],
+) -> Result<(Option<String>, Option<String>)> {
+    let x = &inputs[0];
     let name = &layer.name;
     let owner = layer.weights_of.map(|owner| &model.layers[owner].name);
     let with_bias = layer.params.iter().any(|param| param.name == "bias");
     let bias = if with_bias { "True" } else { "False" };
-    let own = |module: String| (Some(module), Some(format!("self.{name}(x)")));
+    let own = |module: String| (Some(module), Some(format!("self.{name}({x})")));
     Ok(match (layer.op, owner) {
         (Op::Conv2d(sizes), None) if layer.is_fully_connected() => {
             let Conv { input, output, .. } = sizes;
             let module = format!("Linear({}, {}, bias={bias})", input.channels, output.channels);
-            (Some(module), Some(format!("self.{name}(x.flatten(1))[:, :, None, None]")))
+            (Some(module), Some(format!("self.{name}({x}.flatten(1))[:, :, None, None]")))
         }
         (Op::Conv2d(_), Some(owner)) if layer.is_fully_connected() => {
-            let call = format!("self.{owner}(x.flatten(1))[:, :, None, None]");
+            let call = format!("self.{owner}({x}.flatten(1))[:, :, None, None]");
             (None, Some(call))
         }
         (Op::Conv2d(Conv { input, output, kernel, stride, padding, groups }), None) => own(format!(
@@ -136,7 +159,7 @@ fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Opt
         )),
         (Op::Conv2d(Conv { stride, padding, groups, .. }), Some(owner)) => {
             let call = format!(
-                "functional.conv2d(x, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, groups={groups})"
+                "functional.conv2d({x}, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, groups={groups})"
             );
             (None, Some(call))
         }
@@ -148,7 +171,7 @@ fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Opt
             let channels = layer.output.channels;
             let module = format!("BatchNorm2d({channels}, eps={eps:?}, momentum={momentum:?}, affine=False)");
             let weights = format!("self.{owner}.weight[:, None, None] + self.{owner}.bias[:, None, None]");
-            (Some(module), Some(format!("self.{name}(x) * {weights}")))
+            (Some(module), Some(format!("self.{name}({x}) * {weights}")))
         }
         (Op::Activation(Activation::LeakyRelu { slope: 0.0 }), _) => own("ReLU()".into()),
         (Op::Activation(Activation::LeakyRelu { slope }), _) => own(format!("LeakyReLU({slope:?})")),
@@ -158,9 +181,12 @@ fn layer_lines(model: &Model, layer: &NamedLayer) -> Result<(Option<String>, Opt
         }
         (Op::AvgPool2d(pool), _) => own(format!("AvgPool2d({})", window(&pool))),
         (Op::Dropout { rate }, _) => own(format!("Dropout({rate:?})")),
+        (Op::Add, _) => (None, Some(inputs.join(" + "))),
+        (Op::Multiply, _) => (None, Some(inputs.join(" * "))),
+        (Op::Concat, _) => (None, Some(format!("torch.cat([{}], 1)", inputs.join(", ")))),
         (Op::Reshape, _) => {
             let [c, h, w] = [layer.output.channels, layer.output.height, layer.output.width];
-            (None, Some(format!("x.reshape(-1, {c}, {h}, {w})")))
+            (None, Some(format!("{x}.reshape(-1, {c}, {h}, {w})")))
         }
         (Op::Opaque, _) => {
             let message = format!("layer `{name}`: PyTorch export does not know {}", layer.kind.name);

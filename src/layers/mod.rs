@@ -3,14 +3,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::Serialize;
 
 use crate::config::shortest_floats as keys_of;
 use crate::tensor::{Arrays, Shape};
 
+pub(crate) mod add;
 mod avg_pool2d;
 mod batch_norm2d;
+mod concat;
 mod conv2d;
 mod dropout;
 mod flatten;
@@ -19,6 +22,7 @@ mod kind;
 mod leaky_relu;
 mod linear;
 mod max_pool2d;
+mod multiply;
 mod relu;
 pub mod window;
 
@@ -26,8 +30,10 @@ pub use kind::{LayerKind, register};
 
 /// The layers that every model file can name.
 pub const LAYERS: &[LayerKind] = &[
+    add::KIND,
     avg_pool2d::KIND,
     batch_norm2d::KIND,
+    concat::KIND,
     conv2d::KIND,
     dropout::KIND,
     flatten::KIND,
@@ -35,6 +41,7 @@ pub const LAYERS: &[LayerKind] = &[
     leaky_relu::KIND,
     linear::KIND,
     max_pool2d::KIND,
+    multiply::KIND,
     relu::KIND,
 ];
 
@@ -116,6 +123,8 @@ pub struct Launch {
     pub constants: BTreeMap<&'static str, f64>,
     /// Invocations wanted for one replica. The planner divides by the workgroup size; the replica is z.
     pub invocations: usize,
+    /// Position of the layer's input that the variables `input` and `grad_input` stand for.
+    pub source: usize,
 }
 
 impl Launch {
@@ -126,8 +135,32 @@ impl Launch {
         invocations: usize,
         constants: impl IntoIterator<Item = (&'static str, f64)>,
     ) -> Self {
-        Self { shader, entry_point, constants: constants.into_iter().collect(), invocations }
+        Self { shader, entry_point, constants: constants.into_iter().collect(), invocations, source: 0 }
     }
+
+    /// The launch for another of the layer's inputs.
+    pub fn of_source(self, source: usize) -> Self {
+        Self { source, ..self }
+    }
+}
+
+macro_rules! numbered {
+    ($prefix:literal: $($number:literal)*) => { [$(concat!($prefix, $number)),*] };
+}
+
+/// Most values that a layer can read.
+pub const MOST_INPUTS: usize = 16;
+const INPUTS: [&str; MOST_INPUTS] = numbered!("input": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+const GRAD_INPUTS: [&str; MOST_INPUTS] = numbered!("grad_input": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
+
+/// What the input at a position is called in a layer that reads `count` of them.
+pub fn input_name(count: usize, position: usize) -> &'static str {
+    if count == 1 { "input" } else { INPUTS[position] }
+}
+
+/// What the gradient of such an input is called.
+pub fn grad_input_name(count: usize, position: usize) -> &'static str {
+    if count == 1 { "grad_input" } else { GRAD_INPUTS[position] }
 }
 
 /// Words of each layer among a net's settings in the tensor `state`; `Replica::words` has the list.
@@ -187,6 +220,12 @@ pub enum Op {
         /// Probability of a zero.
         rate: f32,
     },
+    /// The sum of all inputs.
+    Add,
+    /// The channels of all inputs, in order.
+    Concat,
+    /// The product of two inputs, one of which may have a value for each channel alone.
+    Multiply,
     /// The same values under another shape.
     Reshape,
     /// None of these: the CPU engine falls back on the reference implementation, and the exports refuse it.
@@ -208,7 +247,8 @@ pub enum Activation {
 ///
 /// The reference implementation works in `f64` on [N, C, H, W] arrays and is the meaning of the layer; both engines are
 /// compared with it. Arrays go by the names that the shader's variables have: `input`, `output`, `grad_output`,
-/// `grad_input`, the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass.
+/// `grad_input`, the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass. A
+/// layer that reads several values calls them `input1`, `input2`, ... and their gradients `grad_input1`, ...
 ///
 /// # Examples
 /// ```
@@ -225,6 +265,11 @@ pub enum Activation {
 pub trait Layer: fmt::Debug + Send + Sync {
     /// The layer's keys as in a model file, defaults included.
     fn keys(&self) -> toml::Table;
+
+    /// How many values the layer reads.
+    fn input_count(&self) -> RangeInclusive<usize> {
+        1..=1
+    }
 
     /// What comes out of one image whose values have the shapes `inputs`, or why nothing can.
     fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
@@ -245,8 +290,10 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Reads what forward read and made, and `grad_output`; makes `grad_input` and the gradients of the parameters.
     fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays;
 
-    /// Launches of one pass. In the backward pass, the entry point `backward_input` makes `grad_input` and nothing else; the
-    /// planner leaves it out where no layer below is trained. An empty list for a layer without kernels, whose output is its input under another shape.
+    /// Launches of one pass. In the backward pass, the entry point `backward_input` makes the gradient of the launch's
+    /// source ([`Launch::source`]) and nothing else; the planner leaves it out where nothing that the source is made from is
+    /// trained. An empty list forward: the output is the input under another shape. An empty list backward: the gradient of
+    /// the output is that of each input.
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch>;
 
     /// Tensors that the forward launches save or need for themselves: name and `f32` values per replica.

@@ -26,6 +26,18 @@ pub(super) struct FusedConv {
     pub(super) norm: Option<usize>,
 }
 
+impl FusedConv {
+    /// The first of its layers, whose input it loads.
+    pub(super) fn first(&self) -> usize {
+        self.before.layers().next().unwrap_or(self.conv)
+    }
+
+    /// The layer whose output it makes.
+    pub(super) fn last(&self) -> usize {
+        self.relu.unwrap_or(self.conv)
+    }
+}
+
 /// What is applied, in this order, when an input is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Before {
@@ -68,22 +80,23 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
     let mut at = 0;
     while at < ops.len() {
         // Layers that a convolution may apply on loading, and the convolution.
-        let (before, conv) = chain(&ops, at);
+        let (before, conv) = chain(model, &ops, at);
         let producer = match blocks.last() {
             Some(Block::Conv(producer)) => Some(producer.clone()),
             _ => None,
         };
         // A normalisation needs the sums that only a fused convolution right before it makes.
-        let fits = before.norm.is_none() || producer.is_some();
+        let fits = before.norm.is_none() || producer.is_some() && model.is_chained(at);
         let fused = conv.filter(|&conv| fits && head(model, &ops, conv).is_none());
         if let Some(conv) = fused.filter(|&conv| is_fusable(&ops[conv], part_quads)) {
             if let Some(Block::Conv(producer)) = blocks.last_mut() {
                 producer.norm = before.norm;
             }
-            let behind = ops.get(conv + 1);
-            let relu = behind
-                .filter(|op| matches!(op, Op::Activation(Activation::LeakyRelu { .. })))
-                .map(|_| conv + 1);
+            let rectifies = |layer: &usize| {
+                matches!(ops.get(*layer), Some(Op::Activation(Activation::LeakyRelu { .. })))
+                    && model.is_chained(*layer)
+            };
+            let relu = Some(conv + 1).filter(rectifies);
             blocks.push(Block::Conv(FusedConv { conv, before, relu, norm: None }));
             at = relu.unwrap_or(conv) + 1;
         } else if let Some(head) = head(model, &ops, at) {
@@ -97,11 +110,14 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
     blocks
 }
 
-/// The layers from `at` on that can be applied on loading, and what comes behind them if it is a convolution.
-fn chain(ops: &[Op], mut at: usize) -> (Before, Option<usize>) {
+/// The layers from `at` on that can be applied on loading, and what comes behind them if it is a convolution. Each of them
+/// is all that reads the one before.
+fn chain(model: &Model, ops: &[Op], first: usize) -> (Before, Option<usize>) {
     let mut before = Before::default();
+    let mut at = first;
     let mut next = |fits: fn(&Op) -> bool| {
-        let found = ops.get(at).is_some_and(fits).then_some(at);
+        let found = ops.get(at).is_some_and(|op| fits(op) && (at == first || model.is_chained(at)));
+        let found = found.then_some(at);
         at += usize::from(found.is_some());
         found
     };
@@ -128,6 +144,9 @@ fn is_fusable(op: &Op, part_quads: usize) -> bool {
 
 /// The head that starts at layer `at` and ends with the network.
 fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
+    if !(at + 1..ops.len()).all(|layer| model.is_chained(layer)) {
+        return None;
+    }
     let computes = |layer: &usize| ops[*layer] != Op::Reshape;
     // A third one is enough to know that this is no head.
     let layers: Vec<usize> = (at..ops.len()).filter(computes).take(3).collect();

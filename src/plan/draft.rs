@@ -1,4 +1,4 @@
-//! A plan in the making: tensors and launches are added one by one, joined by name.
+//! A plan in the making: tensors and launches are added one by one.
 
 use std::collections::BTreeMap;
 
@@ -8,6 +8,34 @@ use crate::shader;
 
 /// WebGPU's limit on workgroups along one axis.
 const MAX_WORKGROUPS: usize = 65_535;
+
+/// Tensors by the shader's variable that stands for them.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Wires(BTreeMap<String, usize>);
+
+impl Wires {
+    pub(super) fn new<'a>(wires: impl IntoIterator<Item = (&'a str, usize)>) -> Self {
+        Self(wires.into_iter().map(|(variable, tensor)| (variable.to_owned(), tensor)).collect())
+    }
+
+    /// The same, and a convolution without bias binds its weight a second time; the shader does not read it.
+    pub(super) fn with_bias(&self) -> Self {
+        let mut wires = self.clone();
+        if let (Some(weight), None) = (self.get("weight"), self.get("bias")) {
+            wires.set("bias", weight);
+        }
+        wires
+    }
+
+    /// Wires a variable, anew if it was wired.
+    pub(super) fn set(&mut self, variable: &str, tensor: usize) {
+        self.0.insert(variable.to_owned(), tensor);
+    }
+
+    pub(super) fn get(&self, variable: &str) -> Option<usize> {
+        self.0.get(variable).copied()
+    }
+}
 
 /// Tensors by name, and the launches so far.
 pub(super) struct Draft {
@@ -37,65 +65,48 @@ impl Draft {
         self.constants.insert(name, value as f64);
     }
 
-    /// True if a tensor has this name.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.by_name.contains_key(name)
-    }
-
-    fn add(&mut self, name: &str, floats: usize, place: Place) {
-        if !self.by_name.contains_key(name) {
-            self.by_name.insert(name.to_owned(), self.tensors.len());
+    fn add(&mut self, name: &str, floats: usize, place: Place) -> usize {
+        *self.by_name.entry(name.to_owned()).or_insert_with(|| {
             self.tensors.push(TensorPlan { name: name.to_owned(), bytes: 4 * floats as u64, place });
-        }
+            self.tensors.len() - 1
+        })
     }
 
-    /// A tensor in pooled memory.
-    pub(super) fn pool(&mut self, name: &str, floats: usize) {
-        self.add(name, floats, Place::Slot(usize::MAX));
+    /// A tensor in pooled memory. Returns its number, as the others do.
+    pub(super) fn pool(&mut self, name: &str, floats: usize) -> usize {
+        self.add(name, floats, Place::Slot(usize::MAX))
     }
 
     /// A tensor with a buffer of its own that outlives the step.
-    pub(super) fn keep(&mut self, name: &str, floats: usize) {
-        self.keep_view(name, name, 0, floats);
+    pub(super) fn keep(&mut self, name: &str, floats: usize) -> usize {
+        self.keep_view(name, name, 0, floats)
     }
 
     /// A tensor that is part of a buffer that outlives the step.
-    pub(super) fn keep_view(&mut self, name: &str, buffer: &str, offset: usize, floats: usize) {
-        self.add(name, floats, Place::Kept { buffer: buffer.to_owned(), offset: 4 * offset as u64 });
+    pub(super) fn keep_view(&mut self, name: &str, buffer: &str, offset: usize, floats: usize) -> usize {
+        self.add(name, floats, Place::Kept { buffer: buffer.to_owned(), offset: 4 * offset as u64 })
     }
 
-    /// Another name of a tensor.
-    pub(super) fn alias(&mut self, name: &str, existing: &str) {
-        let index = self.by_name[existing];
-        self.by_name.insert(name.to_owned(), index);
+    /// Keeps a tensor that no launch binds: a part of a buffer that tests read.
+    pub(super) fn pin(&mut self, tensor: usize) {
+        self.pinned.push(tensor);
     }
 
-    /// Keeps a tensor that no launch binds by its own name: a part of a buffer that tests read.
-    pub(super) fn pin(&mut self, name: &str) {
-        self.pinned.push(self.by_name[name]);
-    }
-
-    /// A launch for each replica.
-    pub(super) fn launch(&mut self, owner: &str, launch: &Launch) {
-        self.launch_times(owner, launch, self.options.replicas);
+    /// A launch for each replica. `wires` says which tensors its variables are; others are those called so.
+    pub(super) fn launch(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
+        self.launch_times(owner, launch, wires, self.options.replicas);
     }
 
     /// A launch whose elements are those of all replicas.
-    pub(super) fn launch_once(&mut self, owner: &str, launch: &Launch) {
-        self.launch_times(owner, launch, 1);
+    pub(super) fn launch_once(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
+        self.launch_times(owner, launch, wires, 1);
     }
 
-    /// Joins a launch's variables to tensors: `owner.variable` if there is one, else the tensor called `variable`.
-    fn launch_times(&mut self, owner: &str, launch: &Launch, replicas: usize) {
+    fn launch_times(&mut self, owner: &str, launch: &Launch, wires: &Wires, replicas: usize) {
         let shader = shader::find(launch.shader);
         let bindings = shader.bindings(launch.entry_point).into_iter().map(|binding| {
-            let find = |variable: &str| {
-                let own = self.by_name.get(&format!("{owner}.{variable}"));
-                own.or_else(|| self.by_name.get(variable)).copied()
-            };
-            let tensor = find(&binding.variable);
-            // A convolution without bias binds its weight a second time; the shader does not read it.
-            let tensor = tensor.or_else(|| find("weight").filter(|_| binding.variable == "bias"));
+            let wired = wires.get(&binding.variable);
+            let tensor = wired.or_else(|| self.by_name.get(&binding.variable).copied());
             let tensor = tensor.unwrap_or_else(|| {
                 panic!("no tensor for {owner}.{} of {}.wgsl", binding.variable, launch.shader)
             });

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::ParamLayout;
 use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
+use super::values::Values;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
 use crate::layers::{Activation, Grain, Launch, Op, first_setting};
@@ -73,7 +74,7 @@ fn launch(
 ) -> Launch {
     let known: Vec<&str> = shader::find(shader).overrides().map(|(name, _)| name).collect();
     constants.retain(|name, _| known.contains(name));
-    Launch { shader, entry_point, constants, invocations: groups * WORKGROUP }
+    Launch { shader, entry_point, constants, invocations: groups * WORKGROUP, source: 0 }
 }
 
 /// How many quads of images a part of a batch of `quads` has.
@@ -216,8 +217,8 @@ impl<'a> Fusion<'a> {
         for (&layer, &start) in &self.sums {
             let len = self.model.layers[layer].output.channels * self.replicas;
             let name = format!("{}.statistics", self.name(layer));
-            draft.keep_view(&name, "sums", 2 * (start + self.parts * len), 2 * len);
-            draft.pin(&name);
+            let view = draft.keep_view(&name, "sums", 2 * (start + self.parts * len), 2 * len);
+            draft.pin(view);
         }
         draft.keep("average_running", self.layout.running_len().max(1));
     }
@@ -236,52 +237,44 @@ impl<'a> Fusion<'a> {
         launch
     }
 
-    /// Names the tensors that the kernels of a fused convolution bind.
-    fn wire(&self, fused: &FusedConv, draft: &mut Draft) {
-        let name = self.name(fused.conv).to_owned();
-        let first = fused.before.layers().next().unwrap_or(fused.conv);
-        // What is normalised on loading gets its gradient from the launch of the normalisation's producer.
-        let below =
-            fused.before.layers().find(|layer| Some(*layer) != fused.before.norm).unwrap_or(fused.conv);
-        let last = fused.relu.unwrap_or(fused.conv);
-        let upstream = fused.norm.unwrap_or(last);
-        draft.alias(&format!("{name}.input"), &format!("{}.input", self.name(first)));
-        draft.alias(&format!("{name}.grad_input"), &format!("{}.grad_input", self.name(below)));
-        draft.alias(&format!("{name}.grad_output"), &format!("{}.grad_output", self.name(upstream)));
-        draft.alias(&format!("{name}.output"), &format!("{}.output", self.name(last)));
-        draft.alias(&format!("{name}.made"), &format!("{name}.output"));
-        // Whoever comes next reads the output where the normalisation would have read it.
-        if let Some(norm) = fused.norm {
-            draft.alias(&format!("{}.input", self.name(norm)), &format!("{name}.output"));
-        }
-    }
-
     /// Forward launches of a fused convolution.
-    pub(super) fn forward(&self, fused: &FusedConv, average_decay: f32, training: bool, draft: &mut Draft) {
-        self.wire(fused, draft);
+    pub(super) fn forward(
+        &self,
+        fused: &FusedConv,
+        average_decay: f32,
+        training: bool,
+        values: &Values,
+        draft: &mut Draft,
+    ) {
         let tiles = self.conv(fused.conv).output.channels.div_ceil(FORWARD_CHANNELS);
         let mut constants = self.constants(fused, training);
         constants
             .insert("AVERAGE_DECAY", f64::from(if self.averages_running() { average_decay } else { 0.0 }));
         let entry_point = if training { "forward" } else { "forward_eval" };
         let launch = launch("fused_conv2d", entry_point, constants, self.parts * tiles);
-        draft.launch(self.name(fused.conv), &launch);
+        draft.launch(self.name(fused.conv), &launch, &values.between(fused.first(), fused.last()));
     }
 
     /// Backward launches of a fused convolution; `to_input` if something below is trained.
-    pub(super) fn backward(&self, fused: &FusedConv, to_input: bool, draft: &mut Draft) {
-        self.wire(fused, draft);
+    pub(super) fn backward(&self, fused: &FusedConv, to_input: bool, values: &Values, draft: &mut Draft) {
+        // What is normalised on loading gets its gradient from the launch of the normalisation's producer, and what is
+        // normalised by those who read the output hands on the gradient behind that.
+        let below = fused.before.layers().find(|layer| Some(*layer) != fused.before.norm);
+        let above = fused.norm.unwrap_or(fused.last());
+        let mut wires = values.between(below.unwrap_or(fused.conv), above);
+        wires.set("input", values.input(fused.first()));
+        wires.set("made", values.output(fused.last()));
         let conv = self.conv(fused.conv);
-        let name = self.name(fused.conv).to_owned();
         let mut constants = self.constants(fused, true);
         if fused.norm.is_some() && to_input && conv.output.len() > MOST_ON_LOAD {
-            let owner = self.name(fused.relu.or(fused.norm).expect("there is a normalisation")).to_owned();
-            for variable in ["grad_output", "made"] {
-                draft.alias(&format!("{owner}.{variable}"), &format!("{name}.{variable}"));
-            }
+            let owner = fused.relu.or(fused.norm).expect("there is a normalisation");
+            let grad_input = values.grad_input(owner);
+            let mut owned = wires.clone();
+            owned.set("grad_input", grad_input);
             let groups = self.quads * conv.output.channels;
-            draft.launch(&owner, &launch(BACKWARD, "backward_output", constants.clone(), groups));
-            draft.alias(&format!("{name}.grad_output"), &format!("{owner}.grad_input"));
+            let launch = launch(BACKWARD, "backward_output", constants.clone(), groups);
+            draft.launch(self.name(owner), &launch, &owned);
+            wires.set("grad_output", grad_input);
             constants.insert("OUT_NORMALISE", 0.0);
             constants.insert("OUT_RECTIFY", 0.0);
         }
@@ -297,7 +290,7 @@ impl<'a> Fusion<'a> {
         constants.insert("INPUT_GROUPS", input_groups as f64);
         let entry_point = if to_input { "backward" } else { "backward_weight" };
         let groups = input_groups + (weight_tiles * lanes).div_ceil(WORKGROUP);
-        draft.launch(&name, &launch(BACKWARD, entry_point, constants, groups));
+        draft.launch(self.name(fused.conv), &launch(BACKWARD, entry_point, constants, groups), &wires);
     }
 
     fn constants(&self, fused: &FusedConv, training: bool) -> Constants {
@@ -386,10 +379,9 @@ impl<'a> Fusion<'a> {
     }
 
     /// The launch of the head: loss, hits, logits and, in training, gradients.
-    pub(super) fn head(&self, head: &Head, training: bool, draft: &mut Draft) {
-        let first = self.name(head.first).to_owned();
-        draft.alias("loss.input", &format!("{first}.input"));
-        draft.alias("loss.grad_input", &format!("{first}.grad_input"));
+    pub(super) fn head(&self, head: &Head, training: bool, values: &Values, draft: &mut Draft) {
+        let mut wires = values.between(head.first, head.first);
+        wires.set("logits", values.logits);
         let conv = self.conv(head.linear);
         let constants = [
             ("QUADS", self.quads as f64),
@@ -407,6 +399,6 @@ impl<'a> Fusion<'a> {
             ("GRAD_BIAS", self.grad(head.linear, "bias")),
         ];
         let entry_point = if training { "forward" } else { "forward_eval" };
-        draft.launch("loss", &Launch::new("head", entry_point, self.parts * WORKGROUP, constants));
+        draft.launch("loss", &Launch::new("head", entry_point, self.parts * WORKGROUP, constants), &wires);
     }
 }

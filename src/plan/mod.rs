@@ -20,11 +20,13 @@ mod draft;
 mod fuse;
 mod layout;
 mod memory;
+mod values;
 
 use blocks::Block;
-use draft::Draft;
+use draft::{Draft, Wires};
 use fuse::Fusion;
 pub use layout::{Entry, ParamLayout};
+use values::Values;
 
 /// What one step does, as data.
 ///
@@ -184,8 +186,11 @@ impl Plan {
         tensors: &[(&str, usize)],
     ) -> Self {
         let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() });
-        tensors.iter().for_each(|(name, words)| draft.pool(name, *words));
-        launches.iter().for_each(|launch| draft.launch(owner, launch));
+        let mut wires = Wires::default();
+        for (name, words) in tensors {
+            wires.set(name, draft.pool(name, *words));
+        }
+        launches.iter().for_each(|launch| draft.launch(owner, launch, &wires.with_bias()));
         draft.finish(batch_size)
     }
 
@@ -221,6 +226,13 @@ struct Planner<'a> {
     options: PlanOptions,
     fusion: Option<Fusion<'a>>,
     draft: Draft,
+    values: Values,
+}
+
+/// What a layer needs to know to describe its launches.
+fn context(model: &Model, index: usize, quads: usize, grain: Grain) -> PlanContext {
+    let layer = &model.layers[index];
+    PlanContext { inputs: layer.inputs.clone(), output: layer.output, quads, layer: index as u32, grain }
 }
 
 impl<'a> Planner<'a> {
@@ -235,76 +247,46 @@ impl<'a> Planner<'a> {
         let fusion =
             options.fuse.then(|| Fusion::new(model, batch.batch_size, options.replicas, options.grain));
         let fusion = fusion.filter(Fusion::fuses);
-        let mut planner = Self { model, quads, options, fusion, draft: Draft::new(options) };
-        let image_floats = 4 * quads * options.replicas;
+        let mut draft = Draft::new(options);
+        let images = 4 * quads * options.replicas;
         let settings = Replica::word_count(model);
-        planner.draft.constant("SETTINGS", settings);
-        planner.draft.keep("state", 4 + options.replicas * settings);
-        let ring_width = if planner.fusion.as_ref().is_some_and(Fusion::has_head) { quads } else { 1 };
-        planner.draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas * ring_width);
-        planner.draft.pool("input", image_floats * model.input.len());
+        draft.constant("SETTINGS", settings);
+        draft.keep("state", 4 + options.replicas * settings);
+        let ring_width = if fusion.as_ref().is_some_and(Fusion::has_head) { quads } else { 1 };
+        draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas * ring_width);
+        let image = draft.pool("input", images * model.input.len());
         for name in ["indices", "targets", "loss", "correct"] {
-            planner.draft.pool(name, image_floats);
+            draft.pool(name, images);
         }
-        planner.draft.pool("transforms", 6 * image_floats);
-        planner.draft.pool("loss.grad_logits", image_floats * model.class_count());
-        let mut input = "input".to_owned();
-        for (index, layer) in model.layers.iter().enumerate() {
-            let context = planner.context(index);
-            let (output, grad_input) =
-                (format!("{}.output", layer.name), format!("{}.grad_input", layer.name));
-            planner.draft.alias(&format!("{}.input", layer.name), &input);
-            if layer.layer.launches(Pass::Train, &context).is_empty() {
-                // A change of shape alone.
-                planner.draft.alias(&output, &input);
-            } else {
-                planner.draft.pool(&output, image_floats * layer.output.len());
-                planner.draft.pool(&grad_input, image_floats * layer.inputs[0].len());
-                for (name, len) in layer.layer.saved(&context) {
-                    planner.draft.pool(&format!("{}.{name}", layer.name), len * options.replicas);
-                }
-            }
-            input = output;
-        }
-        planner.draft.alias("loss.logits", &input);
-        // A change of shape passes the gradient of its output on as that of its input.
-        let mut upstream = "loss.grad_logits".to_owned();
-        for layer in model.layers.iter().rev() {
-            planner.draft.alias(&format!("{}.grad_output", layer.name), &upstream);
-            let grad_input = format!("{}.grad_input", layer.name);
-            if planner.draft.has(&grad_input) {
-                upstream = grad_input;
-            } else {
-                planner.draft.alias(&grad_input, &upstream);
-            }
-        }
+        draft.pool("transforms", 6 * images);
+        let grad_logits = draft.pool("loss.grad_logits", images * model.class_count());
+        let context = |index| context(model, index, quads, options.grain);
+        let ends = [image, grad_logits];
+        let mut values = Values::new(model, &mut draft, ends, images, options.replicas, context);
         let layout = ParamLayout::new(model, options.replicas);
-        planner.draft.keep_view("params", params, 0, layout.trained_len());
+        draft.keep_view("params", params, 0, layout.trained_len());
         // A fused convolution binds it even where nothing is normalised.
-        planner.draft.keep_view("running", running, 0, layout.running_len().max(1));
-        if let Some(fusion) = &planner.fusion {
-            fusion.tensors(&mut planner.draft);
+        draft.keep_view("running", running, 0, layout.running_len().max(1));
+        if let Some(fusion) = &fusion {
+            fusion.tensors(&mut draft);
         }
-        let parts = planner.parts();
+        let parts = fusion.as_ref().map_or(1, Fusion::parts);
         for (index, layer) in model.layers.iter().enumerate() {
             let first_row = layout.first_grad_row(index, parts);
             for Param { name, trained, .. } in &layer.params {
                 let entry = layout.entry(index, name).expect("a parameter of the layer");
                 let buffer = if *trained { params } else { running };
-                planner.draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
-                planner.draft.alias(&format!("{}.{name}", layer.name), &entry.param.name);
+                let view = draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
+                values.wire(index, name, view);
                 if *trained {
+                    let grad = format!("grad_{name}");
                     let start = first_row * layout.trained_len() + entry.offset;
-                    planner.draft.keep_view(
-                        &format!("{}.grad_{name}", layer.name),
-                        "grads",
-                        start,
-                        entry.len,
-                    );
+                    let view = draft.keep_view(&format!("{}.{grad}", layer.name), "grads", start, entry.len);
+                    values.wire(index, &grad, view);
                 }
             }
         }
-        planner
+        Self { model, quads, options, fusion, draft, values }
     }
 
     /// Rows of gradients that a launch writes.
@@ -312,10 +294,9 @@ impl<'a> Planner<'a> {
         self.fusion.as_ref().map_or(1, Fusion::parts)
     }
 
-    fn context(&self, index: usize) -> PlanContext {
-        let layer = &self.model.layers[index];
-        let (inputs, output, grain) = (layer.inputs.clone(), layer.output, self.options.grain);
-        PlanContext { inputs, output, quads: self.quads, layer: index as u32, grain }
+    fn launches(&self, pass: Pass, index: usize) -> Vec<Launch> {
+        let context = context(self.model, index, self.quads, self.options.grain);
+        self.model.layers[index].layer.launches(pass, &context)
     }
 
     fn batch(&mut self, batch: &BatchSettings, part: &str) {
@@ -323,8 +304,11 @@ impl<'a> Planner<'a> {
         self.draft.keep_view("images", &format!("{part}.images"), 0, image_bytes.div_ceil(4));
         self.draft.keep_view("labels", &format!("{part}.labels"), 0, batch.image_count);
         match &self.fusion {
-            Some(fusion) => self.draft.launch("batch", &fusion.prepare(batch)),
-            None => batch.launches().iter().for_each(|launch| self.draft.launch("batch", launch)),
+            Some(fusion) => self.draft.launch("batch", &fusion.prepare(batch), &Wires::default()),
+            None => batch
+                .launches()
+                .iter()
+                .for_each(|launch| self.draft.launch("batch", launch, &Wires::default())),
         }
     }
 
@@ -340,13 +324,14 @@ impl<'a> Planner<'a> {
         for block in self.blocks() {
             match (block, &self.fusion) {
                 (Block::Layer(index), _) => {
-                    let layer = &self.model.layers[index];
-                    for launch in layer.layer.launches(pass, &self.context(index)) {
-                        self.draft.launch(&layer.name, &launch);
+                    for launch in self.launches(pass, index) {
+                        let wires = self.values.wires(index, &launch);
+                        self.draft.launch(&self.model.layers[index].name, &launch, &wires);
                     }
                 }
                 (Block::Conv(fused), Some(fusion)) => {
-                    fusion.forward(&fused, average_decay, pass == Pass::Train, &mut self.draft);
+                    let training = pass == Pass::Train;
+                    fusion.forward(&fused, average_decay, training, &self.values, &mut self.draft);
                 }
                 // With the loss.
                 (Block::Head(_), _) => {}
@@ -358,34 +343,43 @@ impl<'a> Planner<'a> {
     /// Loss, metrics and, in training, the gradient of the logits, or what the head makes of it.
     fn loss(&mut self, batch_size: usize, training: bool) {
         if let (Some(Block::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
-            fusion.head(head, training, &mut self.draft);
+            fusion.head(head, training, &self.values, &mut self.draft);
             return;
         }
         let classes = self.model.class_count();
+        let wires = Wires::new([("logits", self.values.logits), ("grad_logits", self.values.grad_logits)]);
         for launch in cross_entropy::launches(self.quads, classes, batch_size, training) {
-            self.draft.launch("loss", &launch);
+            self.draft.launch("loss", &launch, &wires);
         }
     }
 
     fn backward(&mut self) {
-        // The gradient of an input is wanted only if something below is trained.
-        let first_trained = self.model.layers.iter().position(|layer| layer.parameter_count() > 0);
-        let trained_below = |index: usize| first_trained.is_some_and(|first| index > first);
+        let model = self.model;
         for block in self.blocks().into_iter().rev() {
+            let last = match &block {
+                Block::Layer(index) => *index,
+                Block::Conv(fused) => fused.last(),
+                // With the loss.
+                Block::Head(_) => continue,
+            };
+            if !model.layers[last].needs_grad {
+                continue;
+            }
+            self.values.sum_gradients(model, last, self.quads, &mut self.draft);
             match (block, &self.fusion) {
-                (Block::Layer(index), _) => {
-                    let layer = &self.model.layers[index];
-                    for launch in layer.layer.launches(Pass::Backward, &self.context(index)) {
-                        if trained_below(index) || launch.entry_point != "backward_input" {
-                            self.draft.launch(&layer.name, &launch);
+                (Block::Conv(fused), Some(fusion)) => {
+                    let to_input = model.needs_grad(model.layers[fused.conv].sources[0]);
+                    fusion.backward(&fused, to_input, &self.values, &mut self.draft);
+                }
+                _ => {
+                    for launch in self.launches(Pass::Backward, last) {
+                        let source = model.layers[last].sources[launch.source];
+                        if launch.entry_point != "backward_input" || model.needs_grad(source) {
+                            let wires = self.values.wires(last, &launch);
+                            self.draft.launch(&model.layers[last].name, &launch, &wires);
                         }
                     }
                 }
-                (Block::Conv(fused), Some(fusion)) => {
-                    fusion.backward(&fused, trained_below(fused.conv), &mut self.draft);
-                }
-                (Block::Head(_), _) => {}
-                (Block::Conv(_), None) => unreachable!("without fusion every block is a layer"),
             }
         }
     }
@@ -402,25 +396,23 @@ impl<'a> Planner<'a> {
             draft.keep(memory, trained);
         }
         draft.keep("owners", trained);
-        draft.keep("average_params", trained);
-        draft.alias("optimizer.average", "average_params");
+        let average_params = draft.keep("average_params", trained);
         // Fused, the optimizer averages the parameters, and whoever updates the running statistics averages them.
         let (fused_params, fused_running) = match &self.fusion {
             Some(fusion) => (true, fusion.averages_running()),
             None => (false, false),
         };
         let decay = if fused_params { train.average_decay } else { 0.0 };
-        draft.launch_once("optimizer", &train.optimizer.launch(trained, rows, steps, decay));
+        let wires = Wires::new([("average", average_params)]);
+        draft.launch_once("optimizer", &train.optimizer.launch(trained, rows, steps, decay), &wires);
         let alone = [
             ("average_params", "params", trained, fused_params),
             ("average_running", "running", running, fused_running),
         ];
         for (average, values, len, fused) in alone {
             if train.average_decay > 0.0 && len > 0 && !fused {
-                draft.keep(average, len);
-                draft.alias("average.average", average);
-                draft.alias("average.values", values);
-                draft.launch_once("average", &average::launch(train.average_decay, len));
+                let wires = [("average", draft.keep(average, len)), ("values", draft.keep(values, len))];
+                draft.launch_once("average", &average::launch(train.average_decay, len), &Wires::new(wires));
             }
         }
     }

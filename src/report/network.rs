@@ -79,13 +79,14 @@ fn shown(model: &Model) -> Vec<(usize, String)> {
         let mut last = index;
         match layer.op {
             Op::Conv2d(_) => {
-                let behind = model.layers[index + 1..].iter().map(|layer| layer.op);
+                let behind = (index + 1..model.layers.len()).take_while(|&next| model.is_chained(next));
                 let activation = behind
+                    .map(|next| model.layers[next].op)
                     .take_while(|op| matches!(op, Op::Activation(_) | Op::BatchNorm2d { .. }))
                     .position(|op| matches!(op, Op::Activation(_)));
                 last += activation.map_or(0, |position| position + 1);
             }
-            Op::MaxPool2d(_) | Op::AvgPool2d(_) => {}
+            Op::MaxPool2d(_) | Op::AvgPool2d(_) | Op::Add | Op::Concat | Op::Multiply => {}
             _ => continue,
         }
         let names: Vec<_> = model.layers[index..=last].iter().map(|layer| layer.name.as_str()).collect();

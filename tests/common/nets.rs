@@ -52,6 +52,8 @@ enum Body {
     /// A layer whose keys do not depend on its input.
     Plain(&'static str),
     Pool(&'static str, Window),
+    /// A side branch from the value before, joined with it.
+    Branch(&'static str),
     Conv {
         window: Window,
         out_channels: usize,
@@ -79,6 +81,7 @@ impl Body {
         };
         match self {
             Self::Plain(line) => line.to_owned(),
+            Self::Branch(_) => unreachable!("several lines"),
             Self::Pool(kind, Window { kernel, stride, padding }) => {
                 let window = Window { padding: padding % (kernel / 2 + 1), kernel, stride };
                 format!("{{ type = {kind:?}, {} }}", keys(window))
@@ -105,11 +108,20 @@ impl Case {
     pub(crate) fn model(&self) -> Model {
         let mut shape = Shape::from(self.input);
         let mut lines = Vec::new();
+        let mut last = "input".to_owned();
         for layer in std::iter::repeat_n(&self.body, self.laps).flatten() {
+            if let Body::Branch(join) = layer {
+                let name = format!("join{}", lines.len());
+                lines.extend(branch(join, &last, shape, &name));
+                shape.channels *= if *join == "concat" { 2 } else { 1 };
+                last = name;
+                continue;
+            }
             let line = layer.line(shape.channels, self.laps > 1);
             if let Some(output) = output_shape(&line, shape) {
                 shape = output;
-                lines.push(line);
+                last = format!("layer{}", lines.len());
+                lines.push(line.replacen("{ ", &format!("{{ name = {last:?}, "), 1));
             }
         }
         let linear = format!("{{ type = \"linear\", out_features = {} }}", self.classes);
@@ -176,6 +188,31 @@ impl Case {
     }
 }
 
+/// A branch that reads `from`, and the layer called `name` that joins both: a sum of three, channels side by side, a gate.
+fn branch(join: &str, from: &str, shape: Shape, name: &str) -> Vec<String> {
+    let side = format!("{name}_side");
+    let same = format!("out_channels = {}, groups = {}", shape.channels, shape.channels);
+    let layer =
+        |keys: &str, from: &str, name: &str| format!("{{ name = {name:?}, from = {from:?}, {keys} }}");
+    let both = |names: &str| format!("{{ name = {name:?}, type = {join:?}, from = [{names}] }}");
+    match join {
+        "multiply" => {
+            vec![layer("type = \"global_avg_pool2d\"", from, &side), both(&format!("{side:?}, {from:?}"))]
+        }
+        "concat" => {
+            vec![layer("type = \"relu\"", from, &side), both(&format!("{side:?}, {from:?}"))]
+        }
+        _ => {
+            let other = format!("{name}_other");
+            vec![
+                layer(&format!("type = \"conv2d\", kernel = 3, padding = 1, {same}"), from, &side),
+                layer("type = \"avg_pool2d\", kernel = 3, stride = 1, padding = 1", &side, &other),
+                both(&format!("{from:?}, {side:?}, {other:?}")),
+            ]
+        }
+    }
+}
+
 /// Lets each layer compute with the trained parameters of the first one of its kind whose have the same shapes.
 fn share(model: &Model, lines: &mut [String]) {
     let shapes = |layer: &NamedLayer| -> Vec<Vec<usize>> {
@@ -221,6 +258,7 @@ fn body() -> impl Strategy<Value = Body> {
         r#"{ type = "batch_norm2d", eps = 1e-3, momentum = 0.3 }"#,
         r#"{ type = "dropout", rate = 0.3 }"#,
     ];
+    let joins = ["add", "concat", "multiply"];
     let groups = prop_oneof![3 => Just(Groups::One), 1 => Just(Groups::Two), 1 => Just(Groups::All)];
     let conv = (window(), 1..=12usize, groups, any::<bool>())
         .prop_map(|(window, out_channels, groups, bias)| Body::Conv { window, out_channels, groups, bias });
@@ -229,6 +267,7 @@ fn body() -> impl Strategy<Value = Body> {
         1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
         2 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
         5 => conv,
+        3 => (0..joins.len()).prop_map(move |index| Body::Branch(joins[index])),
     ]
 }
 

@@ -7,6 +7,7 @@
 
 mod activation;
 mod batch_norm;
+mod combine;
 mod conv;
 mod conv_weight;
 mod dropout;
@@ -19,6 +20,7 @@ pub(crate) use activation::{leaky_relu, leaky_relu_grad};
 pub(crate) use batch_norm::{
     BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
 };
+pub(crate) use combine::{add_to, multiply, multiply_grad, sum};
 pub(crate) use conv::{ConvDims, conv2d_forward, conv2d_grad_input};
 pub(crate) use conv_weight::conv2d_grad_weight;
 pub(crate) use dropout::dropout;

@@ -7,6 +7,7 @@ use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::layers::window::{Conv, Pool};
 use crate::layers::{self, Activation};
+use crate::model::Source;
 use crate::tensor::Shape;
 
 /// Readers since 2022 know both.
@@ -18,17 +19,47 @@ const IR_VERSION: i64 = 8;
 struct Op {
     name: String,
     kind: Kind,
+    inputs: Vec<Value>,
     output: Shape,
+}
+
+/// A value of the graph.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Value {
+    /// The normalised image.
+    Image,
+    /// The output of the operator with this index.
+    Made(usize),
 }
 
 #[derive(Debug)]
 enum Kind {
-    Conv { sizes: Conv, weight: Vec<f32>, bias: Option<Vec<f32>> },
-    LeakyRelu { slope: f32 },
-    BatchNorm { eps: f32, weight: Vec<f32>, bias: Vec<f32>, mean: Vec<f32>, var: Vec<f32> },
+    Conv {
+        sizes: Conv,
+        weight: Vec<f32>,
+        bias: Option<Vec<f32>>,
+    },
+    LeakyRelu {
+        slope: f32,
+    },
+    BatchNorm {
+        eps: f32,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+        mean: Vec<f32>,
+        var: Vec<f32>,
+    },
     MaxPool(Pool),
-    AvgPool { pool: Pool, global: bool },
+    AvgPool {
+        pool: Pool,
+        global: bool,
+    },
+    Add,
+    Concat,
+    Multiply,
     Reshape,
+    /// Its input: what was folded into a neighbour, and what does nothing in use.
+    Nothing,
 }
 
 /// The network as the bytes of an ONNX file. With `fold_batch_norm`, a batch normalisation directly behind a convolution or
@@ -61,11 +92,17 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     graph.floats("std", &[1], &[checkpoint.std]);
     graph.node("centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
     graph.node("scale", "Div", &["centred", "std"], "normalised", Vec::new());
-    let mut input = "normalised".to_owned();
+    let mut made: Vec<String> = Vec::new();
     for op in &ops {
-        input = graph.op(op, &input);
+        let name = |value: &Value| match *value {
+            Value::Image => "normalised".to_owned(),
+            Value::Made(op) => made[op].clone(),
+        };
+        let inputs: Vec<String> = op.inputs.iter().map(name).collect();
+        made.push(graph.op(op, inputs));
     }
-    graph.node("classes", "Flatten", &[&input], "logits", vec![int("axis", 1)]);
+    let last = made.last().expect("a checked model");
+    graph.node("classes", "Flatten", &[last], "logits", vec![int("axis", 1)]);
     graph.node("softmax", "Softmax", &["logits"], "probabilities", vec![int("axis", 1)]);
     for output in ["logits", "probabilities"] {
         graph.graph.output.push(typed(output, &[model.class_count()]));
@@ -82,7 +119,7 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     Ok(model.encode_to_vec())
 }
 
-/// The layers that compute something when the network is used.
+/// The layers, each as an operator.
 fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
     let model = &checkpoint.model;
     let indices = model.param_indices();
@@ -107,34 +144,66 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
             layers::Op::AvgPool2d(pool) => {
                 Kind::AvgPool { pool, global: pool == Pool::global(layer.inputs[0]) }
             }
+            layers::Op::Add => Kind::Add,
+            layers::Op::Concat => Kind::Concat,
+            layers::Op::Multiply => Kind::Multiply,
             layers::Op::Reshape => Kind::Reshape,
             // A trained network drops nothing.
-            layers::Op::Dropout { .. } => continue,
+            layers::Op::Dropout { .. } => Kind::Nothing,
             layers::Op::Opaque => {
                 let message =
                     format!("layer `{}`: ONNX export does not know {}", layer.name, layer.kind.name);
                 return Err(Error::Usage(message));
             }
         };
-        ops.push(Op { name: layer.name.clone(), kind, output: layer.output });
+        let value = |source: &Source| match *source {
+            Source::Image => Value::Image,
+            Source::Layer(layer) => Value::Made(layer),
+        };
+        let inputs = layer.sources.iter().map(value).collect();
+        ops.push(Op { name: layer.name.clone(), kind, inputs, output: layer.output });
     }
     Ok(ops)
 }
 
 /// Puts batch normalisations into neighbouring convolutions: scale · (W x + b) + shift = (scale · W) x + (scale · b + shift)
 /// behind one; W (scale · x + shift) + b = (W · scale) x + (W · shift + b) before one, if no zeros are put around x.
-fn fold(ops: &mut Vec<Op>) {
-    let mut index = 0;
-    while index < ops.len() {
-        let Some(affine) = affine(&ops[index].kind) else {
-            index += 1;
-            continue;
+/// The neighbour has to have no other reader or source.
+fn fold(ops: &mut [Op]) {
+    let mut readers: Vec<Vec<usize>> = vec![Vec::new(); ops.len()];
+    for (index, op) in ops.iter().enumerate() {
+        for input in &op.inputs {
+            if let Value::Made(made) = *input {
+                readers[made].push(index);
+            }
+        }
+    }
+    // Past what does nothing.
+    let behind = |ops: &[Op], mut at: usize| loop {
+        let [reader] = readers[at][..] else { return None };
+        match ops[reader].kind {
+            Kind::Nothing => at = reader,
+            _ => return Some(reader),
+        }
+    };
+    for index in 0..ops.len() {
+        let Some(affine) = affine(&ops[index].kind) else { continue };
+        let mut before = ops[index].inputs[0];
+        while let Value::Made(made) = before
+            && matches!(ops[made].kind, Kind::Nothing)
+        {
+            before = ops[made].inputs[0];
+        }
+        let folded = match before {
+            Value::Made(made) if behind(ops, made) == Some(index) => {
+                scale_outputs(&mut ops[made].kind, &affine)
+            }
+            _ => false,
         };
-        let before = index.checked_sub(1).is_some_and(|at| scale_outputs(&mut ops[at].kind, &affine));
-        if before || ops.get_mut(index + 1).is_some_and(|op| scale_inputs(&mut op.kind, &affine)) {
-            ops.remove(index);
-        } else {
-            index += 1;
+        let folded =
+            folded || behind(ops, index).is_some_and(|next| scale_inputs(&mut ops[next].kind, &affine));
+        if folded {
+            ops[index].kind = Kind::Nothing;
         }
     }
 }
@@ -216,10 +285,9 @@ impl Draft {
         });
     }
 
-    /// Adds an operator and returns the name of its output.
-    fn op(&mut self, Op { name, kind, output: shape }: &Op, input: &str) -> String {
+    /// Adds an operator that reads `inputs` and returns the name of its output.
+    fn op(&mut self, Op { name, kind, output: shape, .. }: &Op, mut inputs: Vec<String>) -> String {
         let output = format!("{name}.output");
-        let mut inputs = vec![input.to_owned()];
         // Of layers that share weights each has a copy: folding makes them differ.
         let mut floats = |graph: &mut Self, of: &str, dims: &[usize], values: &[f32]| {
             let tensor = format!("{name}.{of}");
@@ -255,6 +323,11 @@ impl Draft {
                 attributes.push(int("count_include_pad", 1));
                 ("AveragePool", attributes)
             }
+            Kind::Add if inputs.len() == 2 => ("Add", Vec::new()),
+            Kind::Add => ("Sum", Vec::new()),
+            Kind::Concat => ("Concat", vec![int("axis", 1)]),
+            Kind::Multiply => ("Mul", Vec::new()),
+            Kind::Nothing => return inputs.remove(0),
             Kind::Reshape => {
                 // A 0 keeps the batch as it is.
                 let shape = [0, shape.channels, shape.height, shape.width];

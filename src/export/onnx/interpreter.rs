@@ -116,6 +116,20 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
             let [other] = inputs.get(1)?.data[..] else { return None };
             if node.op_type == "Sub" { each(&|v| v - other) } else { each(&|v| v / other) }
         }
+        "Add" | "Sum" | "Mul" => {
+            let product = node.op_type == "Mul";
+            let join = |joined: Value, other: &&Value| {
+                binary(&joined, other, if product { |a, b| a * b } else { |a, b| a + b })
+            };
+            inputs[1..].iter().try_fold(x.clone(), join)?
+        }
+        "Concat" if of("axis")?.i? == 1 => {
+            let channels = inputs.iter().map(|input| input.shape.first().copied()).sum::<Option<usize>>()?;
+            let same = |input: &&Value| input.shape.get(1..) == x.shape.get(1..);
+            let shape = [&[channels], x.shape.get(1..)?].concat();
+            let data = inputs.iter().flat_map(|input| &input.data).copied().collect();
+            inputs.iter().all(same).then_some(Value { shape, data })?
+        }
         "Relu" => each(&|v| v.max(0.0)),
         "LeakyRelu" => {
             let alpha = float("alpha")?;
@@ -157,6 +171,18 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
         }
         _ => return None,
     })
+}
+
+/// Two values of one shape, or one that has a single value for each channel of the other, joined.
+fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
+    let (large, small) = if a.data.len() >= b.data.len() { (a, b) } else { (b, a) };
+    let gates = small.shape.first() == large.shape.first() && small.data.len() == *small.shape.first()?;
+    if large.shape != small.shape && !gates {
+        return None;
+    }
+    let [in_a, in_b] = [a, b].map(|value| large.data.len() / value.data.len().max(1));
+    let data = (0..large.data.len()).map(|at| join(a.data[at / in_a], b.data[at / in_b])).collect();
+    Some(Value { shape: large.shape.clone(), data })
 }
 
 /// A sliding window, down and across.

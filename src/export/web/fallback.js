@@ -4,10 +4,11 @@
 /** @typedef {[channels: number, height: number, width: number]} Shape */
 
 /**
- * A layer of the network: `op` is what it computes, with its sizes, as `Op` in src/layers has it. `params` holds the
- * parameters, its own or those of `weights_of`, and running statistics by name.
+ * A layer of the network: `sources` are the indices of the layers that it reads, -1 for the image; `op` is what it computes,
+ * with its sizes, as `Op` in src/layers has it. `params` holds the parameters, its own or those of `weights_of`, and running
+ * statistics by name.
  * @typedef {{
- *   name: string, weights_of: string | null, output: Shape, op: { type: string } & Record<string, any>,
+ *   name: string, weights_of: string | null, sources: number[], output: Shape, op: { type: string } & Record<string, any>,
  *   params: Record<string, Float32Array>,
  * }} Layer
  */
@@ -19,20 +20,40 @@
  * @returns {Float32Array} one for each class
  */
 function evaluate(model, pixels) {
-  const input = Float32Array.from(pixels, (pixel) => pixel * model.pixel_scale + model.pixel_offset);
-  /** @param {Float32Array} values @param {Layer} layer */
-  const forward = (values, layer) => FORWARD[layer.op.type](values, layer);
-  return model.layers.reduce(forward, input);
+  const image = Float32Array.from(pixels, (pixel) => pixel * model.pixel_scale + model.pixel_offset);
+  /** @type {Float32Array[]} */
+  const made = [];
+  for (const layer of model.layers) {
+    const [input, ...others] = layer.sources.map((source) => made[source] ?? image);
+    made.push(FORWARD[layer.op.type](input, layer, others));
+  }
+  return made[made.length - 1];
 }
 
-/** @type {Record<string, (input: Float32Array, layer: Layer) => Float32Array>} */
+/** @type {Record<string, (input: Float32Array, layer: Layer, others: Float32Array[]) => Float32Array>} */
 const FORWARD = {
   activation: (input, { op }) => input.map((value) => ACTIVATIONS[op.function](value, op)),
+  add: (input, _, others) => input.map((value, at) => others.reduce((sum, other) => sum + other[at], value)),
   avg_pool2d: averages,
   batch_norm2d: batchNorm,
+  concat: (input, { output: [channels, height, width] }, others) => {
+    const joined = new Float32Array(channels * height * width);
+    let first = 0;
+    for (const part of [input, ...others]) {
+      joined.set(part, first);
+      first += part.length;
+    }
+    return joined;
+  },
   conv2d: convolution,
   dropout: (input) => input,
   max_pool2d: (input, { op }) => pooling(input, op, -Infinity, Math.max),
+  multiply: (input, { output: [channels, height, width] }, [other]) => {
+    const product = new Float32Array(channels * height * width);
+    // A gate has one value for each map.
+    const [map, otherMap] = [product.length / input.length, product.length / other.length];
+    return product.map((_, at) => input[Math.floor(at / map)] * other[Math.floor(at / otherMap)]);
+  },
   reshape: (input) => input,
 };
 

@@ -1,0 +1,36 @@
+// Copies the channels of one input to their place in the output, or their gradients back: a launch for each input, so that
+// there can be any number of them. Values of an image lie [channel, row, column], so an input's are side by side.
+
+override QUADS: u32;
+override PART: u32; // values of an image in the input
+override WHOLE: u32; // values of an image in the output
+override FIRST: u32; // where the input's begin in the output
+
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> grad_output: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> grad_input: array<vec4<f32>>;
+
+fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
+    return id.x + id.y * groups.x * 64u;
+}
+
+@compute @workgroup_size(64)
+fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= QUADS * PART) {
+        return;
+    }
+    let quad = id.z * QUADS + index / PART;
+    output[quad * WHOLE + FIRST + index % PART] = input[quad * PART + index % PART];
+}
+
+@compute @workgroup_size(64)
+fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= QUADS * PART) {
+        return;
+    }
+    let quad = id.z * QUADS + index / PART;
+    grad_input[quad * PART + index % PART] = grad_output[quad * WHOLE + FIRST + index % PART];
+}

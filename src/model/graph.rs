@@ -1,0 +1,140 @@
+//! How the layers hang together: what each reads, who reads it, and the walks through all of them.
+
+use crate::config::{LayerConfig, ModelConfig, shortened, unknown};
+use crate::layers::LayerKind;
+use crate::tensor::Shape;
+
+use super::{Model, NamedLayer};
+
+/// Where a layer's input comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Source {
+    /// The image.
+    Image,
+    /// The output of the layer with this index, which comes before.
+    Layer(usize),
+}
+
+/// A layer that reads a value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Reader {
+    /// Index of the layer.
+    pub layer: usize,
+    /// Position of the value among the layer's inputs.
+    pub position: usize,
+}
+
+/// What `from` calls the image.
+const IMAGE: &str = "input";
+
+/// The names of a model's layers: given, or counted by kind.
+pub(super) fn names(config: &ModelConfig) -> Vec<String> {
+    let mut counts = std::collections::BTreeMap::new();
+    let name = |layer: &LayerConfig| {
+        let stem = LayerKind::find(&layer.kind).map_or(layer.kind.as_str(), |kind| kind.stem);
+        let count: &mut usize = counts.entry(stem.to_owned()).or_default();
+        *count += 1;
+        layer.name.clone().unwrap_or_else(|| format!("{stem}{count}"))
+    };
+    config.layers.iter().map(name).collect()
+}
+
+/// What the layer with this index reads: what `from` names, else the layer before.
+pub(super) fn sources(config: &ModelConfig, names: &[String], index: usize) -> Result<Vec<Source>, String> {
+    let find = |wanted: &String| {
+        if wanted == IMAGE {
+            return Ok(Source::Image);
+        }
+        let (earlier, later) = names.split_at(index);
+        if let Some(found) = earlier.iter().rposition(|name| name == wanted) {
+            return Ok(Source::Layer(found));
+        }
+        let shown = format!("from = {:?}", shortened(wanted));
+        if later.contains(wanted) {
+            return Err(format!("{shown}: this layer is not an earlier one; move it up"));
+        }
+        let known: Vec<&str> = [IMAGE].into_iter().chain(earlier.iter().map(String::as_str)).collect();
+        Err(unknown("earlier layer", &format!("{:?} for from", shortened(wanted)), wanted, &known))
+    };
+    match &config.layers[index].from {
+        Some(named) => named.iter().map(find).collect(),
+        None => Ok(vec![before(index)]),
+    }
+}
+
+/// What a layer reads that does not say.
+fn before(index: usize) -> Source {
+    index.checked_sub(1).map_or(Source::Image, Source::Layer)
+}
+
+impl NamedLayer {
+    /// The arguments of `from`, unless it reads just the layer before.
+    pub(super) fn from(&self, index: usize, layers: &[Self]) -> Option<Vec<String>> {
+        let name = |source: &Source| match *source {
+            Source::Image => IMAGE.to_owned(),
+            Source::Layer(layer) => layers[layer].name.clone(),
+        };
+        (self.sources != [before(index)]).then(|| self.sources.iter().map(name).collect())
+    }
+}
+
+impl Model {
+    /// Shape of a value.
+    pub fn shape(&self, source: Source) -> Shape {
+        match source {
+            Source::Image => self.input,
+            Source::Layer(layer) => self.layers[layer].output,
+        }
+    }
+
+    /// True if the gradient of a value is wanted: something that it is made from is trained.
+    pub fn needs_grad(&self, source: Source) -> bool {
+        matches!(source, Source::Layer(layer) if self.layers[layer].needs_grad)
+    }
+
+    /// True if a layer reads the one before it and nothing else, and nobody else reads that.
+    pub fn is_chained(&self, layer: usize) -> bool {
+        let single = |before: usize| self.layers[before].readers.len() == 1;
+        self.layers[layer].sources == [before(layer)] && layer.checked_sub(1).is_none_or(single)
+    }
+
+    /// Goes through the layers, first to last: `run` gets a layer's index and what it reads, and makes its output. Returns
+    /// all outputs.
+    pub(crate) fn walk<T>(&self, image: &T, mut run: impl FnMut(usize, &[&T]) -> T) -> Vec<T> {
+        let mut outputs: Vec<T> = Vec::with_capacity(self.layers.len());
+        for (index, layer) in self.layers.iter().enumerate() {
+            let read = |source: &Source| match *source {
+                Source::Image => image,
+                Source::Layer(layer) => &outputs[layer],
+            };
+            let inputs: Vec<&T> = layer.sources.iter().map(read).collect();
+            let output = run(index, &inputs);
+            outputs.push(output);
+        }
+        outputs
+    }
+
+    /// Goes through the layers, last to first: `run` gets a layer's index and the gradient of its output, and makes those of
+    /// its inputs. The gradient of a value with several readers is the `sum` of theirs, first to last.
+    pub(crate) fn walk_back<T>(
+        &self,
+        grad_output: T,
+        mut sum: impl FnMut(usize, Vec<T>) -> T,
+        mut run: impl FnMut(usize, T) -> Vec<T>,
+    ) {
+        let mut grads: Vec<Vec<T>> = self.layers.iter().map(|_| Vec::new()).collect();
+        grads.last_mut().expect("a checked model").push(grad_output);
+        for (index, layer) in self.layers.iter().enumerate().rev() {
+            let mut parts = std::mem::take(&mut grads[index]);
+            // They came from the last reader to the first.
+            parts.reverse();
+            let grad = if parts.len() == 1 { parts.remove(0) } else { sum(index, parts) };
+            let made = run(index, grad);
+            for (source, grad) in layer.sources.iter().zip(made).rev() {
+                if let Source::Layer(layer) = *source {
+                    grads[layer].push(grad);
+                }
+            }
+        }
+    }
+}
