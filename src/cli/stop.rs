@@ -28,12 +28,18 @@ impl Stop {
         let stop = Self(Arc::default());
         let (sender, receiver) = mpsc::channel();
         let shared = Arc::clone(&stop.0);
-        let listen = move || receiver.iter().for_each(|signals| listen(signals, &shared));
+        let (ready, has_begun) = mpsc::channel();
+        let listen = move || {
+            // Its first allocation takes address space, which others count: not while they do.
+            let _ = ready.send(std::hint::black_box(vec![0u8; 64]));
+            receiver.iter().for_each(|signals| listen(signals, &shared));
+        };
         // The thread first: signals that are registered and not listened to would do nothing at all.
         if std::thread::Builder::new().spawn(listen).is_ok() {
             let signals =
                 register().map_err(|error| Error::Device(format!("signals cannot be caught: {error}")))?;
             let _ = sender.send(signals);
+            let _ = has_begun.recv();
         }
         Ok(stop)
     }
