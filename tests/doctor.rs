@@ -36,6 +36,23 @@ const MODEL: &str = r#"
     optimizer = OPTIMIZER
     augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
+/// The same for the kernels that join values.
+const JOINED_MODEL: &str = r#"
+    name = "joined"
+    input = [2, 7, 6]
+    layers = [
+        { type = "conv2d", name = "first", out_channels = 5, kernel = 3 },
+        { type = "leaky_relu", name = "active" },
+        { type = "global_avg_pool2d", name = "gate" },
+        { type = "multiply", name = "gated", from = ["gate", "active"] },
+        { type = "add", name = "sum", from = ["gated", "active", "first"] },
+        { type = "concat", from = ["sum", "active"] },
+        { type = "conv2d", out_channels = 3, kernel = 2 },
+        { type = "global_avg_pool2d" },
+    ]
+    [train]
+    optimizer = OPTIMIZER
+"#;
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
     name = "fused"
@@ -67,6 +84,10 @@ const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_dec
 
 fn model(optimizer: &str) -> Model {
     Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
+}
+
+fn joined_model(optimizer: &str) -> Model {
+    Model::parse(&JOINED_MODEL.replace("OPTIMIZER", optimizer), "joined").unwrap()
 }
 
 fn fused_model(optimizer: &str) -> Model {
@@ -106,6 +127,15 @@ fn a_right_adapter_is_well() {
         for row in &report.launches {
             assert!(row.elements > 0 || row.seen_in.is_some(), "{row:?}");
         }
+    }
+    let Some((adapters, index)) = adapter() else { return };
+    let report = examine(&joined_model(ADAM), &adapters, index, Depth::Full, UNFUSED).unwrap();
+    assert!(report.is_well(), "{report:?}");
+    let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
+    for launch in
+        ["sum.accumulate", "concat1.forward", "gated.backward_input", "active.grad_output.accumulate"]
+    {
+        assert!(row(launch).elements > 0, "{launch} was not examined");
     }
 }
 
@@ -151,6 +181,7 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
     match fused {
         true => (fused_model(optimizer), GpuOptions::FUSED),
+        false if ["add", "concat", "multiply"].contains(&mutant.shader) => (joined_model(optimizer), UNFUSED),
         false => (model(optimizer), UNFUSED),
     }
 }
