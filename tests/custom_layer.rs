@@ -205,8 +205,10 @@ fn opaque_layers_compute_what_tuned_kernels_do() {
             format!(r#"name = "norm", {norm}"#),
             r#"name = "active", type = "leaky_relu""#.to_owned(),
             r#"name = "gate", type = "global_avg_pool2d""#.to_owned(),
-            format!(r#"name = "product", from = ["gate", "active"], {product}"#),
-            format!(r#"name = "sum", from = ["active", "product", "norm"], {sum}"#),
+            // Of both inputs there are later readers, whose gradients are made before.
+            format!(r#"name = "product", from = ["norm", "active"], {product}"#),
+            format!(r#"name = "gated", from = ["gate", "product"], {product}"#),
+            format!(r#"name = "sum", from = ["active", "gated", "norm"], {sum}"#),
             r#"type = "flatten""#.to_owned(),
         ];
         let mut model = model_of(&layers.each_ref().map(String::as_str));

@@ -269,6 +269,8 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
         let wanted: Vec<bool> = layer.sources.iter().map(|&source| model.needs_grad(source)).collect();
         let last_wanted = wanted.iter().rposition(|wanted| *wanted);
         let mut kept = true;
+        // Free only behind all inputs: a layer without a tuned kernel makes all their gradients before any is added.
+        let mut temporary = Vec::new();
         let mut share = |position: usize| {
             if !wanted[position] {
                 return Share::Unwanted;
@@ -285,7 +287,7 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
                     let shared = in_place || matches!(op.kernel, Kernel::Add);
                     let made = if shared { grad_output } else { slots.take(buffers[buffer]) };
                     if !shared {
-                        slots.free.push(made);
+                        temporary.push(made);
                     }
                     Share::Added { made, to }
                 }
@@ -298,6 +300,7 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
             }
         };
         let shares = (0..wanted.len()).map(&mut share).collect();
+        slots.free.append(&mut temporary);
         if kept {
             slots.free.push(grad_output);
         }
