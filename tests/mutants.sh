@@ -18,7 +18,7 @@ mutate() {
 mutate data -f src/schedule.rs -f src/dataset.rs -f src/dataset/idx.rs -C=--lib
 mutate plan -f 'src/plan/*.rs' -C=--test=plan_golden
 # The quick tests first; what they leave is put to the slow ones.
-mutate layers -f 'src/layers/*.rs' -C=--test=gradients -C=--test=layers -C=--test=plan_golden -- -- --skip whole_networks
-mutate layers -f 'src/layers/*.rs' -C=--lib -C=--test=gradients -C=--test=pytorch -C=--test=onnx
+mutate layers -f 'src/layers/*.rs' -C=--test=gradients -C=--test=by_hand -C=--test=layers -C=--test=plan_golden -- -- --skip whole_networks
+mutate layers -f 'src/layers/*.rs' -C=--lib -C=--test=gradients -C=--test=by_hand -C=--test=pytorch -C=--test=onnx
 echo "== missed"
 cat target/mutants/*/mutants.out/missed.txt

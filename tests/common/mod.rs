@@ -1,8 +1,11 @@
 //! What several tests share: a source of random cases, an adapter, and the comparison of the GPU with the reference.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
+use std::sync::Arc;
+
 use shadernet::dataset::Images;
 use shadernet::gpu::{Adapters, Gpu};
+use shadernet::layers::{Context, Layer, LayerKind};
 use shadernet::rng;
 use shadernet::tensor::Array;
 
@@ -28,6 +31,21 @@ pub(crate) fn gpu() -> Option<Gpu> {
         return None;
     };
     Some(adapters.open(index).unwrap())
+}
+
+/// The layer that a line of a model file describes.
+pub(crate) fn parse_layer(line: &str) -> Arc<dyn Layer> {
+    let mut table: toml::Table = toml::from_str(&format!("layer = {line}")).unwrap();
+    let Some(toml::Value::Table(mut keys)) = table.remove("layer") else {
+        panic!("{line}");
+    };
+    let kind = keys.remove("type").unwrap();
+    LayerKind::find(kind.as_str().unwrap()).unwrap().parse(keys).unwrap()
+}
+
+/// Of a training step.
+pub(crate) fn layer_context(layer: u32) -> Context {
+    Context { training: true, seed: 11, step: 3, layer, first_image: 0 }
 }
 
 /// Pseudo-random numbers, the same in every run.

@@ -10,11 +10,11 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
-use shadernet::layers::{LAYERS, LayerKind};
+use shadernet::layers::LAYERS;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
 
-use super::Draw;
+use super::{Draw, parse_layer};
 
 /// A random network, how it is trained, and on which step of which seed.
 #[derive(Debug, Clone)]
@@ -233,12 +233,7 @@ fn output_shape(line: &str, input: Shape) -> Option<Shape> {
     if line.contains("batch_norm2d") && input.height * input.width < 4 {
         return None;
     }
-    let mut table: toml::Table = toml::from_str(&format!("layer = {line}")).unwrap();
-    let Some(toml::Value::Table(mut keys)) = table.remove("layer") else {
-        panic!("{line}");
-    };
-    let kind = keys.remove("type").unwrap();
-    let layer = LayerKind::find(kind.as_str().unwrap()).unwrap().parse(keys).unwrap();
+    let layer = parse_layer(line);
     let output = layer.output_shape(&[input]).ok()?;
     let largest = layer.params(&[input]).iter().map(|param| param.shape.iter().product()).max();
     (largest.unwrap_or(0) <= LARGEST).then_some(output)

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Exports trained networks and asks onnx's checker, onnxruntime and PyTorch what they make of them: check.py. Needs Python 3
+# Exports trained networks, those named and one with branches, and asks onnx's checker, onnxruntime and PyTorch what they make of them: check.py. Needs Python 3
 # with venv; on Debian and Ubuntu it installs that, and takes the system's PyTorch if there is one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -15,7 +15,8 @@ python=$(for p in /usr/bin/python3 python3; do "$p" -c "import torch" 2>/dev/nul
 "${python:-python3}" -m venv --system-site-packages "$work/venv"
 "$work/venv/bin/pip" install --quiet --disable-pip-version-check "${packages[@]}"
 
-for model in "$@"; do
+cargo run --quiet --release -- train tests/export/branches.toml --max-steps 200 --device cpu --out "$work/branches" --quiet
+for model in "$@" "$work/branches/model.safetensors"; do
     out="$work/$(basename "$(dirname "$model")")-$(basename "$model" .safetensors)"
     mkdir "$out"
     cp "$model" "$out/model.safetensors"
