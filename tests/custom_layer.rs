@@ -90,6 +90,12 @@ impl Layer for Twin {
     }
 
     fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays {
+        if let Some(input) = arrays.get("input") {
+            let [_, channels, height, width] = input.nchw();
+            for param in self.params(&[Shape::new(channels, height, width)]) {
+                assert_eq!(arrays[param.name].shape, param.shape, "{}", param.name);
+            }
+        }
         self.layer().forward(arrays, context)
     }
 

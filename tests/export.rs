@@ -74,7 +74,11 @@ fn models() -> Vec<(String, String)> {
     let read =
         |path: std::path::PathBuf| (path.display().to_string(), std::fs::read_to_string(path).unwrap());
     let mut models: Vec<_> = files.map(read).collect();
-    models.extend([("folds".into(), FOLDS.into()), ("all layers".into(), ALL_LAYERS.into())]);
+    let branches = include_str!("export/branches.toml");
+    models.extend(
+        [("folds", FOLDS), ("all layers", ALL_LAYERS), ("branches", branches)]
+            .map(|(path, text)| (path.into(), text.into())),
+    );
     let random = some_cases(200).into_iter().enumerate();
     models.extend(random.map(|(number, case)| (format!("random {number}"), case.model().to_toml())));
     models
