@@ -1,5 +1,6 @@
 // 2-D convolution as deep learning means it (cross-correlation), in groups of channels that do not see each other:
-//   output[n,o,y,x] = bias[o] + Σ c,i,j  weight[o,c,i,j] · input[n, group(o)+c, y·STRIDE+i−PADDING, x·STRIDE+j−PADDING]
+//   output[n,o,y,x] = bias[o] + Σ c,i,j  weight[o,c,i,j] · input[n, group(o)+c, row(y,i), column(x,j)], with
+//   row(y,i) = y·STRIDE + i·DILATION_HEIGHT − PADDING_TOP and column(x,j) = x·STRIDE + j·DILATION_WIDTH − PADDING_LEFT.
 // Activations are [replica, quad, channel, row, column] of vec4s: a vec4 holds the same value of four images.
 // Weights are [replica, o, c, i, j]. One invocation makes STRIP neighbouring values of CHANNELS maps: each value that it
 // loads is used for several sums, held in registers.
@@ -11,16 +12,22 @@ override IN_WIDTH: u32;
 override OUT_CHANNELS: u32;
 override OUT_HEIGHT: u32;
 override OUT_WIDTH: u32;
-override KERNEL: u32;
+override KERNEL_HEIGHT: u32;
+override KERNEL_WIDTH: u32;
 override STRIDE: u32;
-override PADDING: u32;
+override PADDING_TOP: u32;
+override PADDING_LEFT: u32;
+override DILATION_HEIGHT: u32;
+override DILATION_WIDTH: u32;
 override GROUPS: u32;
 override HAS_BIAS: bool;
-// One invocation of `forward` makes STRIP neighbouring pixels, whose inputs are at most ROW, of CHANNELS maps; one of
-// `backward_input` BACKWARD_STRIP pixels of CHANNELS maps. At most TILE values in all.
+// One invocation of `forward` makes STRIP neighbouring pixels of CHANNELS maps; one of `backward_input` BACKWARD_STRIP
+// pixels of CHANNELS maps. At most TILE values in all. Each loads what TAPS neighbouring taps of a row of the kernel need, at
+// most ROW values, before it goes on to the next taps; TAPS divides KERNEL_WIDTH.
 override CHANNELS: u32;
 override STRIP: u32;
 override BACKWARD_STRIP: u32;
+override TAPS: u32;
 // Rows of the output whose share of the weight gradient one invocation of `weight_parts` sums.
 override PART_ROWS: u32;
 // One invocation of `weight_parts` makes GRAD_CHANNELS maps of a tile, at most 8.
@@ -39,7 +46,7 @@ override SUM_LANES: u32;
 @group(0) @binding(8) var<storage, read_write> grad_bias: array<f32>;
 
 const TILE = 16u;
-const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
+const ROW = 16u; // values of a row that an invocation holds
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const MOST_GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
@@ -47,12 +54,14 @@ const GRAD_TILE = 72u; // MOST_GRAD_CHANNELS · GRAD_COLUMNS
 
 override GROUP_IN: u32 = IN_CHANNELS / GROUPS;
 override GROUP_OUT: u32 = OUT_CHANNELS / GROUPS;
-override COLUMNS: u32 = GROUP_IN * KERNEL * KERNEL;
+override COLUMNS: u32 = GROUP_IN * KERNEL_HEIGHT * KERNEL_WIDTH;
 override WEIGHTS: u32 = OUT_CHANNELS * COLUMNS;
 override ROW_PARTS: u32 = (OUT_HEIGHT + PART_ROWS - 1u) / PART_ROWS;
 override PARTS: u32 = QUADS * ROW_PARTS;
+// Columns from the first of TAPS taps to the last.
+override SPAN: u32 = (TAPS - 1u) * DILATION_WIDTH;
 // A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
-override SLIDES: bool = STRIDE == 1u && GRAD_COLUMNS % KERNEL == 0u;
+override SLIDES: bool = STRIDE == 1u && DILATION_WIDTH == 1u && GRAD_COLUMNS % KERNEL_WIDTH == 0u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -61,9 +70,10 @@ fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
 // The input at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it:
 // cheaper than a branch.
 fn padded_input(map: u32, row: u32, column: u32) -> vec4<f32> {
-    let inside = row >= PADDING && row < IN_HEIGHT + PADDING && column >= PADDING && column < IN_WIDTH + PADDING;
-    let clamped_row = min(max(row, PADDING) - PADDING, IN_HEIGHT - 1u);
-    let clamped_column = min(max(column, PADDING) - PADDING, IN_WIDTH - 1u);
+    let row_inside = row >= PADDING_TOP && row < IN_HEIGHT + PADDING_TOP;
+    let inside = row_inside && column >= PADDING_LEFT && column < IN_WIDTH + PADDING_LEFT;
+    let clamped_row = min(max(row, PADDING_TOP) - PADDING_TOP, IN_HEIGHT - 1u);
+    let clamped_column = min(max(column, PADDING_LEFT) - PADDING_LEFT, IN_WIDTH - 1u);
     return select(vec4(0.0), input[(map * IN_HEIGHT + clamped_row) * IN_WIDTH + clamped_column], inside);
 }
 
@@ -95,18 +105,21 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     }
     for (var c = 0u; c < GROUP_IN; c++) {
         let map = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + c;
-        for (var i = 0u; i < KERNEL; i++) {
-            var row: array<vec4<f32>, ROW>;
-            for (var q = 0u; q < (STRIP - 1u) * STRIDE + KERNEL; q++) {
-                row[q] = padded_input(map, y * STRIDE + i, x * STRIDE + q);
-            }
-            for (var t = 0u; t < CHANNELS; t++) {
-                let o = group * GROUP_OUT + min(within + t, GROUP_OUT - 1u);
-                let taps = (((id.z * OUT_CHANNELS + o) * GROUP_IN + c) * KERNEL + i) * KERNEL;
-                for (var j = 0u; j < KERNEL; j++) {
-                    let tap = weight[taps + j];
-                    for (var p = 0u; p < STRIP; p++) {
-                        sums[p * CHANNELS + t] += row[p * STRIDE + j] * tap;
+        for (var i = 0u; i < KERNEL_HEIGHT; i++) {
+            for (var left = 0u; left < KERNEL_WIDTH; left += TAPS) {
+                // row[q] is what tap left + j of pixel x + p reads, for q = p · STRIDE + j · DILATION_WIDTH.
+                var row: array<vec4<f32>, ROW>;
+                for (var q = 0u; q < (STRIP - 1u) * STRIDE + SPAN + 1u; q++) {
+                    row[q] = padded_input(map, y * STRIDE + i * DILATION_HEIGHT, x * STRIDE + left * DILATION_WIDTH + q);
+                }
+                for (var t = 0u; t < CHANNELS; t++) {
+                    let o = group * GROUP_OUT + min(within + t, GROUP_OUT - 1u);
+                    let taps = (((id.z * OUT_CHANNELS + o) * GROUP_IN + c) * KERNEL_HEIGHT + i) * KERNEL_WIDTH + left;
+                    for (var j = 0u; j < TAPS; j++) {
+                        let tap = weight[taps + j];
+                        for (var p = 0u; p < STRIP; p++) {
+                            sums[p * CHANNELS + t] += row[p * STRIDE + j * DILATION_WIDTH] * tap;
+                        }
                     }
                 }
             }
@@ -122,8 +135,9 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     }
 }
 
-// grad_input[n,c,y,x] = Σ o,i,j  weight[o,c,i,j] · grad_output[n,o,(y+PADDING−i)/STRIDE,(x+PADDING−j)/STRIDE],
-// over the o of c's group and the i, j for which both divisions have no remainder and land inside.
+// grad_input[n,c,y,x] = Σ o,i,j  weight[o,c,i,j] · grad_output[n, o, (y + PADDING_TOP − i·DILATION_HEIGHT) / STRIDE,
+// (x + PADDING_LEFT − j·DILATION_WIDTH) / STRIDE], over the o of c's group and the i, j for which both divisions have no
+// remainder and land inside.
 @compute @workgroup_size(64)
 fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let strips = (IN_WIDTH + BACKWARD_STRIP - 1u) / BACKWARD_STRIP;
@@ -144,26 +158,29 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     for (var o = 0u; o < GROUP_OUT; o++) {
         let out_channel = group * GROUP_OUT + o;
         let map = ((id.z * QUADS + quad) * OUT_CHANNELS + out_channel) * OUT_HEIGHT;
-        for (var i = 0u; i < KERNEL; i++) {
-            // Wraps to a huge number where y + PADDING < i, and is then outside.
-            let numerator_y = y + PADDING - i;
+        for (var i = 0u; i < KERNEL_HEIGHT; i++) {
+            // Wraps to a huge number where it would be negative, and is then outside.
+            let numerator_y = y + PADDING_TOP - i * DILATION_HEIGHT;
             let row_inside = numerator_y % STRIDE == 0u && numerator_y / STRIDE < OUT_HEIGHT;
             let row_start = (map + min(numerator_y / STRIDE, OUT_HEIGHT - 1u)) * OUT_WIDTH;
-            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j.
-            var row: array<vec4<f32>, ROW>;
-            for (var q = 0u; q < BACKWARD_STRIP + KERNEL - 1u; q++) {
-                let numerator_x = x + q + PADDING + 1u - KERNEL;
-                let inside = row_inside && numerator_x % STRIDE == 0u && numerator_x / STRIDE < OUT_WIDTH;
-                let upstream = grad_output[row_start + min(numerator_x / STRIDE, OUT_WIDTH - 1u)];
-                row[q] = select(vec4(0.0), upstream, inside);
-            }
-            for (var t = 0u; t < CHANNELS; t++) {
-                let c = min(within + t, GROUP_IN - 1u);
-                let taps = (((id.z * OUT_CHANNELS + out_channel) * GROUP_IN + c) * KERNEL + i) * KERNEL;
-                for (var j = 0u; j < KERNEL; j++) {
-                    let tap = weight[taps + j];
-                    for (var p = 0u; p < BACKWARD_STRIP; p++) {
-                        sums[p * CHANNELS + t] += row[p + KERNEL - 1u - j] * tap;
+            for (var left = 0u; left < KERNEL_WIDTH; left += TAPS) {
+                // row[q] is what tap left + j of pixel x + p reads, for q = p + SPAN − j · DILATION_WIDTH.
+                var row: array<vec4<f32>, ROW>;
+                for (var q = 0u; q < BACKWARD_STRIP + SPAN; q++) {
+                    let numerator_x = x + q + PADDING_LEFT - left * DILATION_WIDTH - SPAN;
+                    let inside = row_inside && numerator_x % STRIDE == 0u && numerator_x / STRIDE < OUT_WIDTH;
+                    let upstream = grad_output[row_start + min(numerator_x / STRIDE, OUT_WIDTH - 1u)];
+                    row[q] = select(vec4(0.0), upstream, inside);
+                }
+                for (var t = 0u; t < CHANNELS; t++) {
+                    let c = min(within + t, GROUP_IN - 1u);
+                    let filter_start = ((id.z * OUT_CHANNELS + out_channel) * GROUP_IN + c) * KERNEL_HEIGHT;
+                    let taps = (filter_start + i) * KERNEL_WIDTH + left;
+                    for (var j = 0u; j < TAPS; j++) {
+                        let tap = weight[taps + j];
+                        for (var p = 0u; p < BACKWARD_STRIP; p++) {
+                            sums[p * CHANNELS + t] += row[p + SPAN - j * DILATION_WIDTH] * tap;
+                        }
                     }
                 }
             }
@@ -179,7 +196,7 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     }
 }
 
-// grad_weight[o,c,i,j] = Σ n,y,x  grad_output[n,o,y,x] · input[n, group(o)+c, y·STRIDE+i−PADDING, x·STRIDE+j−PADDING]
+// grad_weight[o,c,i,j] = Σ n,y,x  grad_output[n,o,y,x] · input[n, group(o)+c, row(y,i), column(x,j)]
 // and grad_bias[o] = Σ n,y,x  grad_output[n,o,y,x], in two stages: each part sums PART_ROWS rows of a quad of images,
 // then `sum_weight_parts` and `sum_bias_parts` add the parts in order.
 // parts is [replica, part, WEIGHTS + OUT_CHANNELS].
@@ -206,9 +223,9 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     var tap_column: array<u32, GRAD_COLUMNS>;
     for (var k = 0u; k < GRAD_COLUMNS; k++) {
         let column = min(first_column + k, COLUMNS - 1u);
-        tap_map[k] = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + column / (KERNEL * KERNEL);
-        tap_row[k] = column / KERNEL % KERNEL;
-        tap_column[k] = column % KERNEL;
+        tap_map[k] = (id.z * QUADS + quad) * IN_CHANNELS + group * GROUP_IN + column / (KERNEL_HEIGHT * KERNEL_WIDTH);
+        tap_row[k] = column / KERNEL_WIDTH % KERNEL_HEIGHT * DILATION_HEIGHT;
+        tap_column[k] = column % KERNEL_WIDTH * DILATION_WIDTH;
     }
     var sums: array<f32, GRAD_TILE>;
     var bias_sums: array<f32, MOST_GRAD_CHANNELS>;
@@ -217,14 +234,14 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
         var values: array<vec4<f32>, GRAD_COLUMNS>;
         if (SLIDES) {
             for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                if (k % KERNEL > 0u) {
+                if (k % KERNEL_WIDTH > 0u) {
                     values[k] = padded_input(tap_map[k], y + tap_row[k], tap_column[k] - 1u);
                 }
             }
         }
         for (var x = 0u; x < OUT_WIDTH; x++) {
             for (var k = 0u; k < GRAD_COLUMNS; k++) {
-                if (SLIDES && k % KERNEL + 1u < KERNEL) {
+                if (SLIDES && k % KERNEL_WIDTH + 1u < KERNEL_WIDTH) {
                     values[k] = values[min(k + 1u, GRAD_COLUMNS - 1u)];
                 } else {
                     values[k] = padded_input(tap_map[k], y * STRIDE + tap_row[k], x * STRIDE + tap_column[k]);

@@ -37,6 +37,11 @@ impl Shape {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 
+    /// Values of one feature map.
+    pub fn area(&self) -> usize {
+        self.height.saturating_mul(self.width)
+    }
+
     /// True if there is no value at all (never the case in a checked model).
     pub fn is_empty(&self) -> bool {
         self.len() == 0

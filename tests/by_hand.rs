@@ -39,6 +39,28 @@ fn shapes_follow_the_rules() {
             [3, 5, 8],
             Err("must be smaller than kernel"),
         ),
+        (r#"{ type = "conv2d", out_channels = 4, kernel = [2, 5] }"#, [3, 5, 8], Ok([4, 4, 4])),
+        (r#"{ type = "conv2d", out_channels = 4, kernel = 3, dilation = [2, 3] }"#, [3, 5, 8], Ok([4, 1, 2])),
+        (
+            r#"{ type = "conv2d", out_channels = 4, kernel = 3, padding = [0, 2, 1, 0], stride = 2 }"#,
+            [3, 5, 8],
+            Ok([4, 3, 4]),
+        ),
+        (
+            r#"{ type = "conv2d", out_channels = 4, kernel = [10, 4], padding = "same", stride = 3 }"#,
+            [3, 5, 7],
+            Ok([4, 2, 3]),
+        ),
+        (
+            r#"{ type = "conv2d", out_channels = 4, kernel = [3, 2], dilation = [3, 1] }"#,
+            [3, 5, 8],
+            Err("kernel [3, 2] with dilation [3, 1] does not fit input [3, 5, 8] with padding 0"),
+        ),
+        (
+            r#"{ type = "conv2d", out_channels = 4, kernel = [3, 9] }"#,
+            [3, 5, 8],
+            Err("kernel [3, 9] does not fit input [3, 5, 8] with padding 0"),
+        ),
         (r#"{ type = "max_pool2d", kernel = 2 }"#, [3, 5, 8], Ok([3, 2, 4])),
         (r#"{ type = "max_pool2d", kernel = 3, stride = 2, padding = 1 }"#, [3, 5, 8], Ok([3, 3, 4])),
         (r#"{ type = "max_pool2d", kernel = 3, padding = 2 }"#, [3, 5, 8], Err("more than half of kernel")),
@@ -122,6 +144,18 @@ fn convolution_by_hand() {
     let line = r#"{ type = "conv2d", out_channels = 1, kernel = 2, stride = 2, padding = 1, bias = false }"#;
     let made = run(line, ([1, 1, 3, 3], NINE), &[("weight", weight)], &[1.0; 4]);
     assert_values(&made["output"], &[1000.0, 3200.0, 7040.0, 9865.0]);
+    // A column of two taps, two rows apart, between a row of zeros above and none below: 0 + 10·4, 1·1 + 10·7.
+    let line = r#"{ type = "conv2d", out_channels = 1, kernel = [2, 1], dilation = [2, 1], padding = [1, 0, 0, 0], bias = false }"#;
+    let made = run(line, ([1, 1, 3, 3], NINE), &[("weight", &[1.0, 10.0])], &[0.0, 1.0, 0.0, 0.0, 0.0, 2.0]);
+    assert_values(&made["output"], &[40.0, 50.0, 60.0, 71.0, 82.0, 93.0]);
+    assert_values(&made["grad_input"], &[0.0, 0.0, 2.0, 0.0, 10.0, 0.0, 0.0, 0.0, 20.0]);
+    assert_values(&made["grad_weight"], &[6.0, 23.0]);
+    // "same" for an even kernel has its one row and column of zeros below and to the right; with stride 2, three rows and
+    // columns make two of each.
+    let line =
+        r#"{ type = "conv2d", out_channels = 1, kernel = 2, padding = "same", stride = 2, bias = false }"#;
+    let made = run(line, ([1, 1, 3, 3], NINE), &[("weight", weight)], &[1.0; 4]);
+    assert_values(&made["output"], &[5421.0, 603.0, 87.0, 9.0]);
     // Two groups: the second output never sees the first input.
     let line = r#"{ type = "conv2d", out_channels = 2, kernel = 1, groups = 2, bias = false }"#;
     let made = run(line, ([1, 2, 1, 1], &[3.0, 5.0]), &[("weight", &[2.0, 7.0])], &[1.0, 10.0]);

@@ -58,6 +58,11 @@ fn pass(layer: &dyn Layer, given: &Arrays, name: &str) -> Array {
 fn linear_layers_carry_errors_by_their_slopes() {
     for (kind, keys, factor) in [
         ("conv2d", "out_channels = 4\nkernel = 3\npadding = 1\ngroups = 2\nstride = 2", 1.0),
+        (
+            "conv2d",
+            "out_channels = 4\nkernel = [2, 3]\npadding = [1, 0, 0, 2]\ndilation = [2, 1]\nstride = 2",
+            1.0,
+        ),
         ("linear", "out_features = 3", 1.0),
         // The mean of a fused head comes before the layer whose errors these are.
         ("avg_pool2d", "kernel = 2", 6.0),

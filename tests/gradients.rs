@@ -79,6 +79,13 @@ const CASES: &[(&str, usize, [usize; 3])] = &[
     (r#"{ type = "conv2d", out_channels = 3, kernel = 2, stride = 3 }"#, 2, [2, 9, 7]),
     (r#"{ type = "conv2d", out_channels = 7, kernel = 1 }"#, 5, [3, 2, 3]),
     (r#"{ type = "conv2d", out_channels = 2, kernel = 4, padding = 3 }"#, 1, [2, 2, 1]),
+    (r#"{ type = "conv2d", out_channels = 3, kernel = [2, 3], padding = [1, 0, 0, 2] }"#, 2, [2, 4, 3]),
+    (r#"{ type = "conv2d", out_channels = 2, kernel = 3, dilation = [2, 1], stride = 3 }"#, 2, [2, 7, 6]),
+    (
+        r#"{ type = "conv2d", out_channels = 4, kernel = [3, 2], dilation = [1, 2], padding = "same", stride = 2, groups = 2 }"#,
+        3,
+        [2, 5, 4],
+    ),
     (r#"{ type = "linear", out_features = 7 }"#, 3, [11, 1, 1]),
     (r#"{ type = "linear", out_features = 2, bias = false }"#, 5, [5, 1, 1]),
     (r#"{ type = "relu" }"#, 3, [2, 5, 3]),

@@ -53,6 +53,21 @@ fn defaults_are_spelled_out() {
             "out_channels = 4\nkernel = 3",
             "out_channels = 4\nkernel = 3\nstride = 1\npadding = 0\ngroups = 1\nbias = true",
         ),
+        (
+            "conv2d",
+            "out_channels = 4\nkernel = [3, 3]\npadding = [2, 2, 2, 2]\ndilation = [1, 1]\nbias = false",
+            "out_channels = 4\nkernel = 3\nstride = 1\npadding = 2\ngroups = 1\nbias = false",
+        ),
+        (
+            "conv2d",
+            "out_channels = 4\nkernel = [3, 1]\npadding = \"same\"\ndilation = 2",
+            "out_channels = 4\nkernel = [3, 1]\nstride = 1\npadding = \"same\"\ndilation = 2\ngroups = 1\nbias = true",
+        ),
+        (
+            "conv2d",
+            "out_channels = 4\nkernel = 3\npadding = [1, 1, 0, 0]\ndilation = [2, 1]",
+            "out_channels = 4\nkernel = 3\nstride = 1\npadding = [1, 1, 0, 0]\ndilation = [2, 1]\ngroups = 1\nbias = true",
+        ),
         ("dropout", "rate = 0.25", "rate = 0.25"),
         ("flatten", "", ""),
         ("global_avg_pool2d", "", ""),
@@ -84,12 +99,52 @@ fn limits_are_where_they_should_be() {
         ("batch_norm2d", "eps = 0.0", Some("above 0")),
         ("batch_norm2d", "eps = 0.99", None),
         ("batch_norm2d", "momentum = 1.0", None),
-        ("conv2d", "out_channels = 2\nkernel = 14", Some("it can be 1 to 13")),
-        ("conv2d", "out_channels = 2\nkernel = 13", None),
-        ("conv2d", "out_channels = 2\nkernel = 4\npadding = 4", Some("smaller than kernel 4")),
+        ("conv2d", "out_channels = 2\nkernel = [13, 14]", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = [14, 1]",
+            Some("kernel [14, 1] does not fit input [4, 13, 14]"),
+        ),
+        ("conv2d", "out_channels = 2\nkernel = [1, 65537]", Some("kernel = 65537 must be from 1 to 65536")),
+        ("conv2d", "out_channels = 2\nkernel = 65536\npadding = \"same\"", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = 4\npadding = 4",
+            Some("padding 4 must be smaller than kernel 4"),
+        ),
         ("conv2d", "out_channels = 2\nkernel = 4\npadding = 3", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = [3, 2]\npadding = [2, 0, 0, 2]",
+            Some("padding [2, 0, 0, 2] must be smaller than kernel [3, 2], on each side"),
+        ),
+        ("conv2d", "out_channels = 2\nkernel = [3, 2]\npadding = [2, 0, 0, 1]", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = 3\npadding = 5\ndilation = 2",
+            Some("padding 5 must be smaller than kernel 3 with dilation 2, 5 pixels"),
+        ),
+        ("conv2d", "out_channels = 2\nkernel = 3\npadding = 4\ndilation = 2", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = 1\npadding = 9223372036854775807",
+            Some("smaller than kernel 1"),
+        ),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = 2\ndilation = 0",
+            Some("dilation = 0 must be from 1 to 65536"),
+        ),
+        ("conv2d", "out_channels = 2\nkernel = 2\ndilation = [1, 65537]", Some("from 1 to 65536")),
+        ("conv2d", "out_channels = 2\nkernel = 2\ndilation = 65535\npadding = \"same\"", None),
+        (
+            "conv2d",
+            "out_channels = 2\nkernel = 2\ndilation = 65536\npadding = \"same\"",
+            Some("kernel 2 with dilation 65536 reaches over 65537 pixels: it can be 65536"),
+        ),
         ("conv2d", "out_channels = 0\nkernel = 1", Some("at least 1")),
-        ("conv2d", "out_channels = 2\nkernel = 0", Some("at least 1")),
+        ("conv2d", "out_channels = 2\nkernel = 0", Some("kernel = 0 must be from 1 to 65536")),
+        ("conv2d", "out_channels = 2\nkernel = [1, 0]", Some("kernel = 0 must be from 1 to 65536")),
         ("conv2d", "out_channels = 2\nkernel = 1\nstride = 0", Some("stride = 0 must be from 1 to 65536")),
         ("conv2d", "out_channels = 2\nkernel = 1\ngroups = 0", Some("at least 1")),
         ("conv2d", "out_channels = 3\nkernel = 1\ngroups = 2", Some("must divide")),
@@ -101,6 +156,24 @@ fn limits_are_where_they_should_be() {
             (Err(got), Some(want)) => assert!(got.contains(want), "{kind} with {keys}: {got}"),
             (got, want) => panic!("{kind} with {keys}: {got:?}, not {want:?}"),
         }
+    }
+    let no_list = "kernel must be a whole number of at least 1, or [height, width], not a list of ";
+    let no_padding =
+        "padding must be a whole number of at least 0, [top, bottom, left, right] or \"same\", not ";
+    for (keys, want) in [
+        ("kernel = [3, 3, 3]", format!("{no_list}3")),
+        ("kernel = [3]", format!("{no_list}1")),
+        ("kernel = [3, \"3\"]", "kernel[1] must be a whole number of at least 1, not \"3\"".into()),
+        ("kernel = 3\npadding = [1, 1]", format!("{no_padding}a list of 2")),
+        ("kernel = 3\npadding = \"SAME\"", format!("{no_padding}\"SAME\"")),
+        ("kernel = 3\npadding = 0.5", format!("{no_padding}0.5")),
+        ("kernel = 3\npadding = -1", format!("{no_padding}-1")),
+        (
+            "kernel = 3\ndilation = \"same\"",
+            "dilation must be a whole number of at least 1, or [height, width], not \"same\"".into(),
+        ),
+    ] {
+        assert_eq!(parse("conv2d", &format!("out_channels = 2\n{keys}")).unwrap_err(), want);
     }
     let linear = parse("linear", "out_features = 2").unwrap();
     assert!(linear.output_shape(&[Shape::new(4, 3, 3)]).unwrap_err().contains("more than one pixel"));

@@ -10,7 +10,7 @@ const MODEL: &str = r#"name = "every"
 input = [1, 12, 12]
 classes = ["a", "b", "c"]
 layers = [
-  { type = "conv2d", name = "first", out_channels = 4, kernel = 3, stride = 1, padding = 1, groups = 1, bias = true },
+  { type = "conv2d", name = "first", out_channels = 4, kernel = 3, stride = 1, padding = 1, dilation = 1, groups = 1, bias = true },
   { type = "leaky_relu", negative_slope = 0.1 },
   { type = "batch_norm2d", eps = 1e-5, momentum = 0.1 },
   { type = "max_pool2d", kernel = 2, stride = 2, padding = 0 },
@@ -217,10 +217,21 @@ fn messages_say_what_to_write() {
         ),
         (
             "kernel = 3",
-            "kernel = [3, 5]",
-            "x.toml:5: layer `first`: kernel must be a whole number of at least 1, not a list: one number holds",
+            "kernel = [3]",
+            "x.toml:5: layer `first`: kernel must be a whole number of at least 1, or [height, width], not a list of 1",
         ),
-        ("kernel = 3", "kernel = -1", "kernel must be a whole number of at least 1, not -1"),
+        (
+            "kernel = 3",
+            "kernel = -1",
+            "kernel must be a whole number of at least 1, or [height, width], not -1",
+        ),
+        ("kernel = 3", "kernel = \"3\"", "[height, width], not \"3\": write it without quotes"),
+        ("kernel = 2", "kernel = [2, 2]", "kernel must be a whole number of at least 1, not a list"),
+        (
+            "stride = 1",
+            "stride = [1, 2]",
+            "stride must be a whole number of at least 1, not a list: one number holds",
+        ),
         ("epochs = 3", "epochs = 0x", "x.toml:17: train.epochs: this is no number: digits are missing"),
         (
             "momentum = 0.9",
@@ -234,8 +245,18 @@ fn messages_say_what_to_write() {
         ("[\"a\", ", "[a, ", "x.toml:3: a is no value; text stands in quotes"),
         ("nesterov = true", "nesterov = True", "x.toml:19: write true, in lower case"),
         ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
-        ("padding = 1", "padding = \"same\"", "padding = 1 for kernel = 3"),
-        ("padding = 1", "padding = -1", "padding must be a whole number of at least 0, not -1"),
+        ("padding = 0", "padding = \"same\"", "padding = 1 for kernel = 3"),
+        ("padding = 1", "padding = \"valid\"", "right] or \"same\", not \"valid\": that is padding = 0"),
+        (
+            "padding = 1",
+            "padding = -1",
+            "padding must be a whole number of at least 0, [top, bottom, left, right] or \"same\", not -1",
+        ),
+        (
+            "padding = 1",
+            "padding = [1, 1, 1, 3]",
+            "padding [1, 1, 1, 3] must be smaller than kernel 3, on each side",
+        ),
         (
             "stride = 1",
             "stride = 9223372036854775807",
@@ -246,7 +267,7 @@ fn messages_say_what_to_write() {
             "stride = 18446744073709551615",
             "layers[0].stride must be a number that is not as large, not 18446744073709551615",
         ),
-        ("kernel = 3", "kernel = 4294967295", "kernel 4294967295 is too large: it can be 1 to 13"),
+        ("kernel = 3", "kernel = 4294967295", "kernel = 4294967295 must be from 1 to 65536"),
         ("kernel = 3, ", "", "layer `first`: `kernel` is missing"),
         ("out_channels = 4", "out_channels = 4000000000000", "is too large: it can have 16000000 values"),
         ("out_features = 3", "out_features = 9223372036854775807", "is too large"),

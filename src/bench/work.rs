@@ -24,9 +24,7 @@ pub(super) struct Work {
 /// Operations of a layer's forward pass for one image.
 pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
     match layer.op {
-        Op::Conv2d(conv) => {
-            2.0 * (conv.output.len() * conv.input.channels / conv.groups * conv.kernel * conv.kernel) as f64
-        }
+        Op::Conv2d(conv) => 2.0 * (conv.output.len() * conv.filter()) as f64,
         _ => 0.0,
     }
 }
@@ -139,7 +137,7 @@ mod tests {
           { type = "relu" },
           { type = "batch_norm2d" },
           { type = "conv2d", out_channels = 8, kernel = 3, groups = 2, bias = false },
-          { type = "conv2d", out_channels = 5, kernel = 3, padding = 1 },
+          { type = "conv2d", out_channels = 5, kernel = [3, 2], padding = [1, 1, 1, 0] },
           { type = "flatten" },
           { type = "linear", out_features = 3 },
         ]
@@ -171,7 +169,7 @@ mod tests {
         let (model, ..) = planned(false, 1);
         let first = 2 * (4 * 8 * 7) * (2 * 9);
         let second = 2 * (8 * 6 * 5) * (2 * 9);
-        let third = 2 * (5 * 6 * 5) * (8 * 9);
+        let third = 2 * (5 * 6 * 5) * (8 * 6);
         let linear = 2 * 3 * (5 * 6 * 5);
         let step = 2 * first + 3 * (second + third + linear);
         assert_eq!(step_flops(&model, IMAGES), (IMAGES * step) as f64);

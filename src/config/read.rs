@@ -320,7 +320,7 @@ fn shown(found: Unexpected<'_>) -> String {
 }
 
 /// Keys of counts and sizes, where 0 fits no better than a negative number.
-const FROM_ONE: [&str; 9] = [
+const FROM_ONE: [&str; 10] = [
     "input",
     "epochs",
     "batch_size",
@@ -329,6 +329,7 @@ const FROM_ONE: [&str; 9] = [
     "out_features",
     "kernel",
     "stride",
+    "dilation",
     "groups",
 ];
 
@@ -347,6 +348,8 @@ fn words(wanted: &str) -> String {
         "a sequence" => "a list".into(),
         _ => match wanted.strip_prefix("an array of length ") {
             Some(count) => format!("a list of {count} values"),
+            // Said by a key that takes more than one kind of value.
+            None if wanted.starts_with("a whole number") => wanted.into(),
             None if wanted == "variant identifier" || wanted.starts_with("enum ") => {
                 "a name in quotes".into()
             }
@@ -373,13 +376,13 @@ fn advice(key: &str, value: &Value) -> Option<String> {
         }
         ("learning_rate", _) => "write learning_rate = { schedule = \"one_cycle\", peak = 0.2 }".into(),
         ("augment", _) => "write augment = { rotate_degrees = 10, shift_pixels = 2 }".into(),
-        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("same") => {
+        ("padding", Value::String(name)) if name == "same" => {
             "that is half the kernel, rounded down: padding = 1 for kernel = 3".into()
         }
         ("padding", Value::String(name)) if name.eq_ignore_ascii_case("valid") => {
             "that is padding = 0".into()
         }
-        ("kernel" | "stride" | "padding", Value::Array(_)) => "one number holds for both directions".into(),
+        ("stride", Value::Array(_)) => "one number holds for both directions".into(),
         (_, Value::String(text)) if text.parse::<f64>().is_ok() || ["true", "false"].contains(&&**text) => {
             "write it without quotes".into()
         }

@@ -98,9 +98,9 @@ impl Block {
         self.apply(op, |block, output| {
             let input = block.input(op, 0);
             match &op.kernel {
-                Kernel::Conv2d(dims) => {
+                Kernel::Conv2d(conv) => {
                     let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
-                    kernels::conv2d_forward(arch, dims, input, &params[op.params[0]], bias, output);
+                    kernels::conv2d_forward(arch, conv, input, &params[op.params[0]], bias, output);
                 }
                 Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
                 Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
@@ -290,14 +290,14 @@ impl Block {
 
     fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, back: &Back, step: u32) {
         let arch = program.arch;
-        if let Kernel::Conv2d(dims) = &op.kernel {
+        if let Kernel::Conv2d(conv) = &op.kernel {
             let (input, output) = (self.activations[op.inputs[0]].values(), self.output(op).len());
             let grad_output = &self.slots[back.grad_output].values()[..output];
             let mut grads = op.grads.iter().flatten();
             let weights = grads.next().expect("a convolution has weights").clone();
             let (grad_weight, rest) = self.grads[weights.start..].split_at_mut(weights.len());
             let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
-            kernels::conv2d_grad_weight(arch, dims, input, grad_output, grad_weight, grad_bias);
+            kernels::conv2d_grad_weight(arch, conv, input, grad_output, grad_weight, grad_bias);
         }
         for (position, &share) in back.shares.iter().enumerate() {
             let (Share::Made(made) | Share::Added { made, .. }) = share else { continue };
@@ -331,8 +331,8 @@ impl Block {
         let grad_output = self.slot(grad_output, self.output(op).len());
         let input = self.input(op, position);
         match &op.kernel {
-            Kernel::Conv2d(dims) => {
-                kernels::conv2d_grad_input(arch, dims, grad_output, &net.params[op.params[0]], grad_input);
+            Kernel::Conv2d(conv) => {
+                kernels::conv2d_grad_input(arch, conv, grad_output, &net.params[op.params[0]], grad_input);
             }
             Kernel::MaxPool2d(dims) => kernels::max_pool2d_grad(arch, dims, input, grad_output, grad_input),
             Kernel::AvgPool2d(dims) => kernels::avg_pool2d_grad(arch, dims, grad_output, grad_input),

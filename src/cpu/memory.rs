@@ -115,17 +115,14 @@ fn block(program: &Program, training: bool) -> u64 {
 /// A convolution's padded input and reordered weights, and the arrays of a layer without a tuned kernel.
 fn thread(program: &Program, training: bool, blocks: u64) -> u64 {
     let padded = |kernel: &Kernel| match kernel {
-        Kernel::Conv2d(dims) if dims.padding > 0 => {
-            let [height, width] = [dims.in_height, dims.in_width].map(|size| size + 2 * dims.padding);
-            floats(sum([dims.in_channels * height * width * LANES].into_iter()))
+        Kernel::Conv2d(conv) if conv.padding != [0; 4] => {
+            let [height, width] = conv.axes().map(|axis| axis.input + axis.padding.iter().sum::<usize>());
+            floats(sum([conv.input.channels * height * width * LANES].into_iter()))
         }
         _ => 0,
     };
     let weights = |kernel: &Kernel| match kernel {
-        Kernel::Conv2d(dims) => {
-            let columns = dims.group_in() * dims.kernel * dims.kernel;
-            floats(sum([dims.out_channels * columns].into_iter()))
-        }
+        Kernel::Conv2d(conv) => floats(sum([conv.output.channels * conv.filter()].into_iter())),
         _ => 0,
     };
     let reference = |kernel: &Kernel| match kernel {

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{ConvDims, PoolDims};
+use super::kernels::PoolDims;
 use crate::layers::window::{Conv, Pool};
 use crate::layers::{self, Activation, Layer, Param};
 use crate::model::{Model, NamedLayer, Source};
@@ -48,7 +48,7 @@ pub(super) enum Share {
 
 #[derive(Debug)]
 pub(super) enum Kernel {
-    Conv2d(ConvDims),
+    Conv2d(Conv),
     LeakyRelu {
         slope: f32,
     },
@@ -135,7 +135,7 @@ impl Program {
                     outputs.push(inputs[0]);
                     continue;
                 }
-                layers::Op::Conv2d(conv) => Kernel::Conv2d(conv_dims(&conv)),
+                layers::Op::Conv2d(conv) => Kernel::Conv2d(conv),
                 layers::Op::Activation(Activation::LeakyRelu { slope }) => Kernel::LeakyRelu { slope },
                 layers::Op::BatchNorm2d { eps, momentum } => {
                     // A batch normalisation begins a phase: the one before it ends with its sums.
@@ -307,21 +307,6 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
         op.back = Some(Back { grad_output, shares });
     }
     (slots.sizes, grad_logits)
-}
-
-fn conv_dims(conv: &Conv) -> ConvDims {
-    ConvDims {
-        in_channels: conv.input.channels,
-        in_height: conv.input.height,
-        in_width: conv.input.width,
-        out_channels: conv.output.channels,
-        out_height: conv.output.height,
-        out_width: conv.output.width,
-        kernel: conv.kernel,
-        stride: conv.stride,
-        padding: conv.padding,
-        groups: conv.groups,
-    }
 }
 
 fn pool_dims(pool: &Pool) -> PoolDims {

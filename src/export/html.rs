@@ -232,7 +232,7 @@ mod tests {
         let model: Value = serde_json::from_str(model_of(&page)).unwrap();
         assert_eq!(model["classes"], json!(names));
         assert_eq!(model["input"], json!([1, 28, 28]));
-        assert_eq!(model["layers"][0]["op"]["kernel"], 3);
+        assert_eq!(model["layers"][0]["op"]["kernel"], json!([3, 3]));
         assert_eq!(model["examples"], json!([]), "digits are no examples for other classes");
         let plan: Plan = serde_json::from_value(model["plan"].clone()).unwrap();
         assert_eq!((plan.batch_size, plan.replicas), (1, 1));

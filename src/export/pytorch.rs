@@ -153,15 +153,35 @@ fn layer_lines(
             let call = format!("self.{owner}({x}.flatten(1))[:, :, None, None]");
             (None, Some(call))
         }
-        (Op::Conv2d(Conv { input, output, kernel, stride, padding, groups }), None) => own(format!(
-            "Conv2d({}, {}, {kernel}, stride={stride}, padding={padding}, groups={groups}, bias={bias})",
-            input.channels, output.channels
-        )),
-        (Op::Conv2d(Conv { stride, padding, groups, .. }), Some(owner)) => {
-            let call = format!(
-                "functional.conv2d({x}, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, groups={groups})"
-            );
-            (None, Some(call))
+        (Op::Conv2d(conv), owner) => {
+            let Conv { input, output, kernel, stride, padding: [top, bottom, left, right], groups, .. } =
+                conv;
+            // A module pads both ends of an axis alike.
+            let (x, padding) = match top == bottom && left == right {
+                true => (x.to_owned(), pair([top, left])),
+                false => (format!("functional.pad({x}, ({left}, {right}, {top}, {bottom}))"), "0".into()),
+            };
+            let dilation = match conv.dilation {
+                [1, 1] => String::new(),
+                dilation => format!("dilation={}, ", pair(dilation)),
+            };
+            match owner {
+                None => {
+                    let module = format!(
+                        "Conv2d({}, {}, {}, stride={stride}, padding={padding}, {dilation}groups={groups}, bias={bias})",
+                        input.channels,
+                        output.channels,
+                        pair(kernel)
+                    );
+                    (Some(module), Some(format!("self.{name}({x})")))
+                }
+                Some(owner) => {
+                    let call = format!(
+                        "functional.conv2d({x}, self.{owner}.weight, self.{owner}.bias, {stride}, {padding}, {dilation}groups={groups})"
+                    );
+                    (None, Some(call))
+                }
+            }
         }
         (Op::BatchNorm2d { eps, momentum }, None) => {
             own(format!("BatchNorm2d({}, eps={eps:?}, momentum={momentum:?})", layer.output.channels))
@@ -193,6 +213,11 @@ fn layer_lines(
             return Err(Error::Usage(message));
         }
     })
+}
+
+/// One number for both, or two.
+fn pair([height, width]: [usize; 2]) -> String {
+    if height == width { height.to_string() } else { format!("({height}, {width})") }
 }
 
 fn window(pool: &Pool) -> String {

@@ -2,22 +2,27 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::window::{Conv, check_extent, input_index, output_size};
+use super::sides::{Padding, Sides};
+use super::window::{Axis, Conv, MAX_WINDOW, check_extent};
 use super::*;
 use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Conv2d>("conv2d", "Conv2d", "conv");
 
-/// `{ type = "conv2d", out_channels = 8, kernel = 3, stride = 1, padding = 0, groups = 1, bias = true }`
+/// `{ type = "conv2d", out_channels = 8, kernel = 3, stride = 1, padding = 0, dilation = 1, groups = 1, bias = true }`;
+/// `kernel` and `dilation` may be `[height, width]`, `padding` `[top, bottom, left, right]` or `"same"`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Conv2d {
     out_channels: usize,
-    kernel: usize,
+    kernel: Sides,
     #[serde(default = "one")]
     stride: usize,
     #[serde(default)]
-    padding: usize,
+    padding: Padding,
+    // Left out where it is 1, so that what was written before there was such a key is still written so.
+    #[serde(default, skip_serializing_if = "Sides::is_one")]
+    dilation: Sides,
     #[serde(default = "one")]
     groups: usize,
     #[serde(default = "yes")]
@@ -27,21 +32,68 @@ pub(super) struct Conv2d {
 impl Conv2d {
     /// A linear layer: a convolution of a 1x1 map with a 1x1 kernel.
     pub(super) fn linear(out_features: usize, bias: bool) -> Self {
-        Self { out_channels: out_features, kernel: 1, stride: 1, padding: 0, groups: 1, bias }
+        let (kernel, dilation, padding) = (Sides([1, 1]), Sides::default(), Padding::default());
+        Self { out_channels: out_features, kernel, stride: 1, padding, dilation, groups: 1, bias }
+    }
+
+    /// The convolution of an input of this shape, or why there is none.
+    fn of(&self, input: Shape) -> Result<Conv, String> {
+        let Self { out_channels, kernel, stride, padding, dilation, groups, .. } = *self;
+        if out_channels == 0 || groups == 0 {
+            return Err("out_channels and groups must be at least 1".into());
+        }
+        check_extent("stride", stride)?;
+        if !input.channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
+            return Err(format!(
+                "groups = {groups} must divide the {} input channels and the {out_channels} output channels",
+                input.channels
+            ));
+        }
+        let window = if dilation.is_one() {
+            format!("kernel {kernel}")
+        } else {
+            format!("kernel {kernel} with dilation {dilation}")
+        };
+        let axis = |at: usize, input_size| {
+            let (kernel, dilation) = (kernel.0[at], dilation.0[at]);
+            check_extent("kernel", kernel)?;
+            check_extent("dilation", dilation)?;
+            let axis = Axis { input: input_size, kernel, stride, dilation, padding: [0; 2] };
+            let reach = axis.reach();
+            if reach > MAX_WINDOW {
+                return Err(format!("{window} reaches over {reach} pixels: it can be {MAX_WINDOW}"));
+            }
+            let axis = padding.around(at, axis);
+            if axis.padding.iter().any(|&side| side >= reach) {
+                let pixels = if reach == kernel { String::new() } else { format!(", {reach} pixels") };
+                return Err(format!("padding {padding} must be smaller than {window}{pixels}, on each side"));
+            }
+            let misfit = || format!("{window} does not fit input {input} with padding {padding}");
+            Ok((axis.padding, axis.output().ok_or_else(misfit)?))
+        };
+        let (([top, bottom], height), ([left, right], width)) =
+            (axis(0, input.height)?, axis(1, input.width)?);
+        Ok(Conv {
+            input,
+            output: Shape::new(out_channels, height, width),
+            kernel: kernel.0,
+            stride,
+            padding: [top, bottom, left, right],
+            dilation: dilation.0,
+            groups,
+        })
     }
 
     fn sizes(&self, input: Shape) -> Conv {
-        let output = self.output_shape(&[input]).expect("a checked layer");
-        let Self { kernel, stride, padding, groups, .. } = *self;
-        Conv { input, output, kernel, stride, padding, groups }
+        self.of(input).expect("a checked layer")
     }
 }
 
 /// Calls `term(output, weight, input)` with the flat indices of every product of the convolution of `n` images.
 fn for_each_product(n: usize, conv: &Conv, mut term: impl FnMut(usize, usize, usize)) {
     let (input, output) = (conv.input, conv.output);
-    let group_in = input.channels / conv.groups;
-    let group_out = output.channels / conv.groups;
+    let (group_in, group_out) = (conv.group_in(), conv.group_out());
+    let ([rows, columns], [height, width]) = (conv.axes(), conv.kernel);
     for n in 0..n {
         for o in 0..output.channels {
             for y in 0..output.height {
@@ -49,12 +101,11 @@ fn for_each_product(n: usize, conv: &Conv, mut term: impl FnMut(usize, usize, us
                     let at_output = ((n * output.channels + o) * output.height + y) * output.width + x;
                     for c in 0..group_in {
                         let channel = o / group_out * group_in + c;
-                        for i in 0..conv.kernel {
-                            for j in 0..conv.kernel {
-                                let row = input_index(y, i, conv.stride, conv.padding, input.height);
-                                let column = input_index(x, j, conv.stride, conv.padding, input.width);
+                        for i in 0..height {
+                            for j in 0..width {
+                                let (row, column) = (rows.input_index(y, i), columns.input_index(x, j));
                                 if let (Some(row), Some(column)) = (row, column) {
-                                    let at_weight = ((o * group_in + c) * conv.kernel + i) * conv.kernel + j;
+                                    let at_weight = ((o * group_in + c) * height + i) * width + j;
                                     let at_input = ((n * input.channels + channel) * input.height + row)
                                         * input.width
                                         + column;
@@ -77,9 +128,8 @@ fn finish(shape: &[usize], sums: Vec<Sum>) -> Array {
     array
 }
 
-/// Values of a row that an invocation holds, as the shader has it; it also limits the kernel.
+/// Values of a row that an invocation holds, as the shader has it.
 const ROW: usize = 16;
-const MAX_KERNEL: usize = ROW - 3;
 
 /// What an invocation makes, as the shader's constants say it.
 struct Tiles {
@@ -111,9 +161,8 @@ impl Tiles {
 
     /// Tiles of the weight gradient.
     fn grad_tiles(&self, conv: &Conv) -> usize {
-        let columns = conv.input.channels / conv.groups * conv.kernel * conv.kernel;
-        let channel_tiles = (conv.output.channels / conv.groups).div_ceil(self.grad_channels);
-        columns.div_ceil(GRAD_COLUMNS) * channel_tiles * conv.groups
+        let channel_tiles = conv.group_out().div_ceil(self.grad_channels);
+        conv.filter().div_ceil(GRAD_COLUMNS) * channel_tiles * conv.groups
     }
 
     /// Rows of the output that one invocation of `weight_parts` sums.
@@ -129,37 +178,16 @@ impl Layer for Conv2d {
     }
 
     fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String> {
-        let Self { out_channels, kernel, stride, padding, groups, .. } = *self;
-        let input = inputs[0];
-        if out_channels == 0 || kernel == 0 || groups == 0 {
-            return Err("out_channels, kernel and groups must be at least 1".into());
-        }
-        check_extent("stride", stride)?;
-        if kernel > MAX_KERNEL {
-            return Err(format!("kernel {kernel} is too large: it can be 1 to {MAX_KERNEL}"));
-        }
-        if padding >= kernel {
-            return Err(format!("padding {padding} must be smaller than kernel {kernel}"));
-        }
-        if !input.channels.is_multiple_of(groups) || !out_channels.is_multiple_of(groups) {
-            return Err(format!(
-                "groups = {groups} must divide the {} input channels and the {out_channels} output channels",
-                input.channels
-            ));
-        }
-        let size = |size| {
-            output_size(size, kernel, stride, padding)
-                .ok_or_else(|| format!("kernel {kernel} does not fit input {input} with padding {padding}"))
-        };
-        Ok(Shape::new(out_channels, size(input.height)?, size(input.width)?))
+        Ok(self.of(inputs[0])?.output)
     }
 
     fn params(&self, inputs: &[Shape]) -> Vec<Param> {
         let group_in = inputs[0].channels / self.groups;
-        let fan_in = group_in * self.kernel * self.kernel;
+        let Sides([height, width]) = self.kernel;
+        let fan_in = [group_in, height, width].into_iter().fold(1, usize::saturating_mul);
         let weight = Param {
             name: "weight",
-            shape: vec![self.out_channels, group_in, self.kernel, self.kernel],
+            shape: vec![self.out_channels, group_in, height, width],
             init: Init::Weight { fan_in },
             trained: true,
             decays: true,
@@ -228,7 +256,12 @@ impl Layer for Conv2d {
         let (input, output) = (conv.input, conv.output);
         let tiles = Tiles::of(context.grain);
         let part_rows = tiles.part_rows(&conv, context.quads);
-        let strip = if (tiles.strip - 1) * conv.stride + conv.kernel <= ROW { tiles.strip } else { 1 };
+        // All taps of a row at a time, if the values under them and their strip fit; else one after the other.
+        let [_, columns] = conv.axes();
+        let taps = if tiles.strip - 1 + columns.reach() <= ROW { columns.kernel } else { 1 };
+        let reach = Axis { kernel: taps, ..columns }.reach();
+        let strip = if (tiles.strip - 1) * conv.stride + reach <= ROW { tiles.strip } else { 1 };
+        let [top, _, left, _] = conv.padding;
         let constants = || {
             [
                 ("QUADS", context.quads),
@@ -238,13 +271,18 @@ impl Layer for Conv2d {
                 ("OUT_CHANNELS", output.channels),
                 ("OUT_HEIGHT", output.height),
                 ("OUT_WIDTH", output.width),
-                ("KERNEL", conv.kernel),
+                ("KERNEL_HEIGHT", conv.kernel[0]),
+                ("KERNEL_WIDTH", conv.kernel[1]),
                 ("STRIDE", conv.stride),
-                ("PADDING", conv.padding),
+                ("PADDING_TOP", top),
+                ("PADDING_LEFT", left),
+                ("DILATION_HEIGHT", conv.dilation[0]),
+                ("DILATION_WIDTH", conv.dilation[1]),
                 ("GROUPS", conv.groups),
                 ("HAS_BIAS", usize::from(self.bias)),
                 ("CHANNELS", tiles.channels),
                 ("STRIP", strip),
+                ("TAPS", taps),
                 ("BACKWARD_STRIP", tiles.strip),
                 ("GRAD_CHANNELS", tiles.grad_channels),
                 ("SUM_LANES", tiles.sum_lanes),
@@ -262,10 +300,9 @@ impl Layer for Conv2d {
             return vec![launch("forward", strips(output, strip))];
         }
         let parts = context.quads * output.height.div_ceil(part_rows);
-        let columns = input.channels / conv.groups * conv.kernel * conv.kernel;
         let mut launches = vec![
             launch("weight_parts", parts * tiles.grad_tiles(&conv)),
-            launch("sum_weight_parts", output.channels * columns * tiles.sum_lanes),
+            launch("sum_weight_parts", output.channels * conv.filter() * tiles.sum_lanes),
         ];
         if self.bias {
             launches.push(launch("sum_bias_parts", output.channels * tiles.sum_lanes));

@@ -24,6 +24,7 @@ mod linear;
 mod max_pool2d;
 mod multiply;
 mod relu;
+mod sides;
 pub mod window;
 
 pub use kind::{LayerKind, register};

@@ -4,14 +4,43 @@ use serde::Serialize;
 
 use crate::tensor::Shape;
 
-/// Output size along one axis: how often a window of `kernel` fits, moving by `stride`, into `size` plus `padding` on
-/// both sides. PyTorch's floor mode.
-pub fn output_size(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-    Some(size.saturating_add(padding.saturating_mul(2)).checked_sub(kernel)? / stride + 1)
+/// A window that slides along one axis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Axis {
+    /// Extent of the input.
+    pub input: usize,
+    /// Taps of the window.
+    pub kernel: usize,
+    /// Distance of neighbouring windows.
+    pub stride: usize,
+    /// Distance of neighbouring taps.
+    pub dilation: usize,
+    /// Zeros before the input and behind it.
+    pub padding: [usize; 2],
 }
 
-/// Largest stride and window: what shaders hold in 32 bits is then far from overflowing.
-const MAX_WINDOW: usize = 65_536;
+impl Axis {
+    /// Extent of the window, from its first tap to its last.
+    pub fn reach(&self) -> usize {
+        (self.kernel - 1).saturating_mul(self.dilation).saturating_add(1)
+    }
+
+    /// How often the window fits into the padded input: PyTorch's floor mode.
+    pub fn output(&self) -> Option<usize> {
+        let padded = self.padding.iter().fold(self.input, |padded, &side| padded.saturating_add(side));
+        Some(padded.checked_sub(self.reach())? / self.stride + 1)
+    }
+
+    /// The input coordinate under tap `tap` of output `out`, if it is not in the padding.
+    #[inline]
+    pub fn input_index(&self, out: usize, tap: usize) -> Option<usize> {
+        let padded = out * self.stride + tap * self.dilation;
+        padded.checked_sub(self.padding[0]).filter(|&index| index < self.input)
+    }
+}
+
+/// Largest stride, dilation and window: what shaders hold in 32 bits is then far from overflowing.
+pub(super) const MAX_WINDOW: usize = 65_536;
 
 /// Fails if a stride or the side of a window is 0 or too large.
 pub(super) fn check_extent(name: &str, value: usize) -> Result<(), String> {
@@ -21,12 +50,6 @@ pub(super) fn check_extent(name: &str, value: usize) -> Result<(), String> {
     Err(format!("{name} = {value} must be from 1 to {MAX_WINDOW}"))
 }
 
-/// The input coordinate under tap `tap` of output `out`, if it is not in the padding.
-#[inline]
-pub fn input_index(out: usize, tap: usize, stride: usize, padding: usize, size: usize) -> Option<usize> {
-    (out * stride + tap).checked_sub(padding).filter(|&index| index < size)
-}
-
 /// Sizes of a convolution with its shapes resolved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Conv {
@@ -34,14 +57,59 @@ pub struct Conv {
     pub input: Shape,
     /// Shape of the output.
     pub output: Shape,
-    /// Side of the square kernel.
-    pub kernel: usize,
+    /// Height and width of the kernel.
+    pub kernel: [usize; 2],
     /// Distance of neighbouring windows.
     pub stride: usize,
-    /// Zeros around the input, on each side.
-    pub padding: usize,
-    /// Groups of channels that do not see each other.
+    /// Zeros above, below, left and right of the input.
+    pub padding: [usize; 4],
+    /// Distance of neighbouring taps of the kernel, down and across.
+    pub dilation: [usize; 2],
+    /// Groups of channels that do not see each other; they divide both channel counts.
     pub groups: usize,
+}
+
+impl Conv {
+    /// The window along height and width.
+    pub fn axes(&self) -> [Axis; 2] {
+        let ([top, bottom, left, right], stride) = (self.padding, self.stride);
+        let axis = |input, at: usize, padding| {
+            let (kernel, dilation) = (self.kernel[at], self.dilation[at]);
+            Axis { input, kernel, stride, dilation, padding }
+        };
+        [axis(self.input.height, 0, [top, bottom]), axis(self.input.width, 1, [left, right])]
+    }
+
+    /// Taps of the kernel for an input channel.
+    pub fn taps(&self) -> usize {
+        self.kernel[0] * self.kernel[1]
+    }
+
+    /// Input channels that a filter sees.
+    pub fn group_in(&self) -> usize {
+        self.input.channels / self.groups
+    }
+
+    /// Filters of a group.
+    pub fn group_out(&self) -> usize {
+        self.output.channels / self.groups
+    }
+
+    /// Weights of a filter.
+    pub fn filter(&self) -> usize {
+        self.group_in() * self.taps()
+    }
+
+    /// Side of the kernel and padding on each side, if it is square, without dilation and padded evenly.
+    pub fn square(&self) -> Option<[usize; 2]> {
+        let ([side, width], padding) = (self.kernel, self.padding[0]);
+        (side == width && self.dilation == [1, 1] && self.padding == [padding; 4]).then_some([side, padding])
+    }
+
+    /// True if each output pixel is made from the input pixel at its place and no other.
+    pub fn is_pointwise(&self) -> bool {
+        (self.kernel, self.stride, self.padding) == ([1, 1], 1, [0; 4])
+    }
 }
 
 /// Sizes of a pooling with its shapes resolved.
@@ -67,12 +135,13 @@ impl Pool {
         if padding > kernel / 2 {
             return Err(format!("padding {padding} is more than half of kernel {kernel}"));
         }
-        let size = |size| {
-            output_size(size, kernel, stride, padding)
-                .ok_or_else(|| format!("kernel {kernel} does not fit input {input} with padding {padding}"))
-        };
-        let output = Shape::new(input.channels, size(input.height)?, size(input.width)?);
-        Ok(Self { input, output, kernel: [kernel; 2], stride: [stride; 2], padding })
+        let mut pool = Self { input, output: input, kernel: [kernel; 2], stride: [stride; 2], padding };
+        let [height, width] = pool.axes().map(|axis| {
+            let misfit = || format!("kernel {kernel} does not fit input {input} with padding {padding}");
+            axis.output().ok_or_else(misfit)
+        });
+        pool.output = Shape::new(input.channels, height?, width?);
+        Ok(pool)
     }
 
     /// The pooling of each whole feature map to one value.
@@ -81,15 +150,22 @@ impl Pool {
         Self { input, output: Shape::new(input.channels, 1, 1), kernel, stride: [1, 1], padding: 0 }
     }
 
+    /// The window along height and width.
+    pub fn axes(&self) -> [Axis; 2] {
+        let axis = |input, at: usize| {
+            let (kernel, stride) = (self.kernel[at], self.stride[at]);
+            Axis { input, kernel, stride, dilation: 1, padding: [self.padding; 2] }
+        };
+        [axis(self.input.height, 0), axis(self.input.width, 1)]
+    }
+
     /// Input positions (index within the feature map) under the window of output (y, x), in row-major order.
     pub fn taps(&self, y: usize, x: usize) -> impl Iterator<Item = usize> + '_ {
-        let ([kernel_h, kernel_w], [stride_h, stride_w]) = (self.kernel, self.stride);
-        (0..kernel_h).flat_map(move |i| {
-            let row = input_index(y, i, stride_h, self.padding, self.input.height);
-            (0..kernel_w).filter_map(move |j| {
-                let column = input_index(x, j, stride_w, self.padding, self.input.width)?;
-                Some(row? * self.input.width + column)
-            })
+        let [rows, columns] = self.axes();
+        (0..rows.kernel).flat_map(move |i| {
+            let row = rows.input_index(y, i);
+            (0..columns.kernel)
+                .filter_map(move |j| Some(row? * self.input.width + columns.input_index(x, j)?))
         })
     }
 

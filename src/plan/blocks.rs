@@ -15,7 +15,7 @@ pub(super) enum Block {
     Head(Head),
 }
 
-/// A convolution of stride 1 without groups: `shaders/fused_conv2d.wgsl`.
+/// A convolution with a square kernel, evenly padded, of stride 1 without groups or dilation: `shaders/fused_conv2d.wgsl`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FusedConv {
     pub(super) conv: usize,
@@ -69,6 +69,7 @@ pub(super) struct Head {
 const MOST_CHANNELS: usize = 256;
 const MOST_HEAD_CHANNELS: usize = 512;
 const MOST_CLASSES: usize = 256;
+const MOST_KERNEL: usize = 13;
 /// Some drivers end an invocation's loops after 65,535 rounds in all, and an invocation of the weight gradient goes through
 /// so many pixels.
 const MOST_PIXELS: usize = 16_384;
@@ -138,8 +139,9 @@ fn chain(model: &Model, ops: &[Op], first: usize) -> (Before, Option<usize>) {
 fn is_fusable(op: &Op, part_quads: usize) -> bool {
     let Op::Conv2d(conv) = op else { return false };
     let Conv { input, output, stride, groups, .. } = *conv;
+    let square = conv.square().is_some_and(|[kernel, _]| kernel <= MOST_KERNEL);
     let small = input.channels.max(output.channels) <= MOST_CHANNELS;
-    (stride, groups) == (1, 1) && small && part_quads * output.height * output.width <= MOST_PIXELS
+    square && (stride, groups) == (1, 1) && small && part_quads * output.height * output.width <= MOST_PIXELS
 }
 
 /// The head that starts at layer `at` and ends with the network.
@@ -151,7 +153,8 @@ fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
     // A third one is enough to know that this is no head.
     let layers: Vec<usize> = (at..ops.len()).filter(computes).take(3).collect();
     let whole = |layer: usize| matches!(ops[layer], Op::AvgPool2d(pool) if pool.output.height * pool.output.width == 1 && pool.padding == 0 && pool.kernel == [pool.input.height, pool.input.width]);
-    let linear = |layer: usize| matches!(ops[layer], Op::Conv2d(conv) if conv.kernel == 1 && conv.stride == 1 && conv.groups == 1);
+    let linear =
+        |layer: usize| matches!(ops[layer], Op::Conv2d(conv) if conv.is_pointwise() && conv.groups == 1);
     let area = |layer: usize| model.layers[layer].inputs[0].height * model.layers[layer].inputs[0].width;
     let (linear, pixels) = match layers[..] {
         [layer] if linear(layer) && area(layer) == 1 => (layer, 1),
@@ -211,7 +214,12 @@ mod tests {
     fn what_does_not_fit_keeps_its_launches() {
         let stride = r#""conv2d", out_channels = 4, kernel = 3, stride = 2"#;
         let groups = r#""conv2d", out_channels = 4, kernel = 3, groups = 2"#;
-        for conv in [stride, groups, r#""conv2d", out_channels = 257, kernel = 3"#] {
+        let flat = r#""conv2d", out_channels = 4, kernel = [3, 2]"#;
+        let dilated = r#""conv2d", out_channels = 4, kernel = 3, dilation = 2"#;
+        let uneven = r#""conv2d", out_channels = 4, kernel = 3, padding = [1, 1, 1, 0]"#;
+        let large = r#""conv2d", out_channels = 4, kernel = 14, padding = 4"#;
+        let many = r#""conv2d", out_channels = 257, kernel = 3"#;
+        for conv in [stride, groups, flat, dilated, uneven, large, many] {
             let want = ["conv1", "batch_norm1", "head global_avg_pool1 linear1 ANY"];
             let got = cut("[2, 9, 9]", &[conv, NORM, GAP, LINEAR], 1);
             assert_eq!(got[..2], want[..2], "{conv}");

@@ -175,7 +175,7 @@ impl<'a> Fusion<'a> {
 
     fn place_conv(&mut self, fused: &FusedConv) {
         let conv = self.conv(fused.conv);
-        let (inputs, outputs, taps) = (conv.input.channels, conv.output.channels, conv.kernel * conv.kernel);
+        let (inputs, outputs, taps) = (conv.input.channels, conv.output.channels, conv.taps());
         let weight = self.param(fused.conv, "weight").expect("a convolution has weights");
         // [c, i, j, o] and [o, i, j, c], the last axis padded to whole vec4s.
         let packed = |outer: usize, inner: usize, of: &dyn Fn(usize, usize) -> usize| {
@@ -278,8 +278,7 @@ impl<'a> Fusion<'a> {
             constants.insert("OUT_NORMALISE", 0.0);
             constants.insert("OUT_RECTIFY", 0.0);
         }
-        let columns = conv.input.channels * conv.kernel * conv.kernel;
-        let weight_tiles = self.parts * columns.div_ceil(9) * conv.output.channels.div_ceil(8);
+        let weight_tiles = self.parts * conv.filter().div_ceil(9) * conv.output.channels.div_ceil(8);
         let input_groups = if to_input { self.parts * conv.input.channels.div_ceil(4) } else { 0 };
         let pixels = part_quads(self.quads) * conv.output.height * conv.output.width;
         let lanes = match self.grain {
@@ -295,6 +294,7 @@ impl<'a> Fusion<'a> {
 
     fn constants(&self, fused: &FusedConv, training: bool) -> Constants {
         let conv = self.conv(fused.conv);
+        let [kernel, padding] = conv.square().expect("others are not fused");
         let has_bias = self.param(fused.conv, "bias").is_some();
         let mut constants: Constants = [
             ("QUADS", self.quads),
@@ -306,8 +306,8 @@ impl<'a> Fusion<'a> {
             ("OUT_CHANNELS", conv.output.channels),
             ("OUT_HEIGHT", conv.output.height),
             ("OUT_WIDTH", conv.output.width),
-            ("KERNEL", conv.kernel),
-            ("PADDING", conv.padding),
+            ("KERNEL", kernel),
+            ("PADDING", padding),
             ("PACKED", self.packing.sources.len() / 4),
             ("HAS_BIAS", usize::from(has_bias)),
             ("GRADS", self.layout.trained_len()),

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
-use shadernet::layers::LAYERS;
+use shadernet::layers::{LAYERS, Op};
 use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
 
@@ -39,6 +39,15 @@ struct Window {
     padding: usize,
 }
 
+/// What only a convolution's window can be.
+#[derive(Debug, Clone, Copy)]
+struct Kernel {
+    sides: [usize; 2],
+    dilation: [usize; 2],
+    /// Zeros on each side, or "same".
+    padding: Option<[usize; 4]>,
+}
+
 #[derive(Debug, Clone, Copy)]
 enum Groups {
     One,
@@ -55,7 +64,8 @@ enum Body {
     /// A side branch from the value before, joined with it.
     Branch(&'static str),
     Conv {
-        window: Window,
+        kernel: Kernel,
+        stride: usize,
         out_channels: usize,
         groups: Groups,
         bias: bool,
@@ -76,25 +86,34 @@ const LARGEST: usize = 400;
 impl Body {
     /// Its line in a model file; with `keep` it makes as many channels as it reads.
     fn line(self, channels: usize, keep: bool) -> String {
-        let keys = |Window { kernel, stride, padding }: Window| {
-            format!("kernel = {kernel}, stride = {stride}, padding = {padding}")
-        };
         match self {
             Self::Plain(line) => line.to_owned(),
             Self::Branch(_) => unreachable!("several lines"),
             Self::Pool(kind, Window { kernel, stride, padding }) => {
-                let window = Window { padding: padding % (kernel / 2 + 1), kernel, stride };
-                format!("{{ type = {kind:?}, {} }}", keys(window))
+                let padding = padding % (kernel / 2 + 1);
+                format!("{{ type = {kind:?}, kernel = {kernel}, stride = {stride}, padding = {padding} }}")
             }
-            Self::Conv { window, out_channels, groups, bias } => {
-                let window = Window { padding: window.padding % window.kernel, ..window };
+            Self::Conv {
+                kernel: Kernel { sides, dilation, padding },
+                stride,
+                out_channels,
+                groups,
+                bias,
+            } => {
+                let reach = [0, 1].map(|axis| (sides[axis] - 1) * dilation[axis] + 1);
+                let padding = padding.map_or("\"same\"".to_owned(), |padding| {
+                    let [top, bottom, left, right] = padding;
+                    format!("{:?}", [top % reach[0], bottom % reach[0], left % reach[1], right % reach[1]])
+                });
                 let groups = match groups {
                     Groups::Two if channels.is_multiple_of(2) => 2,
                     Groups::All => channels,
                     _ => 1,
                 };
                 let out_channels = if keep { channels } else { out_channels.next_multiple_of(groups) };
-                let keys = keys(window);
+                let keys = format!(
+                    "kernel = {sides:?}, stride = {stride}, padding = {padding}, dilation = {dilation:?}"
+                );
                 format!(
                     "{{ type = \"conv2d\", out_channels = {out_channels}, {keys}, groups = {groups}, bias = {bias} }}"
                 )
@@ -167,6 +186,21 @@ impl Case {
             let groups = layer.layer.keys().get("groups").and_then(toml::Value::as_integer);
             if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.inputs[0].channels) {
                 parts.insert(format!("{kind}, depthwise"));
+            }
+            if let Op::Conv2d(conv) = layer.op {
+                let [top, bottom, left, right] = conv.padding;
+                let across = conv.axes()[1];
+                let mut has = |what: &str, has: bool| parts.extend(has.then(|| format!("conv2d, {what}")));
+                has("not square", conv.kernel[0] != conv.kernel[1]);
+                has("dilated", conv.dilation != [1, 1]);
+                has(
+                    "dilated by more than the stride divides",
+                    conv.dilation.iter().any(|d| d % conv.stride > 0),
+                );
+                has("uneven above and below", top != bottom);
+                has("uneven left and right", left != right);
+                // More than a row of the shader holds.
+                has("of wide reach", across.kernel > 1 && across.reach() > 13);
             }
             if layer.weights_of.is_some() {
                 parts.insert(format!("{kind}, shared"));
@@ -241,8 +275,23 @@ fn output_shape(line: &str, input: Shape) -> Option<Shape> {
 
 fn window() -> impl Strategy<Value = Window> {
     let kernel = prop_oneof![2 => 1..=3usize, 1 => 4..=7usize];
-    let stride = prop_oneof![2 => Just(1), 1 => 2..=4usize];
-    (kernel, stride, 0..=6usize).prop_map(|(kernel, stride, padding)| Window { kernel, stride, padding })
+    (kernel, stride(), 0..=6usize).prop_map(|(kernel, stride, padding)| Window { kernel, stride, padding })
+}
+
+fn kernel() -> impl Strategy<Value = Kernel> {
+    let side = || prop_oneof![2 => 1..=3usize, 1 => 4..=7usize];
+    let sides = prop_oneof![3 => side().prop_map(|side| [side; 2]), 1 => [side(), side()]];
+    let dilation = prop_oneof![4 => Just([1, 1]), 1 => [1..=3usize, 1..=7usize]];
+    let padding = prop_oneof![
+        4 => (0..=6usize).prop_map(|side| Some([side; 4])),
+        1 => [0..=4usize, 0..=4usize, 0..=4usize, 0..=4usize].prop_map(Some),
+        1 => Just(None),
+    ];
+    (sides, dilation, padding).prop_map(|(sides, dilation, padding)| Kernel { sides, dilation, padding })
+}
+
+fn stride() -> impl Strategy<Value = usize> {
+    prop_oneof![2 => Just(1), 1 => 2..=4usize]
 }
 
 fn body() -> impl Strategy<Value = Body> {
@@ -255,8 +304,15 @@ fn body() -> impl Strategy<Value = Body> {
     ];
     let joins = ["add", "concat", "multiply"];
     let groups = prop_oneof![3 => Just(Groups::One), 1 => Just(Groups::Two), 1 => Just(Groups::All)];
-    let conv = (window(), 1..=12usize, groups, any::<bool>())
-        .prop_map(|(window, out_channels, groups, bias)| Body::Conv { window, out_channels, groups, bias });
+    let conv = (kernel(), stride(), 1..=12usize, groups, any::<bool>()).prop_map(
+        |(kernel, stride, out_channels, groups, bias)| Body::Conv {
+            kernel,
+            stride,
+            out_channels,
+            groups,
+            bias,
+        },
+    );
     prop_oneof![
         5 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
         1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
@@ -401,7 +457,13 @@ const EVERY_PART: &[&str] = &[
     "batch_norm2d.momentum = 0.3",
     "batch_norm2d, shared",
     "conv2d, depthwise",
+    "conv2d, dilated",
+    "conv2d, dilated by more than the stride divides",
+    "conv2d, not square",
+    "conv2d, of wide reach",
     "conv2d, shared",
+    "conv2d, uneven above and below",
+    "conv2d, uneven left and right",
     "conv2d.groups = 1",
     "conv2d.groups = 2",
     "conv2d.bias = false",
@@ -416,6 +478,7 @@ const EVERY_PART: &[&str] = &[
     "conv2d.padding = 0",
     "conv2d.padding = 1",
     "conv2d.padding = 2",
+    "conv2d.padding = \"same\"",
     "conv2d.stride = 1",
     "conv2d.stride = 2",
     "conv2d.stride = 3",

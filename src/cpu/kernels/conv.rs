@@ -2,6 +2,8 @@
 
 use super::gather::{Gather, Scratch};
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
+use crate::layers::window::{Axis, Conv};
+use crate::tensor::Shape;
 use pulp::{Arch, Simd};
 use std::cell::RefCell;
 
@@ -9,90 +11,43 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The shape of a 2-D convolution.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ConvDims {
-    /// Channels of the input.
-    pub(crate) in_channels: usize,
-    /// Rows of the input.
-    pub(crate) in_height: usize,
-    /// Columns of the input.
-    pub(crate) in_width: usize,
-    /// Channels of the output.
-    pub(crate) out_channels: usize,
-    /// Rows of the output: `(in_height + 2·padding - kernel) / stride + 1`.
-    pub(crate) out_height: usize,
-    /// Columns of the output.
-    pub(crate) out_width: usize,
-    /// Side of the square kernel.
-    pub(crate) kernel: usize,
-    /// Pixels from one window to the next.
-    pub(crate) stride: usize,
-    /// Zeros on each side of the image.
-    pub(crate) padding: usize,
-    /// Groups of channels that do not see each other; divides both channel counts.
-    pub(crate) groups: usize,
+/// The same convolution, with the image drawn out to one row where pixels do not mix.
+pub(super) fn flattened(mut conv: Conv) -> Conv {
+    if conv.is_pointwise() {
+        for shape in [&mut conv.input, &mut conv.output] {
+            *shape = Shape::new(shape.channels, 1, shape.area());
+        }
+    }
+    conv
 }
 
-impl ConvDims {
-    /// The same shape, with the image drawn out to one row where pixels do not mix.
-    pub(crate) fn flattened(mut self) -> Self {
-        if self.kernel == 1 && self.stride == 1 && self.padding == 0 {
-            (self.in_height, self.in_width) = (1, self.in_height * self.in_width);
-            (self.out_height, self.out_width) = (1, self.out_height * self.out_width);
-        }
-        self
-    }
-
-    /// Input channels that a filter sees.
-    pub(crate) fn group_in(&self) -> usize {
-        self.in_channels / self.groups
-    }
-
-    /// Filters of a group.
-    pub(crate) fn group_out(&self) -> usize {
-        self.out_channels / self.groups
-    }
-
-    /// Pixels of an input channel.
-    pub(crate) fn in_plane(&self) -> usize {
-        self.in_height * self.in_width
-    }
-
-    /// Pixels of an output channel.
-    pub(crate) fn out_plane(&self) -> usize {
-        self.out_height * self.out_width
-    }
-
-    /// Panics unless the slices of a call have the right lengths.
-    pub(crate) fn check(&self, input: usize, weight: usize, bias: Option<usize>, output: usize) {
-        let filter = self.group_in() * self.kernel * self.kernel;
-        assert_eq!(input, self.in_channels * self.in_plane() * LANES);
-        assert_eq!(weight, self.out_channels * filter);
-        assert!(bias.is_none_or(|bias| bias == self.out_channels));
-        assert_eq!(output, self.out_channels * self.out_plane() * LANES);
-    }
+/// Panics unless the slices of a call have the right lengths.
+pub(super) fn check(conv: &Conv, input: usize, weight: usize, bias: Option<usize>, output: usize) {
+    assert_eq!(input, conv.input.len() * LANES);
+    assert_eq!(weight, conv.output.channels * conv.filter());
+    assert!(bias.is_none_or(|bias| bias == conv.output.channels));
+    assert_eq!(output, conv.output.len() * LANES);
 }
 
 /// Convolves a block.
 ///
-/// `input` is `[in_channels, in_height, in_width, 16]`, `weight` `[out_channels, in_channels / groups, kernel, kernel]`,
+/// `input` is `[in_channels, in_height, in_width, 16]`, `weight` `[out_channels, in_channels / groups, height, width]`,
 /// `bias` `[out_channels]`, `output` `[out_channels, out_height, out_width, 16]`.
 pub(crate) fn conv2d_forward(
     arch: Arch,
-    dims: &ConvDims,
+    conv: &Conv,
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     output: &mut [f32],
 ) {
-    dims.check(input.len(), weight.len(), bias.map(<[f32]>::len), output.len());
-    let dims = dims.flattened();
+    check(conv, input.len(), weight.len(), bias.map(<[f32]>::len), output.len());
+    let conv = flattened(*conv);
     SCRATCH.with_borrow_mut(|scratch| {
         dispatch!(
             arch,
             forward(
-                dims: ConvDims,
+                conv: Conv,
                 input: &'a [f32],
                 weight: &'a [f32],
                 bias: Option<&'a [f32]>,
@@ -106,37 +61,38 @@ pub(crate) fn conv2d_forward(
 #[inline(always)]
 fn forward<S: Simd>(
     simd: S,
-    dims: ConvDims,
+    conv: Conv,
     input: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
     scratch: &mut Scratch,
     output: &mut [f32],
 ) {
-    let area = dims.kernel * dims.kernel;
+    let [top, _, left, _] = conv.padding;
     let gather = Gather {
-        channels: dims.group_in(),
-        height: dims.in_height,
-        width: dims.in_width,
-        out_channels: dims.group_out(),
-        rows: dims.out_height,
-        columns: dims.out_width,
-        taps: [dims.kernel; 2],
-        step: dims.stride,
-        origin: [-(dims.padding as isize); 2],
-        out_strides: [dims.out_plane(), dims.out_width, 1],
+        channels: conv.group_in(),
+        height: conv.input.height,
+        width: conv.input.width,
+        out_channels: conv.group_out(),
+        rows: conv.output.height,
+        columns: conv.output.width,
+        taps: conv.kernel,
+        dilation: conv.dilation,
+        step: conv.stride,
+        origin: [-(top as isize), -(left as isize)],
+        out_strides: [conv.output.area(), conv.output.width, 1],
         out_first: 0,
-        weight_out: dims.group_in() * area,
-        weight_in: area,
-        tap_strides: [dims.kernel as isize, 1],
+        weight_out: conv.filter(),
+        weight_in: conv.taps(),
+        tap_strides: [conv.kernel[1] as isize, 1],
         tap_first: 0,
     };
-    let inputs = vectors::<S>(input).chunks_exact(dims.group_in() * dims.in_plane() * parts::<S>());
-    let weights = weight.chunks_exact(gather.weight_out * dims.group_out());
+    let inputs = vectors::<S>(input).chunks_exact(conv.group_in() * conv.input.area() * parts::<S>());
+    let weights = weight.chunks_exact(gather.weight_out * conv.group_out());
     let outputs =
-        vectors_mut::<S>(output).chunks_exact_mut(dims.group_out() * dims.out_plane() * parts::<S>());
+        vectors_mut::<S>(output).chunks_exact_mut(conv.group_out() * conv.output.area() * parts::<S>());
     for (g, ((input, weight), output)) in inputs.zip(weights).zip(outputs).enumerate() {
-        let bias = bias.map(|bias| &bias[g * dims.group_out()..]);
+        let bias = bias.map(|bias| &bias[g * conv.group_out()..]);
         gather.run(simd, input, weight, bias, scratch, output);
     }
 }
@@ -144,22 +100,22 @@ fn forward<S: Simd>(
 /// The gradient of a convolution's input, for a block.
 ///
 /// `grad_output` is `[out_channels, out_height, out_width, 16]`, `weight`
-/// `[out_channels, in_channels / groups, kernel, kernel]`; `grad_input`, `[in_channels, in_height, in_width, 16]`, is
+/// `[out_channels, in_channels / groups, height, width]`; `grad_input`, `[in_channels, in_height, in_width, 16]`, is
 /// overwritten.
 pub(crate) fn conv2d_grad_input(
     arch: Arch,
-    dims: &ConvDims,
+    conv: &Conv,
     grad_output: &[f32],
     weight: &[f32],
     grad_input: &mut [f32],
 ) {
-    dims.check(grad_input.len(), weight.len(), None, grad_output.len());
-    let dims = dims.flattened();
+    check(conv, grad_input.len(), weight.len(), None, grad_output.len());
+    let conv = flattened(*conv);
     SCRATCH.with_borrow_mut(|scratch| {
         dispatch!(
             arch,
             backward(
-                dims: ConvDims,
+                conv: Conv,
                 grad_output: &'a [f32],
                 weight: &'a [f32],
                 scratch: &'a mut Scratch,
@@ -169,75 +125,85 @@ pub(crate) fn conv2d_grad_input(
     });
 }
 
-/// Input pixels whose coordinate has one remainder modulo the stride take the same taps, every stride-th one. For each
-/// pair of remainders the gradient is a correlation of stride 1 with these taps, turned round.
+/// Input pixels whose coordinate has one remainder modulo the stride take the same taps, every so many. For each pair of
+/// remainders the gradient is a correlation of stride 1 with these taps, turned round.
 #[inline(always)]
 fn backward<S: Simd>(
     simd: S,
-    dims: ConvDims,
+    conv: Conv,
     grad_output: &[f32],
     weight: &[f32],
     scratch: &mut Scratch,
     grad_input: &mut [f32],
 ) {
-    let ConvDims { kernel, stride, in_width, .. } = dims;
-    let area = kernel * kernel;
-    let filter = dims.group_in() * area;
-    for phase in 0..stride * stride {
-        let rows = Phase::new(&dims, dims.in_height, phase / stride);
-        let columns = Phase::new(&dims, in_width, phase % stride);
-        let gather = Gather {
-            channels: dims.group_out(),
-            height: dims.out_height,
-            width: dims.out_width,
-            out_channels: dims.group_in(),
-            rows: rows.count,
-            columns: columns.count,
-            taps: [rows.taps, columns.taps],
-            step: 1,
-            origin: [rows.origin, columns.origin],
-            out_strides: [dims.in_plane(), stride * in_width, stride],
-            out_first: rows.first * in_width + columns.first,
-            weight_out: area,
-            weight_in: filter,
-            tap_strides: [-((stride * kernel) as isize), -(stride as isize)],
-            tap_first: rows.last_tap * kernel + columns.last_tap,
-        };
-        let grads =
-            vectors::<S>(grad_output).chunks_exact(dims.group_out() * dims.out_plane() * parts::<S>());
-        let weights = weight.chunks_exact(filter * dims.group_out());
-        let outputs =
-            vectors_mut::<S>(grad_input).chunks_exact_mut(dims.group_in() * dims.in_plane() * parts::<S>());
-        for ((grad, weight), output) in grads.zip(weights).zip(outputs) {
-            gather.run(simd, grad, weight, None, scratch, output);
+    let Conv { input, output, stride, .. } = conv;
+    let [vertical, horizontal] = conv.axes();
+    let across = conv.kernel[1];
+    for rows in (0..stride).filter_map(|phase| Phase::new(&vertical, phase)) {
+        for columns in (0..stride).filter_map(|phase| Phase::new(&horizontal, phase)) {
+            let gather = Gather {
+                channels: conv.group_out(),
+                height: output.height,
+                width: output.width,
+                out_channels: conv.group_in(),
+                rows: rows.count,
+                columns: columns.count,
+                taps: [rows.taps, columns.taps],
+                dilation: [rows.dilation, columns.dilation],
+                step: 1,
+                origin: [rows.origin, columns.origin],
+                out_strides: [input.area(), stride * input.width, stride],
+                out_first: rows.first * input.width + columns.first,
+                weight_out: conv.taps(),
+                weight_in: conv.filter(),
+                tap_strides: [-((rows.tap_stride * across) as isize), -(columns.tap_stride as isize)],
+                tap_first: rows.last_tap * across + columns.last_tap,
+            };
+            let grads =
+                vectors::<S>(grad_output).chunks_exact(conv.group_out() * output.area() * parts::<S>());
+            let weights = weight.chunks_exact(conv.filter() * conv.group_out());
+            let outputs =
+                vectors_mut::<S>(grad_input).chunks_exact_mut(conv.group_in() * input.area() * parts::<S>());
+            for ((grad, weight), output) in grads.zip(weights).zip(outputs) {
+                gather.run(simd, grad, weight, None, scratch, output);
+            }
         }
     }
 }
 
 /// Along one axis, the input pixels `first + q·stride`, `q` in `0..count`, that are `phase` away from a window's start
-/// modulo the stride. Taps `phase + t·stride`, `t` in `0..taps`, reach them, from output pixel
-/// `q + origin + taps - 1 - t`.
+/// modulo the stride. Taps `last_tap - t·tap_stride`, `t` in `0..taps`, reach them, from output pixel
+/// `q + origin + t·dilation`.
 struct Phase {
     first: usize,
     count: usize,
     taps: usize,
+    tap_stride: usize,
     last_tap: usize,
+    dilation: usize,
     origin: isize,
 }
 
 impl Phase {
-    fn new(dims: &ConvDims, len: usize, phase: usize) -> Self {
-        let ConvDims { kernel, stride, padding, .. } = *dims;
+    /// `None` if there is no such pixel.
+    fn new(axis: &Axis, phase: usize) -> Option<Self> {
+        let Axis { input, kernel, stride, dilation, padding: [padding, _] } = *axis;
         let first = (phase + stride - padding % stride) % stride;
-        let taps = kernel.saturating_sub(phase).div_ceil(stride);
-        Self {
-            first,
-            count: len.saturating_sub(first).div_ceil(stride),
-            taps,
-            last_tap: phase + taps.saturating_sub(1) * stride,
-            origin: ((first + padding - phase) / stride) as isize + 1 - taps as isize,
-        }
+        let count = input.checked_sub(first).filter(|&rest| rest > 0)?.div_ceil(stride);
+        // Tap i reaches them if i·dilation ≡ phase modulo the stride: if one does, then every (stride / common)-th.
+        let common = greatest_common_divisor(stride, dilation);
+        let tap_stride = stride / common;
+        let first_tap = (0..tap_stride.min(kernel)).find(|tap| tap * dilation % stride == phase);
+        let taps = first_tap.map_or(0, |tap| (kernel - tap).div_ceil(tap_stride));
+        let last_tap = first_tap.map_or(0, |tap| tap + (taps - 1) * tap_stride);
+        // Without a tap, nothing is read.
+        let origin = ((first + padding) as isize - (last_tap * dilation) as isize) / stride as isize;
+        Some(Self { first, count, taps, tap_stride, last_tap, dilation: dilation / common, origin })
     }
+}
+
+fn greatest_common_divisor(a: usize, b: usize) -> usize {
+    if b == 0 { a } else { greatest_common_divisor(b, a % b) }
 }
 
 #[cfg(test)]
@@ -259,43 +225,56 @@ mod tests {
         [2, 6, 2],
     ];
 
-    /// All of these with all windows, on images narrower and wider than a tile.
-    fn shapes() -> impl Iterator<Item = ConvDims> {
-        let windows = [1, 2, 3, 5].into_iter().flat_map(|kernel| {
-            (1..=3).flat_map(move |stride| (0..=2).map(move |padding| [kernel, stride, padding]))
+    /// Kernel, dilation and padding of windows that are not square, dilated by divisors, multiples and others of the stride,
+    /// unevenly padded, wider than the image.
+    const WINDOWS: [([usize; 2], [usize; 2], [usize; 4]); 9] = [
+        ([3, 2], [1, 1], [0, 2, 1, 0]),
+        ([1, 4], [1, 1], [0, 0, 2, 1]),
+        ([4, 1], [1, 1], [3, 0, 0, 0]),
+        ([3, 3], [2, 2], [2, 2, 2, 2]),
+        ([2, 3], [3, 2], [1, 3, 4, 0]),
+        ([2, 2], [4, 6], [0, 4, 1, 6]),
+        ([1, 3], [5, 4], [0, 0, 8, 7]),
+        ([7, 13], [1, 1], [6, 5, 9, 12]),
+        ([2, 1], [4, 1], [0, 0, 0, 0]),
+    ];
+
+    /// All channels with all windows, on images narrower and wider than a tile.
+    fn shapes() -> impl Iterator<Item = Conv> {
+        let square = [1, 2, 3, 5].into_iter().flat_map(|kernel| {
+            (1..=3).flat_map(move |stride| {
+                (0..=2).map(move |padding| (([kernel; 2], [1; 2], [padding; 4]), stride))
+            })
         });
-        windows.enumerate().flat_map(|(i, [kernel, stride, padding])| {
-            let (in_height, in_width) = (5 + i % 3, if i % 2 == 0 { 9 } else { 5 });
-            CHANNELS.into_iter().map(move |[in_channels, out_channels, groups]| ConvDims {
-                in_channels,
-                in_height,
-                in_width,
-                out_channels,
-                out_height: (in_height + 2 * padding - kernel) / stride + 1,
-                out_width: (in_width + 2 * padding - kernel) / stride + 1,
-                kernel,
-                stride,
-                padding,
-                groups,
+        let others = WINDOWS.into_iter().flat_map(|window| (1..=4).map(move |stride| (window, stride)));
+        square.chain(others).enumerate().flat_map(|(i, ((kernel, dilation, padding), stride))| {
+            let size = [5 + i % 3, if i % 2 == 0 { 9 } else { 5 }];
+            CHANNELS.into_iter().map(move |[in_channels, out_channels, groups]| {
+                let input = Shape::new(in_channels, size[0], size[1]);
+                let conv = Conv { input, output: input, kernel, stride, padding, dilation, groups };
+                let [height, width] = conv.axes().map(|axis| axis.output().unwrap());
+                Conv { output: Shape::new(out_channels, height, width), ..conv }
             })
         })
     }
 
     /// Calls `visit` with the indices (output, input, weight) of every product.
-    fn for_products(d: &ConvDims, mut visit: impl FnMut(usize, usize, usize)) {
-        let out_len = d.out_channels * d.out_plane();
-        let filter = d.group_in() * d.kernel * d.kernel;
-        for out in 0..out_len {
-            let (o, y, x) = (out / d.out_plane(), out % d.out_plane() / d.out_width, out % d.out_width);
-            for tap in 0..filter {
-                let (c, i, j) = (tap / d.kernel / d.kernel, tap / d.kernel % d.kernel, tap % d.kernel);
-                let c = o / d.group_out() * d.group_in() + c;
-                let row = (y * d.stride + i).wrapping_sub(d.padding);
-                let column = (x * d.stride + j).wrapping_sub(d.padding);
-                if row < d.in_height && column < d.in_width {
-                    let input = c * d.in_plane() + row * d.in_width + column;
+    fn for_products(conv: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
+        let (input, output) = (conv.input, conv.output);
+        let ([rows, columns], [_, across]) = (conv.axes(), conv.kernel);
+        for out in 0..output.len() {
+            let (o, at) = (out / output.area(), out % output.area());
+            for tap in 0..conv.filter() {
+                let (c, i, j) = (tap / conv.taps(), tap % conv.taps() / across, tap % across);
+                let c = o / conv.group_out() * conv.group_in() + c;
+                let row =
+                    (at / output.width * conv.stride + i * conv.dilation[0]).wrapping_sub(rows.padding[0]);
+                let column =
+                    (at % output.width * conv.stride + j * conv.dilation[1]).wrapping_sub(columns.padding[0]);
+                if row < input.height && column < input.width {
+                    let input = c * input.area() + row * input.width + column;
                     for lane in 0..LANES {
-                        visit(out * LANES + lane, input * LANES + lane, o * filter + tap);
+                        visit(out * LANES + lane, input * LANES + lane, o * conv.filter() + tap);
                     }
                 }
             }
@@ -305,26 +284,25 @@ mod tests {
     #[test]
     fn every_direction_matches_f64() {
         for arch in archs() {
-            for dims in shapes() {
-                let x = random(1, dims.in_channels * dims.in_plane() * LANES);
-                let dy = random(2, dims.out_channels * dims.out_plane() * LANES);
-                let area = dims.kernel * dims.kernel;
-                let w = random(3, dims.out_channels * dims.group_in() * area);
-                let b = random(4, dims.out_channels);
+            for conv in shapes() {
+                let x = random(1, conv.input.len() * LANES);
+                let dy = random(2, conv.output.len() * LANES);
+                let w = random(3, conv.output.channels * conv.filter());
+                let b = random(4, conv.output.channels);
                 let [mut y, mut dx, mut dw, mut db] =
                     [&dy, &x, &w, &b].map(|like| vec![f32::NAN; like.len()]);
-                conv2d_forward(arch, &dims, &x, &w, Some(&b), &mut y);
-                conv2d_grad_input(arch, &dims, &dy, &w, &mut dx);
-                conv2d_grad_weight(arch, &dims, &x, &dy, &mut dw, Some(&mut db));
+                conv2d_forward(arch, &conv, &x, &w, Some(&b), &mut y);
+                conv2d_grad_input(arch, &conv, &dy, &w, &mut dx);
+                conv2d_grad_weight(arch, &conv, &x, &dy, &mut dw, Some(&mut db));
 
                 let [mut want_y, mut want_dx, mut want_dw, mut want_db] =
                     [&dy, &x, &w, &b].map(|like| vec![Exact::default(); like.len()]);
                 for out in 0..dy.len() {
-                    let o = out / LANES / dims.out_plane();
+                    let o = out / LANES / conv.output.area();
                     want_y[out].add(b[o], 1.0);
                     want_db[o].add(dy[out], 1.0);
                 }
-                for_products(&dims, |out, input, weight| {
+                for_products(&conv, |out, input, weight| {
                     want_y[out].add(x[input], w[weight]);
                     want_dx[input].add(dy[out], w[weight]);
                     want_dw[weight].add(dy[out], x[input]);
@@ -336,7 +314,7 @@ mod tests {
                     ("bias", want_db, db),
                 ] {
                     for (want, got) in want.iter().zip(got) {
-                        want.check(got, &(name, arch, dims));
+                        want.check(got, &(name, arch, conv));
                     }
                 }
             }
@@ -345,14 +323,14 @@ mod tests {
 
     #[test]
     fn bias_is_optional() {
-        let dims = shapes().next().expect("there are shapes");
-        let x = random(1, dims.in_channels * dims.in_plane() * LANES);
-        let w = random(2, dims.out_channels * dims.group_in() * dims.kernel * dims.kernel);
-        let mut y = [vec![1.0; dims.out_channels * dims.out_plane() * LANES], vec![]];
+        let conv = shapes().next().expect("there are shapes");
+        let x = random(1, conv.input.len() * LANES);
+        let w = random(2, conv.output.channels * conv.filter());
+        let mut y = [vec![1.0; conv.output.len() * LANES], vec![]];
         y[1] = vec![2.0; y[0].len()];
-        let zeros = vec![0.0; dims.out_channels];
-        conv2d_forward(Arch::new(), &dims, &x, &w, None, &mut y[0]);
-        conv2d_forward(Arch::new(), &dims, &x, &w, Some(&zeros), &mut y[1]);
+        let zeros = vec![0.0; conv.output.channels];
+        conv2d_forward(Arch::new(), &conv, &x, &w, None, &mut y[0]);
+        conv2d_forward(Arch::new(), &conv, &x, &w, Some(&zeros), &mut y[1]);
         assert_eq!(y[0], y[1]);
     }
 }

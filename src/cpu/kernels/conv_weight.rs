@@ -1,6 +1,9 @@
 //! Convolution: the gradients of the weights and the bias.
 
-use super::{Buffer, ConvDims, LANES, dispatch, parts, vectors};
+use super::conv::{check, flattened};
+use super::{Buffer, LANES, dispatch, parts, vectors};
+use crate::layers::window::Conv;
+use crate::tensor::Shape;
 use pulp::{Arch, Simd};
 use std::cell::RefCell;
 
@@ -11,43 +14,44 @@ thread_local! {
 
 /// The gradients of a convolution's weights and bias, summed over the 16 images of one block.
 ///
-/// `input` is `[in_channels, in_height, in_width, 16]`, `grad_output` `[out_channels, out_height, out_width, 16]`;
-/// `grad_weight`, `[out_channels, in_channels / groups, kernel, kernel]`, and `grad_bias`, `[out_channels]`, are
+/// `input` is `[in_channels, in_height, in_width, 16]`, `grad_output` `[out_channels, output.height, output.width, 16]`;
+/// `grad_weight`, `[out_channels, in_channels / groups, height, width]`, and `grad_bias`, `[out_channels]`, are
 /// overwritten. Lanes without an image must hold finite inputs and zero gradients.
 pub(crate) fn conv2d_grad_weight(
     arch: Arch,
-    dims: &ConvDims,
+    conv: &Conv,
     input: &[f32],
     grad_output: &[f32],
     grad_weight: &mut [f32],
     grad_bias: Option<&mut [f32]>,
 ) {
-    dims.check(input.len(), grad_weight.len(), grad_bias.as_ref().map(|bias| bias.len()), grad_output.len());
-    if dims.padding == 0 {
-        return run(arch, dims.flattened(), input, grad_output, grad_weight, grad_bias);
+    check(conv, input.len(), grad_weight.len(), grad_bias.as_ref().map(|bias| bias.len()), grad_output.len());
+    if conv.padding == [0; 4] {
+        return run(arch, flattened(*conv), input, grad_output, grad_weight, grad_bias);
     }
     PADDED.with_borrow_mut(|padded| {
-        let (dims, padded) = pad(dims, input, padded);
-        run(arch, dims, padded, grad_output, grad_weight, grad_bias);
+        let (conv, padded) = pad(conv, input, padded);
+        run(arch, conv, padded, grad_output, grad_weight, grad_bias);
     });
 }
 
 /// Copies `input` into the middle of the zeros of `padded`. Returns both, with the shape without padding.
-fn pad<'a>(dims: &ConvDims, input: &[f32], padded: &'a mut Buffer) -> (ConvDims, &'a [f32]) {
-    let &ConvDims { in_height, in_width, padding, .. } = dims;
-    let (height, width) = (in_height + 2 * padding, in_width + 2 * padding);
-    let padded = padded.room(dims.in_channels * height * width * LANES);
+fn pad<'a>(conv: &Conv, input: &[f32], padded: &'a mut Buffer) -> (Conv, &'a [f32]) {
+    let Shape { channels, height, width } = conv.input;
+    let [top, bottom, left, right] = conv.padding;
+    let shape = Shape::new(channels, top + height + bottom, left + width + right);
+    let padded = padded.room(shape.len() * LANES);
     padded.fill(0.0);
-    for (row, pixels) in input.chunks_exact(in_width * LANES).enumerate() {
-        let y = row / in_height * height + padding + row % in_height;
-        padded[(y * width + padding) * LANES..][..pixels.len()].copy_from_slice(pixels);
+    for (row, pixels) in input.chunks_exact(width * LANES).enumerate() {
+        let y = row / height * shape.height + top + row % height;
+        padded[(y * shape.width + left) * LANES..][..pixels.len()].copy_from_slice(pixels);
     }
-    (ConvDims { in_height: height, in_width: width, padding: 0, ..*dims }, padded)
+    (Conv { input: shape, padding: [0; 4], ..*conv }, padded)
 }
 
 fn run(
     arch: Arch,
-    dims: ConvDims,
+    conv: Conv,
     input: &[f32],
     grad_output: &[f32],
     grad_weight: &mut [f32],
@@ -56,7 +60,7 @@ fn run(
     dispatch!(
         arch,
         grad_parameters(
-            dims: ConvDims,
+            conv: Conv,
             input: &'a [f32],
             grad_output: &'a [f32],
             grad_weight: &'a mut [f32],
@@ -68,21 +72,21 @@ fn run(
 #[inline(always)]
 fn grad_parameters<S: Simd>(
     simd: S,
-    dims: ConvDims,
+    conv: Conv,
     input: &[f32],
     grad_output: &[f32],
     grad_weight: &mut [f32],
     grad_bias: Option<&mut [f32]>,
 ) {
-    let filters = grad_weight.len() / dims.groups;
-    let inputs = vectors::<S>(input).chunks_exact(dims.group_in() * dims.in_plane() * parts::<S>());
-    let grads = vectors::<S>(grad_output).chunks_exact(dims.group_out() * dims.out_plane() * parts::<S>());
+    let filters = grad_weight.len() / conv.groups;
+    let inputs = vectors::<S>(input).chunks_exact(conv.group_in() * conv.input.area() * parts::<S>());
+    let grads = vectors::<S>(grad_output).chunks_exact(conv.group_out() * conv.output.area() * parts::<S>());
     for ((input, grad), weight) in inputs.zip(grads).zip(grad_weight.chunks_exact_mut(filters)) {
-        let group = Group { dims, input, grad };
+        let group = Group { conv, input, grad };
         let mut channel = 0;
-        while channel < dims.group_out() {
+        while channel < conv.group_out() {
             // Accumulators, gradients and an input fit the 32 (or 16) vector registers.
-            channel += match dims.group_out() - channel {
+            channel += match conv.group_out() - channel {
                 4.. if S::REGISTER_COUNT >= 32 => group.channels::<4>(simd, channel, weight),
                 2.. => group.channels::<2>(simd, channel, weight),
                 _ => group.lone_channel(simd, channel, weight),
@@ -90,7 +94,7 @@ fn grad_parameters<S: Simd>(
         }
     }
     if let Some(grad_bias) = grad_bias {
-        let planes = vectors::<S>(grad_output).chunks_exact(dims.out_plane() * parts::<S>());
+        let planes = vectors::<S>(grad_output).chunks_exact(conv.output.area() * parts::<S>());
         for (bias, plane) in grad_bias.iter_mut().zip(planes) {
             *bias = plane_sum(simd, plane);
         }
@@ -117,7 +121,7 @@ fn plane_sum<S: Simd>(simd: S, plane: &[S::f32s]) -> f32 {
 /// The channels of one group, without padding. All the weights' sums run over the lanes too, so that the vectors of a
 /// pixel count as pixels.
 struct Group<'a, V> {
-    dims: ConvDims,
+    conv: Conv,
     input: &'a [V],
     grad: &'a [V],
 }
@@ -131,7 +135,7 @@ impl<V: Copy> Group<'_, V> {
         channel: usize,
         weight: &mut [f32],
     ) -> usize {
-        let taps = weight.len() / self.dims.group_out();
+        let taps = weight.len() / self.conv.group_out();
         let mut tap = 0;
         while tap < taps {
             // Four and four where six would leave a tile of one or two.
@@ -146,7 +150,7 @@ impl<V: Copy> Group<'_, V> {
     /// The gradient of one filter, nine taps at once: all of a 3x3 kernel. Returns 1.
     #[inline(always)]
     fn lone_channel(&self, simd: impl Simd<f32s = V>, channel: usize, weight: &mut [f32]) -> usize {
-        let taps = weight.len() / self.dims.group_out();
+        let taps = weight.len() / self.conv.group_out();
         for tap in (0..taps).step_by(9) {
             self.tile::<1, 9>(simd, channel, tap, weight);
         }
@@ -162,11 +166,11 @@ impl<V: Copy> Group<'_, V> {
         tap: usize,
         weight: &mut [f32],
     ) -> usize {
-        let sums = match self.dims.stride {
+        let sums = match self.conv.stride {
             1 => self.sums::<_, O, T>(simd, 1, channel, tap),
             stride => self.sums::<_, O, T>(simd, stride, channel, tap),
         };
-        let filters = weight.chunks_exact_mut(weight.len() / self.dims.group_out()).skip(channel);
+        let filters = weight.chunks_exact_mut(weight.len() / self.conv.group_out()).skip(channel);
         for (sums, filter) in sums.into_iter().zip(filters) {
             for (sum, weight) in sums.into_iter().zip(&mut filter[tap..]) {
                 *weight = simd.reduce_sum_f32s(sum);
@@ -183,34 +187,34 @@ impl<V: Copy> Group<'_, V> {
         channel: usize,
         tap: usize,
     ) -> [[V; T]; O] {
-        let ConvDims { kernel, in_height, in_width, out_height, out_width, .. } = self.dims;
+        let Conv { input, output, kernel: [height, width], dilation, .. } = self.conv;
         let parts = parts::<S>();
         // Counts the taps up, as divisions for each would take longer than a small image. Those behind the last start
         // with the first pixel.
-        let (mut c, mut i, mut j) = (tap / (kernel * kernel), tap / kernel % kernel, tap % kernel);
+        let (mut c, mut i, mut j) = (tap / (height * width), tap / width % height, tap % width);
         let mut starts = [0; T];
-        let taps = self.dims.group_in() * kernel * kernel - tap;
+        let taps = self.conv.filter() - tap;
         for start in starts.iter_mut().take(taps) {
-            *start = ((c * in_height + i) * in_width + j) * parts;
+            *start = ((c * input.height + i * dilation[0]) * input.width + j * dilation[1]) * parts;
             j += 1;
-            if j == kernel {
+            if j == width {
                 (i, j) = (i + 1, 0);
             }
-            if i == kernel {
+            if i == height {
                 (c, i) = (c + 1, 0);
             }
         }
-        let grad_len = out_width * parts;
-        let input_len = if stride == 1 { grad_len } else { ((out_width - 1) * stride + 1) * parts };
+        let grad_len = output.width * parts;
+        let input_len = if stride == 1 { grad_len } else { ((output.width - 1) * stride + 1) * parts };
         let zero = simd.splat_f32s(0.0);
         let mut sums = [[zero; T]; O];
-        for y in 0..out_height {
+        for y in 0..output.height {
             let (mut grads, mut inputs) = ([&self.grad[..0]; O], [&self.input[..0]; T]);
             for o in 0..O {
-                grads[o] = &self.grad[((channel + o) * out_height + y) * grad_len..][..grad_len];
+                grads[o] = &self.grad[((channel + o) * output.height + y) * grad_len..][..grad_len];
             }
             for t in 0..T {
-                inputs[t] = &self.input[starts[t] + y * stride * in_width * parts..][..input_len];
+                inputs[t] = &self.input[starts[t] + y * stride * input.width * parts..][..input_len];
             }
             for x in 0..grad_len {
                 let at = if stride == 1 { x } else { x / parts * stride * parts + x % parts };

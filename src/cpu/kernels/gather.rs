@@ -9,7 +9,7 @@ const DEPTHWISE_PIXELS: usize = 4;
 
 /// One correlation of an input block `[channels, height, width, 16]` with a set of filters:
 ///
-/// `out[o, y, x] = bias[o] + Σ weight[o, c, i, j] · in[c, y·step + origin₀ + i, x·step + origin₁ + j]`
+/// `out[o, y, x] = bias[o] + Σ weight[o, c, i, j] · in[c, y·step + origin₀ + i·dilation₀, x·step + origin₁ + j·dilation₁]`
 ///
 /// over all c and those taps (i, j) that fall on the input. Strides into weight and output are free.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +22,7 @@ pub(crate) struct Gather {
     pub(crate) rows: usize,
     pub(crate) columns: usize,
     pub(crate) taps: [usize; 2],
+    pub(crate) dilation: [usize; 2],
     pub(crate) step: usize,
     pub(crate) origin: [isize; 2],
     /// Pixels from one output channel, row, column to the next, and the first pixel to write.
@@ -46,7 +47,7 @@ pub(crate) struct Scratch {
     padded: Buffer,
 }
 
-/// Taps side by side, and where the first output of the row at hand finds them.
+/// Taps side by side, without dilation if there are several, and where the first output of the row at hand finds them.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
     /// Number of the first tap in a filter.
@@ -86,7 +87,8 @@ impl Gather {
             channel += tile;
         }
         // With columns of zeros left and right, tiles at the edge are like all others.
-        let last = (self.columns.max(self.tile_pixels()) - 1) * self.step + self.taps[1];
+        let reach = self.taps[1].saturating_sub(1) * self.dilation[1] + 1;
+        let last = (self.columns.max(self.tile_pixels()) - 1) * self.step + reach;
         let left = (-self.origin[1]).max(0) as usize;
         let right = (last as isize + self.origin[1] - self.width as isize).max(0) as usize;
         let wide = Self {
@@ -101,9 +103,9 @@ impl Gather {
             pad_columns(simd, input, padded, [left, self.width, right].map(|columns| columns * parts::<S>()));
             padded
         };
-        // A constant step, and three taps of a row at a time, leave one bounds check for all their pixels.
+        // A constant step, and three taps side by side at a time, leave one bounds check for all their pixels.
         match (self.step, self.taps[1] % 3) {
-            (1, 0) => wide.rows::<S, 3>(simd, 1, input, weights, bias, taps, output),
+            (1, 0) if self.dilation[1] == 1 => wide.rows::<S, 3>(simd, 1, input, weights, bias, taps, output),
             (1, _) => wide.rows::<S, 1>(simd, 1, input, weights, bias, taps, output),
             (step, _) => wide.rows::<S, 1>(simd, step, input, weights, bias, taps, output),
         }
@@ -152,11 +154,15 @@ impl Gather {
         let [rows, columns] = self.taps;
         let top = (y * self.step) as isize + self.origin[0];
         taps.clear();
+        let [down, across] = self.dilation;
+        let inside = taps_inside(top, rows, down, self.height);
         for c in 0..self.channels {
-            for i in taps_inside(top, rows, self.height) {
-                let row = c * self.height + (top + i as isize) as usize;
+            for i in inside.clone() {
+                let row = c * self.height + (top + (i * down) as isize) as usize;
                 let (first, pixel) = ((c * rows + i) * columns, row * self.width + self.origin[1] as usize);
-                taps.extend((0..columns).step_by(K).map(|j| Taps { first: first + j, pixel: pixel + j }));
+                taps.extend(
+                    (0..columns).step_by(K).map(|j| Taps { first: first + j, pixel: pixel + j * across }),
+                );
             }
         }
     }

@@ -21,7 +21,7 @@ pub(crate) use batch_norm::{
     BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
 };
 pub(crate) use combine::{add_to, multiply, multiply_grad, sum};
-pub(crate) use conv::{ConvDims, conv2d_forward, conv2d_grad_input};
+pub(crate) use conv::{conv2d_forward, conv2d_grad_input};
 pub(crate) use conv_weight::conv2d_grad_weight;
 pub(crate) use dropout::dropout;
 pub(crate) use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad};
@@ -100,11 +100,15 @@ fn vectors_mut<S: Simd>(block: &mut [f32]) -> &mut [S::f32s] {
     S::as_mut_simd_f32s(block).0
 }
 
-/// Taps `k` in `0..taps` with `0 <= start + k < len`: those that fall on the image, not on its padding.
+/// Taps `k` in `0..taps` with `0 <= start + k·dilation < len`: those that fall on the image, not on its padding.
 #[inline(always)]
-fn taps_inside(start: isize, taps: usize, len: usize) -> std::ops::Range<usize> {
-    let end = (len as isize - start).clamp(0, taps as isize) as usize;
-    ((-start).max(0) as usize).min(end)..end
+fn taps_inside(start: isize, taps: usize, dilation: usize, len: usize) -> std::ops::Range<usize> {
+    // The first tap at `place` or behind it. Next to the few pixels of a row in one channel, a division takes long.
+    let tap_from = |place: isize| {
+        let distance = (place - start).max(0) as usize;
+        taps.min(if dilation == 1 { distance } else { distance.div_ceil(dilation) })
+    };
+    tap_from(0)..tap_from(len as isize)
 }
 
 /// Turns up to 16 `images`, `[n, features]`, into a `block`, `[features, 16]`. Missing images become zeros.
@@ -150,10 +154,14 @@ mod tests {
 
     #[test]
     fn taps_stay_inside() {
-        assert_eq!(taps_inside(-2, 5, 4), 2..5);
-        assert_eq!(taps_inside(2, 5, 4), 0..2);
-        assert_eq!(taps_inside(-1, 5, 2), 1..3);
-        assert!(taps_inside(-6, 5, 4).is_empty());
-        assert!(taps_inside(9, 5, 4).is_empty());
+        assert_eq!(taps_inside(-2, 5, 1, 4), 2..5);
+        assert_eq!(taps_inside(2, 5, 1, 4), 0..2);
+        assert_eq!(taps_inside(-1, 5, 1, 2), 1..3);
+        assert!(taps_inside(-6, 5, 1, 4).is_empty());
+        assert!(taps_inside(9, 5, 1, 4).is_empty());
+        // -3, -1, 1, 3, 5
+        assert_eq!(taps_inside(-3, 5, 2, 4), 2..4);
+        assert_eq!(taps_inside(-4, 5, 2, 4), 2..4);
+        assert!(taps_inside(-1, 2, 5, 4).is_empty());
     }
 }

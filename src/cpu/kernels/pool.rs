@@ -33,11 +33,11 @@ impl PoolDims {
         for plane in 0..self.channels {
             for y in 0..self.out_height {
                 let top = (y * self.stride[0]) as isize - self.padding[0] as isize;
-                let rows = taps_inside(top, kernel_h, self.in_height);
+                let rows = taps_inside(top, kernel_h, 1, self.in_height);
                 let row = plane * self.in_height + (top + rows.start as isize) as usize;
                 for x in 0..self.out_width {
                     let left = (x * self.stride[1]) as isize - self.padding[1] as isize;
-                    let columns = taps_inside(left, kernel_w, self.in_width);
+                    let columns = taps_inside(left, kernel_w, 1, self.in_width);
                     let column = (left + columns.start as isize) as usize;
                     let output = (plane * self.out_height + y) * self.out_width + x;
                     for part in 0..parts {

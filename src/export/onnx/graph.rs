@@ -232,11 +232,10 @@ fn scale_outputs(kind: &mut Kind, affine: &[[f64; 2]]) -> bool {
 
 fn scale_inputs(kind: &mut Kind, affine: &[[f64; 2]]) -> bool {
     let Kind::Conv { sizes, weight, bias } = kind else { return false };
-    if sizes.padding > 0 {
+    if sizes.padding != [0; 4] {
         return false;
     }
-    let taps = sizes.kernel * sizes.kernel;
-    let (group_in, group_out) = (sizes.input.channels / sizes.groups, sizes.output.channels / sizes.groups);
+    let (taps, group_in, group_out) = (sizes.taps(), sizes.group_in(), sizes.group_out());
     let bias = bias.get_or_insert_with(|| vec![0.0; sizes.output.channels]);
     for (out, (filter, bias)) in weight.chunks_mut(group_in * taps).zip(bias).enumerate() {
         let mut shifted = f64::from(*bias);
@@ -296,14 +295,17 @@ impl Draft {
         };
         let (op_type, attributes) = match kind {
             Kind::Conv { sizes, weight, bias } => {
-                let Conv { kernel, stride, padding, groups, .. } = *sizes;
-                let dims = [sizes.output.channels, sizes.input.channels / groups, kernel, kernel];
+                let Conv { kernel, stride, padding: [top, bottom, left, right], dilation, .. } = *sizes;
+                let dims = [sizes.output.channels, sizes.group_in(), kernel[0], kernel[1]];
                 floats(self, "weight", &dims, weight);
                 if let Some(bias) = bias {
                     floats(self, "bias", &[bias.len()], bias);
                 }
-                let mut attributes = window([kernel; 2], [stride; 2], padding);
-                attributes.push(int("group", groups));
+                let mut attributes = window(kernel, [stride; 2], [top, left, bottom, right]);
+                attributes.push(int("group", sizes.groups));
+                if dilation != [1, 1] {
+                    attributes.push(ints("dilations", &dilation));
+                }
                 ("Conv", attributes)
             }
             Kind::BatchNorm { eps, weight, bias, mean, var } => {
@@ -316,10 +318,10 @@ impl Draft {
             }
             Kind::LeakyRelu { slope: 0.0 } => ("Relu", Vec::new()),
             Kind::LeakyRelu { slope } => ("LeakyRelu", vec![float("alpha", *slope)]),
-            Kind::MaxPool(pool) => ("MaxPool", window(pool.kernel, pool.stride, pool.padding)),
+            Kind::MaxPool(pool) => ("MaxPool", window(pool.kernel, pool.stride, [pool.padding; 4])),
             Kind::AvgPool { global: true, .. } => ("GlobalAveragePool", Vec::new()),
             Kind::AvgPool { pool, .. } => {
-                let mut attributes = window(pool.kernel, pool.stride, pool.padding);
+                let mut attributes = window(pool.kernel, pool.stride, [pool.padding; 4]);
                 attributes.push(int("count_include_pad", 1));
                 ("AveragePool", attributes)
             }
@@ -344,8 +346,9 @@ impl Draft {
     }
 }
 
-fn window(kernel: [usize; 2], stride: [usize; 2], padding: usize) -> Vec<AttributeProto> {
-    vec![ints("kernel_shape", &kernel), ints("strides", &stride), ints("pads", &[padding; 4])]
+/// Of the padding ONNX has the beginnings of both axes first.
+fn window(kernel: [usize; 2], stride: [usize; 2], pads: [usize; 4]) -> Vec<AttributeProto> {
+    vec![ints("kernel_shape", &kernel), ints("strides", &stride), ints("pads", &pads)]
 }
 
 fn int(name: &str, value: usize) -> AttributeProto {

@@ -6,7 +6,7 @@ use prost::Message;
 use rayon::prelude::*;
 
 use super::proto::*;
-use crate::layers::window::{input_index, output_size};
+use crate::layers::window::Axis;
 use crate::threads::on_all_processors;
 
 /// A graph that was read.
@@ -147,10 +147,12 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
             };
             Value { data: x.data.iter().enumerate().map(normalise).collect::<Option<_>>()?, ..x.clone() }
         }
-        "Conv" => convolution(x, inputs.get(1)?, inputs.get(2).copied(), &window(node)?, of("group")?.i?)?,
-        "MaxPool" => pool(x, &window(node)?, &|taps, _| taps.fold(f64::NEG_INFINITY, f64::max))?,
+        "Conv" => {
+            convolution(x, inputs.get(1)?, inputs.get(2).copied(), window(node, &x.shape)?, of("group")?.i?)?
+        }
+        "MaxPool" => pool(x, window(node, &x.shape)?, &|taps, _| taps.fold(f64::NEG_INFINITY, f64::max))?,
         "AveragePool" if of("count_include_pad")?.i? == 1 => {
-            pool(x, &window(node)?, &|taps, area| taps.sum::<f64>() / area as f64)?
+            pool(x, window(node, &x.shape)?, &|taps, area| taps.sum::<f64>() / area as f64)?
         }
         "GlobalAveragePool" => {
             let plane = x.data.len() / x.shape.first()?;
@@ -185,52 +187,40 @@ fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     Some(Value { shape: large.shape.clone(), data })
 }
 
-/// A sliding window, down and across.
-struct Window {
-    kernel: [usize; 2],
-    stride: [usize; 2],
-    padding: usize,
-}
-
-fn window(node: &NodeProto) -> Option<Window> {
-    let ints = |name: &str| {
+/// The axes, down and across, of a window that slides over maps of `shape`; nothing if it does not fit.
+fn window(node: &NodeProto, shape: &[usize]) -> Option<[Axis; 2]> {
+    fn ints<const N: usize>(node: &NodeProto, name: &str) -> Option<[usize; N]> {
         let attribute = node.attribute.iter().find(|attribute| attribute.name == name)?;
-        attribute.ints.iter().map(|&value| usize::try_from(value).ok()).collect::<Option<Vec<_>>>()
-    };
-    let padding = ints("pads")?;
-    let even = padding.len() == 4 && padding.iter().all(|pad| *pad == padding[0]);
-    Some(Window {
-        kernel: ints("kernel_shape")?.try_into().ok()?,
-        stride: ints("strides")?.try_into().ok()?,
-        padding: even.then(|| padding[0])?,
-    })
-}
-
-impl Window {
-    /// Height and width of what comes out.
-    fn output(&self, shape: &[usize]) -> Option<[usize; 2]> {
-        let axis = |axis: usize| {
-            output_size(*shape.get(axis + 1)?, self.kernel[axis], self.stride[axis], self.padding)
-        };
-        Some([axis(0)?, axis(1)?])
+        let ints = attribute.ints.iter().map(|&value| usize::try_from(value).ok());
+        ints.collect::<Option<Vec<_>>>()?.try_into().ok()
     }
+    let &[_, height, width] = shape else { return None };
+    let (kernel, stride) = (ints::<2>(node, "kernel_shape")?, ints::<2>(node, "strides")?);
+    let [top, left, bottom, right] = ints(node, "pads")?;
+    let is_dilated = node.attribute.iter().any(|attribute| attribute.name == "dilations");
+    let dilation = if is_dilated { ints(node, "dilations")? } else { [1, 1] };
+    let axis = |input, at: usize, padding| {
+        let sizes = [kernel[at], stride[at], dilation[at]];
+        let [kernel, stride, dilation] = sizes;
+        let axis = Axis { input, kernel, stride, dilation, padding };
+        (sizes.iter().all(|&size| size > 0) && axis.output().is_some()).then_some(axis)
+    };
+    Some([axis(height, 0, [top, bottom])?, axis(width, 1, [left, right])?])
 }
 
 fn convolution(
     x: &Value,
     weight: &Value,
     bias: Option<&Value>,
-    window: &Window,
+    window: [Axis; 2],
     groups: i64,
 ) -> Option<Value> {
-    let (&[channels, in_height, in_width], &[filters, group_in, ..]) = (&x.shape[..], &weight.shape[..])
-    else {
-        return None;
-    };
+    let ([down, across], &[filters, group_in, ..]) = (window, &weight.shape[..]) else { return None };
     let groups = usize::try_from(groups).ok().filter(|&groups| groups > 0)?;
-    let [height, width] = window.output(&x.shape)?;
-    let [rows, columns] = window.kernel;
-    if weight.data.len() != filters * group_in * rows * columns || group_in * groups != channels {
+    let (height, width, rows, columns) = (down.output()?, across.output()?, down.kernel, across.kernel);
+    if weight.data.len() != filters * group_in * rows * columns
+        || Some(group_in * groups) != x.shape.first().copied()
+    {
         return None;
     }
     let mut data = vec![0.0; filters * height * width];
@@ -241,14 +231,12 @@ fn convolution(
         let first = filter / (filters / groups) * group_in;
         for (tap, &weight) in weight.data.chunks(group_in * rows * columns).nth(filter)?.iter().enumerate() {
             let (c, i, j) = (tap / (rows * columns), tap / columns % rows, tap % columns);
-            let input = &x.data[(first + c) * in_height * in_width..][..in_height * in_width];
+            let input = &x.data[(first + c) * down.input * across.input..][..down.input * across.input];
             for y in 0..height {
-                let Some(row) = input_index(y, i, window.stride[0], window.padding, in_height) else {
-                    continue;
-                };
+                let Some(row) = down.input_index(y, i) else { continue };
                 for x in 0..width {
-                    if let Some(column) = input_index(x, j, window.stride[1], window.padding, in_width) {
-                        plane[y * width + x] += weight * input[row * in_width + column];
+                    if let Some(column) = across.input_index(x, j) {
+                        plane[y * width + x] += weight * input[row * across.input + column];
                     }
                 }
             }
@@ -260,21 +248,17 @@ fn convolution(
 /// `of` gets the values under a window and its area.
 fn pool(
     x: &Value,
-    window: &Window,
+    [down, across]: [Axis; 2],
     of: &dyn Fn(&mut dyn Iterator<Item = f64>, usize) -> f64,
 ) -> Option<Value> {
-    let &[channels, in_height, in_width] = &x.shape[..] else { return None };
-    let [height, width] = window.output(&x.shape)?;
-    let [rows, columns] = window.kernel;
+    let channels = *x.shape.first()?;
+    let (height, width, rows, columns) = (down.output()?, across.output()?, down.kernel, across.kernel);
     let mut data = Vec::with_capacity(channels * height * width);
-    for plane in x.data.chunks(in_height * in_width) {
+    for plane in x.data.chunks(down.input * across.input) {
         for at in 0..height * width {
             let mut taps = (0..rows * columns).filter_map(|tap| {
-                let row =
-                    input_index(at / width, tap / columns, window.stride[0], window.padding, in_height)?;
-                let column =
-                    input_index(at % width, tap % columns, window.stride[1], window.padding, in_width)?;
-                Some(plane[row * in_width + column])
+                let row = down.input_index(at / width, tap / columns)?;
+                Some(plane[row * across.input + across.input_index(at % width, tap % columns)?])
             });
             data.push(of(&mut taps, rows * columns));
         }

@@ -75,12 +75,13 @@ function batchNorm(input, { output: [, height, width], op, params }) {
 }
 
 /**
- * Weight is [out_channels, channels of a group, kernel, kernel].
+ * Weight is [out_channels, channels of a group, kernel height, kernel width].
  * @param {Float32Array} input
  * @param {Layer} layer
  */
 function convolution(input, { op, params }) {
-  const { kernel, stride, padding, groups } = op;
+  const { stride, groups } = op;
+  const [[kernelHeight, kernelWidth], [top, , left], [down, across]] = [op.kernel, op.padding, op.dilation];
   const [[channels, height, width], [outChannels, outHeight, outWidth]] = [op.input, op.output];
   const [groupIn, groupOut] = [channels / groups, outChannels / groups];
   const output = new Float32Array(outChannels * outHeight * outWidth);
@@ -91,15 +92,15 @@ function convolution(input, { op, params }) {
       for (let x = 0; x < outWidth; x++) {
         let sum = params.bias ? params.bias[o] : 0;
         for (let c = 0; c < groupIn; c++) {
-          for (let i = 0; i < kernel; i++) {
-            const row = y * stride + i - padding;
+          for (let i = 0; i < kernelHeight; i++) {
+            const row = y * stride + i * down - top;
             if (row < 0 || row >= height) {
               continue;
             }
             const from = ((firstChannel + c) * height + row) * width;
-            const weight = ((o * groupIn + c) * kernel + i) * kernel;
-            for (let j = 0; j < kernel; j++) {
-              const column = x * stride + j - padding;
+            const weight = ((o * groupIn + c) * kernelHeight + i) * kernelWidth;
+            for (let j = 0; j < kernelWidth; j++) {
+              const column = x * stride + j * across - left;
               if (column >= 0 && column < width) {
                 sum += params.weight[weight + j] * input[from + column];
               }
