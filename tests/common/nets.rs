@@ -10,11 +10,14 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
-use shadernet::layers::{LAYERS, Op};
+use shadernet::layers::LAYERS;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
 
 use super::{Draw, parse_layer};
+use coverage::EVERY_PART;
+
+mod coverage;
 
 /// A random network, how it is trained, and on which step of which seed.
 #[derive(Debug, Clone)]
@@ -174,51 +177,6 @@ impl Case {
         let Self { replicas, seed, step, shuffle, .. } = self;
         let text = format!("{reason}\nseed {seed}, step {step}, replicas {replicas}, shuffle {shuffle}");
         format!("# {}\n{}", text.replace('\n', "\n# "), self.model().to_toml())
-    }
-
-    /// Kinds of layers and options in use.
-    fn parts(&self) -> BTreeSet<String> {
-        let mut parts = BTreeSet::new();
-        for layer in self.model().layers {
-            let kind = layer.kind.name;
-            parts.insert(kind.to_owned());
-            parts.extend(layer.layer.keys().iter().map(|(key, value)| format!("{kind}.{key} = {value}")));
-            let groups = layer.layer.keys().get("groups").and_then(toml::Value::as_integer);
-            if groups.is_some_and(|groups| groups > 2 && groups as usize == layer.inputs[0].channels) {
-                parts.insert(format!("{kind}, depthwise"));
-            }
-            if let Op::Conv2d(conv) = layer.op {
-                let [top, bottom, left, right] = conv.padding;
-                let across = conv.axes()[1];
-                let mut has = |what: &str, has: bool| parts.extend(has.then(|| format!("conv2d, {what}")));
-                has("not square", conv.kernel[0] != conv.kernel[1]);
-                has("dilated", conv.dilation != [1, 1]);
-                has(
-                    "dilated by more than the stride divides",
-                    conv.dilation.iter().any(|d| d % conv.stride > 0),
-                );
-                has("uneven above and below", top != bottom);
-                has("uneven left and right", left != right);
-                // More than a row of the shader holds.
-                has("of wide reach", across.kernel > 1 && across.reach() > 13);
-            }
-            if layer.weights_of.is_some() {
-                parts.insert(format!("{kind}, shared"));
-            }
-        }
-        let optimizer = format!("{:?}", self.train.optimizer);
-        parts.insert(optimizer.split(' ').next().unwrap().to_owned());
-        let mut switch = |name: &str, on| parts.insert(format!("{name}: {on}"));
-        switch("nesterov", optimizer.contains("nesterov: true"));
-        switch("average", self.train.average_decay > 0.0);
-        switch("label smoothing", self.train.label_smoothing > 0.0);
-        switch("augment", !self.train.augment.is_none());
-        switch("replicas", self.replicas > 1);
-        switch("shuffle", self.shuffle);
-        switch("batch of whole quads", self.train.batch_size.is_multiple_of(4));
-        switch("odd height", !self.input[1].is_multiple_of(2));
-        switch("square", self.input[1] == self.input[2]);
-        parts
     }
 }
 
@@ -426,71 +384,6 @@ pub(crate) fn check_random_networks(
     }
     Ok(())
 }
-
-/// Options that the networks must have between them, besides every kind of layer.
-const EVERY_PART: &[&str] = &[
-    "Adam",
-    "Adamw",
-    "Sgd",
-    "augment: false",
-    "augment: true",
-    "average: false",
-    "average: true",
-    "label smoothing: false",
-    "label smoothing: true",
-    "nesterov: true",
-    "replicas: false",
-    "replicas: true",
-    "shuffle: false",
-    "shuffle: true",
-    "batch of whole quads: false",
-    "batch of whole quads: true",
-    "odd height: false",
-    "odd height: true",
-    "square: false",
-    "avg_pool2d.padding = 0",
-    "avg_pool2d.padding = 1",
-    "avg_pool2d.stride = 1",
-    "avg_pool2d.stride = 2",
-    "avg_pool2d.stride = 3",
-    "batch_norm2d.momentum = 0.1",
-    "batch_norm2d.momentum = 0.3",
-    "batch_norm2d, shared",
-    "conv2d, depthwise",
-    "conv2d, dilated",
-    "conv2d, dilated by more than the stride divides",
-    "conv2d, not square",
-    "conv2d, of wide reach",
-    "conv2d, shared",
-    "conv2d, uneven above and below",
-    "conv2d, uneven left and right",
-    "conv2d.groups = 1",
-    "conv2d.groups = 2",
-    "conv2d.bias = false",
-    "conv2d.bias = true",
-    "conv2d.kernel = 1",
-    "conv2d.kernel = 2",
-    "conv2d.kernel = 3",
-    "conv2d.kernel = 4",
-    "conv2d.kernel = 5",
-    "conv2d.kernel = 6",
-    "conv2d.kernel = 7",
-    "conv2d.padding = 0",
-    "conv2d.padding = 1",
-    "conv2d.padding = 2",
-    "conv2d.padding = \"same\"",
-    "conv2d.stride = 1",
-    "conv2d.stride = 2",
-    "conv2d.stride = 3",
-    "conv2d.stride = 4",
-    "linear.bias = false",
-    "linear.bias = true",
-    "max_pool2d.padding = 0",
-    "max_pool2d.padding = 1",
-    "max_pool2d.stride = 1",
-    "max_pool2d.stride = 2",
-    "max_pool2d.stride = 3",
-];
 
 /// Parameters and running statistics that are all different from their defaults.
 pub(crate) fn random_weights(model: &Model, seed: u32) -> Vec<Tensor> {
