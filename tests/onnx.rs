@@ -397,9 +397,19 @@ fn a_broken_kernel_is_noticed() {
             "inverseSqrt(running_var[c])",
             "BatchNormalization",
         ),
-        ("conv2d", "row[p * STRIDE + j] * tap", "row[p * STRIDE + KERNEL - 1u - j] * tap", "Conv"),
+        (
+            "conv2d",
+            "row[p * STRIDE + j * DILATION_WIDTH] * tap",
+            "row[p * STRIDE + (KERNEL_WIDTH - 1u - j) * DILATION_WIDTH] * tap",
+            "Conv",
+        ),
         ("conv2d", "start = bias[", "start = -bias[", "Gemm"),
-        ("conv2d", "row[p + KERNEL - 1u - j] * tap", "row[p + j] * tap", "ConvTranspose"),
+        (
+            "conv2d",
+            "row[p + SPAN - j * DILATION_WIDTH] * tap",
+            "row[p + j * DILATION_WIDTH] * tap",
+            "ConvTranspose",
+        ),
         ("cross_entropy", "(p - q) * share", "(p - 0.9999 * q) * share", "Softmax"),
         (
             "cross_entropy",
