@@ -7,6 +7,8 @@ use crate::cpu::{self, CpuEngine};
 use crate::engine::{Engine, Setup};
 use crate::error::{Error, Result};
 use crate::gpu::{Adapters, Gpu, GpuEngine, GpuOptions};
+use crate::layers::Op;
+use crate::model::Model;
 
 /// A device and why it was chosen. `Display` says both.
 #[derive(Debug)]
@@ -126,6 +128,19 @@ impl Device {
                 format!("{}{fused}", adapters.report(*index))
             }
         }
+    }
+
+    /// What is slow about training this model here, in one line. The CPU engine has no kernels for a layer that a program
+    /// registers without saying what it computes ([`crate::layers::Layer::op`]).
+    pub fn warning(&self, model: &Model) -> Option<String> {
+        let opaque = model.layers.iter().filter(|layer| matches!(layer.op, Op::Opaque));
+        let names: Vec<_> = opaque.map(|layer| format!("`{}`", layer.name)).collect();
+        (self.adapter().is_none() && !names.is_empty()).then(|| {
+            format!(
+                "the CPU engine has no kernels of its own for {}: the reference implementation computes there, which is slow",
+                names.join(", ")
+            )
+        })
     }
 
     /// Makes an engine; `options` are for GPUs.

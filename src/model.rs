@@ -278,6 +278,12 @@ impl Model {
         let batch_size = images.map_or(self.train.batch_size, |images| self.train.batch_size.min(images));
         let last = images.map_or(batch_size, |images| (images.max(1) - 1) % batch_size.max(1) + 1);
         let warning = |layer: &NamedLayer| {
+            if matches!(layer.op, Op::GroupNorm { groups, .. } if groups == layer.output.len()) {
+                let name = &layer.name;
+                return Some(format!(
+                    "layer `{name}` has a single value in each group; it normalises to 0 and teaches nothing: choose fewer groups"
+                ));
+            }
             let Op::BatchNorm2d { .. } = layer.op else { return None };
             let pixels = layer.output.height * layer.output.width;
             let which = match (batch_size * pixels, last * pixels) {
@@ -450,6 +456,19 @@ fn find_owner(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn group_normalisation_of_a_single_value_is_odd() {
+        for (groups, side, warns) in [(4, 1, true), (2, 1, false), (4, 2, false)] {
+            let text = format!(
+                "name = \"x\"\ninput = [4, {side}, {side}]\nlayers = [{{ type = \"group_norm\", groups = {groups} }}, \
+                 {{ type = \"global_avg_pool2d\" }}]"
+            );
+            let warnings = Model::parse(&text, "x.toml").unwrap().warnings(None);
+            assert_eq!(warnings.len(), usize::from(warns), "{groups} {side}: {warnings:?}");
+            assert!(warnings.iter().all(|warning| warning.contains("a single value in each group")));
+        }
+    }
 
     #[test]
     fn batch_normalisation_of_a_single_value_is_odd() {

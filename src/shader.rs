@@ -27,6 +27,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "dropout",
     "fused_conv2d",
     "fused_conv2d_backward",
+    "group_norm",
     "head",
     "leaky_relu",
     "max_pool2d",

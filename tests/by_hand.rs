@@ -67,6 +67,10 @@ fn shapes_follow_the_rules() {
         (r#"{ type = "avg_pool2d", kernel = 0 }"#, [3, 5, 8], Err("kernel = 0 must be from 1 to 65536")),
         (r#"{ type = "avg_pool2d", kernel = 6 }"#, [3, 5, 8], Err("kernel 6 does not fit")),
         (r#"{ type = "avg_pool2d", kernel = 2, stride = 3 }"#, [3, 5, 8], Ok([3, 2, 3])),
+        (r#"{ type = "avg_pool2d", kernel = [5, 2] }"#, [3, 5, 8], Ok([3, 1, 4])),
+        (r#"{ type = "adaptive_avg_pool2d", output = [5, 2] }"#, [3, 5, 8], Ok([3, 5, 2])),
+        (r#"{ type = "adaptive_avg_pool2d", output = 1 }"#, [3, 5, 8], Ok([3, 1, 1])),
+        (r#"{ type = "group_norm", groups = 3 }"#, [3, 5, 8], Ok([3, 5, 8])),
         (r#"{ type = "global_avg_pool2d" }"#, [3, 5, 8], Ok([3, 1, 1])),
         (r#"{ type = "flatten" }"#, [3, 5, 8], Ok([120, 1, 1])),
         (r#"{ type = "linear", out_features = 7 }"#, [120, 1, 1], Ok([7, 1, 1])),
@@ -205,6 +209,30 @@ fn batch_norm_by_hand() {
 }
 
 #[test]
+fn group_norm_by_hand() {
+    // Two images; of the first, group 0 holds 1 and 5: mean 3, variance 4; with eps = 0.5 the deviation is √4.5.
+    let params: &[(&str, &[f64])] = &[("weight", &[2.0, 3.0, 7.0, 8.0]), ("bias", &[10.0, 20.0, 30.0, 40.0])];
+    let line = r#"{ type = "group_norm", groups = 2, eps = 0.5 }"#;
+    let input: &[f64] = &[1.0, 5.0, 6.0, 6.0, 0.0, 0.0, -1.0, -1.0];
+    let upstream: &[f64] = &[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0];
+    let made = run(line, ([2, 4, 1, 1], input), params, upstream);
+    let x_hat = 2.0 / 4.5f64.sqrt();
+    let want = [10.0 - 2.0 * x_hat, 20.0 + 3.0 * x_hat, 30.0, 40.0, 10.0, 20.0, 30.0, 40.0];
+    assert_values(&made["output"], &want);
+    assert_values(&made["grad_bias"], &[2.0, 0.0, 0.0, 0.0]);
+    assert_values(&made["grad_weight"], &[-x_hat, 0.0, 0.0, 0.0]);
+    // weight/σ · (g − 1/2 − x̂·Σg·x̂/2), with x̂² = 4/4.5; of equal values x̂ = 0 and σ = √0.5.
+    let (rest, equal) = (2.0 / 4.5f64.sqrt() * (0.5 - 0.5 * 4.0 / 4.5), 2.0 / 0.5f64.sqrt() * 0.5);
+    assert_values(&made["grad_input"], &[rest, -rest, 0.0, 0.0, equal, -equal, 0.0, 0.0]);
+    // A single value of a group is its own mean.
+    let line = r#"{ type = "group_norm", groups = 4 }"#;
+    let made = run(line, ([1, 4, 1, 1], &[5.0, -1.0, 0.0, 1e9]), params, &[1.0, 2.0, 3.0, 4.0]);
+    assert_values(&made["output"], params[1].1);
+    assert_values(&made["grad_weight"], &[0.0; 4]);
+    assert_values(&made["grad_input"], &[0.0; 4]);
+}
+
+#[test]
 fn pools_by_hand() {
     let input: ([usize; 4], &[f64]) = ([1, 1, 3, 3], &[1.0, 9.0, 3.0, 9.0, 5.0, 6.0, 7.0, 8.0, 2.0]);
     let made =
@@ -216,6 +244,14 @@ fn pools_by_hand() {
         run(r#"{ type = "avg_pool2d", kernel = 2, padding = 1 }"#, ([1, 1, 3, 3], NINE), &[], &[4.0; 4]);
     assert_values(&made["output"], &[0.25, 1.25, 2.75, 7.0]);
     assert_values(&made["grad_input"], &[1.0; 9]);
+    let line = r#"{ type = "adaptive_avg_pool2d", output = [3, 1] }"#;
+    let made = run(line, ([1, 1, 3, 3], NINE), &[], &[3.0, 6.0, 9.0]);
+    assert_values(&made["output"], &[2.0, 5.0, 8.0]);
+    assert_values(&made["grad_input"], &[1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+    let line = r#"{ type = "avg_pool2d", kernel = [2, 3] }"#;
+    let made = run(line, ([1, 1, 3, 3], NINE), &[], &[6.0]);
+    assert_values(&made["output"], &[3.5]);
+    assert_values(&made["grad_input"], &[1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
     let made = run(r#"{ type = "global_avg_pool2d" }"#, ([1, 1, 3, 3], NINE), &[], &[18.0]);
     assert_values(&made["output"], &[5.0]);
     assert_values(&made["grad_input"], &[2.0; 9]);

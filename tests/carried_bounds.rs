@@ -66,6 +66,7 @@ fn linear_layers_carry_errors_by_their_slopes() {
         ("linear", "out_features = 3", 1.0),
         // The mean of a fused head comes before the layer whose errors these are.
         ("avg_pool2d", "kernel = 2", 6.0),
+        ("adaptive_avg_pool2d", "output = [2, 1]", 14.0),
         ("dropout", "rate = 0.3", 1.0),
         ("flatten", "", 1.0),
     ] {
@@ -185,6 +186,30 @@ fn batch_norm_carries_the_error_of_the_gradient() {
     assert_bounds(&pass(&*layer, &given, "grad_weight"), &[4.0 * error]);
     let want = |x: f64| weight * inv_std * (error + (4.0 * error + (x * inv_std).abs() * 4.0 * error) / 4.0);
     assert_bounds(&pass(&*layer, &given, "grad_input"), &x.map(want));
+}
+
+#[test]
+fn group_norm_carries_the_error_of_the_gradient() {
+    let layer = layer("group_norm", "groups = 1\neps = 0.75");
+    let (x, weight, error) = ([1.0, -1.0, 2.5, -2.5], [2.0, 2.0, -4.0, -4.0], 0.125);
+    let variance = x.iter().map(|x| x * x).sum::<f64>() / 4.0;
+    let inv_std = 1.0 / (variance + 0.75).sqrt();
+    let given = Arrays::from([
+        ("input", Array::exact(&[1, 4, 1, 1], x.to_vec())),
+        ("weight", Array::exact(&[4], weight.to_vec())),
+        ("bias", Array::exact(&[4], vec![0.0; 4])),
+        ("grad_output", with_bounds(&[1, 4, 1, 1], &[1.0, 2.0, -1.0, 0.5], &[error; 4])),
+    ]);
+    assert_bounds(&pass(&*layer, &given, "grad_bias"), &[error; 4]);
+    assert_bounds(&pass(&*layer, &given, "grad_weight"), &x.map(|x| error * (x * inv_std).abs()));
+    let sum: f64 = weight.iter().map(|w| w.abs() * error).sum();
+    let products: f64 = x.iter().zip(weight).map(|(x, w)| (w * x * inv_std).abs() * error).sum();
+    let want: Vec<f64> = x
+        .iter()
+        .zip(weight)
+        .map(|(x, w)| inv_std * (w.abs() * error + sum / 4.0 + (x * inv_std).abs() * products / 4.0))
+        .collect();
+    assert_bounds(&pass(&*layer, &given, "grad_input"), &want);
 }
 
 #[test]

@@ -15,6 +15,7 @@ use example::{SquaredRelu, WGSL};
 use serde::{Deserialize, Serialize};
 use shadernet::checkpoint::{Checkpoint, Trained};
 use shadernet::cpu::CpuEngine;
+use shadernet::device::Device;
 use shadernet::doctor::{Depth, examine};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::export;
@@ -171,6 +172,15 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
         true => train(&mut CpuEngine::new(&setup, None).unwrap()),
         false => train(&mut GpuEngine::new(gpu()?, &setup, GpuOptions::DEFAULT).unwrap()),
     })
+}
+
+/// Only what the CPU engine has no kernels for is slow on it.
+#[test]
+fn the_cpu_engine_says_what_it_has_no_kernels_for() {
+    let warning = |kind| Device::cpu(None).warning(&model(kind));
+    let slow = warning("squared_relu").unwrap();
+    assert!(slow.contains("no kernels of its own for `squared_relu1`:"), "{slow}");
+    assert_eq!([warning("renamed"), warning("relu")], [None, None]);
 }
 
 #[test]

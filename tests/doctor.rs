@@ -26,6 +26,7 @@ const MODEL: &str = r#"
         { type = "dropout", rate = 0.2 },
         { type = "conv2d", out_channels = 10, kernel = 3, stride = 2, padding = 1, groups = 2 },
         { type = "leaky_relu", negative_slope = 0.2 },
+        { type = "group_norm", groups = 5, eps = 0.1 },
         { type = "avg_pool2d", kernel = 2, stride = 1, padding = 1 },
         { type = "conv2d", out_channels = 3, kernel = 2, bias = false },
         { type = "global_avg_pool2d" },

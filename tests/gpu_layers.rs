@@ -121,10 +121,13 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     }
     for kind in [
         "avg_pool2d.grad_input",
+        "adaptive_avg_pool2d.grad_input",
         "batch_norm2d.grad_bias",
         "conv2d.grad_bias",
         "dropout.grad_input",
         "global_avg_pool2d.grad_input",
+        "group_norm.grad_input",
+        "group_norm.grad_weight",
         "leaky_relu.grad_input",
         "linear.grad_weight",
         "max_pool2d.grad_input",
@@ -174,6 +177,7 @@ const EVERYTHING: &str = r#"
         { type = "conv2d", out_channels = 6, kernel = 3, groups = 2, padding = 1 },
         { type = "leaky_relu" },
         { type = "batch_norm2d" },
+        { type = "group_norm", groups = 3 },
         { type = "flatten" },
         { type = "linear", out_features = 5 },
     ]"#;

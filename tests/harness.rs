@@ -50,6 +50,7 @@ const NET: &str = r#"
         { type = "multiply", name = "gated", from = ["gate", "active"] },
         { type = "add", name = "sum", from = ["gated", "active", "linear_part"] },
         { type = "concat", from = ["sum", "active"] },
+        { type = "group_norm", groups = 5 },
         { type = "avg_pool2d", kernel = 2 },
         { type = "flatten" },
         { type = "linear", out_features = 5 },
@@ -111,6 +112,11 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("batch_norm2d", "(input[start + x] - shift) * mask", "(input[start + x] - shift)"),
     ("batch_norm2d", "centred * mask", "centred"),
     ("batch_norm2d", "count / max(count - 1.0, 1.0)", "1.0"),
+    // The sums of one invocation, or of one group, do not count.
+    ("group_norm", "half > 0u", "half > 1u"),
+    ("group_norm", "squares += sums[2u * other + 1u]", "squares += sums[2u * other]"),
+    ("group_norm", "max(tree[64] / COUNT - from_first * from_first", "max(tree[64] / COUNT"),
+    ("group_norm", "- normalised * mean_product", "+ normalised * mean_product"),
     (
         "cross_entropy",
         "lane_mask(quad, state[2]) / f32(state[2])",

@@ -45,7 +45,10 @@ fn what_pytorch_has_no_module_for_is_a_plain_function() {
 #[test]
 fn defaults_are_spelled_out() {
     let cases = [
-        ("avg_pool2d", "kernel = 3", "kernel = 3\npadding = 0"),
+        ("adaptive_avg_pool2d", "output = 2", "output = 2"),
+        ("adaptive_avg_pool2d", "output = [2, 3]", "output = [2, 3]"),
+        ("avg_pool2d", "kernel = [3, 3]", "kernel = 3\npadding = 0"),
+        ("avg_pool2d", "kernel = [3, 2]", "kernel = [3, 2]\npadding = 0"),
         ("avg_pool2d", "kernel = 3\nstride = 2\npadding = 1", "kernel = 3\nstride = 2\npadding = 1"),
         ("batch_norm2d", "", "eps = 1e-5\nmomentum = 0.1"),
         (
@@ -71,6 +74,7 @@ fn defaults_are_spelled_out() {
         ("dropout", "rate = 0.25", "rate = 0.25"),
         ("flatten", "", ""),
         ("global_avg_pool2d", "", ""),
+        ("group_norm", "groups = 4", "groups = 4\neps = 1e-5"),
         ("leaky_relu", "", "negative_slope = 0.01"),
         ("linear", "out_features = 4", "out_features = 4\nbias = true"),
         ("max_pool2d", "kernel = 3", "kernel = 3\npadding = 0"),
@@ -95,6 +99,33 @@ fn limits_are_where_they_should_be() {
         ("conv2d", "out_channels = 2\nkernel = 1\nstride = 9223372036854775807", Some("from 1 to 65536")),
         ("max_pool2d", "kernel = 3\npadding = 2", Some("more than half of kernel 3")),
         ("max_pool2d", "kernel = 4\npadding = 2", None),
+        (
+            "avg_pool2d",
+            "kernel = [2, 15]",
+            Some("kernel [2, 15] does not fit input [4, 13, 14] with padding 0"),
+        ),
+        ("avg_pool2d", "kernel = [2, 14]", None),
+        ("avg_pool2d", "kernel = [0, 2]", Some("kernel = 0 must be from 1 to 65536")),
+        ("max_pool2d", "kernel = [4, 3]\npadding = 2", Some("padding 2 is more than half of kernel [4, 3]")),
+        ("max_pool2d", "kernel = [3, 4]\npadding = 1", None),
+        ("adaptive_avg_pool2d", "output = [13, 7]", None),
+        (
+            "adaptive_avg_pool2d",
+            "output = [13, 4]",
+            Some("output = [13, 4] must divide the input's height and width, [13, 14]"),
+        ),
+        (
+            "adaptive_avg_pool2d",
+            "output = 2",
+            Some("output = [2, 2] must divide the input's height and width, [13, 14]"),
+        ),
+        ("adaptive_avg_pool2d", "output = 0", Some("output = [0, 0] must divide")),
+        ("group_norm", "groups = 0", Some("groups = 0 must divide the 4 input channels")),
+        ("group_norm", "groups = 3", Some("groups = 3 must divide the 4 input channels")),
+        ("group_norm", "groups = 8", Some("groups = 8 must divide the 4 input channels")),
+        ("group_norm", "groups = 4", None),
+        ("group_norm", "groups = 1\neps = 1.0", Some("below 1")),
+        ("group_norm", "groups = 1\neps = 0.0", Some("above 0")),
         ("batch_norm2d", "eps = 1.0", Some("below 1")),
         ("batch_norm2d", "eps = 0.0", Some("above 0")),
         ("batch_norm2d", "eps = 0.99", None),
@@ -205,6 +236,7 @@ fn parameters_have_their_shapes_and_first_values() {
         param("running_var", &[4], Init::Constant(1.0), false, false),
     ];
     assert_eq!(params("batch_norm2d", "", [4, 5, 6]), want);
+    assert_eq!(params("group_norm", "groups = 2", [4, 5, 6]), want[..2]);
 }
 
 #[test]
@@ -282,10 +314,10 @@ fn batch_norm_in_training_has_its_bounds() {
     ]);
     let made = parse("batch_norm2d", NORM).unwrap().forward(&arrays, &context(true));
     let var = 32.0 / 3.0;
-    // Seven roundings: three terms and four; magnitude 21/3 and twice the first value.
-    let mean_bound = gamma(7) * (7.0 + 6.0);
+    // Nine roundings: three terms and six; magnitude 21/3 and the first value.
+    let mean_bound = gamma(9) * (7.0 + 3.0);
     // Squares around the first value, 0 + 16 + 64.
-    let var_bound = 3.0 * gamma(9) * 80.0 / 3.0;
+    let var_bound = 3.0 * gamma(10) * 80.0 / 3.0;
     let inv_std = 1.0 / (var + 0.5f64).sqrt();
     let largest = 1.0 / (var - var_bound + 0.5).sqrt();
     let inv_std_bound = (largest - inv_std) + gamma(8) * largest;
@@ -376,6 +408,68 @@ fn batch_norm_backward_has_its_bounds() {
     assert_eq!(layer.backward(&arrays(0.0), &context(true))["grad_input"].bound, [FLUSH; 2]);
 }
 
+/// Two groups of two channels, of one pixel each: 3 and 7 have mean 5 and variance 4, 1 and 1 have 1 and 0. With eps = 0.5,
+/// the deviations are √4.5 and √0.5.
+#[test]
+fn group_norm_has_its_bounds() {
+    let (weight, bias) = ([2.0, -1.5, 0.5, 1.0], [10.0, 0.0, -1.0, 0.25]);
+    let upstream = [5.0, -3.0, 1.0, 2.0];
+    let mut arrays = Arrays::from([
+        ("input", Array::exact(&[1, 4, 1, 1], vec![3.0, 7.0, 1.0, 1.0])),
+        ("weight", vector(&weight)),
+        ("bias", vector(&bias)),
+    ]);
+    let layer = parse("group_norm", "groups = 2\neps = 0.5").unwrap();
+    let output = layer.forward(&arrays, &context(true)).remove("output").unwrap();
+    arrays.insert("grad_output", Array::exact(&[1, 4, 1, 1], upstream.to_vec()));
+    let made = layer.backward(&arrays, &context(true));
+
+    // Two terms and six or seven roundings; magnitude (3 + 7)/2 and the first value; squares around it 0 and 16.
+    let mean = gamma(8) * (5.0 + 3.0);
+    let inv_std = 1.0 / 4.5f64.sqrt();
+    let largest = 1.0 / (4.0 - 3.0 * gamma(9) * 8.0 + 0.5).sqrt();
+    let inv_std_bound = largest - inv_std + gamma(8) * largest;
+    let most = inv_std + inv_std_bound;
+    let x_hat = [-2.0 * inv_std, 2.0 * inv_std];
+    let of_x_hat = |x: f64| most * mean + 2.0 * inv_std_bound + gamma(3) * (x + 5.0 + mean) * most;
+    let x_hat_bound = [of_x_hat(3.0), of_x_hat(7.0)];
+    for i in 0..2 {
+        let want = x_hat[i] * weight[i] + bias[i];
+        assert!((output.data[i] - want).abs() < 1e-12, "{}, not {want}", output.data[i]);
+        let size = (2.0 * inv_std + x_hat_bound[i]) * weight[i].abs() + bias[i].abs();
+        let want = weight[i].abs() * x_hat_bound[i] + gamma(3) * size;
+        assert!((output.bound[i] - want).abs() <= 1e-9 * want, "{:e}, not {want:e}", output.bound[i]);
+    }
+    // What does not differ is the bias.
+    assert_eq!(output.data[2..], bias[2..]);
+
+    let carried = [5.0 * x_hat_bound[0], 3.0 * x_hat_bound[1]];
+    for i in 0..2 {
+        assert_eq!(made["grad_bias"].data[i], upstream[i]);
+        let size = (upstream[i] * x_hat[i]).abs();
+        let want = gamma(3) * (size + carried[i]) + carried[i];
+        let got = made["grad_weight"].bound[i];
+        assert!((got - want).abs() <= 1e-9 * want, "{got:e}, not {want:e}");
+    }
+    // w·g is 10 and 4.5; Σ w·g = 14.5 and Σ w·g·x̂ = 5.5 · -2/√4.5.
+    let sum = gamma(4) * 14.5;
+    let products = 14.5 * 2.0 * inv_std;
+    let of_products = 2.0 * carried[0] + 1.5 * carried[1];
+    let product = gamma(4) * (products + of_products) + of_products;
+    let mean_product = 5.5 * x_hat[0] / 2.0;
+    for (i, scaled) in [10.0, 4.5].into_iter().enumerate() {
+        let rest = scaled - 7.25 - x_hat[i] * mean_product;
+        let got = made["grad_input"].data[i];
+        assert!((got - inv_std * rest).abs() < 1e-12, "{got}, not {}", inv_std * rest);
+        let x_hat_most = 2.0 * inv_std + x_hat_bound[i];
+        let carried = sum / 2.0 + x_hat_most * product / 2.0 + x_hat_bound[i] * mean_product.abs();
+        let size = scaled + 7.25 + sum / 2.0 + x_hat_most * (mean_product.abs() + product / 2.0);
+        let want = most * (carried + gamma(11) * size) + inv_std_bound * rest.abs();
+        let got = made["grad_input"].bound[i];
+        assert!((got - want).abs() <= 1e-9 * want, "{got:e}, not {want:e}");
+    }
+}
+
 /// Invocations of each launch of a pass, by entry point.
 fn launches(
     kind: &str,
@@ -445,9 +539,18 @@ fn other_layers_launch_as_much_as_there_is() {
     let sizes =
         [("mean", 5), ("inv_std", 5), ("grad_means", 10), ("sums", 2 * rows), ("grad_sums", 2 * rows)];
     assert_eq!(saved("batch_norm2d", "", input, 3), sizes);
+    let norm = |pass| launches("group_norm", "groups = 5", input, 3, pass);
+    let maps = 3 * 5 * 64;
+    assert_eq!(norm(Pass::Train), [("map_sums", maps), ("forward", maps)]);
+    assert_eq!(norm(Pass::Eval), norm(Pass::Train));
+    let backward = [("grad_map_sums", maps), ("grad_params", 5 * 64), ("backward_input", maps)];
+    assert_eq!(norm(Pass::Backward), backward);
+    let sizes = [("moments", 3 * 8), ("sums", 3 * 5 * 8), ("grad_sums", 3 * 5 * 8)];
+    assert_eq!(saved("group_norm", "groups = 1", input, 3), sizes);
     // [kind, keys, output of one image, entry point of an evaluation]
     for (kind, keys, output, eval) in [
         ("avg_pool2d", "kernel = 2", 5 * 3 * 2, "forward"),
+        ("adaptive_avg_pool2d", "output = [7, 2]", 5 * 7 * 2, "forward"),
         ("max_pool2d", "kernel = 2", 5 * 3 * 2, "forward"),
         ("global_avg_pool2d", "", 5, "forward"),
         ("relu", "", 140, "forward"),
@@ -523,12 +626,14 @@ fn maps_that_should_not_see_each_other_do_not() {
     for (kind, keys) in [
         ("avg_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
         ("max_pool2d", "kernel = 3\nstride = 2\npadding = 1"),
+        ("adaptive_avg_pool2d", "output = [1, 4]"),
         ("global_avg_pool2d", ""),
         ("batch_norm2d", ""),
+        ("group_norm", "groups = CHANNELS"),
     ] {
-        let layer = parse(kind, keys).unwrap();
         let run = |input: Array, upstream: Option<Array>| {
             let channels = input.shape[1];
+            let layer = parse(kind, &keys.replace("CHANNELS", &channels.to_string())).unwrap();
             let mut arrays = Arrays::from([("input", input)]);
             for param in layer.params(&[Shape::new(channels, 5, 8)]) {
                 arrays.insert(param.name, vector(&vec![1.0; channels]));

@@ -164,6 +164,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
     data.warnings.iter().for_each(|warning| output::warning(warning));
     model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
+    device.warning(&model).iter().for_each(|warning| output::warning(warning));
     report.start(&device, &model, &settings, &data);
     check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
     let stop = Stop::catch()?;
@@ -208,6 +209,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     data.warnings.iter().for_each(|warning| output::warning(warning));
     state.model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
     let device = args.device.choose()?;
+    device.warning(&state.model).iter().for_each(|warning| output::warning(warning));
     report.start(&device, &state.model, &state.settings, &data);
     check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
     let stop = Stop::catch()?;

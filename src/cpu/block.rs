@@ -102,6 +102,10 @@ impl Block {
                     let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
                     kernels::conv2d_forward(arch, conv, input, &params[op.params[0]], bias, output);
                 }
+                Kernel::GroupNorm(dims) => {
+                    let [weight, bias] = [0, 1].map(|param| params[op.params[param]].as_slice());
+                    kernels::group_norm(arch, dims, input, weight, bias, output);
+                }
                 Kernel::MaxPool2d(dims) => kernels::max_pool2d(arch, dims, input, output),
                 Kernel::AvgPool2d(dims) => kernels::avg_pool2d(arch, dims, input, output),
                 Kernel::Add => {
@@ -299,6 +303,10 @@ impl Block {
             let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
             kernels::conv2d_grad_weight(arch, conv, input, grad_output, grad_weight, grad_bias);
         }
+        if let Kernel::GroupNorm(dims) = &op.kernel {
+            self.group_norm_grad(program, net, op, back, dims);
+            return self.add_up(program, op, back);
+        }
         for (position, &share) in back.shares.iter().enumerate() {
             let (Share::Made(made) | Share::Added { made, .. }) = share else { continue };
             let mut target = std::mem::take(&mut self.slots[made]);
@@ -313,6 +321,40 @@ impl Block {
             }
             self.slots[made] = target;
             self.add_share(program, op, position, share);
+        }
+    }
+
+    /// All gradients at once: they are made from the same sums.
+    fn group_norm_grad(
+        &mut self,
+        program: &Program,
+        net: &Net,
+        op: &Op,
+        back: &Back,
+        dims: &kernels::GroupNormDims,
+    ) {
+        let mut target = match back.shares[0] {
+            Share::Made(made) | Share::Added { made, .. } => {
+                Some((made, std::mem::take(&mut self.slots[made])))
+            }
+            Share::Unwanted => None,
+        };
+        let input = self.activations[op.inputs[0]].values();
+        let grad_output = &self.slots[back.grad_output].values()[..input.len()];
+        let start = op.grads[0].as_ref().expect("a weight is trained").start;
+        let (grad_weight, rest) = self.grads[start..].split_at_mut(dims.channels);
+        kernels::group_norm_grad(
+            program.arch,
+            dims,
+            input,
+            &net.params[op.params[0]],
+            grad_output,
+            grad_weight,
+            &mut rest[..dims.channels],
+            target.as_mut().map(|(_, slot)| &mut slot.values_mut()[..input.len()]),
+        );
+        if let Some((made, slot)) = target {
+            self.slots[made] = slot;
         }
     }
 
@@ -351,7 +393,9 @@ impl Block {
                 kernels::multiply_grad(arch, maps, grad_output, self.input(op, other), grad_input);
             }
             Kernel::LeakyRelu { .. } => unreachable!("it works in place"),
-            Kernel::BatchNorm2d { .. } | Kernel::Fallback(_) => unreachable!("they go their own ways"),
+            Kernel::BatchNorm2d { .. } | Kernel::GroupNorm(_) | Kernel::Fallback(_) => {
+                unreachable!("they go their own ways")
+            }
         }
     }
 }

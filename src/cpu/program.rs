@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::PoolDims;
+use super::kernels::{GroupNormDims, PoolDims};
 use crate::layers::window::{Conv, Pool};
 use crate::layers::{self, Activation, Layer, Param};
 use crate::model::{Model, NamedLayer, Source};
@@ -57,6 +57,7 @@ pub(super) enum Kernel {
         eps: f32,
         momentum: f32,
     },
+    GroupNorm(GroupNormDims),
     MaxPool2d(PoolDims),
     AvgPool2d(PoolDims),
     /// The dropout layer with this number, counted from 0; each net has its own rate.
@@ -142,6 +143,9 @@ impl Program {
                     begin_phase();
                     batch_norms.push((layer.output.channels, ops.len()));
                     Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
+                }
+                layers::Op::GroupNorm { groups, eps } => {
+                    Kernel::GroupNorm(GroupNormDims { channels: layer.output.channels, groups, eps })
                 }
                 layers::Op::MaxPool2d(pool) => Kernel::MaxPool2d(pool_dims(&pool)),
                 layers::Op::AvgPool2d(pool) => Kernel::AvgPool2d(pool_dims(&pool)),

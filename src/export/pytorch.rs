@@ -193,6 +193,13 @@ fn layer_lines(
             let weights = format!("self.{owner}.weight[:, None, None] + self.{owner}.bias[:, None, None]");
             (Some(module), Some(format!("self.{name}({x}) * {weights}")))
         }
+        (Op::GroupNorm { groups, eps }, None) => {
+            own(format!("GroupNorm({groups}, {}, eps={eps:?})", layer.output.channels))
+        }
+        (Op::GroupNorm { groups, eps }, Some(owner)) => {
+            let weights = format!("self.{owner}.weight, self.{owner}.bias");
+            (None, Some(format!("functional.group_norm({x}, {groups}, {weights}, {eps:?})")))
+        }
         (Op::Activation(Activation::LeakyRelu { slope: 0.0 }), _) => own("ReLU()".into()),
         (Op::Activation(Activation::LeakyRelu { slope }), _) => own(format!("LeakyReLU({slope:?})")),
         (Op::MaxPool2d(pool), _) => own(format!("MaxPool2d({})", window(&pool))),

@@ -2,18 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sides::Sides;
 use super::window::Pool;
 use super::*;
 use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<AvgPool2d>("avg_pool2d", "AvgPool2d", "avg_pool");
 
-/// `{ type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. Padding counts as
-/// zeros in the mean (PyTorch's `count_include_pad`).
+/// `{ type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. `kernel` may be
+/// `[height, width]`. Padding counts as zeros in the mean (PyTorch's `count_include_pad`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AvgPool2d {
-    kernel: usize,
+    kernel: Sides,
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
     #[serde(default)]
@@ -22,7 +23,7 @@ struct AvgPool2d {
 
 impl AvgPool2d {
     fn pool(&self, input: Shape) -> Result<Pool, String> {
-        Pool::new(input, self.kernel, self.stride.unwrap_or(self.kernel), self.padding)
+        Pool::new(input, self.kernel, self.stride, self.padding)
     }
 }
 
@@ -79,7 +80,7 @@ pub(super) fn launches(pool: &Pool, pass: Pass, context: &PlanContext) -> Vec<La
     vec![Launch::new("avg_pool2d", entry_point, context.quads * shape.len(), constants)]
 }
 
-fn input_shape(arrays: &Arrays) -> Shape {
+pub(super) fn input_shape(arrays: &Arrays) -> Shape {
     let [_, c, h, w] = arrays["input"].nchw();
     Shape::new(c, h, w)
 }

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::moments::{Bounded, Moments, inv_std};
 use super::*;
 use crate::tensor::{Array, FLUSH, Sum, gamma};
 
@@ -26,55 +27,13 @@ fn default_momentum() -> f32 {
     0.1
 }
 
-/// A value and the bound on its `f32` error.
-#[derive(Clone, Copy)]
-struct Bounded {
-    value: f64,
-    bound: f64,
-}
-
-/// Statistics of one channel of a batch.
-struct Statistics {
-    mean: Bounded,
-    var: Bounded,
-    inv_std: Bounded,
-    count: usize,
-}
-
 /// The values of channel `c` with their flat indices.
-fn channel(array: &Array, c: usize) -> impl Iterator<Item = (usize, f64)> + '_ {
+fn channel(array: &Array, c: usize) -> impl Iterator<Item = (usize, f64)> + Clone + '_ {
     let [n, channels, h, w] = array.nchw();
     (0..n).flat_map(move |n| {
         let start = (n * channels + c) * h * w;
         (start..start + h * w).map(move |index| (index, array.data[index]))
     })
-}
-
-fn inv_std(var: Bounded, eps: f64) -> Bounded {
-    let value = 1.0 / (var.value + eps).sqrt();
-    let largest = 1.0 / ((var.value - var.bound).max(0.0) + eps).sqrt();
-    // Eight roundings: sum, square root and division, each of which WGSL allows two units in the last place.
-    Bounded { value, bound: largest - value + gamma(8) * largest }
-}
-
-impl BatchNorm2d {
-    /// Mean and variance of channel `c`. The bound holds for sums around zero, the mean, or the first value (which the
-    /// kernels take, against cancellation).
-    fn statistics(&self, input: &Array, c: usize) -> Statistics {
-        let (_, first) = channel(input, c).next().expect("a batch has images");
-        let (mut sum, mut around_first) = (Sum::default(), 0.0);
-        for (_, x) in channel(input, c) {
-            sum.add(x);
-            around_first += (x - first) * (x - first);
-        }
-        let count = sum.terms;
-        let m = count as f64;
-        let mean = sum.value / m;
-        let var = channel(input, c).map(|(_, x)| (x - mean) * (x - mean)).sum::<f64>() / m;
-        let mean = Bounded { value: mean, bound: gamma(count + 4) * (sum.magnitude / m + 2.0 * first.abs()) };
-        let var = Bounded { value: var, bound: 3.0 * gamma(count + 6) * around_first / m };
-        Statistics { mean, var, inv_std: inv_std(var, f64::from(self.eps)), count }
-    }
 }
 
 /// `(input − mean) · inv_std · weight + bias` for channel `c`.
@@ -127,10 +86,9 @@ impl Layer for BatchNorm2d {
         let channels = input.shape[1];
         let mut output = Array::zeros(&input.shape);
         if !context.training {
-            let exact = |value| Bounded { value, bound: 0.0 };
             for c in 0..channels {
-                let var = exact(arrays["running_var"].data[c]);
-                let mean = exact(arrays["running_mean"].data[c]);
+                let var = Bounded::exact(arrays["running_var"].data[c]);
+                let mean = Bounded::exact(arrays["running_mean"].data[c]);
                 normalise(arrays, c, mean, inv_std(var, f64::from(self.eps)), &mut output);
             }
             return Arrays::from([("output", output)]);
@@ -142,7 +100,8 @@ impl Layer for BatchNorm2d {
             arrays.get(name).map(|array| Bounded { value: array.data[c], bound: array.bound[c] })
         };
         for c in 0..channels {
-            let Statistics { mean, var, inv_std, count } = self.statistics(input, c);
+            let values = channel(input, c).map(|(_, x)| x);
+            let Moments { mean, var, inv_std, count } = Moments::of(values, f64::from(self.eps));
             let (given_mean, given_inv_std) = (given("mean", c), given("inv_std", c));
             normalise(arrays, c, given_mean.unwrap_or(mean), given_inv_std.unwrap_or(inv_std), &mut output);
             let mut put = |name, Bounded { value, bound }| {

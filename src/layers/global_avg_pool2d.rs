@@ -14,8 +14,7 @@ pub(super) const KIND: LayerKind =
 struct GlobalAvgPool2d {}
 
 fn pool(arrays: &Arrays) -> Pool {
-    let [_, c, h, w] = arrays["input"].nchw();
-    Pool::global(Shape::new(c, h, w))
+    Pool::global(avg_pool2d::input_shape(arrays))
 }
 
 impl Layer for GlobalAvgPool2d {

@@ -37,12 +37,15 @@ const OTHER_NAMES: &[(&[&str], &str)] = &[
     ),
     (&["maxpool", "maxpooling"], "write max_pool2d"),
     (&["avgpool", "averagepool", "avgpooling", "averagepooling", "meanpool"], "write avg_pool2d"),
-    (
-        &["globalavgpool", "globalaveragepool", "globalaveragepooling", "adaptiveavgpool", "gap"],
-        "write global_avg_pool2d",
-    ),
+    (&["globalavgpool", "globalaveragepool", "globalaveragepooling", "gap"], "write global_avg_pool2d"),
+    (&["adaptiveavgpool", "adaptiveaveragepool", "adaptiveaveragepooling"], "write adaptive_avg_pool2d"),
     (&["batchnorm", "batchnormalization", "batchnormalisation", "bn"], "write batch_norm2d"),
-    (&["layernorm", "groupnorm", "instancenorm", "layernormalization"], "only batch_norm2d normalises"),
+    (&["groupnorm", "groupnormalization", "groupnormalisation", "gn"], "write group_norm"),
+    (&["layernorm", "layernormalization", "layernormalisation"], "write group_norm with groups = 1"),
+    (
+        &["instancenorm", "instancenormalization", "instancenormalisation"],
+        "write group_norm with as many groups as channels",
+    ),
     (
         &["dropout", "spatialdropout", "alphadropout", "featurealphadropout"],
         "write dropout, which drops single values",

@@ -2,17 +2,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::sides::Sides;
 use super::window::Pool;
 use super::*;
 use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<MaxPool2d>("max_pool2d", "MaxPool2d", "max_pool");
 
-/// `{ type = "max_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. Padding never wins.
+/// `{ type = "max_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. `kernel`
+/// may be `[height, width]`. Padding never wins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct MaxPool2d {
-    kernel: usize,
+    kernel: Sides,
     #[serde(skip_serializing_if = "Option::is_none")]
     stride: Option<usize>,
     #[serde(default)]
@@ -21,7 +23,7 @@ struct MaxPool2d {
 
 impl MaxPool2d {
     fn pool(&self, input: Shape) -> Result<Pool, String> {
-        Pool::new(input, self.kernel, self.stride.unwrap_or(self.kernel), self.padding)
+        Pool::new(input, self.kernel, self.stride, self.padding)
     }
 
     fn sizes(&self, array: &Array) -> (usize, Pool) {

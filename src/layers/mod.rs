@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::shortest_floats as keys_of;
 use crate::tensor::{Arrays, Shape};
 
+mod adaptive_avg_pool2d;
 pub(crate) mod add;
 mod avg_pool2d;
 mod batch_norm2d;
@@ -18,10 +19,12 @@ mod conv2d;
 mod dropout;
 mod flatten;
 mod global_avg_pool2d;
+mod group_norm;
 mod kind;
 mod leaky_relu;
 mod linear;
 mod max_pool2d;
+mod moments;
 mod multiply;
 mod relu;
 mod sides;
@@ -31,6 +34,7 @@ pub use kind::{LayerKind, register};
 
 /// The layers that every model file can name.
 pub const LAYERS: &[LayerKind] = &[
+    adaptive_avg_pool2d::KIND,
     add::KIND,
     avg_pool2d::KIND,
     batch_norm2d::KIND,
@@ -39,6 +43,7 @@ pub const LAYERS: &[LayerKind] = &[
     dropout::KIND,
     flatten::KIND,
     global_avg_pool2d::KIND,
+    group_norm::KIND,
     leaky_relu::KIND,
     linear::KIND,
     max_pool2d::KIND,
@@ -211,6 +216,13 @@ pub enum Op {
         eps: f32,
         /// Weight of the newest batch in the running statistics.
         momentum: f32,
+    },
+    /// Normalisation of each image and group of channels by its own statistics, with `weight` and `bias`.
+    GroupNorm {
+        /// Groups of as many channels each.
+        groups: usize,
+        /// Added to the variance.
+        eps: f32,
     },
     /// Maximum over windows.
     MaxPool2d(window::Pool),

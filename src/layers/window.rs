@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::sides::Sides;
 use crate::tensor::Shape;
 
 /// A window that slides along one axis.
@@ -128,14 +129,23 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// The pooling of `input`, or why the window does not fit.
-    pub fn new(input: Shape, kernel: usize, stride: usize, padding: usize) -> Result<Self, String> {
-        check_extent("kernel", kernel)?;
-        check_extent("stride", stride)?;
-        if padding > kernel / 2 {
-            return Err(format!("padding {padding} is more than half of kernel {kernel}"));
+    /// The pooling of `input`, or why the window does not fit. Without a stride the windows touch.
+    pub(super) fn new(
+        input: Shape,
+        kernel: Sides,
+        stride: Option<usize>,
+        padding: usize,
+    ) -> Result<Self, String> {
+        let sides = kernel.0;
+        let strides = stride.map_or(sides, |stride| [stride; 2]);
+        for axis in 0..2 {
+            check_extent("kernel", sides[axis])?;
+            check_extent("stride", strides[axis])?;
+            if padding > sides[axis] / 2 {
+                return Err(format!("padding {padding} is more than half of kernel {kernel}"));
+            }
         }
-        let mut pool = Self { input, output: input, kernel: [kernel; 2], stride: [stride; 2], padding };
+        let mut pool = Self { input, output: input, kernel: sides, stride: strides, padding };
         let [height, width] = pool.axes().map(|axis| {
             let misfit = || format!("kernel {kernel} does not fit input {input} with padding {padding}");
             axis.output().ok_or_else(misfit)
@@ -144,10 +154,33 @@ impl Pool {
         Ok(pool)
     }
 
+    /// The pooling to `height` x `width` by windows that touch; these divide the input's.
+    pub(super) fn adaptive(input: Shape, [height, width]: [usize; 2]) -> Self {
+        let kernel = [input.height / height, input.width / width];
+        let output = Shape::new(input.channels, height, width);
+        // A single window goes nowhere.
+        let stride = |windows: usize, kernel: usize| if windows == 1 { 1 } else { kernel };
+        Self {
+            input,
+            output,
+            kernel,
+            stride: [stride(height, kernel[0]), stride(width, kernel[1])],
+            padding: 0,
+        }
+    }
+
     /// The pooling of each whole feature map to one value.
     pub fn global(input: Shape) -> Self {
-        let kernel = [input.height, input.width];
-        Self { input, output: Shape::new(input.channels, 1, 1), kernel, stride: [1, 1], padding: 0 }
+        Self::adaptive(input, [1, 1])
+    }
+
+    /// The window along height and width.
+    pub fn axes(&self) -> [Axis; 2] {
+        let axis = |input, at: usize| {
+            let (kernel, stride) = (self.kernel[at], self.stride[at]);
+            Axis { input, kernel, stride, dilation: 1, padding: [self.padding; 2] }
+        };
+        [axis(self.input.height, 0), axis(self.input.width, 1)]
     }
 
     /// The window along height and width.

@@ -82,7 +82,9 @@ fn shown(model: &Model) -> Vec<(usize, String)> {
                 let behind = (index + 1..model.layers.len()).take_while(|&next| model.is_chained(next));
                 let activation = behind
                     .map(|next| model.layers[next].op)
-                    .take_while(|op| matches!(op, Op::Activation(_) | Op::BatchNorm2d { .. }))
+                    .take_while(|op| {
+                        matches!(op, Op::Activation(_) | Op::BatchNorm2d { .. } | Op::GroupNorm { .. })
+                    })
                     .position(|op| matches!(op, Op::Activation(_)));
                 last += activation.map_or(0, |position| position + 1);
             }

@@ -222,7 +222,7 @@ fn share(model: &Model, lines: &mut [String]) {
 /// Shape behind a layer, or `None` if it does not fit there.
 fn output_shape(line: &str, input: Shape) -> Option<Shape> {
     // Statistics of fewer values say little about the kernels and much about cancellation.
-    if line.contains("batch_norm2d") && input.height * input.width < 4 {
+    if line.contains("_norm") && input.height * input.width < 4 {
         return None;
     }
     let layer = parse_layer(line);
@@ -258,6 +258,14 @@ fn body() -> impl Strategy<Value = Body> {
         r#"{ type = "leaky_relu", negative_slope = 0.2 }"#,
         r#"{ type = "batch_norm2d" }"#,
         r#"{ type = "batch_norm2d", eps = 1e-3, momentum = 0.3 }"#,
+        // With the usual eps, differences of a group that is all zeros are too coarse for its gradient.
+        r#"{ type = "group_norm", groups = 1, eps = 0.01 }"#,
+        r#"{ type = "group_norm", groups = 2, eps = 0.1 }"#,
+        r#"{ type = "group_norm", groups = 3, eps = 0.05 }"#,
+        r#"{ type = "adaptive_avg_pool2d", output = [1, 2] }"#,
+        r#"{ type = "adaptive_avg_pool2d", output = [3, 1] }"#,
+        r#"{ type = "avg_pool2d", kernel = [3, 2] }"#,
+        r#"{ type = "max_pool2d", kernel = [1, 2], stride = 2 }"#,
         r#"{ type = "dropout", rate = 0.3 }"#,
     ];
     let joins = ["add", "concat", "multiply"];
@@ -272,7 +280,7 @@ fn body() -> impl Strategy<Value = Body> {
         },
     );
     prop_oneof![
-        5 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
+        8 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
         1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
         2 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
         5 => conv,

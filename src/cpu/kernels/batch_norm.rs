@@ -175,27 +175,10 @@ fn plane_sums<S: Simd>(
     valid: usize,
     term: impl Fn(usize) -> (S::f32s, S::f32s),
 ) -> [f64; 2] {
-    const STRANDS: usize = 4;
-    let parts = parts::<S>();
     let mut total = [0.0; 2];
-    for part in 0..parts {
+    for part in 0..parts::<S>() {
         let lanes = valid.saturating_sub(part * S::F32_LANES).min(S::F32_LANES);
-        let mut sums = [[simd.splat_f32s(0.0); STRANDS]; 2];
-        let mut add = |strand: usize, i: usize| {
-            let (a, b) = term(i);
-            sums[0][strand] = simd.add_f32s(sums[0][strand], a);
-            sums[1][strand] = simd.mul_add_e_f32s(a, b, sums[1][strand]);
-        };
-        let whole = len - len % (STRANDS * parts);
-        for i in (part..whole).step_by(STRANDS * parts) {
-            for strand in 0..STRANDS {
-                add(strand, i + strand * parts);
-            }
-        }
-        for i in (whole + part..len).step_by(parts) {
-            add(0, i);
-        }
-        for (total, strands) in total.iter_mut().zip(sums) {
+        for (total, strands) in total.iter_mut().zip(part_sums(simd, len, part, &term)) {
             for strand in strands {
                 let sums: &[f32] = bytemuck::cast_slice(std::slice::from_ref(&strand));
                 *total += sums[..lanes].iter().map(|&x| f64::from(x)).sum::<f64>();
@@ -203,6 +186,36 @@ fn plane_sums<S: Simd>(
         }
     }
     total
+}
+
+/// Sums that run beside each other.
+const STRANDS: usize = 4;
+
+/// `[Σ a, Σ a · b]` in strands, over those of `len` vectors that are number `part` of a pixel, where `(a, b) = term(index)`.
+#[inline(always)]
+pub(super) fn part_sums<S: Simd>(
+    simd: S,
+    len: usize,
+    part: usize,
+    term: impl Fn(usize) -> (S::f32s, S::f32s),
+) -> [[S::f32s; STRANDS]; 2] {
+    let parts = parts::<S>();
+    let mut sums = [[simd.splat_f32s(0.0); STRANDS]; 2];
+    let mut add = |strand: usize, i: usize| {
+        let (a, b) = term(i);
+        sums[0][strand] = simd.add_f32s(sums[0][strand], a);
+        sums[1][strand] = simd.mul_add_e_f32s(a, b, sums[1][strand]);
+    };
+    let whole = len - len % (STRANDS * parts);
+    for i in (part..whole).step_by(STRANDS * parts) {
+        for strand in 0..STRANDS {
+            add(strand, i + strand * parts);
+        }
+    }
+    for i in (whole + part..len).step_by(parts) {
+        add(0, i);
+    }
+    sums
 }
 
 /// Panics unless the blocks have one length, with `channels` planes.

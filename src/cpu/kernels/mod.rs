@@ -12,6 +12,7 @@ mod conv;
 mod conv_weight;
 mod dropout;
 mod gather;
+mod group_norm;
 mod pool;
 #[cfg(test)]
 mod testing;
@@ -24,6 +25,7 @@ pub(crate) use combine::{add_to, multiply, multiply_grad, sum};
 pub(crate) use conv::{conv2d_forward, conv2d_grad_input};
 pub(crate) use conv_weight::conv2d_grad_weight;
 pub(crate) use dropout::dropout;
+pub(crate) use group_norm::{GroupNormDims, group_norm, group_norm_grad};
 pub(crate) use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_pool2d_grad};
 
 use pulp::Simd;

@@ -49,6 +49,12 @@ enum Kind {
         mean: Vec<f32>,
         var: Vec<f32>,
     },
+    GroupNorm {
+        groups: usize,
+        eps: f32,
+        weight: Vec<f32>,
+        bias: Vec<f32>,
+    },
     MaxPool(Pool),
     AvgPool {
         pool: Pool,
@@ -140,6 +146,9 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
                 mean: known("running_mean"),
                 var: known("running_var"),
             },
+            layers::Op::GroupNorm { groups, eps } => {
+                Kind::GroupNorm { groups, eps, weight: known("weight"), bias: known("bias") }
+            }
             layers::Op::MaxPool2d(pool) => Kind::MaxPool(pool),
             layers::Op::AvgPool2d(pool) => {
                 Kind::AvgPool { pool, global: pool == Pool::global(layer.inputs[0]) }
@@ -267,6 +276,13 @@ impl Draft {
         self.tensor(name, TensorProto::FLOAT, dims, bytes);
     }
 
+    /// A shape for a Reshape: the batch, which a 0 keeps as it is, and `rest`.
+    fn shape(&mut self, name: &str, rest: &[usize]) {
+        let extents = std::iter::once(0).chain(rest.iter().map(|&extent| extent as i64));
+        let bytes = extents.flat_map(i64::to_le_bytes).collect();
+        self.tensor(name, TensorProto::INT64, &[1 + rest.len()], bytes);
+    }
+
     fn node(
         &mut self,
         name: &str,
@@ -316,6 +332,30 @@ impl Draft {
                 }
                 ("BatchNormalization", vec![float("epsilon", *eps)])
             }
+            Kind::GroupNorm { groups, eps, weight, bias } => {
+                // This opset has no word for it: a map for each group, normalised as such, then shaped as before and scaled.
+                let part = |part: &str| format!("{name}.{part}");
+                let [groups_shape, ones, zeros] = ["groups", "ones", "zeros"].map(part);
+                self.shape(&groups_shape, &[*groups, shape.len() / groups]);
+                self.floats(&ones, &[*groups], &vec![1.0; *groups]);
+                self.floats(&zeros, &[*groups], &vec![0.0; *groups]);
+                self.shape(&part("shape"), &<[usize; 3]>::from(*shape));
+                let per_channel = [weight.len(), 1, 1];
+                self.floats(&part("weight"), &per_channel, weight);
+                self.floats(&part("bias"), &per_channel, bias);
+                let mut made = inputs.remove(0);
+                let mut then = |step: &str, op_type, others: &[&str], attributes| {
+                    let output = part(&format!("{step}.output"));
+                    self.node(&part(step), op_type, &[&[&*made], others].concat(), &output, attributes);
+                    made = output;
+                };
+                then("split", "Reshape", &[&groups_shape], vec![]);
+                then("norm", "InstanceNormalization", &[&ones, &zeros], vec![float("epsilon", *eps)]);
+                then("join", "Reshape", &[&part("shape")], vec![]);
+                then("scale", "Mul", &[&part("weight")], vec![]);
+                inputs = vec![made, part("bias")];
+                ("Add", Vec::new())
+            }
             Kind::LeakyRelu { slope: 0.0 } => ("Relu", Vec::new()),
             Kind::LeakyRelu { slope } => ("LeakyRelu", vec![float("alpha", *slope)]),
             Kind::MaxPool(pool) => ("MaxPool", window(pool.kernel, pool.stride, [pool.padding; 4])),
@@ -331,11 +371,8 @@ impl Draft {
             Kind::Multiply => ("Mul", Vec::new()),
             Kind::Nothing => return inputs.remove(0),
             Kind::Reshape => {
-                // A 0 keeps the batch as it is.
-                let shape = [0, shape.channels, shape.height, shape.width];
-                let bytes = shape.iter().flat_map(|&extent| (extent as i64).to_le_bytes()).collect();
                 let tensor = format!("{name}.shape");
-                self.tensor(&tensor, TensorProto::INT64, &[4], bytes);
+                self.shape(&tensor, &<[usize; 3]>::from(*shape));
                 inputs.push(tensor);
                 ("Reshape", Vec::new())
             }

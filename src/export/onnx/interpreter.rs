@@ -130,6 +130,21 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
             let data = inputs.iter().flat_map(|input| &input.data).copied().collect();
             inputs.iter().all(same).then_some(Value { shape, data })?
         }
+        "InstanceNormalization" => {
+            let epsilon = float("epsilon")?;
+            let (scale, bias) = (&inputs.get(1)?.data, &inputs.get(2)?.data);
+            let plane = x.data.len() / x.shape.first()?;
+            let mut data = Vec::with_capacity(x.data.len());
+            for (c, plane) in x.data.chunks(plane).enumerate() {
+                let mean_of =
+                    |f: &dyn Fn(f64) -> f64| plane.iter().map(|&v| f(v)).sum::<f64>() / plane.len() as f64;
+                let mean = mean_of(&|v| v);
+                let factor = scale.get(c)? / (mean_of(&|v| (v - mean) * (v - mean)) + epsilon).sqrt();
+                let bias = bias.get(c)?;
+                data.extend(plane.iter().map(|v| (v - mean) * factor + bias));
+            }
+            Value { data, ..x.clone() }
+        }
         "Relu" => each(&|v| v.max(0.0)),
         "LeakyRelu" => {
             let alpha = float("alpha")?;

@@ -47,6 +47,7 @@ const FORWARD = {
   },
   conv2d: convolution,
   dropout: (input) => input,
+  group_norm: groupNorm,
   max_pool2d: (input, { op }) => pooling(input, op, -Infinity, Math.max),
   multiply: (input, { output: [channels, height, width] }, [other]) => {
     const product = new Float32Array(channels * height * width);
@@ -72,6 +73,26 @@ function batchNorm(input, { output: [, height, width], op, params }) {
     const scale = params.weight[channel] / Math.sqrt(params.running_var[channel] + op.eps);
     return (value - params.running_mean[channel]) * scale + params.bias[channel];
   });
+}
+
+/**
+ * @param {Float32Array} input
+ * @param {Layer} layer
+ */
+function groupNorm(input, { output: [, height, width], op, params }) {
+  const size = input.length / op.groups;
+  const output = new Float32Array(input.length);
+  for (let start = 0; start < input.length; start += size) {
+    const group = input.subarray(start, start + size);
+    const mean = group.reduce((sum, value) => sum + value, 0) / size;
+    const variance = group.reduce((sum, value) => sum + (value - mean) ** 2, 0) / size;
+    group.forEach((value, at) => {
+      const channel = Math.floor((start + at) / (height * width));
+      const scale = params.weight[channel] / Math.sqrt(variance + op.eps);
+      output[start + at] = (value - mean) * scale + params.bias[channel];
+    });
+  }
+  return output;
 }
 
 /**
