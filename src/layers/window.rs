@@ -183,15 +183,6 @@ impl Pool {
         [axis(self.input.height, 0), axis(self.input.width, 1)]
     }
 
-    /// The window along height and width.
-    pub fn axes(&self) -> [Axis; 2] {
-        let axis = |input, at: usize| {
-            let (kernel, stride) = (self.kernel[at], self.stride[at]);
-            Axis { input, kernel, stride, dilation: 1, padding: [self.padding; 2] }
-        };
-        [axis(self.input.height, 0), axis(self.input.width, 1)]
-    }
-
     /// Input positions (index within the feature map) under the window of output (y, x), in row-major order.
     pub fn taps(&self, y: usize, x: usize) -> impl Iterator<Item = usize> + '_ {
         let [rows, columns] = self.axes();
