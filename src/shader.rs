@@ -15,6 +15,7 @@ macro_rules! sources {
 /// Every shader that networks are trained with: file name without `.wgsl`, and text. All are complete, valid WGSL as they
 /// stand.
 pub const SOURCES: &[(&str, &str)] = sources![
+    "activation",
     "adam",
     "add",
     "average",
@@ -29,7 +30,6 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "fused_conv2d_backward",
     "group_norm",
     "head",
-    "leaky_relu",
     "max_pool2d",
     "multiply",
     "sgd",

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use serde::{Deserialize, Serialize};
 
@@ -180,6 +181,113 @@ impl Sum {
     /// The error bound. Two roundings more than terms: one for the product, one for a final scaling.
     pub fn bound(&self) -> f64 {
         gamma(self.terms + 2) * (self.magnitude + self.carried) + self.carried + self.terms as f64 * FLUSH
+    }
+}
+
+/// What an `f32` kernel computes, and how far off it may be: running error analysis (Higham, section 3.3). A kernel's formula
+/// evaluated with these proves its own bound, by WGSL's accuracy of each operation, whether or not products are fused with sums.
+///
+/// # Examples
+/// ```
+/// use shadernet::tensor::Rounded;
+///
+/// let one = Rounded::constant(1.0);
+/// let sigmoid = one / (one + (-Rounded::given(2.0)).exp());
+/// assert!((sigmoid.value - 0.8808).abs() < 1e-4 && sigmoid.bound < 2e-6);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rounded {
+    /// The value in `f64`.
+    pub value: f64,
+    /// Bound on |`f32` result − value|.
+    pub bound: f64,
+}
+
+impl Rounded {
+    /// A given `f32` number, which a device may flush to zero.
+    pub fn given(value: f64) -> Self {
+        Self { value, bound: if value.abs() < FLUSH { value.abs() } else { 0.0 } }
+    }
+
+    /// A constant of a kernel, which is the nearest `f32`.
+    pub fn constant(value: f64) -> Self {
+        Self { value, bound: (f64::from(value as f32) - value).abs() }
+    }
+
+    /// The result of an operation: what errors of its operands come to, then so many roundings.
+    fn after(value: f64, carried: f64, roundings: f64) -> Self {
+        let nu = roundings * UNIT_ROUNDOFF;
+        Self { value, bound: carried + nu / (1.0 - nu) * (value.abs() + carried) + FLUSH }
+    }
+
+    /// Its absolute value.
+    pub fn abs(self) -> Self {
+        Self { value: self.value.abs(), ..self }
+    }
+
+    /// The nearest value from `low` to `high`, which are `f32` numbers.
+    pub fn clamp(self, low: f64, high: f64) -> Self {
+        let at = |value: f64| value.clamp(low, high);
+        let value = at(self.value);
+        Self { value, bound: (at(self.value + self.bound) - value).max(value - at(self.value - self.bound)) }
+    }
+
+    /// exp, of which WGSL allows 3 + 2|x| units in the last place.
+    pub fn exp(self) -> Self {
+        let value = self.value.exp();
+        let units = 3.0 + 2.0 * (self.value.abs() + self.bound);
+        Self::after(value, value * self.bound.exp_m1(), 2.0 * units)
+    }
+}
+
+impl Neg for Rounded {
+    type Output = Self;
+
+    fn neg(self) -> Self {
+        Self { value: -self.value, ..self }
+    }
+}
+
+impl Add for Rounded {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self::after(self.value + other.value, self.bound + other.bound, 1.0)
+    }
+}
+
+impl Sub for Rounded {
+    type Output = Self;
+
+    fn sub(self, other: Self) -> Self {
+        self + -other
+    }
+}
+
+impl Mul for Rounded {
+    type Output = Self;
+
+    /// Exact where the left factor is just 0 or 1.
+    fn mul(self, other: Self) -> Self {
+        if self == Self::constant(0.0) {
+            return self;
+        }
+        if self == Self::constant(1.0) {
+            return other;
+        }
+        let ([a, b], [c, d]) = ([self.value, self.bound], [other.value, other.bound]);
+        Self::after(a * c, a.abs() * d + c.abs() * b + b * d, 1.0)
+    }
+}
+
+impl Div for Rounded {
+    type Output = Self;
+
+    /// WGSL allows 2.5 units in the last place. The divisor must be sure not to be 0.
+    fn div(self, other: Self) -> Self {
+        let value = self.value / other.value;
+        let carried = (self.bound + value.abs() * other.bound) / (other.value.abs() - other.bound);
+        Self::after(value, carried, 5.0)
     }
 }
 

@@ -147,11 +147,11 @@ fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
     if gpu().is_none() {
         return;
     }
-    let (from, to) = ("select(NEGATIVE_SLOPE * value", "select(-NEGATIVE_SLOPE * value");
-    let source = shader::find("leaky_relu").source;
-    assert!(source.contains(from), "leaky_relu.wgsl no longer has `{from}`");
+    let (from, to) = ("select(NEGATIVE_SLOPE * x", "select(-NEGATIVE_SLOPE * x");
+    let source = shader::find("activation").source;
+    assert!(source.contains(from), "activation.wgsl no longer has `{from}`");
     let broken: &'static str = source.replacen(from, to, 1).leak();
-    let options = GpuOptions { replace: Some(("leaky_relu", broken)), ..UNFUSED };
+    let options = GpuOptions { replace: Some(("activation", broken)), ..UNFUSED };
     let check = |case: &Case, model: &Model| check_case(case, model, options, &mut Table::default());
     let message = check_random_networks(check).unwrap_err();
     println!("{message}");

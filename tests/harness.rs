@@ -101,7 +101,7 @@ const ADAM: Optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, eps: 1e-8, w
 
 /// Shader, a piece of its text, and what breaks it.
 const MUTANTS: &[(&str, &str, &str)] = &[
-    ("leaky_relu", "select(NEGATIVE_SLOPE * upstream", "select(-NEGATIVE_SLOPE * upstream"),
+    ("activation", "select(NEGATIVE_SLOPE * upstream", "select(-NEGATIVE_SLOPE * upstream"),
     ("add", "output[at] += input[at]", "output[at] = input[at]"),
     ("concat", "= input[quad * PART + index % PART]", "= input[quad * PART]"),
     ("multiply", "sum += grad_output[at] * second(at)", "sum = grad_output[at] * second(at)"),

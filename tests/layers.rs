@@ -77,6 +77,9 @@ fn defaults_are_spelled_out() {
         ("group_norm", "groups = 4", "groups = 4\neps = 1e-5"),
         ("leaky_relu", "", "negative_slope = 0.01"),
         ("linear", "out_features = 4", "out_features = 4\nbias = true"),
+        ("prelu", "", "init = 0.25"),
+        ("prelu", "num_parameters = 1\ninit = 0.1", "num_parameters = 1\ninit = 0.1"),
+        ("relu6", "", ""),
         ("max_pool2d", "kernel = 3", "kernel = 3\npadding = 0"),
         ("relu", "", ""),
     ];
@@ -206,6 +209,19 @@ fn limits_are_where_they_should_be() {
     ] {
         assert_eq!(parse("conv2d", &format!("out_channels = 2\n{keys}")).unwrap_err(), want);
     }
+    for (kind, keys, want) in [
+        ("leaky_relu", "negative_slope = 1.0", Some("at least 0 and below 1")),
+        ("leaky_relu", "negative_slope = 0.0", None),
+        ("prelu", "num_parameters = 3", Some("num_parameters = 3 must be 1 or, a slope for each channel, 4")),
+        ("prelu", "num_parameters = 4", None),
+        ("prelu", "init = inf", Some("init = inf must be a finite number")),
+        ("prelu", "init = -2.0", None),
+    ] {
+        let got = parse(kind, keys).unwrap().output_shape(&[Shape::new(4, 13, 14)]);
+        let refused = got.err().unwrap_or_default();
+        assert_eq!(refused.is_empty(), want.is_none(), "{kind} with {keys}: {refused}");
+        assert!(refused.contains(want.unwrap_or_default()), "{kind} with {keys}: {refused}");
+    }
     let linear = parse("linear", "out_features = 2").unwrap();
     assert!(linear.output_shape(&[Shape::new(4, 3, 3)]).unwrap_err().contains("more than one pixel"));
 }
@@ -237,6 +253,9 @@ fn parameters_have_their_shapes_and_first_values() {
     ];
     assert_eq!(params("batch_norm2d", "", [4, 5, 6]), want);
     assert_eq!(params("group_norm", "groups = 2", [4, 5, 6]), want[..2]);
+    let slopes = |number: usize, first| param("weight", &[number], Init::Constant(first), true, false);
+    assert_eq!(params("prelu", "", [4, 5, 6]), [slopes(4, 0.25)]);
+    assert_eq!(params("prelu", "num_parameters = 1\ninit = 0.5", [4, 5, 6]), [slopes(1, 0.5)]);
 }
 
 #[test]
@@ -278,6 +297,54 @@ fn one_product_has_the_bound_of_one_rounding() {
     assert_eq!(dropped.bound[1], FLUSH);
     for (value, bound) in dropped.data.iter().zip(dropped.bound) {
         assert_eq!(bound, gamma(1) * value.abs() + FLUSH);
+    }
+}
+
+const FUNCTIONS: [&str; 10] =
+    ["gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "prelu", "relu", "relu6", "sigmoid", "silu", "tanh"];
+
+/// What an activation makes of each number, and the gradient for an upstream of 1.
+fn activated(kind: &str, x: &[f64]) -> [Array; 2] {
+    let layer = parse(kind, "").unwrap();
+    let mut arrays = Arrays::from([("input", column(x)), ("weight", vector(&[0.25]))]);
+    let made = layer.forward(&arrays, &context(true));
+    arrays.insert("output", Array::exact(&[x.len(), 1, 1, 1], made["output"].data.clone()));
+    arrays.insert("grad_output", column(&vec![1.0; x.len()]));
+    [made["output"].clone(), layer.backward(&arrays, &context(true))["grad_input"].clone()]
+}
+
+/// The bounds hold the distance between the kernels' formulas and the functions: a wrong coefficient would show here.
+#[test]
+fn formulas_of_activations_are_close_to_the_functions() {
+    let x: Vec<f64> = (-4000..=4000).map(|i| f64::from((f64::from(i) * 0.005) as f32)).collect();
+    for kind in FUNCTIONS {
+        let [output, gradient] = activated(kind, &x);
+        let (mut forward, mut backward) = (0.0f64, 0.0f64);
+        for (index, x) in x.iter().enumerate() {
+            // What exp is off by, and a few units in the last place.
+            let allowed = 2f64.powi(-23) * (10.0 + 2.0 * x.abs());
+            forward = forward.max(output.bound[index] / (allowed * x.abs().max(0.5)));
+            backward = backward.max(gradient.bound[index] / allowed);
+        }
+        println!("{kind}: {forward:.2} forward, {backward:.2} backward");
+        assert!(forward < 1.0 && backward < 1.0, "{kind}: {forward} {backward}");
+    }
+}
+
+#[test]
+fn activations_of_large_numbers_are_finite_and_known() {
+    let x = [1e4, -1e4, 1e30, -1e30];
+    for kind in FUNCTIONS {
+        let arrays = activated(kind, &x);
+        for (index, x) in x.iter().enumerate() {
+            for array in &arrays {
+                let (value, bound) = (array.data[index], array.bound[index]);
+                assert!(
+                    value.is_finite() && bound <= 1e-5 * value.abs() + 1e-6,
+                    "{kind}({x}): {value} {bound}"
+                );
+            }
+        }
     }
 }
 
@@ -555,6 +622,7 @@ fn other_layers_launch_as_much_as_there_is() {
         ("global_avg_pool2d", "", 5, "forward"),
         ("relu", "", 140, "forward"),
         ("leaky_relu", "", 140, "forward"),
+        ("tanh", "", 140, "forward"),
         ("dropout", "rate = 0.5", 140, "forward_eval"),
     ] {
         let of = |pass| launches(kind, keys, input, 3, pass);
@@ -563,6 +631,23 @@ fn other_layers_launch_as_much_as_there_is() {
         assert_eq!(of(Pass::Backward), [("backward_input", 3 * 140)], "{kind}");
         assert_eq!(saved(kind, keys, input, 3), [], "{kind}");
         assert_eq!(parse(kind, keys).unwrap().params(&[Shape::from(input)]), [], "{kind}");
+    }
+}
+
+#[test]
+fn activations_launch_by_what_they_read() {
+    for kind in ["gelu", "hard_sigmoid", "hard_swish", "silu"] {
+        let backward = launches(kind, "", [5, 7, 4], 3, Pass::Backward);
+        assert_eq!(backward, [("backward_input_by_input", 3 * 140)], "{kind}");
+    }
+    for (keys, slopes) in [("", 5), ("num_parameters = 1", 1)] {
+        let of = |pass| launches("prelu", keys, [5, 7, 4], 3, pass);
+        assert_eq!(of(Pass::Eval), [("forward_prelu", 3 * 140)]);
+        let rows = 3 * 5 * 7;
+        let want =
+            [("weight_row_sums", rows), ("sum_weight_rows", 64 * slopes), ("backward_input_prelu", 4 * rows)];
+        assert_eq!(of(Pass::Backward), want);
+        assert_eq!(saved("prelu", keys, [5, 7, 4], 3), [("sums", rows)]);
     }
 }
 

@@ -424,12 +424,7 @@ fn a_broken_kernel_is_noticed() {
             "= 1.01 * input[id.z * ELEMENTS + index];",
             "Dropout",
         ),
-        (
-            "leaky_relu",
-            "select(NEGATIVE_SLOPE * value, value,",
-            "select(NEGATIVE_SLOPE * value, -value,",
-            "LeakyRelu",
-        ),
+        ("activation", "select(NEGATIVE_SLOPE * x, x,", "select(NEGATIVE_SLOPE * x, -x,", "LeakyRelu"),
         ("max_pool2d", "var best = Window(vec4(LOWEST)", "var best = Window(vec4(0.0)", "MaxPool"),
         ("max_pool2d", "best.place, vec4(place), wins", "best.place, vec4(place + 1u), wins", "MaxUnpool"),
         ("sgd", "grad + MOMENTUM * moved", "MOMENTUM * moved", "Momentum"),

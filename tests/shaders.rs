@@ -220,7 +220,7 @@ fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
 fn a_forgotten_or_misspelt_constant_is_loud() {
     let plans = plans();
     let mut dispatch = dispatches(&plans).find(|dispatch| dispatch.label == "relu1.forward").unwrap().clone();
-    dispatch.constants.remove("ELEMENTS");
+    dispatch.constants.remove("QUADS");
     let wrong = std::panic::catch_unwind(|| specialised(&dispatch));
-    assert!(wrong.is_err(), "a pipeline without ELEMENTS was accepted");
+    assert!(wrong.is_err(), "a pipeline without QUADS was accepted");
 }

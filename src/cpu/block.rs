@@ -89,11 +89,11 @@ impl Block {
 
     fn forward_op(&mut self, program: &Program, params: &[Vec<f32>], op: &Op) {
         let arch = program.arch;
-        if let Kernel::LeakyRelu { slope } = op.kernel {
+        if let Kernel::Activation(function) = op.kernel {
             if op.output != op.inputs[0] {
                 self.apply(op, |block, output| output.copy_from_slice(block.input(op, 0)));
             }
-            return kernels::leaky_relu(arch, slope, self.output_mut(op));
+            return kernels::activation(arch, function, weight_of(op, params), self.output_mut(op));
         }
         self.apply(op, |block, output| {
             let input = block.input(op, 0);
@@ -126,7 +126,7 @@ impl Block {
                 Kernel::Multiply { maps } => {
                     kernels::multiply(arch, *maps, input, block.input(op, 1), output);
                 }
-                Kernel::LeakyRelu { .. }
+                Kernel::Activation(_)
                 | Kernel::BatchNorm2d { .. }
                 | Kernel::Dropout { .. }
                 | Kernel::Fallback(_) => {
@@ -303,6 +303,11 @@ impl Block {
             let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
             kernels::conv2d_grad_weight(arch, conv, input, grad_output, grad_weight, grad_bias);
         }
+        if let (Kernel::Activation(_), [Some(slopes)]) = (&op.kernel, &op.grads[..]) {
+            let input = self.activations[op.inputs[0]].values();
+            let grad_output = &self.slots[back.grad_output].values()[..input.len()];
+            kernels::prelu_grad_weight(arch, input, grad_output, &mut self.grads[slopes.clone()]);
+        }
         if let Kernel::GroupNorm(dims) = &op.kernel {
             self.group_norm_grad(program, net, op, back, dims);
             return self.add_up(program, op, back);
@@ -313,8 +318,10 @@ impl Block {
             let grad_input = &mut target.values_mut()[..self.input(op, position).len()];
             if made == back.grad_output {
                 // What is added up is passed on as it is.
-                if let Kernel::LeakyRelu { slope } = op.kernel {
-                    kernels::leaky_relu_grad(arch, slope, self.output(op), grad_input);
+                if let Kernel::Activation(function) = op.kernel {
+                    let from =
+                        if function.reads_input() { self.input(op, position) } else { self.output(op) };
+                    kernels::activation_grad(arch, function, weight_of(op, &net.params), from, grad_input);
                 }
             } else {
                 self.grad_input(program, net, op, back.grad_output, position, step, grad_input);
@@ -392,10 +399,15 @@ impl Block {
                 let maps = [maps[position], maps[other]];
                 kernels::multiply_grad(arch, maps, grad_output, self.input(op, other), grad_input);
             }
-            Kernel::LeakyRelu { .. } => unreachable!("it works in place"),
+            Kernel::Activation(_) => unreachable!("it works in place"),
             Kernel::BatchNorm2d { .. } | Kernel::GroupNorm(_) | Kernel::Fallback(_) => {
                 unreachable!("they go their own ways")
             }
         }
     }
+}
+
+/// The first parameter of an operation; none if it has no parameters.
+fn weight_of<'a>(op: &Op, params: &'a [Vec<f32>]) -> &'a [f32] {
+    op.params.first().map_or(&[], |&weight| &params[weight])
 }

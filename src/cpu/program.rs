@@ -49,9 +49,7 @@ pub(super) enum Share {
 #[derive(Debug)]
 pub(super) enum Kernel {
     Conv2d(Conv),
-    LeakyRelu {
-        slope: f32,
-    },
+    Activation(Activation),
     BatchNorm2d {
         number: usize,
         eps: f32,
@@ -137,7 +135,7 @@ impl Program {
                     continue;
                 }
                 layers::Op::Conv2d(conv) => Kernel::Conv2d(conv),
-                layers::Op::Activation(Activation::LeakyRelu { slope }) => Kernel::LeakyRelu { slope },
+                layers::Op::Activation(function) => Kernel::Activation(function),
                 layers::Op::BatchNorm2d { eps, momentum } => {
                     // A batch normalisation begins a phase: the one before it ends with its sums.
                     begin_phase();
@@ -224,11 +222,12 @@ impl Program {
 
 /// A rectifier works in place where nobody needs what it overwrites.
 fn works_in_place(model: &Model, layer: &NamedLayer) -> bool {
-    let (layers::Op::Activation(Activation::LeakyRelu { .. }), [Source::Layer(maker)]) =
-        (layer.op, &layer.sources[..])
-    else {
+    let (layers::Op::Activation(function), [Source::Layer(maker)]) = (layer.op, &layer.sources[..]) else {
         return false;
     };
+    if function.reads_input() {
+        return false;
+    }
     let maker = &model.layers[*maker];
     matches!(maker.op, layers::Op::Conv2d(_) | layers::Op::BatchNorm2d { .. }) && maker.readers.len() == 1
 }
@@ -281,7 +280,7 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
             }
             // Element by element, or the same for all.
             let in_place = match op.kernel {
-                Kernel::LeakyRelu { .. } | Kernel::BatchNorm2d { .. } => true,
+                Kernel::Activation(_) | Kernel::BatchNorm2d { .. } => true,
                 Kernel::Add => last_wanted == Some(position),
                 _ => false,
             };

@@ -200,8 +200,21 @@ fn layer_lines(
             let weights = format!("self.{owner}.weight, self.{owner}.bias");
             (None, Some(format!("functional.group_norm({x}, {groups}, {weights}, {eps:?})")))
         }
-        (Op::Activation(Activation::LeakyRelu { slope: 0.0 }), _) => own("ReLU()".into()),
-        (Op::Activation(Activation::LeakyRelu { slope }), _) => own(format!("LeakyReLU({slope:?})")),
+        (Op::Activation(Activation::Prelu), Some(owner)) => {
+            (None, Some(format!("functional.prelu(x, self.{owner}.weight)")))
+        }
+        (Op::Activation(function), _) => own(match function {
+            Activation::LeakyRelu { slope: 0.0 } => "ReLU()".into(),
+            Activation::LeakyRelu { slope } => format!("LeakyReLU({slope:?})"),
+            Activation::Prelu => format!("PReLU({})", layer.params[0].size()),
+            Activation::Relu6 => "ReLU6()".into(),
+            Activation::Sigmoid => "Sigmoid()".into(),
+            Activation::Tanh => "Tanh()".into(),
+            Activation::Silu => "SiLU()".into(),
+            Activation::Gelu => "GELU()".into(),
+            Activation::HardSigmoid => "Hardsigmoid()".into(),
+            Activation::HardSwish => "Hardswish()".into(),
+        }),
         (Op::MaxPool2d(pool), _) => own(format!("MaxPool2d({})", window(&pool))),
         (Op::AvgPool2d(pool), _) if pool == Pool::global(layer.inputs[0]) => {
             own("AdaptiveAvgPool2d(1)".into())

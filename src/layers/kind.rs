@@ -52,24 +52,17 @@ const OTHER_NAMES: &[(&[&str], &str)] = &[
     ),
     (&["relu", "rectifier"], "write relu"),
     (&["leakyrelu", "lrelu"], "write leaky_relu"),
+    (&["parametricrelu"], "write prelu"),
+    (&["swish"], "write silu"),
+    (&["hardswish", "hswish"], "write hard_swish"),
+    (&["hardsigmoid", "hsigmoid"], "write hard_sigmoid"),
+    (&["logistic"], "write sigmoid"),
+    (&["elu", "selu", "celu", "mish", "softplus", "softsign"], "silu and gelu are the smooth rectifiers"),
+    (&["hardtanh"], "write relu6 or tanh"),
     (
-        &[
-            "prelu",
-            "elu",
-            "selu",
-            "gelu",
-            "silu",
-            "swish",
-            "relu6",
-            "tanh",
-            "sigmoid",
-            "hardswish",
-            "mish",
-            "softplus",
-        ],
-        "relu and leaky_relu are the activations",
+        &["activation"],
+        "write the function as the type: relu, relu6, leaky_relu, prelu, sigmoid, tanh, silu, gelu, hard_sigmoid or hard_swish",
     ),
-    (&["activation"], "write relu or leaky_relu"),
     (
         &["softmax", "logsoftmax", "crossentropy", "crossentropyloss"],
         "leave it out, since the loss takes the softmax itself",
@@ -146,7 +139,17 @@ impl LayerKind {
         title: &'static str,
         stem: &'static str,
     ) -> Self {
-        Self { name, title, stem, functional: false, parse: parse::<L> }
+        Self::parsed(name, title, stem, parse::<L>)
+    }
+
+    /// A kind whose layers `parse` makes.
+    pub(super) const fn parsed(
+        name: &'static str,
+        title: &'static str,
+        stem: &'static str,
+        parse: fn(toml::Table) -> Result<Arc<dyn Layer>, String>,
+    ) -> Self {
+        Self { name, title, stem, functional: false, parse }
     }
 
     pub(super) const fn functional(self) -> Self {

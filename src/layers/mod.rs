@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::config::shortest_floats as keys_of;
 use crate::tensor::{Arrays, Shape};
 
+mod activation;
 mod adaptive_avg_pool2d;
 pub(crate) mod add;
 mod avg_pool2d;
@@ -21,15 +22,15 @@ mod flatten;
 mod global_avg_pool2d;
 mod group_norm;
 mod kind;
-mod leaky_relu;
 mod linear;
 mod max_pool2d;
 mod moments;
 mod multiply;
-mod relu;
 mod sides;
 pub mod window;
 
+pub use activation::Activation;
+pub(crate) use activation::{TAIL, TANH_NEAR_0};
 pub use kind::{LayerKind, register};
 
 /// The layers that every model file can name.
@@ -42,13 +43,21 @@ pub const LAYERS: &[LayerKind] = &[
     conv2d::KIND,
     dropout::KIND,
     flatten::KIND,
+    activation::GELU,
     global_avg_pool2d::KIND,
     group_norm::KIND,
-    leaky_relu::KIND,
+    activation::HARD_SIGMOID,
+    activation::HARD_SWISH,
+    activation::LEAKY_RELU,
     linear::KIND,
     max_pool2d::KIND,
     multiply::KIND,
-    relu::KIND,
+    activation::PRELU,
+    activation::RELU,
+    activation::RELU6,
+    activation::SIGMOID,
+    activation::SILU,
+    activation::TANH,
 ];
 
 /// A parameter or running statistic of a layer.
@@ -245,17 +254,6 @@ pub enum Op {
     Opaque,
 }
 
-/// A function of single values.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(tag = "function", rename_all = "snake_case")]
-pub enum Activation {
-    /// max(x, 0) + slope · min(x, 0).
-    LeakyRelu {
-        /// Slope of the negative side.
-        slope: f32,
-    },
-}
-
 /// A layer of a network: shape rule, parameters, reference implementation, GPU launches, in this order.
 ///
 /// The reference implementation works in `f64` on [N, C, H, W] arrays and is the meaning of the layer; both engines are
@@ -303,10 +301,10 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Reads what forward read and made, and `grad_output`; makes `grad_input` and the gradients of the parameters.
     fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays;
 
-    /// Launches of one pass. In the backward pass, the entry point `backward_input` makes the gradient of the launch's
-    /// source ([`Launch::source`]) and nothing else; the planner leaves it out where nothing that the source is made from is
-    /// trained. An empty list forward: the output is the input under another shape. An empty list backward: the gradient of
-    /// the output is that of each input.
+    /// Launches of one pass. In the backward pass, an entry point whose name begins with `backward_input` makes the gradient of
+    /// the launch's source ([`Launch::source`]) and nothing else; the planner leaves it out where nothing that the source is made
+    /// from is trained. An empty list forward: the output is the input under another shape. An empty list backward: the gradient
+    /// of the output is that of each input.
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch>;
 
     /// Tensors that the forward launches save or need for themselves: name and `f32` values per replica.

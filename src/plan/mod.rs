@@ -374,7 +374,7 @@ impl<'a> Planner<'a> {
                 _ => {
                     for launch in self.launches(Pass::Backward, last) {
                         let source = model.layers[last].sources[launch.source];
-                        if launch.entry_point != "backward_input" || model.needs_grad(source) {
+                        if !launch.entry_point.starts_with("backward_input") || model.needs_grad(source) {
                             let wires = self.values.wires(last, &launch);
                             self.draft.launch(&model.layers[last].name, &launch, &wires);
                         }

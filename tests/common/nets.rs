@@ -269,6 +269,18 @@ fn body() -> impl Strategy<Value = Body> {
         r#"{ type = "dropout", rate = 0.3 }"#,
     ];
     let joins = ["add", "concat", "multiply"];
+    // Those that no kernel of a convolution takes in.
+    let activations = [
+        r#"{ type = "relu6" }"#,
+        r#"{ type = "sigmoid" }"#,
+        r#"{ type = "tanh" }"#,
+        r#"{ type = "silu" }"#,
+        r#"{ type = "gelu" }"#,
+        r#"{ type = "hard_sigmoid" }"#,
+        r#"{ type = "hard_swish" }"#,
+        r#"{ type = "prelu" }"#,
+        r#"{ type = "prelu", num_parameters = 1, init = 0.1 }"#,
+    ];
     let groups = prop_oneof![3 => Just(Groups::One), 1 => Just(Groups::Two), 1 => Just(Groups::All)];
     let conv = (kernel(), stride(), 1..=12usize, groups, any::<bool>()).prop_map(
         |(kernel, stride, out_channels, groups, bias)| Body::Conv {
@@ -281,7 +293,8 @@ fn body() -> impl Strategy<Value = Body> {
     );
     prop_oneof![
         8 => (0..plain.len()).prop_map(move |index| Body::Plain(plain[index])),
-        1 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
+        4 => (0..activations.len()).prop_map(move |index| Body::Plain(activations[index])),
+        2 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
         2 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
         5 => conv,
         3 => (0..joins.len()).prop_map(move |index| Body::Branch(joins[index])),

@@ -17,7 +17,7 @@ mod pool;
 #[cfg(test)]
 mod testing;
 
-pub(crate) use activation::{leaky_relu, leaky_relu_grad};
+pub(crate) use activation::{activation, activation_grad, prelu_grad_weight};
 pub(crate) use batch_norm::{
     BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
 };

@@ -1,5 +1,7 @@
 //! From a trained network to the bytes of an ONNX file.
 
+use std::f32::consts::FRAC_1_SQRT_2;
+
 use prost::Message;
 
 use super::proto::*;
@@ -39,8 +41,9 @@ enum Kind {
         weight: Vec<f32>,
         bias: Option<Vec<f32>>,
     },
-    LeakyRelu {
-        slope: f32,
+    Activation {
+        function: Activation,
+        slopes: Vec<f32>,
     },
     BatchNorm {
         eps: f32,
@@ -138,7 +141,9 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
         let known = |name: &str| values(name).expect("a layer has its parameters");
         let kind = match layer.op {
             layers::Op::Conv2d(sizes) => Kind::Conv { sizes, weight: known("weight"), bias: values("bias") },
-            layers::Op::Activation(Activation::LeakyRelu { slope }) => Kind::LeakyRelu { slope },
+            layers::Op::Activation(function) => {
+                Kind::Activation { function, slopes: values("weight").unwrap_or_default() }
+            }
             layers::Op::BatchNorm2d { eps, .. } => Kind::BatchNorm {
                 eps,
                 weight: known("weight"),
@@ -300,6 +305,28 @@ impl Draft {
         });
     }
 
+    /// Adds (1 + erf(x/√2)) / 2 and returns the name of its output.
+    fn normal_distribution(&mut self, layer: &str, x: &str) -> String {
+        let mut last = x.to_owned();
+        for (step, op_type, operand) in [
+            ("scaled", "Mul", Some(FRAC_1_SQRT_2)),
+            ("erf", "Erf", None),
+            ("raised", "Add", Some(1.0)),
+            ("normal", "Mul", Some(0.5)),
+        ] {
+            let output = format!("{layer}.{step}");
+            let constant = format!("{output}_by");
+            let mut inputs = vec![last.as_str()];
+            if let Some(value) = operand {
+                self.floats(&constant, &[], &[value]);
+                inputs.push(&constant);
+            }
+            self.node(&output, op_type, &inputs, &output, Vec::new());
+            last = output;
+        }
+        last
+    }
+
     /// Adds an operator that reads `inputs` and returns the name of its output.
     fn op(&mut self, Op { name, kind, output: shape, .. }: &Op, mut inputs: Vec<String>) -> String {
         let output = format!("{name}.output");
@@ -356,8 +383,34 @@ impl Draft {
                 inputs = vec![made, part("bias")];
                 ("Add", Vec::new())
             }
-            Kind::LeakyRelu { slope: 0.0 } => ("Relu", Vec::new()),
-            Kind::LeakyRelu { slope } => ("LeakyRelu", vec![float("alpha", *slope)]),
+            Kind::Activation { function, slopes } => match function {
+                Activation::LeakyRelu { slope: 0.0 } => ("Relu", Vec::new()),
+                Activation::LeakyRelu { slope } => ("LeakyRelu", vec![float("alpha", *slope)]),
+                Activation::Prelu => {
+                    floats(self, "weight", &[slopes.len(), 1, 1], slopes);
+                    ("PRelu", Vec::new())
+                }
+                Activation::Relu6 => {
+                    floats(self, "min", &[], &[0.0]);
+                    floats(self, "max", &[], &[6.0]);
+                    ("Clip", Vec::new())
+                }
+                Activation::Sigmoid => ("Sigmoid", Vec::new()),
+                Activation::Tanh => ("Tanh", Vec::new()),
+                // These two have operators of their own in later opsets only.
+                Activation::Silu => {
+                    let sigmoid = format!("{name}.sigmoid");
+                    self.node(&sigmoid, "Sigmoid", &[&inputs[0]], &sigmoid, Vec::new());
+                    inputs.push(sigmoid);
+                    ("Mul", Vec::new())
+                }
+                Activation::Gelu => {
+                    inputs.push(self.normal_distribution(name, &inputs[0]));
+                    ("Mul", Vec::new())
+                }
+                Activation::HardSigmoid => ("HardSigmoid", vec![float("alpha", 1.0 / 6.0)]),
+                Activation::HardSwish => ("HardSwish", Vec::new()),
+            },
             Kind::MaxPool(pool) => ("MaxPool", window(pool.kernel, pool.stride, [pool.padding; 4])),
             Kind::AvgPool { global: true, .. } => ("GlobalAveragePool", Vec::new()),
             Kind::AvgPool { pool, .. } => {

@@ -112,16 +112,14 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
     let float = |name: &str| Some(f64::from(of(name)?.f?));
     let each = |f: &dyn Fn(f64) -> f64| Value { data: x.data.iter().map(|&v| f(v)).collect(), ..x.clone() };
     Some(match node.op_type.as_str() {
-        "Sub" | "Div" => {
-            let [other] = inputs.get(1)?.data[..] else { return None };
-            if node.op_type == "Sub" { each(&|v| v - other) } else { each(&|v| v / other) }
-        }
-        "Add" | "Sum" | "Mul" => {
-            let product = node.op_type == "Mul";
-            let join = |joined: Value, other: &&Value| {
-                binary(&joined, other, if product { |a, b| a * b } else { |a, b| a + b })
+        "Add" | "Sum" | "Sub" | "Mul" | "Div" => {
+            let of = match node.op_type.as_str() {
+                "Sub" => |a: f64, b: f64| a - b,
+                "Mul" => |a, b| a * b,
+                "Div" => |a, b| a / b,
+                _ => |a, b| a + b,
             };
-            inputs[1..].iter().try_fold(x.clone(), join)?
+            inputs[1..].iter().try_fold(x.clone(), |joined, other| binary(&joined, other, of))?
         }
         "Concat" if of("axis")?.i? == 1 => {
             let channels = inputs.iter().map(|input| input.shape.first().copied()).sum::<Option<usize>>()?;
@@ -150,6 +148,28 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
             let alpha = float("alpha")?;
             each(&|v| if v < 0.0 { alpha * v } else { v })
         }
+        "PRelu" => {
+            let slopes = &inputs.get(1)?.data;
+            let plane = x.data.len() / x.shape.first()?;
+            if ![1, x.shape[0]].contains(&slopes.len()) {
+                return None;
+            }
+            let rectify =
+                |(at, &v): (usize, &f64)| v.max(0.0) + slopes[at / plane % slopes.len()] * v.min(0.0);
+            Value { data: x.data.iter().enumerate().map(rectify).collect(), ..x.clone() }
+        }
+        "Clip" => {
+            let ([low], [high]) = (&inputs.get(1)?.data[..], &inputs.get(2)?.data[..]) else { return None };
+            each(&|v| v.max(*low).min(*high))
+        }
+        "Sigmoid" => each(&|v| 1.0 / (1.0 + (-v).exp())),
+        "Tanh" => each(&f64::tanh),
+        "Erf" => each(&libm::erf),
+        "HardSigmoid" => {
+            let alpha = float("alpha")?;
+            each(&|v| (alpha * v + 0.5).clamp(0.0, 1.0))
+        }
+        "HardSwish" => each(&|v| v * (v / 6.0 + 0.5).clamp(0.0, 1.0)),
         "BatchNormalization" => {
             let epsilon = float("epsilon")?;
             let [scale, bias, mean, var] = [1, 2, 3, 4].map(|at| inputs.get(at).map(|value| &value.data));
@@ -190,11 +210,12 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
     })
 }
 
-/// Two values of one shape, or one that has a single value for each channel of the other, joined.
+/// Two values of one shape, joined; one of them may have a single value, for all of the other or for each of its channels.
 fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     let (large, small) = if a.data.len() >= b.data.len() { (a, b) } else { (b, a) };
-    let gates = small.shape.first() == large.shape.first() && small.data.len() == *small.shape.first()?;
-    if large.shape != small.shape && !gates {
+    let gates =
+        || small.shape.first() == large.shape.first() && small.shape.first() == Some(&small.data.len());
+    if large.shape != small.shape && small.data.len() != 1 && !gates() {
         return None;
     }
     let [in_a, in_b] = [a, b].map(|value| large.data.len() / value.data.len().max(1));

@@ -32,7 +32,7 @@ function evaluate(model, pixels) {
 
 /** @type {Record<string, (input: Float32Array, layer: Layer, others: Float32Array[]) => Float32Array>} */
 const FORWARD = {
-  activation: (input, { op }) => input.map((value) => ACTIVATIONS[op.function](value, op)),
+  activation: activated,
   add: (input, _, others) => input.map((value, at) => others.reduce((sum, other) => sum + other[at], value)),
   avg_pool2d: averages,
   batch_norm2d: batchNorm,
@@ -58,9 +58,50 @@ const FORWARD = {
   reshape: (input) => input,
 };
 
-/** @type {Record<string, (value: number, op: Record<string, any>) => number>} */
+/**
+ * @param {Float32Array} input
+ * @param {Layer} layer
+ */
+function activated(input, { output: [channels, height, width], op, params }) {
+  const slopes = params.weight ?? [op.slope];
+  return input.map((value, at) => {
+    const channel = Math.floor(at / (height * width)) % channels;
+    return ACTIVATIONS[op.function](value, slopes[channel % slopes.length]);
+  });
+}
+
+/** @param {number} x @param {number} slope */
+const rectified = (x, slope) => (x > 0 ? x : slope * x);
+/** @param {number} x */
+const sigmoid = (x) => 1 / (1 + Math.exp(-x));
+/** @param {number} x */
+const hardSigmoid = (x) => Math.min(Math.max(x + 3, 0), 6) / 6;
+
+/**
+ * x · Φ(x), with the polynomial of shaders/activation.wgsl.
+ * @param {number} x
+ */
+function gelu(x) {
+  const size = Math.abs(x);
+  const inverse = 1 / (1 + 0.27 * size);
+  const polynomial = [
+    1.12950307e-4, 8.27669428e-5, -1.09679846e-3, 6.61874365e-4, 9.05170664e-3, -3.91416959e-2, 9.34871584e-2,
+    -1.57742858e-1, 2.02305079e-1,
+  ].reduce((sum, coefficient) => sum * (1 - 2 * inverse) + coefficient);
+  return Math.max(x, 0) - size * Math.exp(-0.5 * size * size) * inverse * polynomial;
+}
+
+/** @type {Record<string, (x: number, slope: number) => number>} */
 const ACTIVATIONS = {
-  leaky_relu: (value, { slope }) => (value > 0 ? value : slope * value),
+  gelu,
+  hard_sigmoid: hardSigmoid,
+  hard_swish: (x) => x * hardSigmoid(x),
+  leaky_relu: rectified,
+  prelu: rectified,
+  relu6: (x) => Math.min(Math.max(x, 0), 6),
+  sigmoid,
+  silu: (x) => x * sigmoid(x),
+  tanh: Math.tanh,
 };
 
 /**

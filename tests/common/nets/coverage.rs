@@ -120,4 +120,6 @@ pub(super) const EVERY_PART: &[&str] = &[
     "max_pool2d.stride = 1",
     "max_pool2d.stride = 2",
     "max_pool2d.stride = 3",
+    "prelu.num_parameters = 1",
+    "prelu, shared",
 ];
