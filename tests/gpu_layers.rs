@@ -160,8 +160,8 @@ fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
     assert_eq!(kinds, ["leaky_relu", "global_avg_pool2d", "linear"], "{message}");
     assert!(message.contains("layer0.output at ["), "{message}");
-    // A second image is there if the seed's first pixel is above 0, where nothing is wrong.
-    assert!(model.train.batch_size <= 2 && model.input.len() == 1, "{message}");
+    // There are further images as long as the pixels of the first are above 0, where nothing is wrong.
+    assert!(model.train.batch_size <= 3 && model.input.len() == 1, "{message}");
 }
 
 /// A net with everything that has random words, sums or shared memory.

@@ -232,14 +232,14 @@ fn output_shape(line: &str, input: Shape) -> Option<Shape> {
 }
 
 fn window() -> impl Strategy<Value = Window> {
-    let kernel = prop_oneof![2 => 1..=3usize, 1 => 4..=7usize];
+    let kernel = prop_oneof![1 => 1..=3usize, 1 => 4..=7usize];
     (kernel, stride(), 0..=6usize).prop_map(|(kernel, stride, padding)| Window { kernel, stride, padding })
 }
 
 fn kernel() -> impl Strategy<Value = Kernel> {
-    let side = || prop_oneof![2 => 1..=3usize, 1 => 4..=7usize];
+    let side = || prop_oneof![1 => 1..=3usize, 1 => 4..=7usize];
     let sides = prop_oneof![3 => side().prop_map(|side| [side; 2]), 1 => [side(), side()]];
-    let dilation = prop_oneof![4 => Just([1, 1]), 1 => [1..=3usize, 1..=7usize]];
+    let dilation = prop_oneof![4 => Just([1, 1]), 1 => [1..=3usize, 1..=7usize], 1 => Just([1, 7])];
     let padding = prop_oneof![
         4 => (0..=6usize).prop_map(|side| Some([side; 4])),
         1 => [0..=4usize, 0..=4usize, 0..=4usize, 0..=4usize].prop_map(Some),
@@ -296,7 +296,7 @@ fn body() -> impl Strategy<Value = Body> {
         4 => (0..activations.len()).prop_map(move |index| Body::Plain(activations[index])),
         2 => window().prop_map(|window| Body::Pool("max_pool2d", window)),
         2 => window().prop_map(|window| Body::Pool("avg_pool2d", window)),
-        5 => conv,
+        8 => conv,
         3 => (0..joins.len()).prop_map(move |index| Body::Branch(joins[index])),
     ]
 }
@@ -400,9 +400,8 @@ pub(crate) fn check_random_networks(
     })?;
     let parts = parts.into_inner().unwrap();
     let wanted = LAYERS.iter().map(|kind| kind.name).chain(EVERY_PART.iter().copied());
-    for part in wanted.filter(|_| count >= 200) {
-        assert!(parts.contains(part), "no network has `{part}`, only {parts:?}");
-    }
+    let missing: Vec<_> = wanted.filter(|&part| count >= 200 && !parts.contains(part)).collect();
+    assert!(missing.is_empty(), "no network has {missing:?}, only {parts:?}");
     Ok(())
 }
 
