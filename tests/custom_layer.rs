@@ -177,10 +177,12 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
 /// Only what the CPU engine has no kernels for is slow on it.
 #[test]
 fn the_cpu_engine_says_what_it_has_no_kernels_for() {
-    let warning = |kind| Device::cpu(None).warning(&model(kind));
-    let slow = warning("squared_relu").unwrap();
+    let warning = |layer: &str| Device::cpu(None).warning(&model(layer));
+    let slow = warning(r#"type = "squared_relu""#).unwrap();
     assert!(slow.contains("no kernels of its own for `squared_relu1`:"), "{slow}");
-    assert_eq!([warning("renamed"), warning("relu")], [None, None]);
+    for quick in [r#"type = "twin", of = "gelu", opaque = false"#, r#"type = "gelu""#] {
+        assert_eq!(warning(quick), None);
+    }
 }
 
 #[test]

@@ -254,7 +254,7 @@ fn the_same_seed_gives_the_same_bits_however_it_is_run() {
 #[test]
 fn evaluation_agrees_with_the_reference() {
     let mut kinds = BTreeSet::new();
-    for (number, case) in some_cases(50).into_iter().enumerate() {
+    for (number, case) in some_cases(200).into_iter().enumerate() {
         let model = case.model();
         let known = kinds.len();
         kinds.extend(model.layers.iter().map(|layer| layer.kind.name));

@@ -1,4 +1,4 @@
-//! The three nets of MLPerf Tiny compute what Keras makes of them: answers, and the gradient of every parameter.
+//! The three nets of `MLPerf` Tiny compute what Keras makes of them: answers, and the gradient of every parameter.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

@@ -226,7 +226,7 @@ fn messages_say_what_to_write() {
             "kernel must be a whole number of at least 1, or [height, width], not -1",
         ),
         ("kernel = 3", "kernel = \"3\"", "[height, width], not \"3\": write it without quotes"),
-        ("kernel = 2", "kernel = [2, 2]", "kernel must be a whole number of at least 1, not a list"),
+        ("kernel = 2", "kernel = [2, 2, 2]", "at least 1, or [height, width], not a list of 3"),
         (
             "stride = 1",
             "stride = [1, 2]",

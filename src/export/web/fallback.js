@@ -93,13 +93,13 @@ function gelu(x) {
 
 /** @type {Record<string, (x: number, slope: number) => number>} */
 const ACTIVATIONS = {
-  gelu,
+  gelu: gelu,
   hard_sigmoid: hardSigmoid,
   hard_swish: (x) => x * hardSigmoid(x),
   leaky_relu: rectified,
   prelu: rectified,
   relu6: (x) => Math.min(Math.max(x, 0), 6),
-  sigmoid,
+  sigmoid: sigmoid,
   silu: (x) => x * sigmoid(x),
   tanh: Math.tanh,
 };
