@@ -76,7 +76,7 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
 }
 
 /// A network with every layer.
-const ALL_LAYERS: &str = include_str!("portability/all_layers.toml");
+const ALL_LAYERS: &str = include_str!("all_layers.toml");
 
 fn models() -> Vec<(String, String)> {
     let files = std::fs::read_dir("data/models").unwrap().map(|entry| entry.unwrap().path());

@@ -15,7 +15,7 @@ use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::shader;
 
 /// Every layer, and with the shipped models every loss and optimizer.
-const ALL_LAYERS: &str = include_str!("portability/all_layers.toml");
+const ALL_LAYERS: &str = include_str!("all_layers.toml");
 
 /// [`ALL_LAYERS`] and every shipped model, by file name.
 fn models() -> BTreeMap<String, Model> {

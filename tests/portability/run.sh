@@ -24,8 +24,8 @@ plan_json() {
 for model in seed seed-18k small-9.9k recurrent-1k; do
     plan_json "../../data/models/$model.toml" >"$plans/$model.json"
 done
-plan_json all_layers.toml --batch-size 5 >"$plans/all_layers.json"
+plan_json ../all_layers.toml --batch-size 5 >"$plans/all_layers.json"
 # What real GPUs get.
 plan_json --fine >"$plans/seed-fine.json"
-plan_json all_layers.toml --batch-size 5 --fine >"$plans/all_layers-fine.json"
+plan_json ../all_layers.toml --batch-size 5 --fine >"$plans/all_layers-fine.json"
 node check.mjs "$plans"/*.json

@@ -15,7 +15,7 @@ const MAX_FIRST_ANSWER_MS = 2000;
 
 for (const [file, set] of [
   ['seed', new URL('data/mnist/t10k-images-idx3-ubyte.gz', root)],
-  ['every_layer', join(folder, 'noise/t10k-images-idx3-ubyte')],
+  ['all_layers', join(folder, 'noise/t10k-images-idx3-ubyte')],
 ]) {
   await test(`${file}: 100 test images have the logits of the CPU engine`, () =>
     withPage(
@@ -249,7 +249,7 @@ await test('the device is lost: it is said, and plain JavaScript goes on', () =>
   ));
 
 await test('fits a phone, in light and dark', async () => {
-  for (const file of ['seed', 'every_layer']) {
+  for (const file of ['seed', 'all_layers']) {
     for (const colorScheme of ['light', 'dark']) {
       await withPage(
         async (page) => {

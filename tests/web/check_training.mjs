@@ -23,7 +23,7 @@ const difference = async (page) => {
     }
     return logits;
   }, images(NOISE));
-  const wanted = logitsOf(join(folder, 'every_layer.logits'));
+  const wanted = logitsOf(join(folder, 'all_layers.logits'));
   return Math.max(...found.flatMap((row, i) => row.map((logit, j) => Math.abs(logit - wanted[i][j]))));
 };
 
@@ -37,7 +37,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
       const trained = await difference(page);
       assert.ok(trained <= TRAINED_TOLERANCE, `a logit differs by ${trained}`);
       // Losses of each epoch, and the test after it.
-      const [, ...rows] = readFileSync(join(folder, 'every_layer.csv'), 'utf8').trim().split('\n').map((row) => row.split(','));
+      const [, ...rows] = readFileSync(join(folder, 'all_layers.csv'), 'utf8').trim().split('\n').map((row) => row.split(','));
       const { each, losses, tested } = await page.evaluate(() => ({ each: recipe.steps_per_epoch, losses, tested }));
       let most = 0;
       rows.forEach(([, , , trainLoss, , , accuracy], epoch) => {
@@ -61,7 +61,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
       assert.ok(back <= LOGIT_TOLERANCE, `back again, a logit differs by ${back}`);
       return `a logit differs by at most ${trained.toExponential(1)}, the loss of an epoch by ${most.toExponential(1)}`;
     },
-    { file: 'every_layer_here' },
+    { file: 'all_layers_here' },
   ));
 
 await test('the seed network learns, and can be paused, continued and left', () =>

@@ -20,14 +20,14 @@ prepare() {
 }
 prepare seed ../../data/models/seed.safetensors ../../data/mnist
 node noise.mjs "$work/noise"
-"$target/shadernet" train every_layer.toml --data "$work/noise" --epochs 2 --device cpu --out "$work/run" --quiet
-prepare every_layer "$work/run/model.safetensors" "$work/noise"
-cp "$work/run/metrics.csv" "$work/every_layer.csv"
+"$target/shadernet" train ../all_layers.toml --data "$work/noise" --epochs 2 --device cpu --out "$work/run" --quiet
+prepare all_layers "$work/run/model.safetensors" "$work/noise"
+cp "$work/run/metrics.csv" "$work/all_layers.csv"
 train_here() {
     "$target/shadernet" export "$2" --html "$work/$1_here.html" --train-here --data "$3"
 }
 train_here seed ../../data/models/seed.safetensors ../../data/mnist
-train_here every_layer "$work/run/model.safetensors" "$work/noise"
+train_here all_layers "$work/run/model.safetensors" "$work/noise"
 node make_pictures.mjs "$work"
 digits=(../../data/digits/*.png)
 "$target/examples/prepare_json" ../../data/models/seed.safetensors "${digits[@]}" "$work/7_finished.png" >"$work/seed.prepared"
