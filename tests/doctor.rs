@@ -26,7 +26,6 @@ const MODEL: &str = r#"
         { type = "dropout", rate = 0.2 },
         { type = "conv2d", out_channels = 10, kernel = 3, stride = 2, padding = 1, groups = 2 },
         { type = "leaky_relu", negative_slope = 0.2 },
-        { type = "group_norm", groups = 5, eps = 0.1 },
         { type = "avg_pool2d", kernel = 2, stride = 1, padding = 1 },
         { type = "conv2d", out_channels = 3, kernel = 2, bias = false },
         { type = "global_avg_pool2d" },
@@ -37,7 +36,7 @@ const MODEL: &str = r#"
     optimizer = OPTIMIZER
     augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
-/// The same for the kernels that join values.
+/// The same for group normalisation, the activations, and the kernels that join values.
 const JOINED_MODEL: &str = r#"
     name = "joined"
     input = [2, 7, 6]
@@ -48,6 +47,15 @@ const JOINED_MODEL: &str = r#"
         { type = "multiply", name = "gated", from = ["gate", "active"] },
         { type = "add", name = "sum", from = ["gated", "active", "first"] },
         { type = "concat", from = ["sum", "active"] },
+        { type = "group_norm", groups = 5, eps = 0.1 },
+        { type = "silu" },
+        { type = "gelu" },
+        { type = "prelu" },
+        { type = "hard_swish" },
+        { type = "tanh" },
+        { type = "hard_sigmoid" },
+        { type = "sigmoid" },
+        { type = "relu6" },
         { type = "conv2d", out_channels = 3, kernel = 2 },
         { type = "global_avg_pool2d" },
     ]
@@ -182,7 +190,9 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
     match fused {
         true => (fused_model(optimizer), GpuOptions::FUSED),
-        false if ["add", "concat", "multiply"].contains(&mutant.shader) => (joined_model(optimizer), UNFUSED),
+        false if ["activation", "add", "concat", "group_norm", "multiply"].contains(&mutant.shader) => {
+            (joined_model(optimizer), UNFUSED)
+        }
         false => (model(optimizer), UNFUSED),
     }
 }

@@ -274,6 +274,30 @@ mod tests {
         worst
     }
 
+    /// The polynomials stand in three languages; a digit more or less in one of them would be an error that no bound knows.
+    #[test]
+    fn shader_and_page_have_the_same_polynomials() {
+        let coefficients = |text: &str, from: &str, to: &str| -> Vec<f32> {
+            let (_, text) = text.split_once(from).unwrap();
+            let (text, _) = text.split_once(to).unwrap();
+            let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || "+-.".contains(c)));
+            let mut found = Vec::new();
+            let mut sign = 1.0;
+            for word in words {
+                if let Ok(number) = word.parse::<f32>() {
+                    found.push(sign * number);
+                }
+                sign = if word == "-" { -1.0 } else { 1.0 };
+            }
+            found
+        };
+        let shader = include_str!("../../../shaders/activation.wgsl");
+        let page = include_str!("../../export/web/fallback.js");
+        assert_eq!(coefficients(shader, "let square = size * size;", "let near"), TANH_NEAR_0);
+        assert_eq!(coefficients(shader, "let place = 1.0 - 2.0 * inverse;", "return"), TAIL);
+        assert_eq!(coefficients(page, "const polynomial = [", "]"), TAIL);
+    }
+
     #[test]
     fn every_function_is_within_the_reference_s_bound() {
         let x = inputs();
