@@ -1,7 +1,6 @@
 //! A checked network: named layers with resolved shapes and parameters. Its `Display` is the layer table.
 
 use std::collections::HashMap;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
@@ -84,7 +83,7 @@ impl Model {
         }
         if config.input.len() > MAX_ACTIVATION {
             let message = format!(
-                "input = {} is too large: an image can have {MAX_ACTIVATION} values, channels x height x width",
+                "input = {} is too large: an image can have at most {MAX_ACTIVATION} values, channels x height x width",
                 config.input
             );
             return Err(fail(None, message));
@@ -102,14 +101,19 @@ impl Model {
             if !(1..=MAX_NAME).contains(&name.len()) || !name.chars().all(is_plain) {
                 return Err(fail(format!("a name is made of 1 to {MAX_NAME} letters, digits and '_'")));
             }
-            if by_name.insert(name.clone(), layers.len()).is_some() || name == "loss" || name == "input" {
-                return Err(fail("this name is taken".into()));
+            if name == "loss" || name == "input" {
+                return Err(fail("the image is called input, and the loss loss: choose another name".into()));
             }
-            let layer = kind.parse(entry.keys.clone()).map_err(fail)?;
+            if let Some(first) = by_name.insert(name.clone(), index) {
+                return Err(fail(graph::taken(&config, first)));
+            }
+            let layer = kind.parse(entry.keys.clone());
+            let layer =
+                layer.map_err(|message| fail(graph::misspelt(&entry.keys, &message).unwrap_or(message)))?;
             let sources = graph::sources(&config, &names, index).map_err(fail)?;
             let wanted = layer.input_count();
             if !wanted.contains(&sources.len()) {
-                return Err(fail(arity(kind, &wanted, sources.len())));
+                return Err(fail(graph::arity(kind, &wanted, sources.len())));
             }
             let shape = |source: &Source| match *source {
                 Source::Image => config.input,
@@ -119,14 +123,14 @@ impl Model {
             let output = layer.output_shape(&inputs).map_err(fail)?;
             if output.len() > MAX_ACTIVATION {
                 return Err(fail(format!(
-                    "the output {output} is too large: it can have {MAX_ACTIVATION} values"
+                    "the output {output} is too large: it can have at most {MAX_ACTIVATION} values"
                 )));
             }
             let params = layer.params(&inputs);
             let owner = |owner: &String| {
                 let named =
                     by_name.get(owner).and_then(|&index| layers.get(index).map(|layer| (index, layer)));
-                find_owner(named, owner, kind, &params).map_err(fail)
+                graph::find_owner(named, owner, kind, &params).map_err(fail)
             };
             let weights_of = entry.weights_of.as_ref().map(owner).transpose()?;
             let own = params.iter().filter(|param| weights_of.is_none() || !param.trained);
@@ -409,53 +413,23 @@ impl NamedLayer {
     }
 }
 
-/// Why a layer cannot read so many values.
-fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usize) -> String {
-    let (least, most, name) = (*wanted.start(), *wanted.end(), kind.name);
-    if most == 1 {
-        return format!("from has {found} names, but {name} takes one input");
-    }
-    let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
-    format!(
-        "{name} takes {wanted} inputs, not {found}: write from = [\"...\", \"...\"] with the layers' names"
-    )
-}
-
-/// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
-/// these parameters can compute with them.
-fn find_owner(
-    named: Option<(usize, &NamedLayer)>,
-    name: &str,
-    kind: &LayerKind,
-    params: &[Param],
-) -> Result<usize, String> {
-    fn trained(params: &[Param]) -> impl Iterator<Item = &Param> {
-        params.iter().filter(|param| param.trained)
-    }
-    if trained(params).next().is_none() {
-        return Err(format!("weights_of = {:?}: a {} has no weights", shortened(name), kind.name));
-    }
-    let Some((index, NamedLayer { kind: other, params: others, weights_of, .. })) = named else {
-        return Err(format!("weights_of = {:?}: no earlier layer has this name", shortened(name)));
-    };
-    if other.name != kind.name {
-        return Err(format!("weights_of = {name:?}: that is a {}, this is a {}", other.name, kind.name));
-    }
-    let shapes = |params| {
-        let shapes: Vec<_> =
-            trained(params).map(|Param { name, shape, .. }| format!("{name} {shape:?}")).collect();
-        shapes.join(", ")
-    };
-    let (found, wanted) = (shapes(others), shapes(params));
-    if found != wanted {
-        return Err(format!("weights_of = {name:?}: that has {found}; this needs {wanted}"));
-    }
-    Ok(weights_of.unwrap_or(index))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_a_net_with_branches_has_names() {
+        let text = "name = \"x\"\ninput = [2, 4, 4]\nlayers = [{ type = \"conv2d\", out_channels = 2, kernel = 1, \
+                    name = \"side\" }, { type = \"add\", from = [\"side\", \"input\"] }, { type = \"global_avg_pool2d\" }]";
+        let table = Model::parse(text, "x.toml").unwrap().to_string();
+        let rows: Vec<&str> = table.lines().collect();
+        assert_eq!(rows[3], "side (Conv2d)                              [-1, 2, 4, 4]            6");
+        assert_eq!(
+            rows[4],
+            "add1 (Add)                                 [-1, 2, 4, 4]            0  side, input"
+        );
+        assert!(!table.contains("plain function"), "{table}");
+    }
 
     #[test]
     fn group_normalisation_of_a_single_value_is_odd() {

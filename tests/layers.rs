@@ -199,7 +199,7 @@ fn limits_are_where_they_should_be() {
         ("kernel = [3]", format!("{no_list}1")),
         ("kernel = [3, \"3\"]", "kernel[1] must be a whole number of at least 1, not \"3\"".into()),
         ("kernel = 3\npadding = [1, 1]", format!("{no_padding}a list of 2")),
-        ("kernel = 3\npadding = \"SAME\"", format!("{no_padding}\"SAME\"")),
+        ("kernel = 3\npadding = \"SAME\"", format!("{no_padding}\"SAME\": write \"same\", in lower case")),
         ("kernel = 3\npadding = 0.5", format!("{no_padding}0.5")),
         ("kernel = 3\npadding = -1", format!("{no_padding}-1")),
         (
@@ -212,7 +212,11 @@ fn limits_are_where_they_should_be() {
     for (kind, keys, want) in [
         ("leaky_relu", "negative_slope = 1.0", Some("at least 0 and below 1")),
         ("leaky_relu", "negative_slope = 0.0", None),
-        ("prelu", "num_parameters = 3", Some("num_parameters = 3 must be 1 or, a slope for each channel, 4")),
+        (
+            "prelu",
+            "num_parameters = 3",
+            Some("num_parameters = 3 must be 1 (one slope for all) or 4 (one for each channel)"),
+        ),
         ("prelu", "num_parameters = 4", None),
         ("prelu", "init = inf", Some("init = inf must be a finite number")),
         ("prelu", "init = -2.0", None),

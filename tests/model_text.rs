@@ -245,7 +245,11 @@ fn messages_say_what_to_write() {
         ("[\"a\", ", "[a, ", "x.toml:3: a is no value; text stands in quotes"),
         ("nesterov = true", "nesterov = True", "x.toml:19: write true, in lower case"),
         ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
-        ("padding = 0", "padding = \"same\"", "padding = 1 for kernel = 3"),
+        (
+            "padding = 0",
+            "padding = \"same\"",
+            "only convolutions have it; write a number, such as padding = 1",
+        ),
         ("padding = 1", "padding = \"valid\"", "right] or \"same\", not \"valid\": that is padding = 0"),
         (
             "padding = 1",
@@ -269,12 +273,16 @@ fn messages_say_what_to_write() {
         ),
         ("kernel = 3", "kernel = 4294967295", "kernel = 4294967295 must be from 1 to 65536"),
         ("kernel = 3, ", "", "layer `first`: `kernel` is missing"),
-        ("out_channels = 4", "out_channels = 4000000000000", "is too large: it can have 16000000 values"),
+        (
+            "out_channels = 4",
+            "out_channels = 4000000000000",
+            "is too large: it can have at most 16000000 values",
+        ),
         ("out_features = 3", "out_features = 9223372036854775807", "is too large"),
         (
             "[1, 12, 12]",
             "[1, 40000, 40000]",
-            "input = [1, 40000, 40000] is too large: an image can have 16000000 values",
+            "input = [1, 40000, 40000] is too large: an image can have at most 16000000 values",
         ),
         ("[1, 12, 12]", "[1, 4294967296, 4294967296]", "is too large"),
         ("[1, 12, 12]", "[12, 12]", "x.toml:2: input must be a list of 3 values, not a list of 2"),
@@ -337,11 +345,11 @@ fn what_does_not_join_is_said_with_its_line() {
     Model::parse(&text("{ type = \"relu\" }"), "x.toml").unwrap();
     let cases = [
         (r#"{ type = "add", from = ["one", "haf"] }"#, "x.toml:6: layer `add1`: ", "did you mean half?"),
-        (r#"{ type = "add", from = ["one", "end"] }"#, "x.toml:6: layer `add1`: ", "move it up"),
+        (r#"{ type = "add", from = ["one", "end"] }"#, "x.toml:6: layer `add1`: ", "move it before"),
         (
             r#"{ type = "add", name = "me", from = ["one", "me"] }"#,
             "x.toml:6: layer `me`: ",
-            "not an earlier one",
+            "a layer cannot read itself",
         ),
         (
             r#"{ type = "add", from = ["one", "half"] }"#,
@@ -362,7 +370,28 @@ fn what_does_not_join_is_said_with_its_line() {
         (r#"{ type = "add" }"#, "x.toml:6: layer `add1`: ", "takes 2 to 16 inputs, not 1"),
         (r#"{ type = "multiply", from = ["half", "half", "half"] }"#, "x.toml:6: ", "takes 2 inputs, not 3"),
         (r#"{ type = "relu", from = ["one", "half"] }"#, "x.toml:6: layer `relu2`: ", "relu takes one input"),
-        (r#"{ type = "relu", from = [] }"#, "x.toml:6: layer `relu2`: ", "from has 0 names"),
+        (
+            r#"{ type = "relu", from = [] }"#,
+            "x.toml:6: layer `relu2`: ",
+            "from is empty: name the input of relu",
+        ),
+        (
+            r#"{ type = "relu", form = "one" }"#,
+            "x.toml:6: layer `relu2`: ",
+            "no key `form` (did you mean from?)",
+        ),
+        (
+            r#"{ type = "relu", slope = 1 }"#,
+            "x.toml:6: layer `relu2`: ",
+            "no key `slope`; none is wanted here",
+        ),
+        (
+            r#"{ type = "relu", name = "half" }"#,
+            "x.toml:6: layer `half`: ",
+            "layer 2 in line 5 has this name",
+        ),
+        (r#"{ type = "relu", name = "input" }"#, "x.toml:6: layer `input`: ", "the image is called input"),
+        (r#"{ type = "prelu", num_parameters = -1 }"#, "x.toml:6: layer `prelu1`: ", "at least 1, not -1"),
         (r#"{ type = "relu", from = 3 }"#, "x.toml:6: ", "from must be the name of an earlier layer"),
         (
             r#"{ type = "relu", from = ["half", 3] }"#,
@@ -378,7 +407,21 @@ fn what_does_not_join_is_said_with_its_line() {
     }
     let first = text("{ type = \"relu\" }").replace("\"relu\", name", "\"relu\", from = \"half\", name");
     let message = Model::parse(&first, "x.toml").unwrap_err().to_string();
-    assert!(message.starts_with("x.toml:4: layer `one`: ") && message.contains("move it up"), "{message}");
+    assert!(
+        message.starts_with("x.toml:4: layer `one`: ") && message.contains("move it before"),
+        "{message}"
+    );
+}
+
+#[test]
+fn of_many_names_the_last_are_listed() {
+    let layers = "{ type = \"relu\" },\n".repeat(4000);
+    let text = format!(
+        "name = \"x\"\ninput = [2, 1, 1]\nlayers = [\n{layers}{{ type = \"relu\", from = \"rellu3999\" }},\n]"
+    );
+    let message = Model::parse(&text, "x.toml").unwrap_err().to_string();
+    assert!(message.contains("did you mean relu3999?") && message.contains("and 3961 others"), "{message}");
+    assert!(message.len() < 700, "{}", message.len());
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn what_cannot_be_shared_is_refused_with_line_layer_and_reason() {
     assert!(conv("step", "kernel = 3, bias = false").ends_with("this needs weight [2, 2, 3, 3]"));
     assert_eq!(
         refused(r#"type = "relu", weights_of = "step""#),
-        "x.toml:6: layer `relu1`: weights_of = \"step\": a relu has no weights"
+        "x.toml:6: layer `relu1`: weights_of = \"step\": layers of type relu have no weights"
     );
     assert_eq!(
         refused(r#"type = "conv2d", weights_of = 7, out_channels = 2, kernel = 3"#),

@@ -278,10 +278,13 @@ impl de::Error for Problem {
     }
 }
 
+/// Most names that a message lists.
+const MOST_LISTED: usize = 40;
+
 /// What there is instead of something unknown.
 pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
     if known.is_empty() {
-        return format!("there is no {what} {shown} here, nor any other");
+        return format!("there is no {what} {shown}; none is wanted here");
     }
     let likeness =
         |name: &&str| strsim::normalized_damerau_levenshtein(&shortened(found).to_lowercase(), name);
@@ -290,7 +293,19 @@ pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> S
         Some(name) if likeness(&name) >= 0.5 => format!(" (did you mean {name}?)"),
         _ => String::new(),
     };
-    format!("there is no {what} {shown}{guess}; there are {}", known.join(", "))
+    match known {
+        [only] => format!("there is no {what} {shown}{guess}; there is only {only}"),
+        // Of many, the last: what an earlier layer is called, is most often wanted of those just before.
+        [.., _] if known.len() > MOST_LISTED => {
+            let (others, last) = known.split_at(known.len() - MOST_LISTED);
+            format!(
+                "there is no {what} {shown}{guess}; there are {} and {} others",
+                last.join(", "),
+                others.len()
+            )
+        }
+        _ => format!("there is no {what} {shown}{guess}; there are {}", known.join(", ")),
+    }
 }
 
 /// As much of a text as fits a message, with what would disturb a terminal escaped.
@@ -320,7 +335,7 @@ fn shown(found: Unexpected<'_>) -> String {
 }
 
 /// Keys of counts and sizes, where 0 fits no better than a negative number.
-const FROM_ONE: [&str; 10] = [
+const FROM_ONE: [&str; 12] = [
     "input",
     "epochs",
     "batch_size",
@@ -331,6 +346,8 @@ const FROM_ONE: [&str; 10] = [
     "stride",
     "dilation",
     "groups",
+    "num_parameters",
+    "output",
 ];
 
 /// What serde wants, for somebody who writes TOML.
@@ -377,7 +394,10 @@ fn advice(key: &str, value: &Value) -> Option<String> {
         ("learning_rate", _) => "write learning_rate = { schedule = \"one_cycle\", peak = 0.2 }".into(),
         ("augment", _) => "write augment = { rotate_degrees = 10, shift_pixels = 2 }".into(),
         ("padding", Value::String(name)) if name == "same" => {
-            "that is half the kernel, rounded down: padding = 1 for kernel = 3".into()
+            "only convolutions have it; write a number, such as padding = 1 for kernel = 3".into()
+        }
+        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("same") => {
+            "write \"same\", in lower case".into()
         }
         ("padding", Value::String(name)) if name.eq_ignore_ascii_case("valid") => {
             "that is padding = 0".into()

@@ -201,7 +201,7 @@ fn layer_lines(
             (None, Some(format!("functional.group_norm({x}, {groups}, {weights}, {eps:?})")))
         }
         (Op::Activation(Activation::Prelu), Some(owner)) => {
-            (None, Some(format!("functional.prelu(x, self.{owner}.weight)")))
+            (None, Some(format!("functional.prelu({x}, self.{owner}.weight)")))
         }
         (Op::Activation(function), _) => own(match function {
             Activation::LeakyRelu { slope: 0.0 } => "ReLU()".into(),

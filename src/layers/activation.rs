@@ -130,7 +130,7 @@ impl Keys for PreluKeys {
         }
         match self.num_parameters {
             Some(number) if number != 1 && number != input.channels => Err(format!(
-                "num_parameters = {number} must be 1 or, a slope for each channel, {}",
+                "num_parameters = {number} must be 1 (one slope for all) or {} (one for each channel)",
                 input.channels
             )),
             _ => Ok(()),
@@ -337,7 +337,7 @@ fn horner(coefficients: &[f32], x: Rounded) -> Rounded {
 
 /// (tanh(x)/x − 1)/x² of x² up to 0.625², from Cephes' `tanhf`, which is off by 1.3e-7 at most.
 pub(crate) const TANH_NEAR_0: [f32; 5] =
-    [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328_2e-1];
+    [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
 
 /// Φ(−t) · exp(t²/2) / k of 1 − 2k, where k = 1/(1 + 0.27 t), for t up to 14: a fit of least largest relative error, 4e-8.
 pub(crate) const TAIL: [f32; 9] = [

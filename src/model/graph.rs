@@ -1,7 +1,9 @@
 //! How the layers hang together: what each reads, who reads it, and the walks through all of them.
 
+use std::ops::RangeInclusive;
+
 use crate::config::{LayerConfig, ModelConfig, shortened, unknown};
-use crate::layers::LayerKind;
+use crate::layers::{LayerKind, Param};
 use crate::tensor::Shape;
 
 use super::{Model, NamedLayer};
@@ -50,8 +52,11 @@ pub(super) fn sources(config: &ModelConfig, names: &[String], index: usize) -> R
             return Ok(Source::Layer(found));
         }
         let shown = format!("from = {:?}", shortened(wanted));
+        if names[index] == *wanted {
+            return Err(format!("{shown}: a layer cannot read itself"));
+        }
         if later.contains(wanted) {
-            return Err(format!("{shown}: this layer is not an earlier one; move it up"));
+            return Err(format!("{shown}: that layer comes later; move it before this one"));
         }
         let known: Vec<&str> = [IMAGE].into_iter().chain(earlier.iter().map(String::as_str)).collect();
         Err(unknown("earlier layer", &format!("{:?} for from", shortened(wanted)), wanted, &known))
@@ -137,4 +142,74 @@ impl Model {
             }
         }
     }
+}
+
+/// Why a layer cannot be called as the one with this index is.
+pub(super) fn taken(config: &ModelConfig, first: usize) -> String {
+    let line = config.layers[first].line.map_or(String::new(), |line| format!(" in line {line}"));
+    format!("layer {}{line} has this name already: choose another", first + 1)
+}
+
+/// Keys of every layer, whatever its type.
+const KEYS: [&str; 4] = ["type", "name", "from", "weights_of"];
+
+/// A better word on an unknown key of a layer if it looks like one that every layer has.
+pub(super) fn misspelt(keys: &toml::Table, message: &str) -> Option<String> {
+    let unknown = keys.keys().find(|key| message.starts_with(&format!("there is no key `{key}`")))?;
+    let likeness = |key: &&&str| strsim::normalized_damerau_levenshtein(&unknown.to_lowercase(), key);
+    let meant = KEYS.iter().find(|key| likeness(key) >= 0.5)?;
+    Some(format!("there is no key `{unknown}` (did you mean {meant}?)"))
+}
+
+/// Why a layer cannot read so many values.
+pub(super) fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usize) -> String {
+    let (least, most, name) = (*wanted.start(), *wanted.end(), kind.name);
+    if most == 1 {
+        return match found {
+            0 => {
+                format!("from is empty: name the input of {name}, or leave from out to read the layer before")
+            }
+            _ => format!("from has {found} names, but {name} takes one input"),
+        };
+    }
+    let wanted = if least == most { format!("{least}") } else { format!("{least} to {most}") };
+    format!(
+        "{name} takes {wanted} inputs, not {found}: write from = [\"...\", \"...\"] with the layers' names"
+    )
+}
+
+/// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
+/// these parameters can compute with them.
+pub(super) fn find_owner(
+    named: Option<(usize, &NamedLayer)>,
+    name: &str,
+    kind: &LayerKind,
+    params: &[Param],
+) -> Result<usize, String> {
+    fn trained(params: &[Param]) -> impl Iterator<Item = &Param> {
+        params.iter().filter(|param| param.trained)
+    }
+    if trained(params).next().is_none() {
+        return Err(format!(
+            "weights_of = {:?}: layers of type {} have no weights",
+            shortened(name),
+            kind.name
+        ));
+    }
+    let Some((index, NamedLayer { kind: other, params: others, weights_of, .. })) = named else {
+        return Err(format!("weights_of = {:?}: no earlier layer has this name", shortened(name)));
+    };
+    if other.name != kind.name {
+        return Err(format!("weights_of = {name:?}: that is a {}, this is a {}", other.name, kind.name));
+    }
+    let shapes = |params| {
+        let shapes: Vec<_> =
+            trained(params).map(|Param { name, shape, .. }| format!("{name} {shape:?}")).collect();
+        shapes.join(", ")
+    };
+    let (found, wanted) = (shapes(others), shapes(params));
+    if found != wanted {
+        return Err(format!("weights_of = {name:?}: that has {found}; this needs {wanted}"));
+    }
+    Ok(weights_of.unwrap_or(index))
 }

@@ -6,24 +6,38 @@ use super::Model;
 use crate::tensor::Shape;
 
 /// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
-/// what PyTorch does by a plain function has no row and is named below.
+/// what PyTorch does by a plain function has no row and is named below. Of a net with branches, for which that has no words,
+/// every layer has a row with its name and, unless it reads the layer before, the names of what it reads.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |values: usize| values as f64 * 4.0 / (1 << 20) as f64;
-        let (thin, thick) = ("-".repeat(64), "=".repeat(64));
         let from = |index: usize| self.layers[index].from(index, &self.layers);
-        // PyTorch's summary has no such column, and a chain needs none.
-        let column = if (0..self.layers.len()).any(|index| from(index).is_some()) { "  from" } else { "" };
-        let [layer, output, params] = ["Layer (type)", "Output Shape", "Param #"];
-        writeln!(f, "{thin}\n{layer:>20}  {output:>25} {params:>15}{column}\n{thick}")?;
+        let branches = (0..self.layers.len()).any(|index| from(index).is_some());
         let all = self.layers.iter().enumerate();
-        let (functions, rows): (Vec<_>, Vec<_>) = all.partition(|(_, layer)| layer.kind.functional);
-        for (number, (index, layer)) in rows.iter().enumerate() {
+        let (functions, rows): (Vec<_>, Vec<_>) =
+            all.partition(|(_, layer)| layer.kind.functional && !branches);
+        let titles: Vec<String> = rows
+            .iter()
+            .enumerate()
+            .map(|(number, (_, layer))| match branches {
+                true => format!("{} ({})", layer.name, layer.kind.title),
+                false => format!("{}-{}", layer.kind.title, number + 1),
+            })
+            .collect();
+        let first = if branches { titles.iter().map(String::len).max().unwrap_or(0) } else { 20 };
+        let wide = first + if branches { 36 } else { 44 };
+        let (thin, thick) = ("-".repeat(wide), "=".repeat(wide));
+        let row = |title: &str, output: &str, params: &str, from: &str| match branches {
+            true => format!("{title:<first$}  {output:>20} {params:>12}  {from}").trim_end().to_owned(),
+            false => format!("{title:>first$}  {output:>25} {params:>15}"),
+        };
+        let title = if branches { "Layer" } else { "Layer (type)" };
+        writeln!(f, "{thin}\n{}\n{thick}", row(title, "Output Shape", "Param #", "from"))?;
+        for (title, (index, layer)) in titles.iter().zip(&rows) {
             let Shape { channels, height, width } = layer.output;
-            let title = format!("{}-{}", layer.kind.title, number + 1);
             let shape = format!("[-1, {channels}, {height}, {width}]");
-            let from = from(*index).map_or(String::new(), |names| format!("  {}", names.join(", ")));
-            writeln!(f, "{title:>20}  {shape:>25} {:>15}{from}", thousands(layer.parameter_count()))?;
+            let from = from(*index).unwrap_or_default().join(", ");
+            writeln!(f, "{}", row(title, &shape, &thousands(layer.parameter_count()), &from))?;
         }
         let params = self.parameter_count();
         let passes = 2 * rows.iter().map(|(_, layer)| layer.output.len()).sum::<usize>();

@@ -99,8 +99,9 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     graph.graph.input.push(typed("pixels", &[channels, height, width]));
     graph.floats("mean", &[1], &[checkpoint.mean]);
     graph.floats("std", &[1], &[checkpoint.std]);
-    graph.node("centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
-    graph.node("scale", "Div", &["centred", "std"], "normalised", Vec::new());
+    // No layer can be called input or loss, so that no other node is called so.
+    graph.node("input.centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
+    graph.node("input.scale", "Div", &["centred", "std"], "normalised", Vec::new());
     let mut made: Vec<String> = Vec::new();
     for op in &ops {
         let name = |value: &Value| match *value {
@@ -111,8 +112,8 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
         made.push(graph.op(op, inputs));
     }
     let last = made.last().expect("a checked model");
-    graph.node("classes", "Flatten", &[last], "logits", vec![int("axis", 1)]);
-    graph.node("softmax", "Softmax", &["logits"], "probabilities", vec![int("axis", 1)]);
+    graph.node("loss.classes", "Flatten", &[last], "logits", vec![int("axis", 1)]);
+    graph.node("loss.softmax", "Softmax", &["logits"], "probabilities", vec![int("axis", 1)]);
     for output in ["logits", "probabilities"] {
         graph.graph.output.push(typed(output, &[model.class_count()]));
     }

@@ -1,6 +1,6 @@
 //! Computes a written graph, in `f64` and image by image, from nothing but the file: what was written is what is checked.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use prost::Message;
 use rayon::prelude::*;
@@ -35,6 +35,10 @@ impl Graph {
         let input = graph.input.first().and_then(extents);
         let input = input.filter(|input| len_of(input).is_some_and(|len| len > 0));
         let input = input.ok_or("the input is not [batch, C, H, W]")?;
+        let mut names = BTreeSet::new();
+        if let Some(twice) = graph.node.iter().find(|node| !names.insert(&node.name)) {
+            return Err(format!("two nodes are called {}", twice.name));
+        }
         let constants = graph.initializer.into_iter().map(|tensor| {
             let value = constant(&tensor)
                 .ok_or_else(|| format!("the tensor {} has another type or length", tensor.name))?;
