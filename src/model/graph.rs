@@ -74,7 +74,7 @@ fn before(index: usize) -> Source {
 
 impl NamedLayer {
     /// The arguments of `from`, unless it reads just the layer before.
-    pub(super) fn from(&self, index: usize, layers: &[Self]) -> Option<Vec<String>> {
+    pub(crate) fn from(&self, index: usize, layers: &[Self]) -> Option<Vec<String>> {
         let name = |source: &Source| match *source {
             Source::Image => IMAGE.to_owned(),
             Source::Layer(layer) => layers[layer].name.clone(),

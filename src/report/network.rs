@@ -21,9 +21,12 @@ fn flops(model: &Model) -> f64 {
 /// The layer table, with the work of each layer.
 pub(super) fn layers(model: &Model) -> String {
     let all = flops(model).max(1.0);
-    let row = |layer: &NamedLayer| {
+    let row = |(index, layer): (usize, &NamedLayer)| {
         let (keys, flops) = (layer.layer.keys(), forward_flops(layer));
-        let keys: Vec<_> = keys.iter().map(|(key, value)| format!("{key} {value}")).collect();
+        let from = layer.from(index, &model.layers).map(|names| format!("from {}", names.join(" and ")));
+        let owner = layer.weights_of.map(|owner| format!("weights of {}", model.layers[owner].name));
+        let keys = keys.iter().map(|(key, value)| format!("{key} {value}"));
+        let keys: Vec<_> = from.into_iter().chain(owner).chain(keys).collect();
         let [c, h, w]: [usize; 3] = layer.output.into();
         let work = if flops > 0.0 {
             [thousands((flops / 2.0) as usize), format!("{:.1} %", 100.0 * flops / all)]
@@ -37,7 +40,7 @@ pub(super) fn layers(model: &Model) -> String {
         let [work, share] = work;
         vec![escape(&layer.name), escape(keys.join(", ")), format!("{c}×{h}×{w}"), parameters, work, share]
     };
-    let mut rows: Vec<_> = model.layers.iter().map(row).collect();
+    let mut rows: Vec<_> = model.layers.iter().enumerate().map(row).collect();
     let (parameters, work) = (thousands(model.parameter_count()), thousands((all / 2.0) as usize));
     rows.push(["<b>all</b>", "", "", &parameters, &work, ""].map(String::from).into());
     let heads = ["layer", "settings", "output", "parameters", "multiply-adds an image", "share"];
@@ -131,4 +134,21 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
         figure(of_tiles(values, [c, h, w], &format!("output of {names}")), caption);
     }
     section(title, &format!("<div class=maps>\n{body}</div>\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_says_what_a_layer_reads_and_whose_weights_it_has() {
+        let text = "name = \"x\"\ninput = [2, 1, 1]\nlayers = [{ type = \"conv2d\", out_channels = 2, kernel = 1, name = \"step\" }, \
+                    { type = \"conv2d\", out_channels = 2, kernel = 1, weights_of = \"step\" }, \
+                    { type = \"add\", from = [\"step\", \"conv2\"] }]";
+        let table = layers(&Model::parse(text, "x.toml").unwrap());
+        assert!(
+            table.contains(">weights of step, bias true,") && table.contains(">from step and conv2<"),
+            "{table}"
+        );
+    }
 }
