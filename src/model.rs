@@ -302,7 +302,9 @@ impl Model {
                 "layer `{name}` {which}; it normalises to 0 and teaches nothing: choose another batch size"
             ))
         };
-        self.layers.iter().filter_map(warning).collect()
+        let nothing = "the net has no parameters to train: it stays as it is".to_owned();
+        let nothing = (self.parameter_count() == 0).then_some(nothing);
+        nothing.into_iter().chain(self.layers.iter().filter_map(warning)).collect()
     }
 
     /// First parameters for a seed, in the order of [`Model::params`].
@@ -429,6 +431,13 @@ mod tests {
             "add1 (Add)                                 [-1, 2, 4, 4]            0  side, input"
         );
         assert!(!table.contains("plain function"), "{table}");
+    }
+
+    #[test]
+    fn a_net_without_parameters_is_odd() {
+        let text = "name = \"x\"\ninput = [2, 3, 3]\nlayers = [{ type = \"global_avg_pool2d\" }]";
+        let warnings = Model::parse(text, "x.toml").unwrap().warnings(None);
+        assert_eq!(warnings, ["the net has no parameters to train: it stays as it is"]);
     }
 
     #[test]
