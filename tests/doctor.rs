@@ -14,7 +14,7 @@ use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::shader;
 
-/// Every shader is used, and no two sizes are equal, so that no mutant is equivalent by accident.
+/// No two sizes are equal, so that no mutant is equivalent by accident.
 const MODEL: &str = r#"
     name = "small"
     input = [2, 15, 13]
@@ -36,32 +36,8 @@ const MODEL: &str = r#"
     optimizer = OPTIMIZER
     augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
-/// The same for group normalisation, the activations, and the kernels that join values.
-const JOINED_MODEL: &str = r#"
-    name = "joined"
-    input = [2, 7, 6]
-    layers = [
-        { type = "conv2d", name = "first", out_channels = 5, kernel = 3 },
-        { type = "leaky_relu", name = "active" },
-        { type = "global_avg_pool2d", name = "gate" },
-        { type = "multiply", name = "gated", from = ["gate", "active"] },
-        { type = "add", name = "sum", from = ["gated", "active", "first"] },
-        { type = "concat", from = ["sum", "active"] },
-        { type = "group_norm", groups = 5, eps = 0.1 },
-        { type = "silu" },
-        { type = "gelu" },
-        { type = "prelu" },
-        { type = "hard_swish" },
-        { type = "tanh" },
-        { type = "hard_sigmoid" },
-        { type = "sigmoid" },
-        { type = "relu6" },
-        { type = "conv2d", out_channels = 3, kernel = 2 },
-        { type = "global_avg_pool2d" },
-    ]
-    [train]
-    optimizer = OPTIMIZER
-"#;
+/// The other layers, alike.
+const ALL_LAYERS: &str = include_str!("all_layers.toml");
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
     name = "fused"
@@ -95,8 +71,8 @@ fn model(optimizer: &str) -> Model {
     Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
 }
 
-fn joined_model(optimizer: &str) -> Model {
-    Model::parse(&JOINED_MODEL.replace("OPTIMIZER", optimizer), "joined").unwrap()
+fn all_layers() -> Model {
+    Model::parse(ALL_LAYERS, "all layers").unwrap()
 }
 
 fn fused_model(optimizer: &str) -> Model {
@@ -138,12 +114,10 @@ fn a_right_adapter_is_well() {
         }
     }
     let Some((adapters, index)) = adapter() else { return };
-    let report = examine(&joined_model(ADAM), &adapters, index, Depth::Full, UNFUSED).unwrap();
+    let report = examine(&all_layers(), &adapters, index, Depth::Full, UNFUSED).unwrap();
     assert!(report.is_well(), "{report:?}");
     let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
-    for launch in
-        ["sum.accumulate", "concat1.forward", "gated.backward_input", "active.grad_output.accumulate"]
-    {
+    for launch in ["sum.accumulate", "concat1.forward", "gated.backward_input", "gated.grad_output.sum"] {
         assert!(row(launch).elements > 0, "{launch} was not examined");
     }
 }
@@ -188,12 +162,11 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
     let fused = ["fused_conv2d", "fused_conv2d_backward", "head"].contains(&mutant.shader)
         || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
-    match fused {
-        true => (fused_model(optimizer), GpuOptions::FUSED),
-        false if ["activation", "add", "concat", "group_norm", "multiply"].contains(&mutant.shader) => {
-            (joined_model(optimizer), UNFUSED)
-        }
-        false => (model(optimizer), UNFUSED),
+    match mutant.shader {
+        _ if fused => (fused_model(optimizer), GpuOptions::FUSED),
+        "adam" | "average" | "avg_pool2d" | "batch" | "batch_norm2d" | "conv2d" | "cross_entropy"
+        | "dropout" | "max_pool2d" | "sgd" => (model(optimizer), UNFUSED),
+        _ => (all_layers(), UNFUSED),
     }
 }
 
