@@ -1,6 +1,5 @@
 //! A checked network: named layers with resolved shapes and parameters. Its `Display` is the layer table.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
@@ -89,10 +88,10 @@ impl Model {
             return Err(fail(None, message));
         }
         let mut layers: Vec<NamedLayer> = Vec::new();
-        let names = graph::names(&config);
-        let mut by_name = HashMap::new();
+        let mut names = graph::names(&config);
         let mut parameters = 0usize;
-        for (index, (entry, name)) in config.layers.iter().zip(&names).enumerate() {
+        for (index, entry) in config.layers.iter().enumerate() {
+            let name = &names.all[index];
             let Some(kind) = LayerKind::find(&entry.kind) else {
                 return Err(fail(entry.line, LayerKind::missing(&entry.kind)));
             };
@@ -104,13 +103,13 @@ impl Model {
             if name == "loss" || name == "input" {
                 return Err(fail("the image is called input, and the loss loss: choose another name".into()));
             }
-            if let Some(first) = by_name.insert(name.clone(), index) {
+            if let Some(first) = names.known.insert(name.clone(), index) {
                 return Err(fail(graph::taken(&config, first)));
             }
             let layer = kind.parse(entry.keys.clone());
             let layer =
                 layer.map_err(|message| fail(graph::misspelt(&entry.keys, &message).unwrap_or(message)))?;
-            let sources = graph::sources(&config, &names, index).map_err(fail)?;
+            let sources = names.sources(&config, index).map_err(fail)?;
             let wanted = layer.input_count();
             if !wanted.contains(&sources.len()) {
                 return Err(fail(graph::arity(kind, &wanted, sources.len())));
@@ -128,9 +127,8 @@ impl Model {
             }
             let params = layer.params(&inputs);
             let owner = |owner: &String| {
-                let named =
-                    by_name.get(owner).and_then(|&index| layers.get(index).map(|layer| (index, layer)));
-                graph::find_owner(named, owner, kind, &params).map_err(fail)
+                let found = names.earlier(index, "weights_of", owner).map_err(fail)?;
+                graph::find_owner((found, &layers[found]), owner, kind, &params).map_err(fail)
             };
             let weights_of = entry.weights_of.as_ref().map(owner).transpose()?;
             let own = params.iter().filter(|param| weights_of.is_none() || !param.trained);

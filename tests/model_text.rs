@@ -349,7 +349,7 @@ fn what_does_not_join_is_said_with_its_line() {
         (
             r#"{ type = "add", name = "me", from = ["one", "me"] }"#,
             "x.toml:6: layer `me`: ",
-            "a layer cannot read itself",
+            "that is this layer itself",
         ),
         (
             r#"{ type = "add", from = ["one", "half"] }"#,

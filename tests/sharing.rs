@@ -214,11 +214,11 @@ fn what_cannot_be_shared_is_refused_with_line_layer_and_reason() {
     };
     assert_eq!(
         conv("stop", "kernel = 3"),
-        "x.toml:6: layer `conv2`: weights_of = \"stop\": no earlier layer has this name"
+        "x.toml:6: layer `conv2`: there is no earlier layer \"stop\" for weights_of (did you mean step?); there are step, norm"
     );
     // Itself, and one that comes later.
-    assert!(conv("conv2", "kernel = 3").ends_with("no earlier layer has this name"));
-    assert!(conv("later", "kernel = 3").ends_with("no earlier layer has this name"));
+    assert!(conv("conv2", "kernel = 3").ends_with("that is this layer itself; name an earlier one"));
+    assert!(conv("later", "kernel = 3").ends_with("that layer comes later; move it before this one"));
     assert_eq!(
         conv("norm", "kernel = 3"),
         "x.toml:6: layer `conv2`: weights_of = \"norm\": that is a batch_norm2d, this is a conv2d"

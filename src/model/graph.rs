@@ -1,5 +1,6 @@
 //! How the layers hang together: what each reads, who reads it, and the walks through all of them.
 
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
 use crate::config::{LayerConfig, ModelConfig, shortened, unknown};
@@ -30,40 +31,52 @@ pub struct Reader {
 const IMAGE: &str = "input";
 
 /// The names of a model's layers: given, or counted by kind.
-pub(super) fn names(config: &ModelConfig) -> Vec<String> {
-    let mut counts = std::collections::BTreeMap::new();
+pub(super) fn names(config: &ModelConfig) -> Names {
+    let mut counts = HashMap::new();
     let name = |layer: &LayerConfig| {
         let stem = LayerKind::find(&layer.kind).map_or(layer.kind.as_str(), |kind| kind.stem);
         let count: &mut usize = counts.entry(stem.to_owned()).or_default();
         *count += 1;
         layer.name.clone().unwrap_or_else(|| format!("{stem}{count}"))
     };
-    config.layers.iter().map(name).collect()
+    Names { all: config.layers.iter().map(name).collect(), known: HashMap::new() }
 }
 
-/// What the layer with this index reads: what `from` names, else the layer before.
-pub(super) fn sources(config: &ModelConfig, names: &[String], index: usize) -> Result<Vec<Source>, String> {
-    let find = |wanted: &String| {
-        if wanted == IMAGE {
-            return Ok(Source::Image);
+/// The names of a model's layers, and the indices of those that are read already.
+pub(super) struct Names {
+    pub(super) all: Vec<String>,
+    pub(super) known: HashMap<String, usize>,
+}
+
+impl Names {
+    /// What the layer with this index reads: what `from` names, else the layer before.
+    pub(super) fn sources(&self, config: &ModelConfig, index: usize) -> Result<Vec<Source>, String> {
+        let find = |wanted: &String| match wanted.as_str() {
+            IMAGE => Ok(Source::Image),
+            _ => self.earlier(index, "from", wanted).map(Source::Layer),
+        };
+        match &config.layers[index].from {
+            Some(named) => named.iter().map(find).collect(),
+            None => Ok(vec![before(index)]),
         }
-        let (earlier, later) = names.split_at(index);
-        if let Some(found) = earlier.iter().rposition(|name| name == wanted) {
-            return Ok(Source::Layer(found));
+    }
+
+    /// Index of the layer called `wanted`, which a key of the layer with this index names and which must come before it.
+    pub(super) fn earlier(&self, index: usize, key: &str, wanted: &str) -> Result<usize, String> {
+        if let Some(&found) = self.known.get(wanted).filter(|&&found| found < index) {
+            return Ok(found);
         }
-        let shown = format!("from = {:?}", shortened(wanted));
-        if names[index] == *wanted {
-            return Err(format!("{shown}: a layer cannot read itself"));
+        let shown = format!("{key} = {:?}", shortened(wanted));
+        if self.all[index] == *wanted {
+            return Err(format!("{shown}: that is this layer itself; name an earlier one"));
         }
-        if later.contains(wanted) {
+        let (before, later) = self.all.split_at(index);
+        if later.iter().any(|name| name == wanted) {
             return Err(format!("{shown}: that layer comes later; move it before this one"));
         }
-        let known: Vec<&str> = [IMAGE].into_iter().chain(earlier.iter().map(String::as_str)).collect();
-        Err(unknown("earlier layer", &format!("{:?} for from", shortened(wanted)), wanted, &known))
-    };
-    match &config.layers[index].from {
-        Some(named) => named.iter().map(find).collect(),
-        None => Ok(vec![before(index)]),
+        let image = (key == "from").then_some(IMAGE);
+        let known: Vec<&str> = image.into_iter().chain(before.iter().map(String::as_str)).collect();
+        Err(unknown("earlier layer", &format!("{:?} for {key}", shortened(wanted)), wanted, &known))
     }
 }
 
@@ -181,7 +194,7 @@ pub(super) fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usi
 /// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
 /// these parameters can compute with them.
 pub(super) fn find_owner(
-    named: Option<(usize, &NamedLayer)>,
+    (index, owner): (usize, &NamedLayer),
     name: &str,
     kind: &LayerKind,
     params: &[Param],
@@ -196,9 +209,7 @@ pub(super) fn find_owner(
             kind.name
         ));
     }
-    let Some((index, NamedLayer { kind: other, params: others, weights_of, .. })) = named else {
-        return Err(format!("weights_of = {:?}: no earlier layer has this name", shortened(name)));
-    };
+    let NamedLayer { kind: other, params: others, weights_of, .. } = owner;
     if other.name != kind.name {
         return Err(format!("weights_of = {name:?}: that is a {}, this is a {}", other.name, kind.name));
     }
