@@ -136,7 +136,7 @@ fn model_files() {
             &model("out_channels = 3", "weights_of = \"conv9\", out_channels = 3"),
             &TRAIN,
             2,
-            &["tiny.toml:10: ", "conv2", "weights_of = \"conv9\": no earlier layer"],
+            &["tiny.toml:10: ", "conv2", "no earlier layer \"conv9\" for weights_of (did you mean conv1?)"],
         ),
         ("rate", &model("peak = 0.02", "peak = -1.0"), &TRAIN, 2, &["learning_rate.peak = -1"]),
     ];
