@@ -8,7 +8,7 @@ use crate::tensor::Shape;
 mod read;
 
 use read::Step;
-pub(crate) use read::{Document, MAX_TEXT, from_table, shortened, unknown};
+pub(crate) use read::{Document, MAX_TEXT, from_table, nearest, shortened, unknown};
 
 /// A model file: `data/models/seed.toml` is one.
 #[derive(Debug, Clone)]

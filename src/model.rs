@@ -88,7 +88,7 @@ impl Model {
             return Err(fail(None, message));
         }
         let mut layers: Vec<NamedLayer> = Vec::new();
-        let mut names = graph::names(&config);
+        let mut names = graph::Names::new(&config);
         let mut parameters = 0usize;
         for (index, entry) in config.layers.iter().enumerate() {
             let name = &names.all[index];

@@ -245,13 +245,41 @@ fn opaque_layers_compute_what_tuned_kernels_do() {
         r#"type = "twin", of = "multiply", opaque = true"#,
         r#"type = "twin", of = "add", opaque = true"#,
     ]);
-    for (tuned, twin) in tuned.iter().zip(&twins) {
+    assert_alike("joined", &tuned, &twins);
+}
+
+/// The same for layers of one input, behind a convolution, where what reads only its output may work in place.
+#[test]
+fn every_kernel_of_the_cpu_engine_has_an_opaque_twin() {
+    for (kind, keys) in [
+        ("relu6", ""),
+        ("leaky_relu", "negative_slope = 0.2"),
+        ("prelu", ""),
+        ("prelu", "num_parameters = 1"),
+        ("sigmoid", ""),
+        ("tanh", ""),
+        ("silu", ""),
+        ("gelu", ""),
+        ("hard_sigmoid", ""),
+        ("hard_swish", ""),
+        ("group_norm", "groups = 2"),
+        ("max_pool2d", "kernel = [2, 1]"),
+        ("avg_pool2d", "kernel = [1, 2]"),
+        ("adaptive_avg_pool2d", "output = 2"),
+    ] {
+        let comma = if keys.is_empty() { "" } else { ", " };
+        let tuned = model(&format!("type = {kind:?}{comma}{keys}"));
+        let twin = model(&format!("type = \"twin\", of = {kind:?}, opaque = true, keys = {{ {keys} }}"));
+        assert_alike(kind, &trained(&tuned, true).unwrap(), &trained(&twin, true).unwrap());
+    }
+}
+
+#[track_caller]
+fn assert_alike(what: &str, tuned: &[Tensor], twins: &[Tensor]) {
+    for (tuned, twin) in tuned.iter().zip(twins) {
         for (a, b) in tuned.data.iter().zip(&twin.data) {
-            assert!(
-                (a - b).abs() < 1e-4 * (1.0 + a.abs()),
-                "{}: {a} tuned, {b} by the reference",
-                tuned.name
-            );
+            let close = (a - b).abs() < 1e-4 * (1.0 + a.abs());
+            assert!(close, "{what}, {}: {a} tuned, {b} by the reference", tuned.name);
         }
     }
 }

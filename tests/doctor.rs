@@ -122,6 +122,26 @@ fn a_right_adapter_is_well() {
     }
 }
 
+/// The short training has rates of its own, at which this net's weights are soon no numbers, on the reference, too.
+#[test]
+fn a_net_that_diverges_is_not_the_adapter_s_fault() {
+    let text = r#"
+        name = "steep"
+        input = [1, 12, 12]
+        layers = [
+            { type = "add", from = ["input", "input", "input"] },
+            { type = "conv2d", out_channels = 6, kernel = 5, padding = "same", name = "a" },
+            { type = "add", from = ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a"], name = "b" },
+            { type = "add", from = ["b", "b", "b", "b", "b", "b", "b", "b", "b", "b", "b", "b"] },
+            { type = "flatten" },
+            { type = "linear", out_features = 10 },
+        ]"#;
+    let Some((adapters, index)) = adapter() else { return };
+    let model = Model::parse(text, "steep").unwrap();
+    let report = examine(&model, &adapters, index, Depth::Full, UNFUSED).unwrap();
+    assert!(report.is_well(), "{:?} {:?}", report.wrong_kernel, report.training);
+}
+
 #[test]
 fn fused_kernels_are_examined() {
     let Some((adapters, index)) = adapter() else { return };

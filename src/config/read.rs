@@ -286,26 +286,24 @@ pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> S
     if known.is_empty() {
         return format!("there is no {what} {shown}; none is wanted here");
     }
-    let likeness =
-        |name: &&str| strsim::normalized_damerau_levenshtein(&shortened(found).to_lowercase(), name);
-    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)));
-    let guess = match nearest {
-        Some(name) if likeness(&name) >= 0.5 => format!(" (did you mean {name}?)"),
-        _ => String::new(),
+    let guess = nearest(found, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
+    // Of many, the last: where layers are named, the one that is meant is most often close.
+    let (others, listed) = known.split_at(known.len().saturating_sub(MOST_LISTED));
+    let list = listed.join(", ");
+    let there_are = match (known.len(), others.len()) {
+        (1, _) => format!("there is only {list}"),
+        (_, 0) => format!("there are {list}"),
+        (_, others) => format!("there are {list} and {others} others"),
     };
-    match known {
-        [only] => format!("there is no {what} {shown}{guess}; there is only {only}"),
-        // Of many, the last: what an earlier layer is called, is most often wanted of those just before.
-        [.., _] if known.len() > MOST_LISTED => {
-            let (others, last) = known.split_at(known.len() - MOST_LISTED);
-            format!(
-                "there is no {what} {shown}{guess}; there are {} and {} others",
-                last.join(", "),
-                others.len()
-            )
-        }
-        _ => format!("there is no {what} {shown}{guess}; there are {}", known.join(", ")),
-    }
+    format!("there is no {what} {shown}{guess}; {there_are}")
+}
+
+/// The known name that is most like `found`, if one is like it.
+pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
+    let found = shortened(found).to_lowercase();
+    let likeness = |name: &str| strsim::normalized_damerau_levenshtein(&found, name);
+    let nearest = known.iter().copied().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(nearest) >= 0.5).then_some(nearest)
 }
 
 /// As much of a text as fits a message, with what would disturb a terminal escaped.

@@ -31,7 +31,8 @@ pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
         let total: f64 = exps.iter().sum();
         let log_total = total.ln();
         // WGSL allows exp(x) 3 + 2|x| units in the last place, log 3 units or 2⁻²¹, and x = z − max is itself rounded.
-        let exp_error = |z: f64| gamma(8 + 6 * (z - max).abs().ceil() as usize);
+        // Beyond a million exp is 0, and infinite logits would be beyond counting.
+        let exp_error = |z: f64| gamma(8 + 6 * (z - max).abs().ceil().min(1e6) as usize);
         let total_error: f64 =
             row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);
         let log_error = total_error + gamma(6) * log_total.abs() + 1.0 / 2_097_152.0;

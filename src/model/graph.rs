@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 
-use crate::config::{LayerConfig, ModelConfig, shortened, unknown};
+use crate::config::{LayerConfig, ModelConfig, nearest, shortened, unknown};
 use crate::layers::{LayerKind, Param};
 use crate::tensor::Shape;
 
@@ -30,18 +30,6 @@ pub struct Reader {
 /// What `from` calls the image.
 const IMAGE: &str = "input";
 
-/// The names of a model's layers: given, or counted by kind.
-pub(super) fn names(config: &ModelConfig) -> Names {
-    let mut counts = HashMap::new();
-    let name = |layer: &LayerConfig| {
-        let stem = LayerKind::find(&layer.kind).map_or(layer.kind.as_str(), |kind| kind.stem);
-        let count: &mut usize = counts.entry(stem.to_owned()).or_default();
-        *count += 1;
-        layer.name.clone().unwrap_or_else(|| format!("{stem}{count}"))
-    };
-    Names { all: config.layers.iter().map(name).collect(), known: HashMap::new() }
-}
-
 /// The names of a model's layers, and the indices of those that are read already.
 pub(super) struct Names {
     pub(super) all: Vec<String>,
@@ -49,6 +37,18 @@ pub(super) struct Names {
 }
 
 impl Names {
+    /// The names as given, or counted by kind.
+    pub(super) fn new(config: &ModelConfig) -> Self {
+        let mut counts = HashMap::new();
+        let name = |layer: &LayerConfig| {
+            let stem = LayerKind::find(&layer.kind).map_or(layer.kind.as_str(), |kind| kind.stem);
+            let count: &mut usize = counts.entry(stem.to_owned()).or_default();
+            *count += 1;
+            layer.name.clone().unwrap_or_else(|| format!("{stem}{count}"))
+        };
+        Self { all: config.layers.iter().map(name).collect(), known: HashMap::new() }
+    }
+
     /// What the layer with this index reads: what `from` names, else the layer before.
     pub(super) fn sources(&self, config: &ModelConfig, index: usize) -> Result<Vec<Source>, String> {
         let find = |wanted: &String| match wanted.as_str() {
@@ -169,8 +169,7 @@ const KEYS: [&str; 4] = ["type", "name", "from", "weights_of"];
 /// A better word on an unknown key of a layer if it looks like one that every layer has.
 pub(super) fn misspelt(keys: &toml::Table, message: &str) -> Option<String> {
     let unknown = keys.keys().find(|key| message.starts_with(&format!("there is no key `{key}`")))?;
-    let likeness = |key: &&&str| strsim::normalized_damerau_levenshtein(&unknown.to_lowercase(), key);
-    let meant = KEYS.iter().find(|key| likeness(key) >= 0.5)?;
+    let meant = nearest(unknown, &KEYS)?;
     Some(format!("there is no key `{unknown}` (did you mean {meant}?)"))
 }
 
@@ -191,8 +190,8 @@ pub(super) fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usi
     )
 }
 
-/// Index of the layer that owns the trained parameters of `named`, the one called `name`, if a layer of this kind with
-/// these parameters can compute with them.
+/// Index of the layer that owns the trained parameters of the one with this index, which is called `name`, if a layer of this
+/// kind with these parameters can compute with them.
 pub(super) fn find_owner(
     (index, owner): (usize, &NamedLayer),
     name: &str,

@@ -33,6 +33,11 @@ pub(crate) fn gpu() -> Option<Gpu> {
     Some(adapters.open(index).unwrap())
 }
 
+/// A layer of this kind with these keys, as lines of TOML.
+pub(crate) fn parse(kind: &str, keys: &str) -> Result<Arc<dyn Layer>, String> {
+    LayerKind::find(kind).unwrap().parse(toml::from_str(keys).unwrap())
+}
+
 /// The layer that a line of a model file describes.
 pub(crate) fn parse_layer(line: &str) -> Arc<dyn Layer> {
     let mut table: toml::Table = toml::from_str(&format!("layer = {line}")).unwrap();
