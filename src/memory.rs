@@ -3,7 +3,6 @@
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
-use indicatif::HumanBytes;
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
@@ -26,7 +25,16 @@ pub(crate) fn shortage(needed: u64) -> Option<u64> {
 
 /// What an error says about a shortage.
 pub(crate) fn message(needed: u64, free: u64, what: &str, cure: &str) -> String {
-    format!("{what} needs {} of memory, {} are free: {cure}", HumanBytes(needed), HumanBytes(free))
+    format!("{what} needs {} of memory, {} are free: {cure}", in_units(needed), in_units(free))
+}
+
+/// A number of bytes to read: `1.50 GiB`.
+fn in_units(bytes: u64) -> String {
+    let mut units = ["GiB", "MiB", "KiB"].iter().zip([30, 20, 10]);
+    let unit = units.find(|&(_, bits)| bytes >> bits > 0);
+    unit.map_or(format!("{bytes} B"), |(unit, bits)| {
+        format!("{:.2} {unit}", bytes as f64 / f64::from(1 << bits))
+    })
 }
 
 /// Fails if `ulimit` leaves no room for the stacks of so many threads. Some of them would start, and hold what the message
@@ -36,7 +44,7 @@ pub(crate) fn check_stacks(threads: usize) -> Result<()> {
     match of_limits().filter(|&free| free < needed) {
         None => Ok(()),
         Some(free) => {
-            let (needed, free) = (HumanBytes(needed), HumanBytes(free));
+            let (needed, free) = (in_units(needed), in_units(free));
             let message = format!(
                 "cannot start {threads} threads: their stacks need {needed} of address space, {free} are left"
             );

@@ -224,6 +224,12 @@ impl Model {
         Self::new(ModelConfig::parse(text, path)?)
     }
 
+    /// The network of 9,954 parameters that comes with shadernet, with its recipe, for images of MNIST.
+    pub fn seed() -> Self {
+        let text = include_str!("../data/models/seed.toml");
+        Self::parse(text, "the built-in seed.toml").expect("the tests read it")
+    }
+
     /// Number of classes.
     pub fn class_count(&self) -> usize {
         self.layers.last().expect("a checked model").output.channels

@@ -1,4 +1,4 @@
-//! The command line: what the user types, and what the user sees.
+//! The program `shadernet`: what the user types, and what the user sees.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -108,13 +108,28 @@ enum Switch {
     Off,
 }
 
-/// The network of the seed document.
-const SEED: &str = include_str!("../data/models/seed.toml");
 /// No description of a network comes near this.
 const MAX_MODEL_FILE: u64 = 1 << 20;
 
+fn main() -> ExitCode {
+    spare_desktop_probe();
+    run()
+}
+
+/// Mesa's Vulkan layer that sorts devices asks the desktop which is its own, and without one prints errors on each look.
+/// Adapters are sorted here anyway.
+#[allow(unsafe_code, reason = "the driver's only switch is an environment variable")]
+fn spare_desktop_probe() {
+    let has_desktop =
+        std::env::var_os("XDG_RUNTIME_DIR").is_some_and(|dir| dir.as_encoded_bytes().starts_with(b"/"));
+    if cfg!(target_os = "linux") && !has_desktop && std::env::var_os("MESA_VK_DEVICE_SELECT").is_none() {
+        // SAFETY: this is the first thing that the process does, there is no other thread yet.
+        unsafe { std::env::set_var("NODEVICE_SELECT", "1") };
+    }
+}
+
 /// Carries out the command line.
-pub(crate) fn run() -> ExitCode {
+fn run() -> ExitCode {
     #[cfg(unix)]
     stop::outlive_file_limit();
     let mut output = Output::stdout();
@@ -163,7 +178,7 @@ fn train_by_default() -> Command {
 /// Reads a model description; `None` is the built-in one.
 fn read_model(path: Option<&Path>) -> Result<Model> {
     let Some(path) = path else {
-        return Model::parse(SEED, "data/models/seed.toml");
+        return Ok(Model::seed());
     };
     let name = path.display().to_string();
     let bad = |message: &str| Error::Config { path: name.clone(), line: None, message: message.into() };

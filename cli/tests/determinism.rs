@@ -2,6 +2,7 @@
 //! steps are cut up. (`tests/gpu_layers.rs` holds more of the same promise for the GPU.)
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "../../tests/common/adapter.rs"]
 mod common;
 
 use std::collections::BTreeSet;
@@ -19,7 +20,7 @@ use shadernet::tensor::Tensor;
 
 /// The seed network with dropout. The recipe is of these tests, so that their hashes outlive a better one.
 fn seed_network() -> String {
-    let text = include_str!("../data/models/seed.toml").replace("rate = 0.0", "rate = 0.1");
+    let text = include_str!("../../data/models/seed.toml").replace("rate = 0.0", "rate = 0.1");
     let (layers, _) = text.split_once("[train]").unwrap();
     assert!(layers.contains("rate = 0.1"), "the seed network has dropout");
     let recipe = r#"[train]

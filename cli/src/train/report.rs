@@ -13,7 +13,7 @@ use shadernet::layers::Op;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::train::{Row, Run, Settings, Spread, Summary, TrainingData, Watch};
 
-use crate::cli::Output;
+use crate::Output;
 
 /// [`TrainingData::sha256`] of MNIST with its test set.
 const MNIST_SHA256: &str = "739ad38b4edf92105d76f939a7c1b42514e1341526c930bdf91ce4d4f0f5096b";

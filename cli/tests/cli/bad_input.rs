@@ -291,7 +291,7 @@ fn trained_models() {
 /// Each format alone: `export seed.safetensors --html page.html` and so on.
 #[test]
 fn exports() {
-    const SEED: &[u8] = include_bytes!("../../data/models/seed.safetensors");
+    const SEED: &[u8] = include_bytes!("../../../data/models/seed.safetensors");
     let model = write("seed.safetensors", SEED);
     let taken = |file: &'static str| {
         let model = &model;

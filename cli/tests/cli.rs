@@ -16,6 +16,7 @@ use shadernet::model::Model;
 mod bad_input;
 #[path = "cli/bad_pictures.rs"]
 mod bad_pictures;
+#[path = "../../tests/common/adapter.rs"]
 mod common;
 #[path = "cli/experiments.rs"]
 mod experiments;
@@ -40,7 +41,7 @@ mod sweep;
 #[path = "cli/terminal.rs"]
 mod terminal;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
 /// What a process said and how it ended.
 struct Done {
@@ -361,7 +362,7 @@ fn summary_prints_the_table_of_the_seed_document() {
 #[test]
 fn weights_from_pytorch_give_pytorchs_logits() {
     let fixture = |name: &str| PathBuf::from(format!("{ROOT}/tests/fixtures/{name}.safetensors"));
-    let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
+    let model = Model::parse(include_str!("../../data/models/seed.toml"), "seed.toml").unwrap();
     let checkpoint = Checkpoint {
         weights: read_weights(&fixture("interchange"), &model).unwrap().0,
         model,

@@ -1,6 +1,7 @@
 //! `bench`: its report, and that what it takes for a device's ceilings is really computed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
+#[path = "../../tests/common/adapter.rs"]
 mod common;
 
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use shadernet::gpu::{Ceilings, GpuOptions, PlanRunner};
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const TINY: &str = r#"
     name = "tiny"
     input = [1, 8, 8]
