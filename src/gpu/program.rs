@@ -30,7 +30,7 @@ pub struct GpuOptions {
 
 impl GpuOptions {
     /// Each layer by its own kernels, memory is shared, the compiled-in shaders run without checks. Fusion is off, since it
-    /// gains little on the one real GPU that it was measured on: docs/decisions.md has its figures.
+    /// gains little on the one real GPU that it was measured on: docs/tried.md has its figures.
     pub const DEFAULT: Self = Self { fuse: false, reuse: true, grain: None, checked: false, replace: None };
     /// The same with fused kernels.
     pub const FUSED: Self = Self { fuse: true, ..Self::DEFAULT };

@@ -149,7 +149,7 @@ const FEW_PARTS: usize = 128;
 const ENOUGH: usize = 65_536;
 
 impl Tiles {
-    /// Measured on lavapipe and on a large GPU: docs/decisions.md.
+    /// Measured on lavapipe and on a large GPU: docs/tried.md.
     fn of(grain: Grain) -> Self {
         match grain {
             Grain::Coarse => {
