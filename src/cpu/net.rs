@@ -87,8 +87,9 @@ impl Net {
         op.params.iter().map(|&param| (self.about[param].param.name, values[param].as_slice()))
     }
 
-    /// What begins a phase needs of the whole batch, which has reached it: turns the blocks' sums into mean and deviation of
-    /// a batch normalisation, or runs a layer without a tuned kernel; updates the running statistics.
+    /// Computes what the first operation of a phase needs from the whole batch, which has reached it: turns the
+    /// blocks' sums into the mean and deviation of a batch normalisation, or runs a layer without a tuned kernel;
+    /// updates the running statistics.
     pub(super) fn finish_statistics(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
         let (number, eps, momentum) = match &op.kernel {
             Kernel::BatchNorm2d { number, eps, momentum } => (*number, *eps, *momentum),
