@@ -353,7 +353,7 @@ pub enum LearningRate {
         /// Initial rate as a fraction of the peak.
         #[serde(default = "cycle_start")]
         start: f32,
-        /// Last rate as a share of the peak.
+        /// Final rate as a fraction of the peak.
         #[serde(default = "cycle_end")]
         end: f32,
     },
