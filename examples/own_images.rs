@@ -22,8 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => digits(temporary.path())?,
     };
 
-    // The pictures determine grey or RGB, and the number of classes. `shadernet new` writes a larger network this
-    // way.
+    // The pictures determine grey or RGB, and the number of classes. `shadernet new` writes a larger network this way.
     let found = survey(&folder)?;
     found.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let (channels, classes) = (found.images.channels, found.classes.len());

@@ -8,8 +8,7 @@
 //   gelu               x · Φ(x), Φ being the standard normal CDF
 //   hard_sigmoid       min(max(x + 3, 0), 6) / 6
 //   hard_swish         x · hard_sigmoid(x)
-// exp's argument is never above 0, so nothing overflows. WGSL's own tanh may be far less accurate than these
-// formulas.
+// exp's argument is never above 0, so nothing overflows. WGSL's own tanh may be far less accurate than these formulas.
 
 override FUNCTION: u32;
 override NEGATIVE_SLOPE: f32; // of leaky_relu

@@ -1,6 +1,5 @@
 // Copies the channels of one input to their place in the output, or their gradients back: one launch per input, so
-// there can be any number of them. An image's values are laid out [channel, row, column], so an input's are
-// contiguous.
+// there can be any number of them. An image's values are laid out [channel, row, column], so an input's are contiguous.
 
 override QUADS: u32;
 override PART: u32; // values per image in the input

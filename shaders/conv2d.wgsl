@@ -60,8 +60,7 @@ override ROW_PARTS: u32 = (OUT_HEIGHT + PART_ROWS - 1u) / PART_ROWS;
 override PARTS: u32 = QUADS * ROW_PARTS;
 // Columns from the first of TAPS taps to the last.
 override SPAN: u32 = (TAPS - 1u) * DILATION_WIDTH;
-// A column's value for one pixel is its right neighbour's for the previous pixel: it then moves from register to
-// register.
+// A column's value for one pixel is its right neighbour's for the previous pixel: it then moves from register to register.
 override SLIDES: bool = STRIDE == 1u && DILATION_WIDTH == 1u && GRAD_COLUMNS % KERNEL_WIDTH == 0u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {

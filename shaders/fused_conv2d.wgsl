@@ -4,8 +4,7 @@
 // The backward pass is in fused_conv2d_backward.wgsl.
 //
 // The batch is split into PARTS of whole quads. Each part has a row in `sums`; every reader of a sum adds up its rows
-// in order. One workgroup makes CHANNELS maps of one part; an invocation makes some adjacent pixels of them at a
-// time.
+// in order. One workgroup makes CHANNELS maps of one part; an invocation makes some adjacent pixels of them at a time.
 
 override QUADS: u32;
 override REPLICAS: u32;
@@ -59,8 +58,7 @@ override OUT_SUMS: u32;
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 
 // An invocation makes CHANNELS maps at a time, and a strip of adjacent pixels of each. TAPS weights of a kernel row
-// are used together, so each loaded value contributes to several sums and each sum is fetched once for several
-// products.
+// are used together, so each loaded value contributes to several sums and each sum is fetched once for several products.
 const CHANNELS = 8u;
 const MOST_STRIP = 4u;
 const MOST_TAPS = 3u;

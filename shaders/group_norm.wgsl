@@ -5,8 +5,7 @@
 //   grad_input = inv_std · (weight[c]·g − Σ c,p weight[c]·g / M − x̂ · Σ c,p weight[c]·g·x̂ / M)
 // where g is grad_output. Sums of x are taken relative to the group's first value, so a large mean causes no
 // cancellation. A workgroup handles one map of four images; for group-wide values, each workgroup adds up the sums of
-// the group's maps itself. Nothing passes between images, so the lanes past the batch, which have no gradient, get
-// none.
+// the group's maps itself. Nothing passes between images, so the lanes past the batch, which have no gradient, get none.
 
 override QUADS: u32;
 override CHANNELS: u32;

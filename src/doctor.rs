@@ -1,5 +1,4 @@
-//! Does this adapter compute correctly? Runs every kernel of a model's training on it and compares with the
-//! reference.
+//! Does this adapter compute correctly? Runs every kernel of a model's training on it and compares with the reference.
 
 use std::time::Instant;
 
@@ -32,8 +31,7 @@ pub use step::{check_evaluation, check_step};
 pub enum Depth {
     /// Every kernel once, on a small batch; twice if the recipe only augments in some epochs.
     Quick,
-    /// Every kernel twice, on batches that fill several subgroups; 20 steps run twice; 20 steps against the
-    /// reference.
+    /// Every kernel twice, on batches that fill several subgroups; 20 steps run twice; 20 steps against the reference.
     Full,
 }
 
@@ -169,8 +167,7 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
     Ok(())
 }
 
-/// Examines adapter `index` with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] except in
-/// tests.
+/// Examines adapter `index` with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] except in tests.
 ///
 /// # Errors
 /// An adapter that cannot be opened. Wrong results are not errors; they are in the report.
@@ -294,8 +291,7 @@ fn train_twice(
         wanted.push(reference_losses(setup, net, images, &states)?);
     }
     let wanted = (0..STEPS as usize).flat_map(|step| wanted.iter().map(move |losses| losses[step]));
-    // If the reference diverges that far too, the rate is too high for the net, and f32 may overflow where f64 does
-    // not.
+    // If the reference diverges that far too, the rate is too high for the net, and f32 may overflow where f64 does not.
     let told = losses.iter().zip(wanted).filter(|(_, want)| *want < DIVERGED);
     let differences = told.map(|(got, want)| ((got - want) / want).abs());
     // A NaN counts as infinitely far away.

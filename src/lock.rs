@@ -96,8 +96,7 @@ impl Drop for Lock {
     }
 }
 
-/// Opens a lock file. Other things with this name are not our locks: a pipe would wait, and a link would lead
-/// elsewhere.
+/// Opens a lock file. Other things with this name are not our locks: a pipe would wait, and a link would lead elsewhere.
 fn open(path: &Path, make: bool) -> io::Result<File> {
     if let Ok(found) = path.symlink_metadata()
         && !found.is_file()

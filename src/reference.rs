@@ -11,8 +11,7 @@ use crate::model::{Model, ModelParam};
 use crate::optimizers::{Step, average};
 use crate::tensor::{Array, Arrays, Sum, Tensor};
 
-/// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`,
-/// ...
+/// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`, ...
 ///
 /// An array's `bound` covers its own layer, given the layer's inputs; errors of earlier layers are not included.
 pub type Named = BTreeMap<String, Array>;

@@ -2,8 +2,7 @@
 //!
 //! A random word is a pure function of (seed, stream, step, group, element), never of history: CPU and GPU see the
 //! same batches, crops and dropout masks, and a run can be resumed or split anywhere. The mixing function is PCG4D
-//! (Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020). `shaders/*.wgsl` contain the same
-//! function.
+//! (Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020). `shaders/*.wgsl` contain the same function.
 
 /// The purpose of random words; keeps the uses independent of one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,5 +1,4 @@
-//! The floors of CONTRIBUTING.md: a file imports only from lower floors, and siblings on floor 4 never from each
-//! other.
+//! The floors of CONTRIBUTING.md: a file imports only from lower floors, and siblings on floor 4 never from each other.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;

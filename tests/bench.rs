@@ -23,8 +23,7 @@ const TINY: &str = r#"
     [train]
     batch_size = 48
     "#;
-/// Operations in a step of [`TINY`] for one image: twice through the first convolution, three times through the
-/// second.
+/// Operations in a step of [`TINY`] for one image: twice through the first convolution, three times through the second.
 const TINY_FLOPS: usize = 2 * 2 * (4 * 6 * 6) * 9 + 3 * 2 * (3 * 4 * 4) * 36;
 
 fn bench(dir: &Path, args: &[&str]) -> Output {

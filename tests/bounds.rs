@@ -83,8 +83,7 @@ fn activated(kind: &str, x: &[f64]) -> [Array; 2] {
     [made["output"].clone(), layer.backward(&arrays, &context(true))["grad_input"].clone()]
 }
 
-/// The bounds include the difference between the kernels' formulas and the functions: a wrong coefficient would show
-/// here.
+/// The bounds include the difference between the kernels' formulas and the functions: a wrong coefficient would show here.
 #[test]
 fn formulas_of_activations_are_close_to_the_functions() {
     let x: Vec<f64> = (-4000..=4000).map(|i| f64::from((f64::from(i) * 0.005) as f32)).collect();
@@ -244,8 +243,7 @@ fn group_norm_has_its_bounds() {
     arrays.insert("grad_output", Array::exact(&[1, 4, 1, 1], upstream.to_vec()));
     let made = layer.backward(&arrays, &context(true));
 
-    // Two terms plus six or seven roundings; magnitude (3 + 7)/2 and the first value; squares relative to it 0 and
-    // 16.
+    // Two terms plus six or seven roundings; magnitude (3 + 7)/2 and the first value; squares relative to it 0 and 16.
     let mean = gamma(8) * (5.0 + 3.0);
     let inv_std = 1.0 / 4.5f64.sqrt();
     let largest = 1.0 / (4.0 - 3.0 * gamma(9) * 8.0 + 0.5).sqrt();

@@ -17,8 +17,7 @@ use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
 
-/// The seed network with dropout. The recipe belongs to these tests, so that their hashes don't depend on
-/// improvements.
+/// The seed network with dropout. The recipe belongs to these tests, so that their hashes don't depend on improvements.
 fn seed_network() -> String {
     let text = include_str!("../data/models/seed.toml").replace("rate = 0.0", "rate = 0.1");
     let (layers, _) = text.split_once("[train]").unwrap();

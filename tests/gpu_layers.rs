@@ -141,8 +141,7 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     }
 }
 
-/// The property test works: a shader that is wrong for one kind of network is found, and so is the smallest such
-/// network.
+/// The property test works: a shader that is wrong for one kind of network is found, and so is the smallest such network.
 #[test]
 fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
     if gpu().is_none() {
@@ -333,8 +332,7 @@ fn parts_of_a_large_batch_have_several_quads() {
     assert!(table.has("batch_norm2d.running_var") && table.has("conv2d.grad_weight"));
 }
 
-/// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be processed
-/// once.
+/// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be processed once.
 #[test]
 fn launches_beyond_the_limit_of_workgroups_are_folded() {
     let Some(gpu) = gpu() else { return };

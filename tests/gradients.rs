@@ -309,8 +309,7 @@ fn whole_networks_have_the_gradients_of_their_loss() {
     all.into_inner().unwrap().finish("networks");
 }
 
-/// The property test works: a gradient that is wrong in one kind of network is found, and so is the smallest such
-/// network.
+/// The property test works: a gradient that is wrong in one kind of network is found, and so is the smallest such network.
 #[test]
 fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
     /// Grouped convolutions lose a thousandth of the last element of their gradient, except in branches, which are

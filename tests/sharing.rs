@@ -1,5 +1,4 @@
-//! Layers that share weights compute what layers with equal weights do, and the gradient is the sum of their
-//! gradients.
+//! Layers that share weights compute what layers with equal weights do, and the gradient is the sum of their gradients.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;

@@ -56,7 +56,7 @@ pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -
     plan.dispatches.iter().map(of_launch).collect()
 }
 
-/// The layer that a launch computes: by its label, or the linear layer for a head, which is labelled as the loss.
+/// The layer that a launch computes: by its label, or the linear layer for a head, which is planned with the loss.
 fn owner(model: &Model, dispatch: &Dispatch) -> Option<usize> {
     if dispatch.shader == "head" {
         return model.layers.iter().rposition(|layer| forward_flops(layer) > 0.0);

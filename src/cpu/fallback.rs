@@ -12,8 +12,7 @@ pub(super) fn context(seed: u32, step: u32, layer: u32, first_image: usize, trai
     Context { training, seed, step, layer, first_image }
 }
 
-/// Images of a block that count: all lanes if it is processed alone (some may hold no image), else those of the
-/// batch.
+/// Images of a block that count: all lanes if it is processed alone (some may hold no image), else those of the batch.
 fn images(layer: &Fallback, block: &Block) -> usize {
     if layer.sees_batch() { block.valid } else { LANES }
 }

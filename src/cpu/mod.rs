@@ -75,8 +75,7 @@ impl<'a> CpuEngine<'a> {
             let cure = if threads > 1 { "; --threads 1 needs the fewest" } else { "" };
             Error::Device(format!("cannot start {threads} threads: {error}{cure}"))
         })?;
-        // A thread's first allocation reserves address space for all later ones, so it happens before memory is
-        // counted.
+        // A thread's first allocation reserves address space for all later ones, so it happens before memory is counted.
         pool.broadcast(|_| std::hint::black_box(vec![0u8; 64]));
         let program = Program::new(setup.model);
         let blocks = blocks(setup, threads);

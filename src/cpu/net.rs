@@ -62,8 +62,7 @@ impl Net {
         &self.replica
     }
 
-    /// Rate of the dropout layer with this number, which is layer `layer` of the model, and the key of its random
-    /// words.
+    /// Rate of the dropout layer with this number, which is layer `layer` of the model, and the key of its random words.
     pub(super) fn dropout(&self, number: usize, layer: u32) -> (f32, u32) {
         (self.replica.dropout[number], rng::key(self.replica.seed, Stream::Dropout(layer)))
     }

@@ -272,8 +272,7 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
         let wanted: Vec<bool> = layer.sources.iter().map(|&source| model.needs_grad(source)).collect();
         let last_wanted = wanted.iter().rposition(|wanted| *wanted);
         let mut kept = true;
-        // Freed only after all inputs: a layer without a tuned kernel computes all their gradients before any is
-        // added.
+        // Freed only after all inputs: a layer without a tuned kernel computes all their gradients before any is added.
         let mut temporary = Vec::new();
         let mut share = |position: usize| {
             if !wanted[position] {

@@ -129,8 +129,7 @@ fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     }
 }
 
-/// Prepares rows for a report without training: counts only those of the images in `data`. Without `data`, all must
-/// agree.
+/// Prepares rows for a report without training: counts only those of the images in `data`. Without `data`, all must agree.
 ///
 /// # Errors
 /// Images that cannot be loaded, and rows that disagree.

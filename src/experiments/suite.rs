@@ -300,8 +300,7 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
     Ok(Arm { name: arm.name.clone(), candidates })
 }
 
-/// Changes the description of `model`: `dropout` is the rate of all dropout layers, `train` is merged into its
-/// recipe.
+/// Changes the description of `model`: `dropout` is the rate of all dropout layers, `train` is merged into its recipe.
 fn apply(model: &Model, config: &mut ModelConfig, changes: &Table) -> Result<(), String> {
     for (key, value) in changes {
         match (key.as_str(), value) {

@@ -146,7 +146,7 @@ pub struct Rows {
     own: Vec<Entry>,
     others: Vec<Entry>,
     conflicts: Vec<String>,
-    /// Keeps other processes from writing the own file.
+    /// Keeps other processes from writing our file.
     lock: Option<Lock>,
     /// The folder, if it was created for the rows; dropped after the lock, which would be in it.
     _made: MadeFolders,

@@ -23,8 +23,7 @@ pub struct AdapterReport {
     pub pci: [u32; 2],
 }
 
-/// An adapter's limits that matter to shadernet's kernels. WebGPU's defaults are enough except for many nets side by
-/// side.
+/// An adapter's limits that matter to shadernet's kernels. WebGPU's defaults are enough except for many nets side by side.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterLimits {
     /// Storage buffers per kernel; shadernet requests 8.
@@ -92,7 +91,7 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// Asks every backend. Where there is no driver it finds nothing and is no error.
+    /// Queries every backend. Finding nothing, where there is no driver, is not an error.
     pub fn find() -> Self {
         // One per process: with one per call, NVIDIA's driver eventually found no adapter in tests that open dozens.
         static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();

@@ -9,8 +9,7 @@ const MOST_LAUNCHES: usize = 2048;
 
 /// Seconds of each launch of a program in one run, or `None` where the device has no clock.
 ///
-/// Each launch is a separate pass, which costs slightly more than the same launches in one pass: compare relative
-/// times.
+/// Each launch is a separate pass, which costs slightly more than the same launches in one pass: compare relative times.
 pub(super) fn seconds(gpu: &Gpu, program: &Program) -> Result<Option<Vec<f64>>> {
     let launches = program.launches();
     if !gpu.has_clock() || launches.len() > MOST_LAUNCHES {

@@ -150,8 +150,7 @@ struct Pointwise<K> {
 }
 
 impl Activation {
-    /// True if the derivative is taken at the input; the others get it from the output, so the input need not be
-    /// kept.
+    /// True if the derivative is taken at the input; the others get it from the output, so the input need not be kept.
     pub(crate) fn reads_input(self) -> bool {
         match self {
             Self::LeakyRelu { .. } | Self::Relu6 | Self::Sigmoid | Self::Tanh => false,

@@ -7,8 +7,7 @@ use crate::tensor::Array;
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Concat>("concat", "Concat", "concat").functional();
 
-/// `{ type = "concat", from = ["relu1", "relu2"] }`: the channels of all inputs, in order; heights and widths must
-/// agree.
+/// `{ type = "concat", from = ["relu1", "relu2"] }`: the channels of all inputs, in order; heights and widths must agree.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Concat {}

@@ -18,8 +18,7 @@ pub fn update(average: &Array, values: &Array, decay_limit: f32, step: u32) -> A
     for i in 0..new.data.len() {
         // average + (1 − d)·(value − average): the difference of two close numbers loses nothing.
         put(&mut new, i, Bounded::sum(&[(d, exact(average.data[i])), (1.0 - d, exact(values.data[i]))]));
-        // In the warm-up d is a quotient, which WGSL allows 2.5 units in the last place, and 1 − d does not reduce
-        // that.
+        // In the warm-up d is a quotient, which WGSL allows 2.5 units in the last place, and 1 − d does not reduce that.
         new.bound[i] += crate::tensor::gamma(6) * (average.data[i].abs() + values.data[i].abs());
     }
     new

@@ -92,8 +92,7 @@ impl Draft {
         self.pinned.push(tensor);
     }
 
-    /// A launch for each replica. `wires` maps variables to tensors; other variables bind the tensors of the same
-    /// name.
+    /// A launch for each replica. `wires` maps variables to tensors; other variables bind the tensors of the same name.
     pub(super) fn launch(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
         self.launch_times(owner, launch, wires, self.options.replicas);
     }

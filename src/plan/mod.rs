@@ -398,8 +398,7 @@ impl<'a> Planner<'a> {
         }
         draft.keep("owners", trained);
         let average_params = draft.keep("average_params", trained);
-        // Fused, the optimizer averages the parameters, and the kernels that update the running statistics average
-        // them.
+        // Fused, the optimizer averages the parameters, and the kernels that update the running statistics average them.
         let (fused_params, fused_running) = match &self.fusion {
             Some(fusion) => (true, fusion.averages_running()),
             None => (false, false),

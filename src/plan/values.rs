@@ -28,8 +28,7 @@ struct LayerTensors {
 }
 
 impl Values {
-    /// Tensors for `images` images, whose initial values are in `image`; `context` is that of the layer with this
-    /// index.
+    /// Tensors for `images` images, whose initial values are in `image`; `context` is that of the layer with this index.
     pub(super) fn new(
         model: &Model,
         draft: &mut Draft,

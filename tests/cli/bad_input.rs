@@ -1,5 +1,4 @@
-//! Everything that a user can get wrong: one message that says where and what would be valid, and nothing
-//! half-written.
+//! Everything that a user can get wrong: one message that says where and what would be valid, and nothing half-written.
 
 use super::*;
 

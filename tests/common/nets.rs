@@ -180,8 +180,7 @@ impl Case {
     }
 }
 
-/// A branch that reads `from`, and the layer called `name` that joins both: a sum of three, concatenated channels, a
-/// gate.
+/// A branch that reads `from`, and the layer called `name` that joins both: a sum of three, concatenated channels, a gate.
 fn branch(join: &str, from: &str, shape: Shape, name: &str) -> Vec<String> {
     let side = format!("{name}_side");
     let same = format!("out_channels = {}, groups = {}", shape.channels, shape.channels);

@@ -41,8 +41,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
       const { each, losses, tested } = await page.evaluate(() => ({ each: recipe.steps_per_epoch, losses, tested }));
       let most = 0;
       rows.forEach(([, , , trainLoss, , , accuracy], epoch) => {
-        // The noise has only whole batches: the mean over an epoch is that over its submissions, weighted by their
-        // steps.
+        // The noise has only whole batches: the mean over an epoch is that over its submissions, weighted by their steps.
         let [sum, before] = [0, epoch * each];
         for (const { step, loss } of losses.filter(({ step }) => step > epoch * each && step <= (epoch + 1) * each)) {
           sum += (step - before) * loss;

@@ -190,8 +190,7 @@ mod tests {
     use crate::layers::{Context, LayerKind};
     use crate::tensor::{Array, Arrays};
 
-    /// Every value is within the reference's proven bound, on all instruction sets, and lanes without a gradient get
-    /// none.
+    /// Every value is within the reference's proven bound, on all instruction sets, and lanes without a gradient get none.
     #[test]
     fn is_within_the_reference_s_bounds() {
         let context = Context { training: true, seed: 0, step: 0, layer: 0, first_image: 0 };

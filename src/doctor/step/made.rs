@@ -17,8 +17,7 @@ impl StepCheck<'_> {
         &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
     }
 
-    /// The launch that a constant tells where to write: fused kernels write several small tensors into shared
-    /// buffers.
+    /// The launch that a constant tells where to write: fused kernels write several small tensors into shared buffers.
     pub(super) fn maker_by_constant(&self, entry_points: &[&str], constants: &[(&str, usize)]) -> &str {
         let fits = |dispatch: &&Dispatch| {
             let has = |&(name, value): &(&str, usize)| dispatch.constants.get(name) == Some(&(value as f64));

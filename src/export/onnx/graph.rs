@@ -83,7 +83,7 @@ enum Kind {
 /// use shadernet::export::onnx::{Graph, to_onnx};
 ///
 /// let bytes = to_onnx(&Checkpoint::seed()?, true)?;
-/// // A reader of its own computes the file, to check it.
+/// // A separate reader runs the file, to check it.
 /// let probabilities = Graph::read(&bytes)?.run(&[0.0; 28 * 28], "probabilities")?;
 /// assert_eq!(probabilities.len(), 10);
 /// # Ok::<(), Box<dyn std::error::Error>>(())

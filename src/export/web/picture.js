@@ -117,8 +117,7 @@ function resized(plane, planeWidth, height, width) {
 }
 
 /**
- * For each of `side` pixels made from `length`, the first source pixel under its triangle and the weights from there
- * on.
+ * For each of `side` pixels made from `length`, the first source pixel under its triangle and the weights from there on.
  * @param {number} length
  * @param {number} side
  */
