@@ -23,7 +23,7 @@ pub use shell::quoted;
 /// its permissions; other hard links keep the old content.
 ///
 /// # Errors
-/// What the system refuses; the old file is then unchanged.
+/// I/O errors; the old file is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
         let target = target_of(path)?;
@@ -152,7 +152,7 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     open().map_err(Error::io("read", path))
 }
 
-/// What kind of thing a directory entry is, if not a regular file.
+/// Name of a directory entry's kind, if it is not a regular file.
 pub(crate) fn name_of_kind(kind: FileType) -> &'static str {
     #[cfg(unix)]
     {

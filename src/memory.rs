@@ -69,7 +69,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Of all memory that is free now.
+    /// A budget of all memory that is free now.
     pub(crate) fn of_what_is_free() -> Self {
         Self { bytes: available().unwrap_or(u64::MAX), taken: Mutex::default(), returned: Condvar::new() }
     }
@@ -78,7 +78,7 @@ impl Budget {
     /// must not ask for another one.
     ///
     /// # Errors
-    /// As [`check`], if they wouldn't be left even when all others are done.
+    /// Those of [`check`], if `needed` bytes wouldn't be left even when all others are done.
     pub(crate) fn take(&self, needed: u64, what: &str, cure: &str) -> Result<Share<'_>> {
         if needed > self.bytes {
             return Err(Error::Device(message(needed, self.bytes, what, cure)));

@@ -20,7 +20,7 @@ pub enum Quantity {
     Channels,
     /// Rows and columns of the input.
     ImageSize,
-    /// Nets side by side.
+    /// Nets trained side by side.
     Replicas,
     /// Threads of the CPU engine.
     Threads,

@@ -287,7 +287,7 @@ pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> S
         return format!("there is no {what} {shown}; none is wanted here");
     }
     let guess = nearest(found, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
-    // Of many, the last: where layers are named, the intended one is usually close.
+    // If there are many, the last: where layers are named, the intended one is usually close.
     let (others, listed) = known.split_at(known.len().saturating_sub(MOST_LISTED));
     let list = listed.join(", ");
     let there_are = match (known.len(), others.len()) {
@@ -306,7 +306,7 @@ pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     (likeness(nearest) >= 0.5).then_some(nearest)
 }
 
-/// As much of a text as fits a message, with characters escaped that would disturb a terminal.
+/// As much of a text as fits a message, with characters escaped that would disturb the terminal.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 40;
     let mut short: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();

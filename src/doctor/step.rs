@@ -63,7 +63,7 @@ pub fn check_step(
 /// is compared, so there should be only one.
 ///
 /// # Errors
-/// As [`check_step`].
+/// Those of [`check_step`].
 pub fn check_evaluation(
     engine: &mut GpuEngine,
     setup: &Setup<'_>,

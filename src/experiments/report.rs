@@ -26,7 +26,7 @@ impl Report {
     /// Writes `report.md` and its charts into `folder`, which is created if missing, and returns the text's path.
     ///
     /// # Errors
-    /// What the system refuses; each file is written completely or not at all.
+    /// I/O errors; each file is written completely or not at all.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
         for (name, chart) in &self.charts {

@@ -91,7 +91,7 @@ fn load(
     Ok(loaded)
 }
 
-/// Counts only those rows that this build would make from these images, or that don't say where they come from.
+/// Excludes rows that this build would not make from these images, except those that don't say where they come from.
 fn sort_out(suite: &Suite, origins: &Origins, rows: &mut Rows) {
     let inputs = inputs(suite);
     rows.retain(|row| {
@@ -129,7 +129,7 @@ fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     }
 }
 
-/// Prepares rows for a report without training: counts only those of the images in `data`. Without `data`, all must agree.
+/// Prepares rows for a report without training: excludes those of images other than `data`. Without `data`, all must agree.
 ///
 /// # Errors
 /// Images that cannot be loaded, and rows that disagree.

@@ -175,7 +175,7 @@ impl Suite {
     /// Reads a suite; model paths are relative to the suite's folder.
     ///
     /// # Errors
-    /// A file that cannot be read or is invalid, and models that are: with the arm they belong to.
+    /// A file that cannot be read or is invalid, or such a model, with the arm it belongs to.
     ///
     /// # Examples
     /// ```

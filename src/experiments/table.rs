@@ -207,7 +207,7 @@ impl Rows {
     /// Rereads the files of others, which may have written more meanwhile.
     ///
     /// # Errors
-    /// As [`Rows::read`].
+    /// Those of [`Rows::read`].
     pub(super) fn read_others(&mut self) -> Result<()> {
         self.others.clear();
         let (folder, own) = (files::folder_of(&self.own_file).to_owned(), self.own_file.clone());
@@ -248,7 +248,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Counts only rows that satisfy `is_wanted`, and only the first of several rows of one run.
+    /// Excludes rows that don't satisfy `is_wanted`, and all but the first of several rows of one run.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&Row) -> bool) {
         let mut seen: HashMap<(Phase, String, u32), String> = HashMap::new();
         self.conflicts.clear();

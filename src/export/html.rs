@@ -40,7 +40,7 @@ const PARTS: &[(&str, &str)] = texts![
     "training.html", "training.js", "panel.js",
 ];
 
-/// Those that only a page with training has.
+/// Those needed only by a page with training.
 const TO_TRAIN: &[&str] = &["training.html", "training.js", "panel.js"];
 
 /// Drawn digits to try, for networks that know digits.
@@ -79,7 +79,7 @@ pub fn html(checkpoint: &Checkpoint) -> Result<String> {
 /// training images embedded in the page, and tested on up to 1,000 test images; fewer if they are large.
 ///
 /// # Errors
-/// As [`html`].
+/// Those of [`html`].
 ///
 /// # Panics
 /// If the images do not match the network's input, or there are none.

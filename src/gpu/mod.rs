@@ -50,7 +50,7 @@ pub struct GpuEngine {
     preparation: Preparation,
 }
 
-/// What steps are for.
+/// What a step is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Training,

@@ -461,7 +461,7 @@ impl<K: Keys> Layer for Pointwise<K> {
             (Pass::Backward, None) => vec![launch("backward_input", elements)],
             (Pass::Backward, Some(slopes)) => vec![
                 launch("weight_row_sums", rows),
-                // One workgroup of 64 finishes a slope.
+                // One workgroup of 64 per slope.
                 launch("sum_weight_rows", 64 * slopes),
                 launch("backward_input_prelu", elements),
             ],

@@ -29,7 +29,7 @@ use fuse::Fusion;
 pub use layout::{Entry, ParamLayout};
 use values::Values;
 
-/// What one step does, as data.
+/// One step, as data.
 ///
 /// # Examples
 /// ```

@@ -24,7 +24,7 @@ pub(super) struct Answer {
     pub(super) class: usize,
     /// −ln of the label's probability.
     pub(super) loss: f64,
-    /// Of every class.
+    /// The probability of every class.
     pub(super) probabilities: Vec<f64>,
 }
 

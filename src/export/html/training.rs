@@ -125,7 +125,7 @@ mod tests {
         let drawn = some(&images(200), 40);
         assert_eq!((drawn.count, &drawn.pixels), (40, &drawn.labels));
         assert_eq!(drawn.labels.iter().collect::<BTreeSet<_>>().len(), 40);
-        // From everywhere, though a dataset may be sorted.
+        // Drawn from the whole set, though a dataset may be sorted.
         let late = drawn.labels.iter().filter(|&&label| label >= 100).count();
         assert!((10..=30).contains(&late), "{:?}", drawn.labels);
     }

@@ -4,7 +4,7 @@
 /** @typedef {{ x: number, y: number }} Point as fractions of the board's side, from its upper left corner */
 
 /**
- * What was done: a stroke, a picture shown, or a wipe. Visible is what came after the last wipe or picture.
+ * What was done: a stroke, a picture shown, or a wipe. Only what came after the last wipe or picture is visible.
  * @typedef {{ stroke: Point[] } | { picture: Picture } | 'wiped'} Mark
  */
 
