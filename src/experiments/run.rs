@@ -129,7 +129,8 @@ fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     }
 }
 
-/// Prepares rows for a report without training: excludes those of images other than `data`. Without `data`, all must agree.
+/// Prepares rows for a report without training: excludes those of images other than `data`. Without it, all must
+/// agree.
 ///
 /// # Errors
 /// Images that cannot be loaded, and rows that disagree.

@@ -191,8 +191,8 @@ fn plane_sums<S: Simd>(
 /// Independent running sums.
 const STRANDS: usize = 4;
 
-/// `[Σ a, Σ a · b]` in strands, over those of `len` vectors that are part `part` of a pixel, where `(a, b) =
-/// term(index)`.
+/// `[Σ a, Σ a · b]` in strands, over those of `len` vectors that are part `part` of a pixel,
+/// where `(a, b) = term(index)`.
 #[inline(always)]
 pub(super) fn part_sums<S: Simd>(
     simd: S,

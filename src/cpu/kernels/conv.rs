@@ -172,8 +172,8 @@ fn backward<S: Simd>(
 }
 
 /// Along one axis, the input pixels `first + q·stride`, `q` in `0..count`, at offset `phase` from a window's start
-/// modulo the stride. Taps `last_tap - t·tap_stride`, `t` in `0..taps`, reach them, from output pixel `q + origin +
-/// t·dilation`.
+/// modulo the stride. Taps `last_tap - t·tap_stride`, `t` in `0..taps`, reach them, from output pixel
+/// `q + origin + t·dilation`.
 struct Phase {
     first: usize,
     count: usize,
