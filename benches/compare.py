@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""The seed network at batch 128 in PyTorch and in shadernet, in turn and in one sitting: milliseconds a step, and their ratios.
+"""The seed network at batch 128 in PyTorch and in shadernet, alternating in one session: milliseconds per step, and their ratios.
 
     pip install torch numpy
     cargo build --release
     python benches/compare.py [--rounds 3] [--binary target/release/shadernet] [--gpu NAME]
 
---gpu is a part of the name of the adapter to measure beside the CPU engine (default llvmpipe; left out if it is not there).
-A ratio is the median of the rounds' own ratios, since a machine is not the same from one minute to the next.
+--gpu is part of the name of the adapter to measure besides the CPU engine (default llvmpipe; skipped if missing).
+A ratio is the median of the rounds' ratios, since a machine's speed varies from one minute to the next.
 """
 import argparse
 import json
@@ -25,7 +25,7 @@ BATCH = ["--batch-size", "128"]
 
 
 def pytorch(data, device):
-    """Milliseconds a step of each way of running it."""
+    """Milliseconds per step of each way of running it."""
     command = [sys.executable, str(ROOT / "benches/pytorch_epoch.py"), "--data", str(data), "--device", device]
     run = subprocess.run(command, capture_output=True, text=True)
     found = re.findall(r"pytorch \S+ \S+ (\w+) +([\d.]+) ms/step", run.stdout)
@@ -43,7 +43,7 @@ def bench(binary, *arguments, **environment):
 
 
 def one_round(arguments, model, gpu):
-    """Milliseconds a step of everything, once."""
+    """Milliseconds per step of everything, once."""
     step = lambda *more: bench(arguments.binary, *more, *BATCH)["step"]["milliseconds"]
     row = pytorch(arguments.data, arguments.torch_device)
     row["CPU engine"] = step(model, "--device", "cpu")
@@ -56,7 +56,7 @@ def one_round(arguments, model, gpu):
 
 
 def ratios(row, gpu, torch_device):
-    """The quotients that are asked for, of one round."""
+    """The requested ratios, for one round."""
     best = min(ms for name, ms in row.items() if name.startswith("PyTorch"))
     made = {}
     if torch_device == "cpu":

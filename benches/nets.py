@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Any networks in PyTorch and on the CPU engine, in turn and in one sitting: milliseconds a training step, and their ratio.
+"""Any networks in PyTorch and on the CPU engine, alternating in one session: milliseconds per training step, and their ratio.
 
     pip install torch
     cargo build --release
     python benches/nets.py data/models/{resnet8,mobilenet-0.25,ds-cnn}.toml [--batch-size 32] [--rounds 3]
 
-PyTorch runs eager, channels_last and compiled, on images that are in memory; the best counts. Forward, backward and SGD with
-momentum; a ratio is the median of the rounds' own.
+PyTorch runs eager, channels_last and compiled, on images in memory; the best counts. Forward, backward and SGD with
+momentum; a ratio is the median of the rounds' ratios.
 """
 import argparse
 import json
@@ -35,7 +35,7 @@ POINTWISE = {
 
 
 class Same(nn.Module):
-    """A convolution that pads as TensorFlow does: of an odd number of zeros, one more below and to the right."""
+    """A convolution that pads as TensorFlow does: if the number of zeros is odd, one more below and to the right."""
 
     def __init__(self, conv):
         super().__init__()
@@ -54,7 +54,7 @@ class Same(nn.Module):
 
 
 def module(layer, channels):
-    """The layer as PyTorch has it; nothing for those that join."""
+    """The layer's PyTorch equivalent; None for those that combine inputs."""
     kind, rest = layer["type"], {key: value for key, value in layer.items() if key not in ("type", "name", "from")}
     if kind == "conv2d":
         padding = rest.pop("padding", 0)
@@ -121,7 +121,7 @@ class Net(nn.Module):
 
 
 def pytorch(model, batch_size):
-    """Milliseconds a step of each way of running it."""
+    """Milliseconds per step of each way of running it."""
     made = {}
     for mode in ["eager", "channels_last", "compile"]:
         torch.manual_seed(0)

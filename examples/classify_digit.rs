@@ -15,7 +15,7 @@ fn main() {
 }
 
 fn classify_all() -> Result<()> {
-    // The network that comes with shadernet; `Checkpoint::load` reads one of your own.
+    // The network that ships with shadernet; `Checkpoint::load` reads your own.
     let checkpoint = Checkpoint::seed()?;
     let device = Device::cpu(None);
     let input = checkpoint.model.input;
@@ -24,7 +24,7 @@ fn classify_all() -> Result<()> {
     if paths.is_empty() {
         return Err(Error::Usage("give a PNG picture of a digit, or several".into()));
     }
-    // Size, position and colours are made like those of the images that the network has learned from.
+    // Size, position and colours are adapted to the images that the network was trained on.
     let prepare = |path: &PathBuf| prepare::prepare(path, input.height, input.width);
     let images = paths.iter().map(prepare).collect::<Result<Vec<_>>>()?;
 

@@ -1,5 +1,6 @@
-//! A layer of one's own, in both engines: max(x, 0)², the activation that an architecture search found for Primer (So et al.
-//! 2021). Checks its kernels on this machine's GPU against the formula below, trains two epochs, reads the result back.
+//! A custom layer in both engines: max(x, 0)², the activation that an architecture search found for Primer (So et al.
+//! 2021). Checks its kernels on this machine's GPU against the formula below, trains two epochs, reads the result
+//! back.
 //! `cargo run --release --example custom_layer`
 
 use std::path::Path;
@@ -22,8 +23,8 @@ use shadernet::train::{Run, Settings, TrainingData};
 #[serde(deny_unknown_fields)]
 pub(crate) struct SquaredRelu {}
 
-/// Names are the wiring: `input` is what the layer before made, `grad_output` comes from the layer behind. A vec4 holds
-/// the same value of four images, `id.z` is the number of the network where several train side by side.
+/// Names are the wiring: `input` is the previous layer's output, `grad_output` comes from the next layer. A vec4
+/// holds the same value of four images; `id.z` is the number of the network when several train side by side.
 pub(crate) const WGSL: &str = "
 override ELEMENTS: u32; // vec4s of one network
 
@@ -51,7 +52,7 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
 }
 ";
 
-/// a·b, where both may be wrong by their bounds, and a correct kernel rounds `roundings` times.
+/// a·b, where both may be off by their bounds, and a correct kernel rounds `roundings` times.
 fn product(a: &Array, b: &Array, roundings: usize) -> Array {
     let mut made = a.clone();
     for i in 0..made.data.len() {
@@ -79,7 +80,7 @@ impl Layer for SquaredRelu {
         Ok(inputs[0])
     }
 
-    /// What the layer means, in f64, and how far a correct f32 kernel can be from it.
+    /// The layer's definition in f64, and how far a correct f32 kernel can be from it.
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
         let positive = positive(&arrays["input"]);
         Arrays::from([("output", product(&positive, &positive, 1))])

@@ -1,4 +1,4 @@
-//! Trains on a folder of pictures with a folder for each class, and classifies one of them with the trained network.
+//! Trains on a folder of pictures with one folder per class, and classifies one of them with the trained network.
 //! `cargo run --release --example own_images -- photos`; without a folder, on 3,000 digits of MNIST as PNG files.
 
 use std::error::Error;
@@ -22,7 +22,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         None => digits(temporary.path())?,
     };
 
-    // Grey or RGB, and how many classes: the pictures decide. `shadernet new` writes a larger network in this way.
+    // The pictures determine grey or RGB, and the number of classes. `shadernet new` writes a larger network this way.
     let found = survey(&folder)?;
     found.warnings.iter().for_each(|warning| eprintln!("warning: {warning}"));
     let (channels, classes) = (found.images.channels, found.classes.len());

@@ -21,10 +21,10 @@ struct Args {
     /// Images of one step [default: the model's]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     batch_size: Option<u32>,
-    /// Nets side by side
+    /// Nets trained side by side
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: u32,
-    /// Cut the work up for a device of many lanes, as for real GPUs
+    /// Split the work for a device with many lanes, such as a real GPU
     #[arg(long)]
     fine: bool,
 }
@@ -45,7 +45,7 @@ fn print_plans(args: &Args) -> Result<()> {
         }
     };
     let batch_size = args.batch_size.map_or(model.train.batch_size, |size| size as usize);
-    // A plan knows the size of the data set and how its pixels are normalised: here, MNIST's.
+    // A plan depends on the size of the dataset and its normalisation: here, MNIST's.
     let batch = BatchSettings {
         batch_size,
         image_count: 60_000,

@@ -29,7 +29,7 @@ batch_size = 64
 learning_rate = { schedule = "one_cycle", peak = 0.2 }
 "#;
 
-/// Prints a line for each epoch.
+/// Prints a line per epoch.
 struct Printer;
 
 impl Watch for Printer {
@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     let device = Device::choose("auto", None)?;
     println!("{}: {} parameters, on {device}", model.name, model.parameter_count());
 
-    let replicas = vec![Replica::new(&model, &model.train, 0)]; // seed 0; more of them train side by side
+    let replicas = vec![Replica::new(&model, &model.train, 0)]; // seed 0; several would train side by side
     let settings = Settings { replicas, shuffle: true, data: folder, hold_out: 0 };
     let mut run = Run::start(&model, &settings, &data, &device, GpuOptions::DEFAULT, None, None)?;
     run.train(None, &mut Printer)?;

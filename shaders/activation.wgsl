@@ -1,14 +1,14 @@
-// Activations: output = f(input), value by value, and grad_input = f' · grad_output.
+// Activations: output = f(input), elementwise, and grad_input = f' · grad_output.
 //   leaky_relu, relu   max(x, 0) + NEGATIVE_SLOPE · min(x, 0); the derivative at 0 is NEGATIVE_SLOPE, as in PyTorch
-//   prelu              the same with the slope `weight`, one for each channel or one for all
+//   prelu              the same with slope `weight`, one per channel or one for all
 //   relu6              min(max(x, 0), 6)
 //   sigmoid            σ(x) = 1 / (1 + exp(−x))
 //   tanh               (exp(x) − exp(−x)) / (exp(x) + exp(−x))
 //   silu               x · σ(x)
-//   gelu               x · Φ(x), Φ being the normal distribution
+//   gelu               x · Φ(x), Φ being the standard normal CDF
 //   hard_sigmoid       min(max(x + 3, 0), 6) / 6
 //   hard_swish         x · hard_sigmoid(x)
-// exp takes no argument above 0, so nothing overflows. WGSL's own tanh may be off by far more than these formulas.
+// exp's argument is never above 0, so nothing overflows. WGSL's own tanh may be far less accurate than these formulas.
 
 override FUNCTION: u32;
 override NEGATIVE_SLOPE: f32; // of leaky_relu
@@ -18,7 +18,7 @@ override CHANNELS: u32;
 override HEIGHT: u32;
 override WIDTH: u32;
 
-override ELEMENTS: u32 = QUADS * CHANNELS * HEIGHT * WIDTH; // vec4s of one replica
+override ELEMENTS: u32 = QUADS * CHANNELS * HEIGHT * WIDTH; // vec4s per replica
 
 // Values of FUNCTION.
 const LEAKY_RELU = 0u;
@@ -68,7 +68,8 @@ fn gauss(size: vec4<f32>) -> vec4<f32> {
     return exp(-0.5 * (size * size));
 }
 
-// Φ(-size) from bell = gauss(size), for size from 0 to 14, where it is 0. By a polynomial fitted to their ratio: relative error 4e-8.
+// Φ(-size) from bell = gauss(size), for size from 0 to 14, where it is 0. A polynomial fitted to their ratio:
+// relative error 4e-8.
 fn normal_tail(size: vec4<f32>, bell: vec4<f32>) -> vec4<f32> {
     let inverse = 1.0 / (1.0 + 0.27 * size);
     let place = 1.0 - 2.0 * inverse;
@@ -113,7 +114,7 @@ fn value(x: vec4<f32>) -> vec4<f32> {
     }
 }
 
-// The gradient of the input where the output tells it.
+// The gradient of the input where the output determines it.
 fn gradient_by_output(y: vec4<f32>, upstream: vec4<f32>) -> vec4<f32> {
     switch FUNCTION {
         case RELU6: {
@@ -131,7 +132,7 @@ fn gradient_by_output(y: vec4<f32>, upstream: vec4<f32>) -> vec4<f32> {
     }
 }
 
-// The gradient of the input where it takes the input.
+// The gradient of the input where it depends on the input.
 fn gradient_by_input(x: vec4<f32>, upstream: vec4<f32>) -> vec4<f32> {
     switch FUNCTION {
         case SILU: {
@@ -188,7 +189,7 @@ fn backward_input_by_input(@builtin(global_invocation_id) id: vec3<u32>,
     grad_input[at] = gradient_by_input(input[at], grad_output[at]);
 }
 
-// The slope of an element's negative side.
+// The negative slope that applies to an element.
 fn slope(replica: u32, element: u32) -> f32 {
     return weight[replica * SLOPES + element / (HEIGHT * WIDTH) % SLOPES];
 }
@@ -232,7 +233,7 @@ fn weight_row_sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
     sums[id.z * QUADS * CHANNELS * HEIGHT + index] = dot(sum, vec4(1.0));
 }
 
-// One workgroup adds up the rows of a slope: each invocation every 64th, then a tree.
+// One workgroup adds up the rows of a slope: each invocation takes every 64th, then a tree reduction.
 @compute @workgroup_size(64)
 fn sum_weight_rows(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
                    @builtin(local_invocation_index) local: u32) {

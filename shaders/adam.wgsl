@@ -1,12 +1,12 @@
-// Adam (Kingma and Ba 2015) and, with DECOUPLED, AdamW (Loshchilov and Hutter 2019), as PyTorch writes them, for all
+// Adam (Kingma and Ba 2015) and, with DECOUPLED, AdamW (Loshchilov and Hutter 2019), as in PyTorch, for all
 // parameters of all replicas at once, with t = step + 1:
 //   m = BETA1·m + (1 − BETA1)·g;  s = BETA2·s + (1 − BETA2)·g²
 //   p = p − rate · (m / (1 − BETA1ᵗ)) / (√(s / (1 − BETA2ᵗ)) + EPS)
 // Adam adds weight_decay·p to the gradient g; AdamW multiplies p by 1 − rate·weight_decay first.
 
 override ELEMENTS: u32;
-override PARTS: u32; // rows of `grads`, whose sum is the gradient
-override SETTINGS: u32; // words of a replica in `state`
+override PARTS: u32; // rows of `grads`; their sum is the gradient
+override SETTINGS: u32; // words per replica in `state`
 override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override BETA1: f32;
@@ -18,7 +18,7 @@ override DECOUPLED: bool;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> first_moment: array<f32>;
 @group(0) @binding(3) var<storage, read_write> second_moment: array<f32>;
-@group(0) @binding(4) var<storage, read> owners: array<u32>; // of each element: 2 · replica, and 1 more where weight decay acts
+@group(0) @binding(4) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies
 @group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // [replica, step]
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
@@ -30,8 +30,8 @@ fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
-// 1 − βᵗ by binary powers, 1 − β²ᵗ = (1 − βᵗ)(1 + βᵗ): nothing cancels. `1 - pow(beta, time)` would lose most digits for β
-// near 1, and WGSL lets pow be far less exact than a product.
+// 1 − βᵗ by repeated squaring, 1 − β²ᵗ = (1 − βᵗ)(1 + βᵗ): nothing cancels. `1 - pow(beta, time)` would lose most
+// digits for β near 1, and WGSL lets pow be far less accurate than a product.
 fn correction(beta: f32, time: u32) -> f32 {
     var result = 0.0;
     for (var bits = 32u - countLeadingZeros(time); bits > 0u; bits--) {
@@ -86,7 +86,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     params[index] = adam(index);
 }
 
-// And the moving average of the parameters, as average.wgsl has it.
+// Also updates the moving average of the parameters, as in average.wgsl.
 @compute @workgroup_size(64)
 fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);

@@ -1,7 +1,7 @@
-// output = input1 + input2, then output += input for each further one: sums in a fixed order, whatever the device. Also how
-// the gradients of a value's readers are added up.
+// output = input1 + input2, then output += input for each further one: sums in a fixed order on every device. Also
+// adds up the gradients from all readers of a value.
 
-override ELEMENTS: u32; // vec4s of one replica
+override ELEMENTS: u32; // vec4s per replica
 
 @group(0) @binding(0) var<storage, read> input1: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> input2: array<vec4<f32>>;

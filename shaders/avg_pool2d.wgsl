@@ -1,5 +1,5 @@
 // output[n,c,y,x] = 1/(KERNEL_HEIGHT·KERNEL_WIDTH) · Σ i,j  input[n,c, y·STRIDE+i−PADDING, x·STRIDE+j−PADDING]
-// Padding counts as zeros. The global mean is the case of one window as large as the map.
+// Padding counts as zeros. Global average pooling is a single window as large as the map.
 
 override QUADS: u32;
 override CHANNELS: u32;
@@ -46,7 +46,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     output[id.z * QUADS * CHANNELS * OUT_HEIGHT * OUT_WIDTH + index] = sum * SHARE;
 }
 
-// Each input adds up its share of the windows that it is in.
+// Each input sums its share of the windows that contain it.
 @compute @workgroup_size(64)
 fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);

@@ -1,6 +1,6 @@
-// Makes a batch from the data set on the device. `begin` chooses the images and how each is changed, for one step;
-// `gather` reads, changes and normalises their pixels. All randomness is a function of (seed, epoch, image).
-// `prepare` does both in one launch, and packs the parameters as the fused kernels load them.
+// Makes a batch from the dataset on the device. `begin` chooses the images and how each is augmented, for one step;
+// `gather` reads, augments and normalises their pixels. All randomness is a function of (seed, epoch, image).
+// `prepare` does both in one launch, and packs the parameters in the layout that the fused kernels load.
 // The same arithmetic is in src/batch.rs.
 
 override BATCH_SIZE: u32;
@@ -8,17 +8,17 @@ override QUADS: u32;
 override CHANNELS: u32;
 override HEIGHT: u32;
 override WIDTH: u32;
-override IMAGE_COUNT: u32; // of the data set
+override IMAGE_COUNT: u32; // of the dataset
 override STEPS_PER_EPOCH: u32;
 override SHUFFLE: bool;
-override HALF_BITS: u32; // of the Feistel network that shuffles: the smallest h with 4ʰ ≥ IMAGE_COUNT
-override AUGMENT: bool; // true if any replica changes its images
+override HALF_BITS: u32; // of the shuffling Feistel network: the smallest h with 4ʰ ≥ IMAGE_COUNT
+override AUGMENT: bool; // true if any replica augments its images
 override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
 override PIXEL_OFFSET: f32;
-override SETTINGS: u32; // words of a replica in `state`
+override SETTINGS: u32; // words per replica in `state`
 override PACKED: u32;
 
-@group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four to a word
+@group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four per word
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(2) var<storage, read_write> state: array<u32>;
@@ -28,7 +28,8 @@ override PACKED: u32;
 @group(0) @binding(6) var<storage, read_write> transforms: array<f32>;
 @group(0) @binding(7) var<storage, read_write> input: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read> params: array<f32>;
-// For each value of `packed` in one replica: where it is in `params` for replica 0, or NOTHING; and the next replica's distance.
+// For each value of `packed` in one replica: its index in `params` for replica 0, or NOTHING; and the distance to the
+// next replica's.
 @group(0) @binding(9) var<storage, read> sources: array<vec2<u32>>;
 @group(0) @binding(10) var<storage, read_write> packed: array<vec4<f32>>; // [replica, PACKED]
 
@@ -37,9 +38,9 @@ const SHUFFLE_KEY = 0u;
 const AUGMENT_KEY = 1u;
 const ROTATE = 3u; // largest rotation in radians
 const SHIFT = 4u; // largest shift in pixels
-const SCALE = 5u; // largest relative change of size
+const SCALE = 5u; // largest relative change in size
 const SHEAR = 6u; // largest shear, columns per row
-const PLAIN_FROM = 8u; // first epoch whose images stay as they are
+const PLAIN_FROM = 8u; // first epoch without augmentation
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
@@ -65,7 +66,7 @@ fn pcg4d(words: vec4<u32>) -> vec4<u32> {
     return v;
 }
 
-// A random permutation of 0..IMAGE_COUNT: a Feistel network on a square block, walked until it lands inside.
+// A random permutation of 0..IMAGE_COUNT: a Feistel network on a square domain, iterated until it lands inside.
 fn shuffled(position: u32, key: u32, epoch: u32) -> u32 {
     let mask = (1u << HALF_BITS) - 1u;
     var value = position;
@@ -105,7 +106,7 @@ fn strength(replica: u32, index: u32) -> f32 {
     return bitcast<f32>(setting(replica, index));
 }
 
-// The random change of an image in an epoch. Where all strengths are 0 it is the identity, without any rounding.
+// The random transform of an image in an epoch. Where all strengths are 0 it is exactly the identity.
 fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
     if (epoch >= setting(replica, PLAIN_FROM)) {
         return Transform(1.0, 0.0, 0.0, 0.0, 1.0, 0.0);
@@ -115,7 +116,7 @@ fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
     let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
     let angle = strength(replica, ROTATE) * random.x;
     let square = angle * angle;
-    // Taylor series: exact to f32 up to 45°, and the same on every device.
+    // Taylor series: accurate to f32 up to 45°, and the same on every device.
     let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
     let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
     let shrink = 1.0 / (1.0 + strength(replica, SCALE) * random.w);
@@ -131,7 +132,7 @@ fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
     return Transform(a, b, centre_x - (a * from_x + b * from_y), d, e, centre_y - (d * from_x + e * from_y));
 }
 
-// Index in the data set of image n of the batch of a step. Lanes behind the last image hold some image, too, but never count.
+// Dataset index of image n of a step's batch. Lanes past the last image hold some image too, but never count.
 fn chosen(replica: u32, this_step: u32, n: u32) -> u32 {
     let position = (this_step % STEPS_PER_EPOCH * BATCH_SIZE + n) % IMAGE_COUNT;
     if (!SHUFFLE) {
@@ -197,7 +198,7 @@ fn sample(index: u32, change: Transform, channel: u32, y: u32, x: u32) -> f32 {
     return (upper * (1.0 - fy) + lower * fy) * PIXEL_SCALE + PIXEL_OFFSET;
 }
 
-// Value of image `at` of the batch, as `begin` chose and changes it.
+// Value of image `at` of the batch, as `begin` chose and augments it.
 fn gathered(at: u32, channel: u32, y: u32, x: u32) -> f32 {
     var change: Transform;
     if (AUGMENT) {
@@ -234,7 +235,7 @@ fn packed_value(replica: u32, at: u32) -> f32 {
     return select(params[select(source.x + replica * source.y, 0u, source.x == NOTHING)], 0.0, source.x == NOTHING);
 }
 
-// One workgroup a quad of images; those behind pack the parameters.
+// One workgroup per quad of images; the workgroups after those pack the parameters.
 @compute @workgroup_size(64)
 fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     if (group.x >= QUADS) {
@@ -267,7 +268,7 @@ fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             let x = place % WIDTH;
             let y = place / WIDTH % HEIGHT;
             let channel = place / (HEIGHT * WIDTH);
-            // In a loop: some compilers choke on four copies behind a barrier.
+            // A loop: some compilers choke on four copies after a barrier.
             var values = vec4(0.0);
             for (var n = 0u; n < 4u; n++) {
                 let value = sample(quad_indices[n], quad_changes[n], channel, y, x);

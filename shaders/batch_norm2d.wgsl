@@ -1,9 +1,9 @@
-// Batch normalisation of each channel over images and pixels, with M values a channel:
+// Batch normalisation of each channel over images and pixels, with M values per channel:
 //   mean = Σ x / M;  var = Σ (x − mean)² / M;  inv_std = 1/√(var + EPS);  x̂ = (x − mean) · inv_std
 //   output = x̂ · weight + bias;  running = (1 − MOMENTUM) · running + MOMENTUM · batch, with var · M/(M−1)
 //   grad_bias = Σ g;  grad_weight = Σ g·x̂;  grad_input = weight · inv_std · (g − grad_bias/M − x̂ · grad_weight/M)
-// where g is grad_output. Sums are taken around the channel's first value, so that a large mean does not cancel.
-// Only images of the batch count; the vec4 lanes behind the last one have no gradient and get none.
+// where g is grad_output. Sums are taken relative to the channel's first value, so a large mean causes no cancellation.
+// Only images of the batch count; the vec4 lanes past the last one have no gradient and get none.
 
 override QUADS: u32;
 override CHANNELS: u32;
@@ -58,7 +58,7 @@ fn channel_of(replica: u32, element: u32) -> u32 {
     return replica * CHANNELS + element / (HEIGHT * WIDTH) % CHANNELS;
 }
 
-// Σ d and Σ d² of each row, d being the distance from the channel's first value.
+// Σ d and Σ d² of each row, d being the difference from the channel's first value.
 @compute @workgroup_size(64)
 fn row_sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);
@@ -78,7 +78,7 @@ fn row_sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroup
     sums[id.z * CHANNELS * ROWS + index] = vec2(dot(sum, vec4(1.0)), dot(squares, vec4(1.0)));
 }
 
-// One workgroup adds up the rows of a channel: each invocation every 64th, then a tree.
+// One workgroup adds up the rows of a channel: each invocation takes every 64th, then a tree reduction.
 @compute @workgroup_size(64)
 fn statistics(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
               @builtin(local_invocation_index) local: u32) {

@@ -1,13 +1,13 @@
-// How fast a device can be at all: what `shadernet bench` sets its times against. No network's plan has these.
-//   multiply_add  eight independent chains x · a + b in every invocation: nothing but arithmetic
-//   copy          nothing but memory
-//   add_one       one workgroup that needs what the launch before it wrote: nothing but the launch
+// The device's peak rates, against which `shadernet bench` compares its times. No network's plan uses these.
+//   multiply_add  eight independent chains x · a + b in every invocation: arithmetic only
+//   copy          memory traffic only
+//   add_one       one workgroup that needs the result of the previous launch: launch overhead only
 
-override ELEMENTS: u32; // vec4s that are copied
+override ELEMENTS: u32; // vec4s to copy
 override ROUNDS: u32; // of eight multiply-adds in every chain
 
 @group(0) @binding(0) var<storage, read> factors: array<f32>; // a, b
-@group(0) @binding(1) var<storage, read_write> sums: array<f32>; // what the first 64 invocations reached
+@group(0) @binding(1) var<storage, read_write> sums: array<f32>; // results of the first 64 invocations
 @group(0) @binding(2) var<storage, read> original: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> duplicate: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read_write> count: array<u32>;
@@ -42,7 +42,7 @@ fn multiply_add(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
         y = y * a + b;
     }
     let sum = dot(x + y, vec4(1.0));
-    // The sum is never negative. A compiler does not know, and so cannot leave out the work of the other invocations.
+    // The sum is never negative. A compiler doesn't know that, so it can't eliminate the other invocations' work.
     if (index < 64u || sum < 0.0) {
         sums[index % 64u] = sum;
     }

@@ -1,10 +1,10 @@
-// Copies the channels of one input to their place in the output, or their gradients back: a launch for each input, so that
-// there can be any number of them. Values of an image lie [channel, row, column], so an input's are side by side.
+// Copies the channels of one input to their place in the output, or their gradients back: one launch per input, so
+// there can be any number of them. An image's values are laid out [channel, row, column], so an input's are contiguous.
 
 override QUADS: u32;
-override PART: u32; // values of an image in the input
-override WHOLE: u32; // values of an image in the output
-override FIRST: u32; // where the input's begin in the output
+override PART: u32; // values per image in the input
+override WHOLE: u32; // values per image in the output
+override FIRST: u32; // where the input's values begin in the output
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;

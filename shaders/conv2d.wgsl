@@ -1,8 +1,8 @@
-// 2-D convolution as deep learning means it (cross-correlation), in groups of channels that do not see each other:
+// 2-D convolution in the deep-learning sense (cross-correlation), in groups of channels independent of each other:
 //   output[n,o,y,x] = bias[o] + Σ c,i,j  weight[o,c,i,j] · input[n, group(o)+c, row(y,i), column(x,j)], with
 //   row(y,i) = y·STRIDE + i·DILATION_HEIGHT − PADDING_TOP and column(x,j) = x·STRIDE + j·DILATION_WIDTH − PADDING_LEFT.
 // Activations are [replica, quad, channel, row, column] of vec4s: a vec4 holds the same value of four images.
-// Weights are [replica, o, c, i, j]. One invocation makes STRIP neighbouring values of CHANNELS maps: each value that it
+// Weights are [replica, o, c, i, j]. One invocation makes STRIP adjacent values of CHANNELS maps: each value that it
 // loads is used for several sums, held in registers.
 
 override QUADS: u32;
@@ -21,18 +21,18 @@ override DILATION_HEIGHT: u32;
 override DILATION_WIDTH: u32;
 override GROUPS: u32;
 override HAS_BIAS: bool;
-// One invocation of `forward` makes STRIP neighbouring pixels of CHANNELS maps; one of `backward_input` BACKWARD_STRIP
-// pixels of CHANNELS maps. At most TILE values in all. Each loads what TAPS neighbouring taps of a row of the kernel need, at
-// most ROW values, before it goes on to the next taps; TAPS divides KERNEL_WIDTH.
+// One invocation of `forward` makes STRIP adjacent pixels of CHANNELS maps; one of `backward_input` BACKWARD_STRIP
+// pixels of CHANNELS maps. At most TILE values in all. Each loads what TAPS adjacent taps of a kernel row need, at
+// most ROW values, before it moves on to the next taps; TAPS divides KERNEL_WIDTH.
 override CHANNELS: u32;
 override STRIP: u32;
 override BACKWARD_STRIP: u32;
 override TAPS: u32;
-// Rows of the output whose share of the weight gradient one invocation of `weight_parts` sums.
+// Rows of the output over which one invocation of `weight_parts` sums the weight gradient.
 override PART_ROWS: u32;
 // One invocation of `weight_parts` makes GRAD_CHANNELS maps of a tile, at most 8.
 override GRAD_CHANNELS: u32;
-// Invocations that share a sum of parts: a power of two, at most 64.
+// Invocations that share one sum over the parts: a power of two, at most 64.
 override SUM_LANES: u32;
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
@@ -60,15 +60,15 @@ override ROW_PARTS: u32 = (OUT_HEIGHT + PART_ROWS - 1u) / PART_ROWS;
 override PARTS: u32 = QUADS * ROW_PARTS;
 // Columns from the first of TAPS taps to the last.
 override SPAN: u32 = (TAPS - 1u) * DILATION_WIDTH;
-// A column's value for one pixel is its right neighbour's for the pixel before: then it moves from register to register.
+// A column's value for one pixel is its right neighbour's for the previous pixel: it then moves from register to register.
 override SLIDES: bool = STRIDE == 1u && DILATION_WIDTH == 1u && GRAD_COLUMNS % KERNEL_WIDTH == 0u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
-// The input at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it:
-// cheaper than a branch.
+// The input at a row and column counted from the edge of the padding. Outside, it loads from a clamped position and
+// discards the value: cheaper than a branch.
 fn padded_input(map: u32, row: u32, column: u32) -> vec4<f32> {
     let row_inside = row >= PADDING_TOP && row < IN_HEIGHT + PADDING_TOP;
     let inside = row_inside && column >= PADDING_LEFT && column < IN_WIDTH + PADDING_LEFT;
@@ -159,7 +159,7 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
         let out_channel = group * GROUP_OUT + o;
         let map = ((id.z * QUADS + quad) * OUT_CHANNELS + out_channel) * OUT_HEIGHT;
         for (var i = 0u; i < KERNEL_HEIGHT; i++) {
-            // Wraps to a huge number where it would be negative, and is then outside.
+            // Wraps around to a huge number where it would be negative, which then counts as outside.
             let numerator_y = y + PADDING_TOP - i * DILATION_HEIGHT;
             let row_inside = numerator_y % STRIDE == 0u && numerator_y / STRIDE < OUT_HEIGHT;
             let row_start = (map + min(numerator_y / STRIDE, OUT_HEIGHT - 1u)) * OUT_WIDTH;
@@ -276,7 +276,7 @@ fn weight_parts(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
 
 var<workgroup> tree: array<f32, 64>;
 
-// What invocation `lane` of the SUM_LANES adds up of element `index` of all parts.
+// The share of invocation `lane` of SUM_LANES in the sum of element `index` over all parts.
 fn sum_of_parts(replica: u32, index: u32, lane: u32) -> f32 {
     var sum = 0.0;
     for (var part = lane; part < PARTS; part += SUM_LANES) {

@@ -1,12 +1,12 @@
 // Log-softmax and negative log-likelihood with label smoothing, for the images of the batch:
 //   p = softmax(logits);  q = (1 − smoothing) · onehot(target) + smoothing / CLASSES
-//   loss = −Σ q · log p, one value an image;  grad_logits = (p − q) / images, the gradient of the mean
-// Lanes behind the last image get loss and gradient 0. `metrics` adds up a step and moves the state on.
+//   loss = −Σ q · log p, one value per image;  grad_logits = (p − q) / images, the gradient of the mean
+// Lanes past the last image get loss and gradient 0. `metrics` sums over a step and advances the state.
 
 override QUADS: u32;
 override CLASSES: u32;
 override BATCH_SIZE: u32;
-override SETTINGS: u32; // words of a replica in `state`
+override SETTINGS: u32; // words per replica in `state`
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
@@ -101,7 +101,7 @@ fn forward_eval(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     losses(id.z, quad, 0.0);
 }
 
-// One workgroup a replica.
+// One workgroup per replica.
 @compute @workgroup_size(64)
 fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
            @builtin(local_invocation_index) local: u32) {

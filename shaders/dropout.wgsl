@@ -1,9 +1,9 @@
-// In training a value is zero with probability rate, else multiplied by 1 / (1 − rate).
+// In training a value is zeroed with probability rate, otherwise multiplied by 1 / (1 − rate).
 // The mask is not stored: both passes draw the same random words, a function of (seed, layer, step, image, element).
 
-override ELEMENTS: u32; // vec4s of one replica
-override IMAGE_ELEMENTS: u32; // values of one image
-override SETTINGS: u32; // words of a replica in `state`
+override ELEMENTS: u32; // vec4s per replica
+override IMAGE_ELEMENTS: u32; // values per image
+override SETTINGS: u32; // words per replica in `state`
 override DROPOUT: u32; // first of this layer's settings: key of its random words, rate · 2³², 1 / (1 − rate)
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;

@@ -1,10 +1,10 @@
-// A convolution of stride 1 without groups (formula: conv2d.wgsl), fused with what stands before and behind it:
+// A convolution of stride 1 without groups (formula: conv2d.wgsl), fused with what comes before and after it:
 //   x = drop(pool(rectify(normalise(input))))    applied wherever the input is loaded
-//   output = rectify(x ∗ weight + bias)          and, for a batch normalisation that follows, mean and Σ(output − mean)²
-// The way back is fused_conv2d_backward.wgsl.
+//   output = rectify(x ∗ weight + bias)          and, for a following batch normalisation, mean and Σ(output − mean)²
+// The backward pass is in fused_conv2d_backward.wgsl.
 //
-// The batch is cut into PARTS of whole quads. Each part has a row in `sums`; whoever reads a sum adds up its rows in order. One
-// workgroup makes CHANNELS maps of one part, an invocation some neighbouring pixels of them at a time.
+// The batch is split into PARTS of whole quads. Each part has a row in `sums`; every reader of a sum adds up its rows
+// in order. One workgroup makes CHANNELS maps of one part; an invocation makes some adjacent pixels of them at a time.
 
 override QUADS: u32;
 override REPLICAS: u32;
@@ -17,14 +17,14 @@ override OUT_HEIGHT: u32;
 override OUT_WIDTH: u32;
 override KERNEL: u32;
 override PADDING: u32;
-// Where this layer's weights start in `packed`, for the two directions, and its bias, counted in vec4s. PACKED is the
-// length of one replica.
+// Where this layer's weights start in `packed`, for the two directions, and its bias, in vec4s. PACKED is the length
+// of one replica.
 override PACKED: u32;
 override FORWARD_WEIGHT: u32;
 override HAS_BIAS: bool;
 override BIAS: u32;
-// Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; maximum
-// over windows of POOL x POOL that touch; dropout.
+// Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; max
+// pooling over adjacent POOL x POOL windows; dropout.
 override IN_NORMALISE: bool;
 override IN_SCALE: u32;
 override IN_SHIFT: u32;
@@ -39,26 +39,26 @@ override IN_SLOPE: f32;
 override POOL: u32;
 override DROP: bool;
 override DROPOUT: u32; // first of its settings: key of its random words, rate · 2³², 1 / (1 − rate)
-override SETTINGS: u32; // words of a replica in `state`
-// Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
+override SETTINGS: u32; // words per replica in `state`
+// After: rectifier; batch normalisation, whose sums start at OUT_SUMS.
 override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
 override OUT_NORMALISE: bool;
 override OUT_SUMS: u32;
 
-@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before all that is applied on loading
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before everything that is applied on loading
 // Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> output: array<vec4<f32>>;
-// [part, replica, channel]: mean and Σ(x − mean)²; behind the parts one row with mean and 1/√(var + EPS) of the batch
+// [part, replica, channel]: mean and Σ(x − mean)²; after the parts one row with mean and 1/√(var + EPS) of the batch
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read_write> running: array<f32>;
 @group(0) @binding(5) var<storage, read_write> average_running: array<f32>;
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 
-// An invocation makes CHANNELS maps at a time, and of each a strip of neighbouring pixels. TAPS weights of a row of the kernel
-// go together, so that each value that is loaded counts for several sums and each sum is fetched once for several products.
+// An invocation makes CHANNELS maps at a time, and a strip of adjacent pixels of each. TAPS weights of a kernel row
+// are used together, so each loaded value contributes to several sums and each sum is fetched once for several products.
 const CHANNELS = 8u;
 const MOST_STRIP = 4u;
 const MOST_TAPS = 3u;
@@ -69,7 +69,7 @@ override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override OUT_TILES: u32 = (OUT_CHANNELS + CHANNELS - 1u) / CHANNELS;
 override OUT_VECTORS: u32 = (OUT_CHANNELS + 3u) / 4u; // vec4s of weights for all maps
 override OUT_STRIPS: u32 = (OUT_WIDTH + MOST_STRIP - 1u) / MOST_STRIP;
-override OUT_STRIP: u32 = (OUT_WIDTH + OUT_STRIPS - 1u) / OUT_STRIPS; // pixels of a strip, as even as can be
+override OUT_STRIP: u32 = (OUT_WIDTH + OUT_STRIPS - 1u) / OUT_STRIPS; // pixels per strip, as even as possible
 override TAPS: u32 = min(KERNEL, MOST_TAPS);
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
@@ -115,7 +115,7 @@ fn images_of_part(part: u32, images: u32) -> u32 {
     return min(max(images, first) - first, PART_QUADS * 4u);
 }
 
-// Joins mean and Σ(x − mean)² of two sets of values (Chan, Golub and LeVeque 1983).
+// Combines mean and Σ(x − mean)² of two sets of values (Chan, Golub and LeVeque 1983).
 struct Moments {
     count: f32,
     mean: vec4<f32>,
@@ -129,8 +129,7 @@ fn joined(a: Moments, b: Moments) -> Moments {
     return Moments(count, a.mean + apart * share, a.squares + b.squares + apart * apart * (a.count * share));
 }
 
-// Statistics of the batch for a channel of the input, from all parts; `first` writes down what the backward pass and
-// evaluation need.
+// Batch statistics of an input channel, from all parts; `first` stores what the backward pass and evaluation need.
 fn normalisation(replica: u32, c: u32, images: u32, first: bool) -> vec4<f32> {
     var all = Moments(0.0, vec4(0.0), vec4(0.0));
     for (var part = 0u; part < PARTS; part++) {
@@ -165,8 +164,8 @@ fn in_norm(replica: u32, c: u32, mean: f32, inv_std: f32) -> vec4<f32> {
     return vec4(scale, param(replica, IN_SHIFT, c) - mean * scale, mean, inv_std);
 }
 
-// x at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it: cheaper
-// than a branch.
+// x at a row and column counted from the edge of the padding. Outside, it loads from a clamped position and discards
+// the value: cheaper than a branch.
 fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u32) -> vec4<f32> {
     var inside = true;
     var y = min(row, IN_HEIGHT - 1u);
@@ -199,7 +198,7 @@ fn before_pool(raw: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
     return value;
 }
 
-// Dropout's mask: of a value, or of its gradient.
+// Dropout's mask, applied to a value or to its gradient.
 fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32> {
     if (!DROP) {
         return value;
@@ -211,7 +210,7 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
-// Sums of a strip: for each pixel four maps, the columns, and the next four.
+// Sums of a strip: for each pixel four maps (the columns), and the next four.
 struct Strip {
     first: array<mat4x4<f32>, MOST_STRIP>,
     second: array<mat4x4<f32>, MOST_STRIP>,
@@ -221,7 +220,7 @@ fn product(value: vec4<f32>, tap: vec4<f32>) -> mat4x4<f32> {
     return mat4x4<f32>(value * tap.x, value * tap.y, value * tap.z, value * tap.w);
 }
 
-// TAPS neighbouring values times their weights for four maps, added to the sums.
+// TAPS adjacent values times their weights for four maps, added to the sums.
 fn with_taps(before: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>, taps: array<vec4<f32>, MOST_TAPS>) -> mat4x4<f32> {
     var after = before + product(a, taps[0]);
     if (TAPS > 1u) {
@@ -237,7 +236,7 @@ fn weight_at(at: u32, vector: u32) -> vec4<f32> {
     return packed[at + min(vector, OUT_VECTORS - 1u)];
 }
 
-// A strip of CHANNELS maps from (y, x) on, before the rectifier.
+// A strip of CHANNELS maps starting at (y, x), before the rectifier.
 fn convolved(replica: u32, quad: u32, tile: u32, y: u32, x: u32) -> Strip {
     var first: array<mat4x4<f32>, MOST_STRIP>;
     var second: array<mat4x4<f32>, MOST_STRIP>;
@@ -294,18 +293,19 @@ fn store_output(replica: u32, quad: u32, o: u32, y: u32, x: u32, value: vec4<f32
     }
 }
 
-// What the first image has of four channels, rectified.
+// The first image's values in four channels, rectified.
 fn first_of(maps: mat4x4<f32>) -> vec4<f32> {
     return vec4(rectified(maps[0]).x, rectified(maps[1]).x, rectified(maps[2]).x, rectified(maps[3]).x);
 }
 
-// Sums over images of four channels, and of products.
+// Sums over images for four channels, and sums of products.
 struct Pair {
     sum: vec4<f32>,
     sum_of_products: vec4<f32>,
 }
 
-// Rectifies and writes one pixel of four maps from o on; adds to the sums of distances from `first` and of their squares.
+// Rectifies and writes one pixel of four maps starting at o; adds to the sums of differences from `first` and of
+// their squares.
 fn finish_pixel(before: Pair, replica: u32, quad: u32, o: u32, y: u32, x: u32, first: vec4<f32>, mask: vec4<f32>,
                 maps: mat4x4<f32>) -> Pair {
     var after = before;
@@ -330,7 +330,7 @@ fn finish_pixel(before: Pair, replica: u32, quad: u32, o: u32, y: u32, x: u32, f
     return after;
 }
 
-// Joins what the workgroup's invocations have of four maps from o on, and writes it down.
+// Combines the sums of the workgroup's invocations for four maps starting at o, and stores them.
 fn store_sums(replica: u32, part: u32, o: u32, local: u32, count: f32, first: vec4<f32>, all: Pair) {
     let apart = all.sum / max(count, 1.0);
     tree_count[local] = count;
@@ -367,7 +367,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
     let part = group.x / OUT_TILES;
     let tile = group.x % OUT_TILES;
     let o = tile * CHANNELS;
-    // Values around this invocation's first ones, so that a large mean does not cancel.
+    // Values relative to this invocation's first ones, so a large mean causes no cancellation.
     var count = 0.0;
     var start_first = vec4(0.0);
     var start_second = vec4(0.0);

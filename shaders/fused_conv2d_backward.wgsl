@@ -1,8 +1,10 @@
-// The gradient of what fused_conv2d.wgsl computes: from that of the output, through batch normalisation and rectifier behind
-// the convolution, to weight and bias and through all that is applied on loading to the input.
-// `backward` makes both in one launch: some workgroups the gradient of the input, the others that of weight and bias.
+// The gradient of what fused_conv2d.wgsl computes: from that of the output, through the batch normalisation and
+// rectifier after the convolution, to weight and bias, and through everything applied on loading to the input.
+// `backward` does both in one launch: some workgroups compute the gradient of the input, the others that of weight
+// and bias.
 //
-// The batch is cut into PARTS of whole quads. Each part has a row in `grads`; whoever reads a sum adds up its rows in order.
+// The batch is split into PARTS of whole quads. Each part has a row in `grads`; every reader of a sum adds up its
+// rows in order.
 
 override QUADS: u32;
 override REPLICAS: u32;
@@ -15,13 +17,13 @@ override OUT_HEIGHT: u32;
 override OUT_WIDTH: u32;
 override KERNEL: u32;
 override PADDING: u32;
-// Where this layer's weights start in `packed`, for the two directions, and its bias, counted in vec4s. PACKED is the
-// length of one replica.
+// Where this layer's weights start in `packed`, for the two directions, and its bias, in vec4s. PACKED is the length
+// of one replica.
 override PACKED: u32;
 override BACKWARD_WEIGHT: u32;
 override HAS_BIAS: bool;
-// Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; maximum
-// over windows of POOL x POOL that touch; dropout.
+// Before: batch normalisation, whose parameters are vec4s in `packed` and whose sums start at IN_SUMS; rectifier; max
+// pooling over adjacent POOL x POOL windows; dropout.
 override IN_NORMALISE: bool;
 override IN_SCALE: u32;
 override IN_SHIFT: u32;
@@ -31,14 +33,14 @@ override IN_SLOPE: f32;
 override POOL: u32;
 override DROP: bool;
 override DROPOUT: u32; // first of its settings: key of its random words, rate · 2³², 1 / (1 − rate)
-override SETTINGS: u32; // words of a replica in `state`
-// Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
+override SETTINGS: u32; // words per replica in `state`
+// After: rectifier; batch normalisation, whose sums start at OUT_SUMS.
 override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
 override OUT_NORMALISE: bool;
 override OUT_SUMS: u32;
 override OUT_SCALE: u32;
-// Gradients: first element in a row of `grads`, which has GRADS.
+// Gradients: first element in a row of `grads`, which has GRADS elements.
 override GRADS: u32;
 override GRAD_WEIGHT: u32;
 override GRAD_BIAS: u32;
@@ -47,28 +49,28 @@ override GRAD_IN_SHIFT: u32;
 override GRAD_OUT_SCALE: u32;
 override GRAD_OUT_SHIFT: u32;
 override GRAD_LANES: u32; // invocations that share a tile of the weight gradient: a power of two, at most 64
-override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient of the input
+override INPUT_GROUPS: u32; // workgroups of `backward` that compute the gradient of the input
 
-@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before all that is applied on loading
+@group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before everything that is applied on loading
 // Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
-// [part, replica, channel]: mean and Σ(x − mean)²; behind the parts one row with mean and 1/√(var + EPS) of the batch
+// [part, replica, channel]: mean and Σ(x − mean)²; after the parts one row with mean and 1/√(var + EPS) of the batch
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 @group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
-@group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of what normalises it
+@group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of its normalised values
 @group(0) @binding(9) var<storage, read_write> grads: array<f32>; // [part, element]
 @group(0) @binding(10) var<storage, read> made: array<vec4<f32>>; // the output, in the backward pass
 
 const CHANNELS = 4u;
 const STRIP = 4u;
-// With a 3x3 kernel and large maps an invocation makes a block instead, which loads less for each sum.
+// With a 3x3 kernel and large maps, an invocation makes a block instead, which loads less for each sum.
 const BLOCK_ROWS = 3u;
 const BLOCK_COLUMNS = 2u;
 const MOST_PIXELS = 6u;
-const SMALL = 64u; // pixels of a map that is not worth it
-const ROW = 16u; // values of a row that an invocation holds; KERNEL is at most 13
+const SMALL = 64u; // pixels of a map too small for that
+const ROW = 16u; // row values that an invocation holds; KERNEL is at most 13
 // A tile of the weight gradient: output channels by columns, a column being a (c, i, j) of the kernel.
 const GRAD_CHANNELS = 8u;
 const GRAD_COLUMNS = 9u;
@@ -86,7 +88,8 @@ override IN_ROWS: u32 = select(IN_HEIGHT, (IN_HEIGHT + BLOCK_ROWS - 1u) / BLOCK_
 override RAW_HEIGHT: u32 = IN_HEIGHT * POOL;
 override RAW_WIDTH: u32 = IN_WIDTH * POOL;
 override COLUMNS: u32 = IN_CHANNELS * KERNEL * KERNEL;
-// A column's value for one pixel is that of the kernel's next row for the pixel above: then it moves from register to register.
+// A column's value for one pixel is that of the next kernel row for the pixel above: it then moves from register to
+// register.
 override SLIDES: bool = GRAD_COLUMNS % (KERNEL * KERNEL) == 0u;
 override GRAD_ACROSS: u32 = min(OUT_WIDTH, GRAD_LANES);
 override BANDS: u32 = GRAD_LANES / GRAD_ACROSS;
@@ -94,7 +97,7 @@ override BAND: u32 = (OUT_HEIGHT + BANDS - 1u) / BANDS; // rows
 
 // x̂ · weight + bias of the input as value · scale + shift, with mean and 1/√(var + EPS)
 var<workgroup> in_norms: array<vec4<f32>, MOST_CHANNELS>;
-// Gradient behind the batch normalisation to that before it: a · gradient + b · output + c
+// From the gradient after the batch normalisation to that before it: a · gradient + b · output + c
 var<workgroup> out_norms: array<vec4<f32>, MOST_CHANNELS>;
 var<workgroup> tree_a: array<vec4<f32>, 64>;
 var<workgroup> tree_b: array<vec4<f32>, 64>;
@@ -134,8 +137,8 @@ fn in_norm(replica: u32, c: u32, mean: f32, inv_std: f32) -> vec4<f32> {
     return vec4(scale, param(replica, IN_SHIFT, c) - mean * scale, mean, inv_std);
 }
 
-// x at a row and column that count from the edge of the padding. Outside it loads a clamped place and drops it: cheaper
-// than a branch.
+// x at a row and column counted from the edge of the padding. Outside, it loads from a clamped position and discards
+// the value: cheaper than a branch.
 fn loaded(replica: u32, quad: u32, c: u32, norm: vec4<f32>, row: u32, column: u32) -> vec4<f32> {
     var inside = true;
     var y = min(row, IN_HEIGHT - 1u);
@@ -168,7 +171,7 @@ fn before_pool(raw: vec4<f32>, norm: vec4<f32>) -> vec4<f32> {
     return value;
 }
 
-// Dropout's mask: of a value, or of its gradient.
+// Dropout's mask, applied to a value or to its gradient.
 fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32> {
     if (!DROP) {
         return value;
@@ -203,7 +206,7 @@ fn row_of_taps(sums_here: mat4x4<f32>, a: vec4<f32>, b: vec4<f32>, c: vec4<f32>,
     return sums_here + product(a, taps[0]) + product(b, taps[1]) + product(c, taps[2]);
 }
 
-// One row of four values under a 3x3 kernel: it is row i of the kernel for the pixels i rows above it.
+// One row of four values under a 3x3 kernel: for the pixels i rows above it, it is under row i of the kernel.
 fn add_row(before: Block, number: u32, v: array<vec4<f32>, 4>, first: array<vec4<f32>, 3>,
            second: array<vec4<f32>, 3>, third: array<vec4<f32>, 3>) -> Block {
     var after = before;
@@ -249,7 +252,7 @@ fn pixels_of(blocks: Block) -> Pixels {
     return made_here;
 }
 
-// Sums over images of four channels, and of products.
+// Sums over images for four channels, and sums of products.
 struct Pair {
     sum: vec4<f32>,
     sum_of_products: vec4<f32>,
@@ -270,7 +273,7 @@ fn out_norm(replica: u32, o: u32, images: u32) -> vec4<f32> {
     return vec4(a, -slope, slope * norm.x - a * (sum / count), 0.0);
 }
 
-// Gradient of the convolution's result at a place of `grad_output`.
+// Gradient of the convolution's result at an index of `grad_output`.
 fn upstream(at: u32, norm: vec4<f32>, mask: vec4<f32>) -> vec4<f32> {
     var gradient = grad_output[at];
     if (OUT_NORMALISE) {
@@ -303,8 +306,8 @@ fn out_norm_of(o: u32) -> vec4<f32> {
     return out_norms[o];
 }
 
-// Writes the gradient of one value of x back to the places of the input that it came from; returns its sum over images and
-// places, and that of its product with x̂.
+// Writes the gradient of one value of x back to the positions of the input that it came from; returns its sum over
+// images and positions, and the sum of its product with x̂.
 fn store_gradient(replica: u32, quad: u32, c: u32, y: u32, x: u32, of_x: vec4<f32>) -> vec2<f32> {
     var sum = vec4(0.0);
     var sum_normalised = vec4(0.0);
@@ -360,7 +363,7 @@ fn upstream_at(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>
 }
 
 fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32>) -> array<vec4<f32>, 4> {
-    // In a loop: twenty copies in all are too much for some compilers.
+    // A loop: twenty copies in all are too much for some compilers.
     var row_here: array<vec4<f32>, 4>;
     for (var q = 0u; q < 4u; q++) {
         row_here[q] = upstream_at(map, row, column + q, norm, mask);
@@ -368,11 +371,11 @@ fn upstream_row(map: u32, row: u32, column: u32, norm: vec4<f32>, mask: vec4<f32
     return row_here;
 }
 
-// Gradient of x for a block from (y, x) on: the convolution with the kernel turned by half a turn.
+// Gradient of x for a block starting at (y, x): the convolution with the kernel rotated by 180°.
 fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Block {
     let zero = mat4x4<f32>();
     var whole = Block(zero, zero, zero, zero, zero, zero);
-    // Wraps to a huge number where it is negative, and is then outside.
+    // Wraps around to a huge number where it is negative, which then counts as outside.
     let row = y + PADDING - 2u;
     let column = x + PADDING - 2u;
     for (var o = 0u; o < OUT_CHANNELS; o++) {
@@ -391,14 +394,14 @@ fn gradient_block(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4
     return whole;
 }
 
-// Gradient of x for a strip from (y, x) on.
+// Gradient of x for a strip starting at (y, x).
 fn gradient_strip(replica: u32, quad: u32, tile: u32, y: u32, x: u32, mask: vec4<f32>) -> Pixels {
     var here: array<mat4x4<f32>, STRIP>;
     for (var o = 0u; o < OUT_CHANNELS; o++) {
         let norm = out_norm_of(o);
         let map = ((replica * QUADS + quad) * OUT_CHANNELS + o) * OUT_HEIGHT;
         for (var i = 0u; i < KERNEL; i++) {
-            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j. What is negative wraps to a huge number.
+            // row[q] is what tap j of pixel x + p reads, for q = p + KERNEL − 1 − j. Negative indices wrap to huge ones.
             var row: array<vec4<f32>, ROW>;
             for (var q = 0u; q < STRIP + KERNEL - 1u; q++) {
                 row[q] = upstream_at(map, y + PADDING - i, x + q + PADDING + 1u - KERNEL, norm, mask);
@@ -461,7 +464,8 @@ fn input_gradient(replica: u32, group: u32, local: u32, images: u32) {
     }
 }
 
-// Gradients of four maps from channel `first` on at one place; v * matrix is then the product of v with each, over images.
+// Gradients of four maps from channel `first` on at one place; v * matrix is then the product of v with each, summed
+// over images.
 fn upstream_of_four(replica: u32, quad: u32, first: u32, y: u32, x: u32, mask: vec4<f32>) -> mat4x4<f32> {
     let map = (replica * QUADS + quad) * OUT_CHANNELS;
     let o = min(vec4(first, first + 1u, first + 2u, first + 3u), vec4(OUT_CHANNELS - 1u));
@@ -480,7 +484,7 @@ fn store_weight_gradient(replica: u32, part: u32, o: u32, column: u32, total: f3
     }
 }
 
-// Adds up what the GRAD_LANES invocations of each tile have; the first of them gets the sums.
+// Adds up the values of the GRAD_LANES invocations of each tile; the first of them gets the sums.
 fn sum_over_lanes(local: u32, a: vec4<f32>, b: vec4<f32>) -> Pair {
     if (GRAD_LANES == 1u) {
         return Pair(a, b);
@@ -498,8 +502,8 @@ fn sum_over_lanes(local: u32, a: vec4<f32>, b: vec4<f32>) -> Pair {
     return Pair(tree_a[local], tree_b[local]);
 }
 
-// A workgroup makes 64 / GRAD_LANES tiles. The invocations of a tile stand side by side in a row of the map, and if it is
-// shorter, in several bands of rows; each goes down its band, image by image.
+// A workgroup makes 64 / GRAD_LANES tiles. The invocations of a tile are placed side by side along a row of the map
+// and, if it is shorter, in several bands of rows; each works down its band, image by image.
 fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
     let column_tiles = (COLUMNS + GRAD_COLUMNS - 1u) / GRAD_COLUMNS;
     let channel_tiles = (OUT_CHANNELS + GRAD_CHANNELS - 1u) / GRAD_CHANNELS;
@@ -522,7 +526,7 @@ fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
             tap_norm[k] = in_norms[tap_channel[k]];
         }
     }
-    // For each column, of the first four channels and of the next four.
+    // For each column, the first four channels and the next four.
     var totals_a: array<vec4<f32>, GRAD_COLUMNS>;
     var totals_b: array<vec4<f32>, GRAD_COLUMNS>;
     var bias_a = vec4(0.0);
@@ -598,7 +602,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     let images = state[2];
     load_norms(group.z, local, images);
     workgroupBarrier();
-    // The two kinds spread evenly, as devices share out workgroups in order.
+    // Interleaves the two kinds evenly, since devices assign workgroups in order.
     let weight_groups = groups.x - INPUT_GROUPS;
     let weights_before = group.x * weight_groups / groups.x;
     if ((group.x + 1u) * weight_groups / groups.x == weights_before) {
@@ -608,7 +612,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
     }
 }
 
-// For a layer below which nothing is trained.
+// For a layer with nothing trainable below it.
 @compute @workgroup_size(64)
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let images = state[2];
@@ -617,8 +621,8 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
     weight_gradient(group.z, group.x, local, images);
 }
 
-// The gradient of the convolution's result on its own, where it would be computed too often on loading. A workgroup makes
-// one map of one quad.
+// The gradient of the convolution's result as a separate pass, where it would be recomputed too often on loading. A
+// workgroup makes one map of one quad.
 @compute @workgroup_size(64)
 fn backward_output(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let images = state[2];

@@ -1,11 +1,11 @@
-// Group normalisation of each image n, the channels c of group G and their pixels p, M values in all:
+// Group normalisation of each image n over the channels c of group G and their pixels p, M values in all:
 //   mean = Σ x / M;  var = Σ (x − mean)² / M;  inv_std = 1/√(var + EPS);  x̂ = (x − mean) · inv_std
 //   output = x̂ · weight[c] + bias[c]
 //   grad_bias[c] = Σ n,p g;  grad_weight[c] = Σ n,p g·x̂
 //   grad_input = inv_std · (weight[c]·g − Σ c,p weight[c]·g / M − x̂ · Σ c,p weight[c]·g·x̂ / M)
-// where g is grad_output. Sums of x are taken around the group's first value, so that a large mean does not cancel. A
-// workgroup has one map of four images; for what concerns the group it adds up the sums of its maps, each workgroup the same.
-// Nothing passes between images, so the lanes behind the batch, which have no gradient, get none.
+// where g is grad_output. Sums of x are taken relative to the group's first value, so a large mean causes no
+// cancellation. A workgroup handles one map of four images; for group-wide values, each workgroup adds up the sums of
+// the group's maps itself. Nothing passes between images, so the lanes past the batch, which have no gradient, get none.
 
 override QUADS: u32;
 override CHANNELS: u32;
@@ -25,7 +25,7 @@ override EPS: f32;
 @group(0) @binding(9) var<storage, read_write> grad_bias: array<f32>;
 @group(0) @binding(10) var<storage, read_write> grad_sums: array<vec4<f32>>; // [replica, quad, channel, 2]
 
-override MAPS: u32 = QUADS * CHANNELS; // of a replica
+override MAPS: u32 = QUADS * CHANNELS; // per replica
 override GROUP_CHANNELS: u32 = CHANNELS / GROUPS;
 override COUNT: f32 = f32(GROUP_CHANNELS * PIXELS);
 
@@ -45,12 +45,12 @@ fn add_up(local: u32, first: vec4<f32>, second: vec4<f32>) {
     workgroupBarrier();
 }
 
-// The first map of the group of a map, both counted over all replicas.
+// The first map of a map's group, both counted over all replicas.
 fn first_map(map: u32) -> u32 {
     return map - map % GROUP_CHANNELS;
 }
 
-// Σ d and Σ d² of a map, d being the distance from the group's first value.
+// Σ d and Σ d² of a map, d being the difference from the group's first value.
 @compute @workgroup_size(64)
 fn map_sums(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) local: u32) {

@@ -1,19 +1,19 @@
-// The end of a network in one launch: mean over PIXELS, a linear layer, log-softmax and loss (formulas: cross_entropy.wgsl),
-// and in training the gradient down to the input.
+// The end of a network in one launch: mean over PIXELS, linear layer, log-softmax and loss (formulas:
+// cross_entropy.wgsl), and in training the gradient down to the input.
 //   mean[k] = Σ input[k, pixel] / PIXELS;  logits[j] = bias[j] + Σ k  weight[j,k] · mean[k]
-// A 1x1 convolution before the global mean is the same as a linear layer behind it. One workgroup a part of the batch.
+// A 1x1 convolution before the global mean equals a linear layer after it. One workgroup per part of the batch.
 
 override QUADS: u32;
 override PARTS: u32;
 override CHANNELS: u32;
 override PIXELS: u32;
 override CLASSES: u32;
-override SETTINGS: u32; // words of a replica in `state`
+override SETTINGS: u32; // words per replica in `state`
 override HAS_BIAS: bool;
-override PACKED: u32; // vec4s of a replica in `packed`
-override WEIGHT: u32; // first vec4 of this layer's weights [j, k], and of its bias
+override PACKED: u32; // vec4s per replica in `packed`
+override WEIGHT: u32; // first vec4 of this layer's weights [j, k]; likewise its bias
 override BIAS: u32;
-override GRADS: u32; // elements of a row of `grads`
+override GRADS: u32; // elements per row of `grads`
 override GRAD_WEIGHT: u32;
 override GRAD_BIAS: u32;
 
@@ -86,7 +86,7 @@ fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0 - smoothing), wanted == vec4(class_index)) + smoothing / f32(CLASSES);
 }
 
-// Losses and hits of a quad, by one invocation.
+// Losses and hits of a quad, computed by one invocation.
 fn judge(replica: u32, quad: u32, smoothing: f32) {
     let wanted = targets[replica * QUADS + quad];
     var max_logit = values[0];

@@ -1,5 +1,5 @@
 // output[n,c,y,x] = max i,j  input[n,c, y·STRIDE+i−PADDING, x·STRIDE+j−PADDING]; padding never wins.
-// The gradient goes to the first maximum of each window in row-major order. It is found again from the input.
+// The gradient goes to the first maximum of each window in row-major order. The backward pass recomputes it from the input.
 
 override QUADS: u32;
 override CHANNELS: u32;
@@ -25,7 +25,7 @@ fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
 }
 
 struct Window {
-    value: vec4<f32>, // the maximum for each of four images
+    value: vec4<f32>, // the maximum of each of four images
     place: vec4<u32>, // where it is: index within the feature map
 }
 
@@ -64,7 +64,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     output[id.z * QUADS * CHANNELS * OUT_HEIGHT * OUT_WIDTH + index] = best.value;
 }
 
-// Each input adds up what the windows that it wins pass down.
+// Each input sums the gradients of the windows in which it is the maximum.
 @compute @workgroup_size(64)
 fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);

@@ -1,11 +1,11 @@
-// output = input1 · input2, element by element; one of them may be a gate, a value for each map:
+// output = input1 · input2, elementwise; one of them may be a gate, one value per map:
 //   output[n,c,y,x] = input1[n,c,y,x] · input2[n,c]
 
-override ELEMENTS: u32; // vec4s of the output of one replica
-override MAP: u32; // pixels of a map
+override ELEMENTS: u32; // vec4s of the output per replica
+override MAP: u32; // pixels per map
 override GATE1: bool; // input1 is the gate
 override GATE2: bool;
-override SECOND: bool = false; // backward: make the gradient of input2
+override SECOND: bool = false; // backward: compute the gradient of input2
 
 @group(0) @binding(0) var<storage, read> input1: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> input2: array<vec4<f32>>;
@@ -25,7 +25,7 @@ fn second(at: u32) -> vec4<f32> {
     return input2[select(at, at / MAP, GATE2)];
 }
 
-// A replica's ELEMENTS are whole maps, so that indices of all replicas divide as those of one.
+// A replica's ELEMENTS are whole maps, so `at / MAP` works across replicas too.
 @compute @workgroup_size(64)
 fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);
@@ -36,7 +36,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     output[at] = first(at) * second(at);
 }
 
-// The gradient of one input is that of the output times the other one; a gate's is the sum over its map.
+// The gradient of one input is that of the output times the other input; a gate's is the sum over its map.
 @compute @workgroup_size(64)
 fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);

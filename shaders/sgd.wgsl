@@ -1,9 +1,9 @@
-// Stochastic gradient descent with momentum, as PyTorch writes it, for all parameters of all replicas at once:
+// Stochastic gradient descent with momentum, as in PyTorch, for all parameters of all replicas at once:
 //   g = grad + weight_decay · p;  v = MOMENTUM · v + g;  p = p − rate · (v, or g + MOMENTUM · v with Nesterov)
 
 override ELEMENTS: u32;
-override PARTS: u32; // rows of `grads`, whose sum is the gradient
-override SETTINGS: u32; // words of a replica in `state`
+override PARTS: u32; // rows of `grads`; their sum is the gradient
+override SETTINGS: u32; // words per replica in `state`
 override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override MOMENTUM: f32;
@@ -12,7 +12,7 @@ override NESTEROV: bool;
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
-@group(0) @binding(3) var<storage, read> owners: array<u32>; // of each element: 2 · replica, and 1 more where weight decay acts
+@group(0) @binding(3) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies
 @group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // [replica, step]
 // next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
 @group(0) @binding(5) var<storage, read> state: array<u32>;
@@ -62,7 +62,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     params[index] = sgd(index);
 }
 
-// And the moving average of the parameters, as average.wgsl has it.
+// Also updates the moving average of the parameters, as in average.wgsl.
 @compute @workgroup_size(64)
 fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
     let index = linear_index(id, groups);

@@ -1,4 +1,4 @@
-//! How fast a model trains on a device, and how far that is from what the device could do. No accuracy is measured.
+//! How fast a model trains on a device, compared with what the device could do. Accuracy is not measured.
 
 use std::path::Path;
 use std::time::Instant;
@@ -23,24 +23,24 @@ mod work;
 pub use scaling::{Point, Quantity, chart, scaling};
 pub(crate) use work::forward_flops;
 
-/// What is measured besides the model, whose own batch size it is.
+/// What to measure besides the model, whose own batch size is used.
 #[derive(Debug, Clone)]
 pub struct Options<'a> {
-    /// As `--device` says it.
+    /// As given to `--device`.
     pub device: &'a str,
-    /// Threads of the CPU engine; `None`: one for each processor.
+    /// Threads of the CPU engine; `None` uses one per processor.
     pub threads: Option<usize>,
-    /// Nets side by side.
+    /// Nets trained side by side.
     pub replicas: usize,
-    /// Steps of a repeat, at most [`MOST_STEPS`]; `None`: as many as take half a second.
+    /// Steps per repeat, at most [`MOST_STEPS`]; `None` takes as many as fit half a second.
     pub steps: Option<usize>,
-    /// How a GPU carries it out.
+    /// How a GPU runs it.
     pub gpu: GpuOptions,
-    /// Data set to train on; images are made up if there is none, or none that fits the model.
+    /// Dataset to train on; images are generated if there is none, or none that fits the model.
     pub data: &'a Path,
 }
 
-/// What was measured.
+/// Results of a measurement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Version of shadernet.
@@ -51,42 +51,42 @@ pub struct Report {
     pub model: String,
     /// Its trained parameters.
     pub parameters: usize,
-    /// Images of a step, for each net.
+    /// Images per step, for each net.
     pub batch_size: usize,
-    /// Nets side by side.
+    /// Nets trained side by side.
     pub replicas: usize,
     /// Training images.
     pub images: usize,
-    /// True if the images are made up.
+    /// True if the images are generated.
     pub generated: bool,
     /// From the choice of the device to the end of the first step.
     pub start_up: StartUp,
     /// A step in the middle of training.
     pub step: Step,
-    /// What a training step is on a GPU; `None` on the CPU engine, which has no plan.
+    /// The plan of a training step on a GPU; `None` on the CPU engine, which has no plan.
     pub plan: Option<Planned>,
-    /// What the device can do at best.
+    /// The device's peak rates.
     pub ceilings: Ceilings,
     /// The shortest step that the ceilings allow.
     pub bound: Bound,
-    /// Every launch of a step; `None` on the CPU engine, and on a GPU without a clock for it.
+    /// Every launch of a step; `None` on the CPU engine, and on a GPU without a clock.
     pub launches: Option<Vec<LaunchTime>>,
 }
 
 /// Seconds until the first step was done.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct StartUp {
-    /// All of it, the images in memory at its beginning.
+    /// Total, starting with the images in memory.
     pub seconds: f64,
-    /// Looking for adapters; on the CPU engine, nothing.
+    /// Looking for adapters; 0 on the CPU engine.
     pub find_seconds: f64,
     /// Opening the adapter; `None` on the CPU engine.
     pub open_seconds: Option<f64>,
     /// Compiling all kernels of training and evaluation; `None` on the CPU engine.
     pub pipelines_seconds: Option<f64>,
-    /// Handing data set and settings to the driver; `None` on the CPU engine.
+    /// Handing dataset and settings to the driver; `None` on the CPU engine.
     pub upload_seconds: Option<f64>,
-    /// The first step. On a GPU it waits for what of the upload is still under way.
+    /// The first step. On a GPU it waits for the rest of the upload.
     pub first_step_seconds: f64,
 }
 
@@ -95,49 +95,49 @@ pub struct StartUp {
 pub struct Step {
     /// Repeats that were timed.
     pub repeats: usize,
-    /// Steps of each.
+    /// Steps in each.
     pub steps: usize,
-    /// Milliseconds a step, all nets together: the median of the repeats.
+    /// Milliseconds per step, all nets together: the median of the repeats.
     pub milliseconds: f64,
     /// The same in the fastest repeat.
     pub fastest_milliseconds: f64,
     /// The same in the slowest.
     pub slowest_milliseconds: f64,
-    /// Training images a second, the images of each net counted.
+    /// Training images per second, counting the images of each net.
     pub images_per_second: f64,
-    /// Seconds that an epoch's steps take.
+    /// Seconds per epoch, training steps only.
     pub epoch_seconds: f64,
-    /// 10⁹ multiplications and additions of a step's convolutions and linear layers.
+    /// 10⁹ multiplications and additions in a step's convolutions and linear layers.
     pub gflop: f64,
-    /// The same a second.
+    /// The same per second.
     pub gflop_per_second: f64,
 }
 
-/// What a step is on a GPU.
+/// The plan of a step on a GPU.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Planned {
-    /// Launches a step.
+    /// Launches per step.
     pub dispatches: usize,
     /// Bytes of working memory.
     pub memory_bytes: u64,
-    /// What they would be if no tensors shared their place.
+    /// What they would be without sharing.
     pub unshared_bytes: u64,
-    /// Bytes that the launches read and write at least.
+    /// Minimum bytes that the launches read and write.
     pub traffic_bytes: f64,
 }
 
-/// What a device can do at best, measured.
+/// A device's measured peak rates.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Ceilings {
-    /// 10⁹ multiplications and additions a second.
+    /// 10⁹ multiplications and additions per second.
     pub gflop_per_second: f64,
-    /// 10⁹ bytes read and written a second; `None` on the CPU engine, whose traffic no plan tells.
+    /// 10⁹ bytes read and written per second; `None` on the CPU engine, which has no plan to count traffic by.
     pub gb_per_second: Option<f64>,
-    /// Microseconds of a launch that does nothing but wait for the one before; `None` on the CPU engine.
+    /// Microseconds per launch that only waits for the previous one; `None` on the CPU engine.
     pub dispatch_microseconds: Option<f64>,
 }
 
-/// The shortest step that the ceilings allow: the longer of arithmetic and memory traffic, and the launches.
+/// The shortest step that the ceilings allow: the longer of arithmetic and memory traffic, plus the launches.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Bound {
     /// Milliseconds of the arithmetic.
@@ -146,34 +146,34 @@ pub struct Bound {
     pub memory_milliseconds: f64,
     /// Milliseconds of the launches; 0 on the CPU engine.
     pub dispatch_milliseconds: f64,
-    /// Milliseconds in all.
+    /// Milliseconds in total.
     pub milliseconds: f64,
-    /// What of it is reached: this bound over the measured time.
+    /// The fraction reached: this bound over the measured time.
     pub reached: f64,
 }
 
-/// A launch by the device's own clock: the median of some steps.
+/// A launch by the device's clock: the median of several steps.
 #[derive(Debug, Clone, Serialize)]
 pub struct LaunchTime {
     /// `conv2.forward`.
     pub launch: String,
     /// Microseconds.
     pub microseconds: f64,
-    /// Its part of the sum over all launches.
+    /// Its fraction of the sum over all launches.
     pub share: f64,
-    /// 10⁹ multiplications and additions a second.
+    /// 10⁹ multiplications and additions per second.
     pub gflop_per_second: f64,
-    /// 10⁹ bytes read and written a second, of those that it needs at least.
+    /// 10⁹ bytes read and written per second, counting the minimum needed.
     pub gb_per_second: f64,
 }
 
-/// Most steps of a repeat.
+/// Maximum number of steps per repeat.
 pub const MOST_STEPS: usize = 65_536;
 const REPEATS: usize = 5;
-/// What a repeat lasts if nobody says how many steps it has.
+/// Duration of a repeat if the number of steps isn't given.
 const REPEAT_SECONDS: f64 = 0.5;
 const WARM_UP_SECONDS: f64 = 0.25;
-/// Images that are made up: as many as MNIST has, or as many as fill this many bytes.
+/// Generated images: as many as in MNIST, or as many as fit this many bytes.
 const MADE_IMAGES: usize = 60_000;
 const MADE_BYTES: usize = 64 << 20;
 const SEED: u32 = 1;
@@ -181,7 +181,7 @@ const SEED: u32 = 1;
 /// Measures the training of `model` on a device.
 ///
 /// # Errors
-/// A device that is not there, cannot be opened or fails; a data set that cannot be read.
+/// A device that is missing, cannot be opened or fails; a dataset that cannot be read.
 ///
 /// # Examples
 /// ```no_run
@@ -199,7 +199,7 @@ const SEED: u32 = 1;
 /// ```
 pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let data = Data::new(model, options.data)?;
-    // The learning rate of every step of a repeat; every repeat begins at the first.
+    // The learning rate of every step of a repeat; every repeat starts at the first.
     let steps_per_epoch = data.train.count.div_ceil(model.train.batch_size.min(data.train.count));
     let train = TrainConfig { epochs: MOST_STEPS.div_ceil(steps_per_epoch), ..model.train.clone() };
     let replicas = Replica::of_seeds(model, &train, (SEED..).take(options.replicas));
@@ -245,14 +245,14 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     })
 }
 
-/// A device, and when and in how many seconds it was found.
+/// A device, when it was found and how many seconds that took.
 struct Found {
     device: Device,
     start: Instant,
     seconds: f64,
 }
 
-/// What the two kinds of engines have in common.
+/// What the two kinds of engine have in common.
 struct Measured {
     batch_size: usize,
     start_up: StartUp,
@@ -339,7 +339,7 @@ fn on_gpu(
     Ok(Measured { batch_size: plan.batch_size, start_up, times, plan: Some(planned), ceilings, launches })
 }
 
-/// a ÷ b; 0 where a coarse clock saw no time pass.
+/// a ÷ b; 0 if a coarse clock measured no time.
 fn quotient(a: f64, b: f64) -> f64 {
     if b > 0.0 { a / b } else { 0.0 }
 }
@@ -355,7 +355,7 @@ fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
     seconds(engine, 1)
 }
 
-/// Seconds of so many steps, counted from the first.
+/// Seconds for the first `steps` steps.
 fn seconds(engine: &mut dyn Engine, steps: usize) -> Result<f64> {
     engine.set_step(0)?;
     let start = Instant::now();
@@ -363,7 +363,7 @@ fn seconds(engine: &mut dyn Engine, steps: usize) -> Result<f64> {
     Ok(start.elapsed().as_secs_f64())
 }
 
-/// Seconds of every launch of a step, or `None` without a clock: medians of some steps.
+/// Seconds of every launch of a step, or `None` without a clock: medians over several steps.
 fn launch_seconds(engine: &mut GpuEngine) -> Result<Option<Vec<f64>>> {
     engine.set_step(0)?;
     let mut steps = Vec::new();
@@ -381,7 +381,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Seconds a step, of every repeat.
+/// Seconds per step, for each repeat.
 struct Times {
     steps: usize,
     repeats: [f64; REPEATS],
@@ -439,7 +439,7 @@ impl Bound {
     }
 }
 
-/// Images to train on. Their content makes no difference to the time.
+/// Images to train on. Their content doesn't affect the time.
 struct Data {
     train: Images,
     test: Images,
@@ -449,7 +449,7 @@ struct Data {
 }
 
 impl Data {
-    /// The data set in `dir`, or made up images of the model's shape if it is not there or does not fit.
+    /// The dataset in `dir`, or generated images of the model's shape if it is missing or doesn't fit.
     fn new(model: &Model, dir: &Path) -> Result<Self> {
         if dir.is_dir() {
             let data = TrainingData::load(dir, model.input, 0)?;

@@ -1,4 +1,4 @@
-//! Model and training descriptions as the user writes them: TOML keys and their ranges, no arithmetic.
+//! Model and training descriptions as users write them: TOML keys and their ranges, no arithmetic.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,11 +15,11 @@ pub(crate) use read::{Document, MAX_TEXT, from_table, nearest, shortened, unknow
 pub struct ModelConfig {
     /// Where the text came from, for messages.
     pub path: String,
-    /// Name of the model; run folders are called after it.
+    /// Name of the model, also used for run folders.
     pub name: String,
     /// Shape of one input image.
     pub input: Shape,
-    /// Names of the classes; without them the data set's are used.
+    /// Names of the classes; without them the dataset's are used.
     pub classes: Option<Vec<String>>,
     /// The layers, first to last.
     pub layers: Vec<LayerConfig>,
@@ -36,9 +36,9 @@ pub struct LayerConfig {
     pub kind: String,
     /// Name, if the user gave one.
     pub name: Option<String>,
-    /// Names of the earlier layers that it reads, or `input` for the image; without it, the layer before.
+    /// Names of the earlier layers that it reads, or `input` for the image; without it, the previous layer.
     pub from: Option<Vec<String>>,
-    /// Name of the earlier layer whose trained parameters it computes with, if it has none of its own.
+    /// Name of the earlier layer whose trained parameters it uses, if it has none of its own.
     pub weights_of: Option<String>,
     /// The other keys, for the layer to read.
     pub keys: toml::Table,
@@ -58,7 +58,7 @@ struct File {
 const FROM: &str =
     "from must be the name of an earlier layer or a list of such names: \"relu1\" or [\"norm2\", \"relu1\"]";
 
-/// Most characters of a name: they become names of files and folders.
+/// Maximum length of a name: they become names of files and folders.
 pub(crate) const MAX_NAME: usize = 100;
 
 impl ModelConfig {
@@ -127,13 +127,13 @@ impl ModelConfig {
     }
 }
 
-/// Where the key is that a message of [`TrainConfig::check`] begins with.
+/// Location of the key that a message of [`TrainConfig::check`] begins with.
 fn train_key(message: &str) -> Vec<Step> {
     let key = message.split(' ').next().unwrap_or_default();
     std::iter::once("train").chain(key.split('.')).map(|key| Step::Key(key.into())).collect()
 }
 
-/// Names that tell classes apart and can be printed.
+/// Class names must be distinct and printable.
 fn check_classes(names: &[String]) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
@@ -154,22 +154,22 @@ fn check_classes(names: &[String]) -> Result<(), String> {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct TrainConfig {
-    /// Times through the training set.
+    /// Passes through the training set.
     pub epochs: usize,
-    /// Images of one step.
+    /// Images per step.
     pub batch_size: usize,
     /// The update rule.
     pub optimizer: Optimizer,
     /// Learning rate over the steps.
     pub learning_rate: LearningRate,
-    /// Distribution of the first weights.
+    /// Distribution of the initial weights.
     pub init: WeightInit,
-    /// Share of the target that is spread over all classes, 0 to 1.
+    /// Fraction of the target that is spread over all classes, 0 to 1.
     pub label_smoothing: f32,
-    /// Decay a step of the exponential moving average of weights and running statistics, which is then what is
-    /// tested and saved; 0 switches it off.
+    /// Decay per step of the exponential moving average of weights and running statistics, which is then evaluated
+    /// and saved; 0 switches it off.
     pub average_decay: f32,
-    /// Random changes of the training images.
+    /// Random augmentation of the training images.
     pub augment: Augment,
 }
 
@@ -251,12 +251,12 @@ impl TrainConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Optimizer {
-    /// Stochastic gradient descent with momentum as PyTorch has it; weight decay is added to the gradient.
+    /// Stochastic gradient descent with momentum as in PyTorch; weight decay is added to the gradient.
     Sgd {
-        /// Share of the last update that is kept.
+        /// Fraction of the last update that is kept.
         #[serde(default)]
         momentum: f32,
-        /// Look ahead by one update.
+        /// Nesterov momentum.
         #[serde(default)]
         nesterov: bool,
         /// L2 penalty on convolution and linear weights.
@@ -271,7 +271,7 @@ pub enum Optimizer {
         /// Decay of the second moment.
         #[serde(default = "beta2")]
         beta2: f32,
-        /// Added to the root of the second moment.
+        /// Added to the square root of the second moment.
         #[serde(default = "adam_eps")]
         eps: f32,
         /// L2 penalty on convolution and linear weights.
@@ -286,10 +286,10 @@ pub enum Optimizer {
         /// Decay of the second moment.
         #[serde(default = "beta2")]
         beta2: f32,
-        /// Added to the root of the second moment.
+        /// Added to the square root of the second moment.
         #[serde(default = "adam_eps")]
         eps: f32,
-        /// Share of convolution and linear weights that is lost per unit of learning rate.
+        /// Fraction of convolution and linear weights that is lost per unit of learning rate.
         #[serde(default = "adamw_decay")]
         weight_decay: f32,
     },
@@ -321,14 +321,14 @@ impl Default for Optimizer {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "schedule", rename_all = "snake_case", deny_unknown_fields)]
 pub enum LearningRate {
-    /// Always the same.
+    /// Constant.
     Constant {
         /// The rate.
         rate: f32,
     },
-    /// Multiplied by `factor` every so many epochs.
+    /// Multiplied by `factor` every `every_epochs` epochs.
     Step {
-        /// The first rate.
+        /// Initial rate.
         rate: f32,
         /// Epochs between changes.
         every_epochs: usize,
@@ -337,23 +337,23 @@ pub enum LearningRate {
     },
     /// Half a cosine from `peak` down to `end` · `peak`.
     Cosine {
-        /// The first rate.
+        /// Initial rate.
         peak: f32,
-        /// Last rate as a share of the peak.
+        /// Final rate as a fraction of the peak.
         #[serde(default)]
         end: f32,
     },
-    /// A straight rise to `peak` over the first `warmup` of the run, then half a cosine down (after Smith 2018).
+    /// A linear rise to `peak` over the first `warmup` of the run, then half a cosine down (after Smith 2018).
     OneCycle {
         /// The highest rate.
         peak: f32,
-        /// Share of the run that rises.
+        /// Fraction of the run with a rising rate.
         #[serde(default = "warmup")]
         warmup: f32,
-        /// First rate as a share of the peak.
+        /// Initial rate as a fraction of the peak.
         #[serde(default = "cycle_start")]
         start: f32,
-        /// Last rate as a share of the peak.
+        /// Final rate as a fraction of the peak.
         #[serde(default = "cycle_end")]
         end: f32,
     },
@@ -371,29 +371,29 @@ fn cycle_end() -> f32 {
     1e-4
 }
 
-/// Distribution of the first weights of convolution and linear layers.
+/// Distribution of the initial weights of convolution and linear layers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WeightInit {
-    /// As PyTorch's layers do it: weights and biases uniform in ±1/√`fan_in`.
+    /// PyTorch's default: weights and biases uniform in ±1/√`fan_in`.
     Pytorch,
-    /// Kaiming He's: weights normal with deviation √(2/`fan_in`), biases 0 (He et al. 2015).
+    /// Kaiming He's: weights normal with standard deviation √(2/`fan_in`), biases 0 (He et al. 2015).
     Kaiming,
 }
 
-/// Largest random changes of a training image. All zero: none.
+/// Maximum random changes of a training image. All zero means none.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Augment {
-    /// Rotation to either side.
+    /// Rotation in either direction.
     pub rotate_degrees: f32,
     /// Shift in each direction, in pixels.
     pub shift_pixels: f32,
-    /// Relative change of size, either way.
+    /// Relative change in size, either way.
     pub scale: f32,
     /// Horizontal shear, columns per row, either way.
     pub shear: f32,
-    /// The last so many epochs see the images as they are, as the test does; all, if the run has no more.
+    /// This many final epochs see the images unaugmented, as in the test; all, if the run has no more.
     #[serde(skip_serializing_if = "is_zero")]
     pub plain_epochs: u32,
 }
@@ -403,12 +403,12 @@ fn is_zero(count: &u32) -> bool {
 }
 
 impl Augment {
-    /// True if images stay as they are in every epoch.
+    /// True if no epoch is augmented.
     pub fn is_none(&self) -> bool {
         Self { plain_epochs: 0, ..*self } == Self::default()
     }
 
-    /// The first epoch of a run of `epochs`, counted from 0, whose images stay as they are; `u32::MAX` if there is none.
+    /// The first unaugmented epoch of a run of `epochs`, counted from 0; `u32::MAX` if there is none.
     pub fn plain_from(&self, epochs: usize) -> u32 {
         if self.plain_epochs == 0 {
             return u32::MAX;

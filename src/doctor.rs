@@ -1,4 +1,4 @@
-//! Is this adapter right? Every kernel that a model's training uses is run on it and compared with the reference.
+//! Does this adapter compute correctly? Runs every kernel of a model's training on it and compares with the reference.
 
 use std::time::Instant;
 
@@ -26,59 +26,60 @@ pub use self_check::{SelfCheck, self_check};
 use state::State;
 pub use step::{check_evaluation, check_step};
 
-/// How much is examined.
+/// How thorough an examination is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Depth {
-    /// Every kernel once, on a small batch; twice, if the recipe changes images in some epochs only.
+    /// Every kernel once, on a small batch; twice if the recipe only augments in some epochs.
     Quick,
-    /// Every kernel twice, on batches that fill several subgroups; the same 20 steps twice; 20 steps against the reference.
+    /// Every kernel twice, on batches that fill several subgroups; 20 steps run twice; 20 steps against the reference.
     Full,
 }
 
-/// What was found about an adapter.
+/// Findings about an adapter.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// Version of shadernet.
     pub version: &'static str,
     /// The adapter, with backend and driver.
     pub adapter: AdapterReport,
-    /// What it allows, and what shadernet asks for.
+    /// The adapter's limits, and what shadernet requests.
     pub limits: AdapterLimits,
     /// The model whose kernels were run.
     pub model: String,
-    /// Every launch of a step of training, then of evaluation.
+    /// Every launch of a training step, then of an evaluation step.
     pub launches: Vec<LaunchRow>,
-    /// The first thing that was wrong with a kernel.
+    /// The first error found in a kernel.
     pub wrong_kernel: Option<String>,
-    /// SHA-256 of every tensor of a training step and a step of evaluation: adapters that round alike agree in it.
+    /// SHA-256 of every tensor of a training step and an evaluation step: equal for adapters that round alike.
     pub tensors: String,
-    /// What the whole training did; `None` in a quick examination.
+    /// Results of the whole training; `None` in a quick examination.
     pub training: Option<TrainingReport>,
     /// Seconds of the examination.
     pub seconds: f64,
 }
 
-/// What 20 steps in a row gave.
+/// Results of 20 consecutive steps.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct TrainingReport {
     /// True if the same steps gave the same bits twice.
     pub deterministic: bool,
-    /// Largest relative difference of the loss from the reference's, which starts from the device's state every four steps.
+    /// Largest relative difference of the loss from the reference, which restarts from the device's state every four
+    /// steps.
     pub largest_loss_difference: f64,
 }
 
-/// A loss of the reference from which on the short training tells nothing of a device.
+/// From this reference loss on, the short training says nothing about a device.
 const DIVERGED: f64 = 1e3;
-/// Rounding grows along a trajectory, fastest where it moves a value across a kink of a ReLU or a maximum, and the faster
-/// the deeper the net: a few steps of right kernels stay far below this, one wrong gradient does not.
+/// Rounding errors grow along a trajectory, fastest where they move a value across the kink of a ReLU or maximum, and
+/// faster in deeper nets: a few steps of correct kernels stay far below this, one wrong gradient does not.
 const LOSS_TOLERANCE: f64 = 0.01;
 const STEPS: u32 = 20;
-/// The reference goes so many steps, then starts again from the device's state.
+/// The reference takes this many steps, then restarts from the device's state.
 const TOGETHER: u32 = 4;
 const SEED: u32 = 1;
 
 impl Report {
-    /// True if nothing is wrong.
+    /// True if no error was found.
     pub fn is_well(&self) -> bool {
         let training_is_well = |training: TrainingReport| {
             training.deterministic && training.largest_loss_difference <= LOSS_TOLERANCE
@@ -87,7 +88,7 @@ impl Report {
     }
 }
 
-/// Random images with a dark background, so that windows hold ties.
+/// Random images with a dark background, so that pooling windows contain ties.
 fn images(model: &Model, count: usize) -> Images {
     let word = |i: usize| rng::words(SEED, 0, 0, i as u32)[0];
     let len = count * model.input.len();
@@ -101,8 +102,8 @@ fn images(model: &Model, count: usize) -> Images {
     }
 }
 
-/// First weights with every value moved away from its default, so that no parameter is tested at 0 or 1. The first output
-/// channel of each convolution is almost constant, so that the eps of a batch normalisation counts.
+/// Initial weights with every value moved away from its default, so that no parameter is tested at 0 or 1. The first
+/// output channel of each convolution is almost constant, so that a batch normalisation's eps matters.
 fn weights(model: &Model, seed: u32) -> Vec<Tensor> {
     let mut tensors = model.init(seed);
     for (index, tensor) in tensors.iter_mut().enumerate() {
@@ -119,9 +120,9 @@ fn weights(model: &Model, seed: u32) -> Vec<Tensor> {
     tensors
 }
 
-/// Two nets, so that a kernel that takes one's settings for the other's shows. The first has the model's recipe, the second
-/// other values of all that is not switched off in it: what is off has no part in the kernels. Epochs without augmentation
-/// are the last of the seven, two for the first net.
+/// Two nets, to expose a kernel that confuses their settings. The first has the model's recipe, the second different
+/// values for everything that the recipe uses: unused features are not part of the kernels. Of the seven epochs the
+/// last ones are without augmentation, two for the first net.
 fn replicas(model: &Model, train: &TrainConfig) -> [Replica; 2] {
     let mut first = Replica::new(model, train, SEED);
     first.augment.plain_epochs = first.augment.plain_epochs.min(2);
@@ -144,7 +145,7 @@ fn replicas(model: &Model, train: &TrainConfig) -> [Replica; 2] {
     [first, second]
 }
 
-/// Writes the weights, and random memory of the optimizer: up to `memory`, and of all magnitudes.
+/// Writes the weights, and random optimizer memory: up to `memory`, of all magnitudes.
 fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], memory: f32) -> Result<()> {
     engine.set_step(0)?;
     for (replica, weights) in weights.iter().enumerate() {
@@ -166,10 +167,10 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
     Ok(())
 }
 
-/// Examines adapter `index` with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] but in tests.
+/// Examines adapter `index` with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] except in tests.
 ///
 /// # Errors
-/// An adapter that cannot be opened. Wrong results are no error; the report has them.
+/// An adapter that cannot be opened. Wrong results are not errors; they are in the report.
 ///
 /// # Examples
 /// ```no_run
@@ -190,18 +191,18 @@ pub fn examine(
     options: GpuOptions,
 ) -> Result<Report> {
     let begin = Instant::now();
-    // Three steps an epoch, the last of half a batch, and neither a whole number of quads. In a full examination a batch
-    // fills more than one subgroup wherever a workgroup sums over images, so that a barrier that does nothing shows.
+    // Three steps per epoch, the last with half a batch, and neither a whole number of quads. In a full examination a
+    // batch fills more than one subgroup wherever a workgroup sums over images, to expose barriers that do nothing.
     let batch_size = if depth == Depth::Quick { 6 } else { 38 };
     let train = TrainConfig {
         batch_size,
         epochs: STEPS.div_ceil(3) as usize,
-        // Another rate at each step, so that a wrong step shows.
+        // A different rate in each step, to expose a wrong step number.
         learning_rate: LearningRate::Cosine { peak: 0.01, end: 0.0 },
         ..model.train.clone()
     };
     let images = images(model, 5 * batch_size / 2);
-    // An evaluation is compared in one batch.
+    // An evaluation is compared in a single batch.
     let test = Images {
         count: batch_size,
         pixels: images.pixels[..batch_size * model.input.len()].to_vec(),
@@ -224,7 +225,7 @@ pub fn examine(
     let mut table = Table::default();
     let mut wrong_kernel = None;
     start(&mut engine, &setup, &weights, 0.01)?;
-    // Step 17 is in the sixth of seven epochs: one whose images stay as they are, if the recipe has such.
+    // Step 17 is in the sixth of seven epochs: one without augmentation, if the recipe has such epochs.
     let steps: &[u32] = match depth {
         Depth::Full => &[0, 17],
         Depth::Quick if replicas[0].augment.plain_epochs > 0 => &[2, 17],
@@ -270,7 +271,7 @@ fn train_twice(
 ) -> Result<TrainingReport> {
     let mut run = || -> Result<(Vec<f64>, Vec<Vec<State>>)> {
         start(engine, setup, weights, 0.0)?;
-        // Step by step, the losses of all nets; every few steps, their states.
+        // The losses of all nets at every step; their states every few steps.
         let (mut losses, mut states) = (Vec::new(), Vec::new());
         for step in 0..STEPS {
             if step.is_multiple_of(TOGETHER) {
@@ -290,16 +291,16 @@ fn train_twice(
         wanted.push(reference_losses(setup, net, images, &states)?);
     }
     let wanted = (0..STEPS as usize).flat_map(|step| wanted.iter().map(move |losses| losses[step]));
-    // Where the reference, too, is that far off, the rate is too high for the net, and f32 may overflow where f64 does not.
+    // If the reference diverges that far too, the rate is too high for the net, and f32 may overflow where f64 does not.
     let told = losses.iter().zip(wanted).filter(|(_, want)| *want < DIVERGED);
     let differences = told.map(|(got, want)| ((got - want) / want).abs());
-    // A NaN is as far away as can be.
+    // A NaN counts as infinitely far away.
     let largest =
         differences.fold(0.0, |largest: f64, d| if d.is_nan() { f64::INFINITY } else { largest.max(d) });
     Ok(TrainingReport { deterministic: bits(&states) == bits(&again.1), largest_loss_difference: largest })
 }
 
-/// Mean loss of a net in each of the steps by the reference, which starts again from each of the states.
+/// Mean loss of a net in each step by the reference, which restarts from each of the states.
 fn reference_losses(
     setup: &Setup<'_>,
     net: &Replica,

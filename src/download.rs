@@ -1,4 +1,4 @@
-//! Fetches well-known data sets from public mirrors. A file gets its name when its SHA-256 is right, and not before.
+//! Fetches well-known datasets from public mirrors. A file gets its name only once its SHA-256 is right.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,14 +11,14 @@ use ureq::http::StatusCode;
 use crate::error::{Error, Result};
 use crate::files;
 
-/// A data set on a server.
+/// A dataset on a server.
 #[derive(Debug, Clone, Copy)]
 pub struct DataSet<'a> {
     /// Name on the command line.
     pub name: &'a str,
     /// Title, authors and licence.
     pub about: &'a str,
-    /// What the URLs of its files begin with, up to the last slash.
+    /// Common prefix of its files' URLs, up to the last slash.
     pub mirror: &'a str,
     /// Its files.
     pub files: &'a [RemoteFile<'a>],
@@ -27,7 +27,7 @@ pub struct DataSet<'a> {
 /// A file on a server.
 #[derive(Debug, Clone, Copy)]
 pub struct RemoteFile<'a> {
-    /// Name, there and here.
+    /// Name, on the server and locally.
     pub name: &'a str,
     /// Size in bytes.
     pub size: u64,
@@ -39,7 +39,7 @@ const fn file(name: &'static str, size: u64, sha256: &'static str) -> RemoteFile
     RemoteFile { name, size, sha256 }
 }
 
-/// The data sets that can be fetched. Sizes and hashes are those that TensorFlow Datasets lists for these files.
+/// The datasets that can be fetched. Sizes and hashes are those listed by TensorFlow Datasets.
 pub const DATA_SETS: &[DataSet<'static>] = &[
     DataSet {
         name: "mnist",
@@ -124,29 +124,29 @@ pub const DATA_SETS: &[DataSet<'static>] = &[
     },
 ];
 
-/// How often a file is asked for when the connection breaks.
+/// How often a file is requested if the connection breaks.
 const ATTEMPTS: u32 = 4;
-/// Longest silence of a server.
+/// Longest time to wait for a silent server.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Why a file did not come.
+/// Why a file could not be fetched.
 enum Failure {
-    /// The connection broke: the rest may come when asked for again.
+    /// The connection broke: another request may get the rest.
     Broken(String),
     /// It would fail again.
     Final(Error),
 }
 
-/// Fetches the files of a data set into `folder`, which is made; those that are there already and right stay. Beside them
-/// goes SHA256SUMS, which the loader heeds. `mirror` takes the place of the data set's own; `force` replaces files that
-/// are not the data set's. `watch` hears of each file and how many of its bytes are there.
+/// Fetches the files of a dataset into `folder`, which is created; files that are already there and correct are kept.
+/// SHA256SUMS goes next to them and is checked by the loader. `mirror` replaces the dataset's own; `force` replaces
+/// files that are not the dataset's. `watch` is told about each file and how many of its bytes are there.
 ///
-/// What came before a connection broke or the process ended is kept in `<name>.part`, and the next call goes on from there.
-/// Of two calls that fetch a file into one folder at the same time, the second fails.
+/// Data received before a connection broke or the process ended is kept in `<name>.part`, and the next call resumes
+/// from there. If two calls fetch a file into one folder at the same time, the second fails.
 ///
 /// # Errors
-/// Files of these names that are others, servers that cannot be reached or do not have the files, content that is not
-/// the expected one, another process at the same work, and what the disk refuses.
+/// Different files with these names, servers that cannot be reached or lack the files, unexpected content, another
+/// process doing the same, and disk errors.
 ///
 /// # Examples
 /// ```no_run
@@ -183,7 +183,7 @@ pub fn fetch(
     write_sums(set, &folder.join("SHA256SUMS"))
 }
 
-/// Writes the sums of the files; what a file of sums says about others stays.
+/// Writes the sums of the files; existing sums of other files are kept.
 fn write_sums(set: &DataSet<'_>, path: &Path) -> Result<()> {
     const MOST: u64 = 1 << 20;
     let old = match path.exists() {
@@ -210,13 +210,13 @@ fn missing<'a>(
     let mut missing = Vec::new();
     for file in set.files {
         let path = folder.join(file.name);
-        // Also a link that leads nowhere is something that the user has there.
+        // A dangling link also belongs to the user.
         let is_there = path.symlink_metadata().is_ok();
         if path.exists()
             && files::sha256(&mut files::open(&path)?).map_err(Error::io("read", &path))? == file.sha256
         {
             watch(file, file.size);
-            // What another way to the file has left.
+            // Left over from an earlier attempt.
             if part_path(&path).exists() {
                 Part::open(&path)?.remove()?;
             }
@@ -233,7 +233,7 @@ fn missing<'a>(
     Ok(missing)
 }
 
-/// Fetches a file, asking for the rest when the connection breaks, and gives it its name.
+/// Fetches a file, requesting the rest if the connection breaks, and gives it its name.
 fn fetch_file(
     agent: &Agent,
     url: &str,
@@ -242,7 +242,7 @@ fn fetch_file(
     watch: &mut dyn FnMut(&RemoteFile<'_>, u64),
 ) -> Result<()> {
     let mut part = Part::open(&folder.join(file.name))?;
-    // An older part may be of another file, or damaged: it is worth a second try without it.
+    // An older part may be of another file, or damaged: worth a second try without it.
     let mut is_old = part.len()? > 0;
     let mut attempt = 1;
     loop {
@@ -262,7 +262,7 @@ fn fetch_file(
                 part.truncate()?;
             }
             Err(Failure::Final(error)) => {
-                // Nothing came: nothing is left.
+                // Nothing arrived: nothing is left.
                 if part.len()? == 0 {
                     part.remove()?;
                 }
@@ -284,11 +284,11 @@ fn fetch_file(
     }
 }
 
-/// A file in the making: nobody else writes it while this lives.
+/// A partly downloaded file: only we write to it while this exists.
 struct Part {
     file: File,
     path: PathBuf,
-    /// The name that it gets in the end.
+    /// Its final name.
     whole: PathBuf,
 }
 
@@ -299,12 +299,12 @@ fn part_path(whole: &Path) -> PathBuf {
 }
 
 impl Part {
-    /// The part that is there, or an empty one.
+    /// The existing part, or an empty one.
     fn open(whole: &Path) -> Result<Self> {
         let path = part_path(whole);
         let refuse = |reason: String| Error::io("write", &path)(io::Error::other(reason));
         loop {
-            // A pipe would wait for somebody who reads, and a link may lead anywhere.
+            // A pipe would wait for a reader, and a link may lead anywhere.
             if let Ok(found) = path.symlink_metadata()
                 && !found.is_file()
             {
@@ -325,7 +325,7 @@ impl Part {
                 // A file system without locks.
                 Err(TryLockError::Error(_)) => {}
             }
-            // Whoever had the lock before may have finished the file, which then has its name, or removed it.
+            // The previous holder of the lock may have finished the file, which then has its name, or removed it.
             let same = |path: &Path| -> io::Result<bool> {
                 Ok(same_file::Handle::from_path(path)? == same_file::Handle::from_file(file.try_clone()?)?)
             };
@@ -335,7 +335,7 @@ impl Part {
         }
     }
 
-    /// An error of the disk, under the name that the user knows.
+    /// A disk error, under the name that the user knows.
     fn error(&self, error: io::Error) -> Error {
         let reason = format!("{error}; the same command goes on where this one stopped");
         Error::io("write", &self.whole)(io::Error::new(error.kind(), reason))
@@ -363,14 +363,14 @@ impl Part {
         fs::remove_file(&self.path).map_err(Error::io("remove", &self.path))
     }
 
-    /// Gives it its name, once it is on the disk.
+    /// Gives it its name, once it is on disk.
     fn finish(self) -> Result<()> {
         let renamed = self.file.sync_all().and_then(|()| fs::rename(&self.path, &self.whole));
         renamed.map_err(|error| self.error(error))
     }
 }
 
-/// Asks for a file, or the rest of what `part` has, and writes it there.
+/// Requests a file, or what is missing of `part`, and writes it there.
 fn request(
     agent: &Agent,
     url: &str,
@@ -399,7 +399,7 @@ fn request(
     })?;
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
     match response.status() {
-        // Also from a server that does not know ranges and begins anew.
+        // Also from a server that doesn't support ranges and starts over.
         StatusCode::OK => part.truncate().map_err(Failure::Final)?,
         StatusCode::PARTIAL_CONTENT
             if range.is_some_and(|range| range.starts_with(&format!("bytes {done}-"))) => {}
@@ -412,7 +412,7 @@ fn request(
     receive(response.into_body().into_reader(), file, part, watch, &wrong)
 }
 
-/// Writes what a server sends behind what `part` has.
+/// Appends what a server sends to `part`.
 fn receive(
     mut body: impl Read,
     file: &RemoteFile<'_>,

@@ -1,4 +1,4 @@
-//! Files that are there whole or not at all, and never instead of one that the user has there.
+//! Files that exist completely or not at all, and never replace a user's file.
 
 use std::fs::{File, FileType};
 use std::io::{self, ErrorKind, Read, Write};
@@ -18,12 +18,12 @@ pub(crate) use made::MadeFolders;
 pub use outputs::{check_free, check_outputs};
 pub use shell::quoted;
 
-/// Writes a file under a temporary name beside its place, waits for the disk and renames it: whoever looks, whenever
-/// the power fails, sees the old file or the new one. Where a link leads to the file, the link stays, and so do the
-/// permissions of a file that is replaced; further hard links keep the old content.
+/// Writes a temporary file next to the target, syncs it and renames it: at any moment, even if the power fails,
+/// readers see either the old file or the new one. A symbolic link is kept and followed, and a replaced file keeps
+/// its permissions; other hard links keep the old content.
 ///
 /// # Errors
-/// What the system refuses; the old file is then untouched.
+/// I/O errors; the old file is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     let write = || -> io::Result<()> {
         let target = target_of(path)?;
@@ -31,7 +31,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
         let mut tries = 0;
         loop {
             match replace(&target, bytes) {
-                // Another process took our file for a leftover in the moment before it was locked.
+                // Another process took our file for a leftover just before it was locked.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && tries < 9 && folder_of(&target).is_dir() =>
                 {
@@ -47,21 +47,21 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
 fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     let folder = folder_of(target);
     let mut file = temporary_in(folder)?;
-    // First, so that what is private is so at every moment.
+    // First, so that a private file is private at every moment.
     if let Ok(old) = target.metadata() {
         file.as_file().set_permissions(old.permissions())?;
     }
-    // By the file itself: errors of the wrapper name it.
+    // Through the inner file: the wrapper's errors contain the temporary name.
     file.as_file_mut().write_all(bytes)?;
     file.as_file().sync_all()?;
-    // Before the file is replaced, so that it stays if this fails. A folder may be writable and not readable.
+    // Before the file is replaced, so that it is kept if this fails. A folder may be writable but not readable.
     #[cfg(unix)]
     let folder = match File::open(folder) {
         Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
         folder => Some(folder?),
     };
     file.persist(target)?;
-    // A rename lasts once its folder is on the disk; only Unix lets us ask for that, and there not every file system.
+    // A rename is durable once its folder is on disk; only Unix lets us request that, and not on every file system.
     #[cfg(unix)]
     match folder.map(|folder| folder.sync_all()) {
         Some(Err(error)) if ![ErrorKind::InvalidInput, ErrorKind::Unsupported].contains(&error.kind()) => {
@@ -72,7 +72,7 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-/// The file that is meant by a path: links are followed, to one that leads nowhere, too.
+/// The file that a path refers to, following links, including dangling ones.
 fn target_of(path: &Path) -> io::Result<PathBuf> {
     let mut target = path.to_owned();
     for _ in 0..40 {
@@ -88,35 +88,35 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// Fails if no file can be made in `folder`: better now than after an hour of training.
+/// Fails if no file can be created in `folder`: better now than after an hour of training.
 pub(crate) fn check_writable(folder: &Path) -> Result<()> {
     temporary_in(folder).map(drop).map_err(Error::io("write into", folder))
 }
 
-/// What the names of temporary files begin with.
+/// Prefix of temporary file names.
 pub(crate) const PREFIX: &str = ".shadernet-";
-/// Letters and digits behind it, chosen at random.
+/// Random letters and digits that follow.
 const RANDOM: usize = 6;
 
-/// A file that vanishes if it is not renamed, locked for as long as this process has it open.
+/// A file that is deleted unless renamed, locked while this process has it open.
 fn temporary_in(folder: &Path) -> io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.prefix(PREFIX).rand_bytes(RANDOM);
-    // Temporary files are private; results are for everyone whom the user's umask admits.
+    // Temporary files are private; results are for everyone that the user's umask allows.
     #[cfg(unix)]
     builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
     let file = builder.tempfile_in(folder).map_err(|error| {
-        // The system's own reason, without the temporary name, of which the user knows nothing.
+        // The system's own reason, without the temporary name, which means nothing to the user.
         let text = error.to_string();
         let reason = text.split_once(" at path ").map_or(&*text, |(reason, _)| reason);
         io::Error::new(error.kind(), reason)
     })?;
-    // Where there are no locks, nobody can take it for a leftover either.
+    // Where locks don't work, the file can't be taken for a leftover either.
     let _ = file.as_file().try_lock();
     Ok(file)
 }
 
-/// Removes temporary files that processes which died have left in `folder`: those that nobody has locked.
+/// Removes temporary files left in `folder` by dead processes: those that are not locked.
 pub(crate) fn remove_leftovers(folder: &Path) {
     let Ok(entries) = folder.read_dir() else { return };
     for entry in entries.flatten() {
@@ -135,11 +135,11 @@ pub(crate) fn remove_leftovers(folder: &Path) {
     }
 }
 
-/// Opens a file to read. A pipe would wait for somebody who writes, and a device may never end: only a regular file, or a
+/// Opens a file for reading. A pipe would wait for a writer, and a device may never end: only a regular file, or a
 /// link to one, is opened.
 ///
 /// # Errors
-/// [`Error::Io`] for what is missing or refused, and for what is no regular file.
+/// [`Error::Io`] if it is missing, refused or not a regular file.
 pub(crate) fn open(path: &Path) -> Result<File> {
     let open = || -> io::Result<File> {
         let kind = std::fs::metadata(path)?.file_type();
@@ -152,7 +152,7 @@ pub(crate) fn open(path: &Path) -> Result<File> {
     open().map_err(Error::io("read", path))
 }
 
-/// What something in a folder is, if it is no regular file.
+/// Name of a directory entry's kind, if it is not a regular file.
 pub(crate) fn name_of_kind(kind: FileType) -> &'static str {
     #[cfg(unix)]
     {
@@ -171,12 +171,12 @@ pub(crate) fn name_of_kind(kind: FileType) -> &'static str {
 /// Reads a whole regular file, but no more than `limit` bytes; `None` if it is larger.
 ///
 /// # Errors
-/// [`Error::Io`], also for what is no regular file, and where memory is short.
+/// [`Error::Io`], also if it is not a regular file or memory is short.
 pub fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     let file = open(path)?;
     let read = || -> io::Result<Vec<u8>> {
         let mut bytes = Vec::new();
-        // At once, and with an error instead of an end where memory is short.
+        // All at once, with an error instead of an abort if memory is short.
         bytes.try_reserve_exact(file.metadata()?.len().min(limit) as usize)?;
         (&file).take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
         Ok(bytes)
@@ -185,7 +185,7 @@ pub fn read_at_most(path: &Path, limit: u64) -> Result<Option<Vec<u8>>> {
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
 }
 
-/// SHA-256 of what a reader still has, in lower-case hexadecimal digits.
+/// SHA-256 of a reader's remaining content, in lower-case hexadecimal digits.
 pub(crate) fn sha256(reader: &mut impl Read) -> io::Result<String> {
     let mut hash = Sha256::new();
     let mut piece = vec![0; 1 << 16];
@@ -250,7 +250,7 @@ mod tests {
         let names = || -> std::collections::BTreeSet<_> {
             std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect()
         };
-        // A writer that lives, and what is only named alike.
+        // A live writer, and files with similar names.
         let living = temporary_in(dir.path()).unwrap();
         for name in [".shadernet-notes.txt", ".shadernet.lock", "shadernet-abcdef"] {
             std::fs::write(dir.path().join(name), "").unwrap();

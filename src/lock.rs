@@ -1,5 +1,5 @@
-//! A folder that only one process writes into: an advisory lock on a file in it, which the system releases when the process
-//! ends, however it ends.
+//! Locks a folder for writing by a single process: an advisory lock on a file in it, which the system releases when
+//! the process ends, however it ends.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Read, Seek, Write};
@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::error::{Error, Result, shown};
 
-/// What the names of lock files begin with.
+/// Prefix of lock file names.
 pub(crate) const PREFIX: &str = ".shadernet.";
 /// More than any owner writes about itself.
 const MOST_BYTES: u64 = 1 << 10;
@@ -24,10 +24,10 @@ pub(crate) struct Lock {
 }
 
 impl Lock {
-    /// Takes the lock `name` in `folder`, which tells others who holds it.
+    /// Takes the lock `name` in `folder`, which tells others which process holds it.
     ///
     /// # Errors
-    /// [`Error::Busy`] if another process holds it, and what the system refuses.
+    /// [`Error::Busy`] if another process holds it, or an error from the system.
     pub(crate) fn take(folder: &Path, name: &str) -> Result<Self> {
         let mut path = folder.join(format!("{PREFIX}{name}"));
         let mut tries = 0;
@@ -35,7 +35,7 @@ impl Lock {
             let file = open(&path, true).map_err(Error::io("write into", folder))?;
             match file.try_lock() {
                 Ok(()) => {}
-                // Somebody may only have looked whether it is free.
+                // Another process may only have checked whether it is free.
                 Err(TryLockError::WouldBlock) if tries < TRIES => {
                     tries += 1;
                     std::thread::sleep(PAUSE);
@@ -43,11 +43,11 @@ impl Lock {
                 }
                 Err(TryLockError::WouldBlock) => return Err(busy(folder, file)),
                 Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => continue,
-                // A file system without locks keeps nobody out.
+                // A file system without locks keeps no process out.
                 Err(TryLockError::Error(_)) => {}
             }
             let mut lock = Self { path, file };
-            // Its last owner may have removed the file after it was opened here: then that name is free for others.
+            // Its last owner may have removed the file after it was opened here; then the name is free for others.
             if !lock.is_held() {
                 path = lock.path.clone();
                 continue;
@@ -58,13 +58,13 @@ impl Lock {
                 gethostname::gethostname().display(),
                 humantime::format_rfc3339_seconds(SystemTime::now())
             );
-            // Only to be told to others: the lock holds without it.
+            // Only for others to read: the lock holds without it.
             let _ = lock.file.set_len(0).and_then(|()| lock.file.write_all(about.as_bytes()));
             return Ok(lock);
         }
     }
 
-    /// True as long as the file in the folder is the one that was locked: the folder may have been moved or replaced.
+    /// True as long as the file in the folder is the locked one: the folder may have been moved or replaced.
     pub(crate) fn is_held(&self) -> bool {
         let opened = self.file.try_clone().and_then(same_file::Handle::from_file);
         let named = same_file::Handle::from_path(&self.path);
@@ -89,14 +89,14 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is still held, so that nobody else's is removed.
+        // While it is still held, to remove no other process's file.
         if self.is_held() {
             let _ = std::fs::remove_file(&self.path);
         }
     }
 }
 
-/// Opens a lock file. Something else of its name is no lock of ours: a pipe would wait, and a link would lead elsewhere.
+/// Opens a lock file. Other things with this name are not our locks: a pipe would wait, and a link would lead elsewhere.
 fn open(path: &Path, make: bool) -> io::Result<File> {
     if let Ok(found) = path.symlink_metadata()
         && !found.is_file()
@@ -113,7 +113,7 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
 
 fn busy(folder: &Path, mut file: File) -> Error {
     let mut owner = String::new();
-    // On Windows, nobody else may read a locked file.
+    // On Windows, other processes cannot read a locked file.
     let read = file.rewind().and_then(|()| file.take(MOST_BYTES).read_to_string(&mut owner));
     if read.is_err() || owner.is_empty() {
         owner = "another process".into();
@@ -142,7 +142,7 @@ mod tests {
         }
         drop((lock, other));
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
-        // A folder that is replaced while it is held is not held any more, and what is there now stays.
+        // A folder replaced while locked is no longer held, and the new contents are kept.
         let lock = Lock::take(dir.path(), "lock").unwrap();
         assert!(lock.is_held());
         std::fs::remove_file(dir.path().join(".shadernet.lock")).unwrap();
@@ -162,7 +162,7 @@ mod tests {
             }
             std::fs::remove_file(dir.path().join(".shadernet.lock")).unwrap();
         }
-        // What a dead process left is no lock.
+        // A dead process's file is not a lock.
         std::fs::write(dir.path().join(".shadernet.lock"), "process 1 on moon since ever and a day").unwrap();
         Lock::check_free(dir.path(), "lock").unwrap();
         drop(Lock::take(dir.path(), "lock").unwrap());

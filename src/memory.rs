@@ -1,5 +1,5 @@
-//! How much memory this process can still get: asked for before much is taken, since the system ends a process that takes
-//! too much without a word.
+//! How much memory this process can still get: checked before large allocations, since the system silently kills a
+//! process that takes too much.
 
 use std::sync::{Condvar, Mutex, PoisonError};
 
@@ -7,10 +7,10 @@ use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
 use crate::error::{Error, Result};
 
-/// What a thread's stack takes of the address space, if nobody asked for another size.
+/// Address space of a thread's stack at the default size.
 const STACK: u64 = 2 << 20;
 
-/// Fails if `what` needs more bytes than there are; `cure` is what would help.
+/// Fails if `what` needs more bytes than are available; `cure` is what would help.
 pub(crate) fn check(needed: u64, what: &str, cure: &str) -> Result<()> {
     match shortage(needed) {
         None => Ok(()),
@@ -18,12 +18,12 @@ pub(crate) fn check(needed: u64, what: &str, cure: &str) -> Result<()> {
     }
 }
 
-/// What there is, if it is less than is needed.
+/// The available memory, if it is less than needed.
 pub(crate) fn shortage(needed: u64) -> Option<u64> {
     available().filter(|&free| free < needed)
 }
 
-/// What an error says about a shortage.
+/// The error message for a shortage.
 pub(crate) fn message(needed: u64, free: u64, what: &str, cure: &str) -> String {
     format!("{what} needs {} of memory, {} are free: {cure}", in_units(needed), in_units(free))
 }
@@ -37,8 +37,8 @@ fn in_units(bytes: u64) -> String {
     })
 }
 
-/// Fails if `ulimit` leaves no room for the stacks of so many threads. Some of them would start, and hold what the message
-/// needs.
+/// Fails if `ulimit` leaves no room for the stacks of `threads` threads. Otherwise some would start and hold the
+/// memory that the message needs.
 pub(crate) fn check_stacks(threads: usize) -> Result<()> {
     let needed = threads as u64 * STACK;
     match of_limits().filter(|&free| free < needed) {
@@ -53,8 +53,8 @@ pub(crate) fn check_stacks(threads: usize) -> Result<()> {
     }
 }
 
-/// Bytes that this process can still get: the least of what the system has, what the process's group may take, and what
-/// `ulimit` leaves it. `None` where nobody says.
+/// Bytes that this process can still get: the least of the system's free memory, its control group's limit, and what
+/// `ulimit` leaves. `None` if unknown.
 pub(crate) fn available() -> Option<u64> {
     let memory = RefreshKind::nothing().with_memory(MemoryRefreshKind::everything());
     let system = System::new_with_specifics(memory);
@@ -62,14 +62,14 @@ pub(crate) fn available() -> Option<u64> {
         0 => None,
         free => Some(free.saturating_add(system.free_swap())),
     };
-    // The page cache counts as used there, but gives way.
+    // The page cache counts as used there, but is reclaimable.
     let of_group = (system.total_memory() > 0).then(|| system.cgroup_limits()).flatten();
     let of_group = of_group.filter(|group| group.total_memory < system.total_memory());
     let of_group = of_group.map(|group| group.total_memory.saturating_sub(group.rss));
     of_system.into_iter().chain(of_group).chain(of_limits()).min()
 }
 
-/// Memory that threads share: work that does not fit beside the rest waits until that is done.
+/// Memory shared by threads: work that doesn't fit alongside the rest waits until that is done.
 pub(crate) struct Budget {
     bytes: u64,
     taken: Mutex<u64>,
@@ -77,16 +77,16 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Of all that is free now.
+    /// A budget of all memory that is free now.
     pub(crate) fn of_what_is_free() -> Self {
         Self { bytes: available().unwrap_or(u64::MAX), taken: Mutex::default(), returned: Condvar::new() }
     }
 
-    /// Waits until `needed` bytes are left, and keeps them until the share is dropped. A thread that has a share must not ask
-    /// for another one.
+    /// Waits until `needed` bytes are left, and reserves them until the share is dropped. A thread that has a share
+    /// must not ask for another one.
     ///
     /// # Errors
-    /// As [`check`], if they would not even be left if all others were done.
+    /// Those of [`check`], if `needed` bytes wouldn't be left even when all others are done.
     pub(crate) fn take(&self, needed: u64, what: &str, cure: &str) -> Result<Share<'_>> {
         if needed > self.bytes {
             return Err(Error::Device(message(needed, self.bytes, what, cure)));
@@ -112,7 +112,7 @@ impl Drop for Share<'_> {
     }
 }
 
-/// What `ulimit -v` and `ulimit -d` leave. A tenth stays for what is not counted: stacks, gaps, libraries.
+/// What `ulimit -v` and `ulimit -d` leave. A tenth is reserved for what is not counted: stacks, gaps, libraries.
 #[cfg(target_os = "linux")]
 fn of_limits() -> Option<u64> {
     let read = |name: &str| std::fs::read_to_string(format!("/proc/self/{name}")).unwrap_or_default();

@@ -14,7 +14,7 @@ mod table;
 pub use graph::{Reader, Source};
 pub(crate) use table::thousands;
 
-/// A network whose shapes fit together: a graph, whose layers are listed such that each reads earlier ones only.
+/// A network whose shapes fit together: a graph whose layers are listed so that each only reads earlier ones.
 #[derive(Debug, Clone)]
 pub struct Model {
     /// Name of the model.
@@ -25,11 +25,11 @@ pub struct Model {
     pub classes: Option<Vec<String>>,
     /// The layers, first to last; at least one.
     pub layers: Vec<NamedLayer>,
-    /// How the model file wants it trained.
+    /// How to train it, from the model file.
     pub train: TrainConfig,
 }
 
-/// One layer in its place.
+/// A layer within a network.
 #[derive(Debug, Clone)]
 pub struct NamedLayer {
     /// Name: `conv1`.
@@ -44,16 +44,16 @@ pub struct NamedLayer {
     pub sources: Vec<Source>,
     /// The layers that read its output, in order; none reads the last layer's.
     pub readers: Vec<Reader>,
-    /// True if the gradient of its output is wanted: it or something that it reads is trained.
+    /// True if the gradient of its output is needed: it or something that it reads is trained.
     pub needs_grad: bool,
     /// Shapes of what it reads.
     pub inputs: Vec<Shape>,
     /// Shape of its output.
     pub output: Shape,
-    /// The parameters and running statistics that it computes with.
+    /// The parameters and running statistics that it uses.
     pub params: Vec<Param>,
-    /// Index of the earlier layer whose trained parameters these are, if they are not its own. Running statistics always
-    /// are.
+    /// Index of the earlier layer that owns these trained parameters, if they are not its own. Running statistics
+    /// always are.
     pub weights_of: Option<usize>,
 }
 
@@ -68,7 +68,7 @@ pub struct ModelParam {
     pub param: Param,
 }
 
-/// No network of the supported kind needs more than this, and every buffer size then fits in 32 bits.
+/// No network of the supported kind needs more, and every buffer size then fits in 32 bits.
 const MAX_PARAMETERS: usize = 50_000_000;
 const MAX_ACTIVATION: usize = 16_000_000;
 
@@ -235,7 +235,7 @@ impl Model {
         self.layers.last().expect("a checked model").output.channels
     }
 
-    /// Every parameter and running statistic, in layer order; what several layers share is listed once, as its owner's.
+    /// Every parameter and running statistic, in layer order; shared ones are listed once, with their owner.
     pub fn params(&self) -> Vec<ModelParam> {
         let mut all = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
@@ -280,8 +280,7 @@ impl Model {
         self.layers.iter().map(NamedLayer::parameter_count).sum()
     }
 
-    /// What is odd about training it as its recipe says, a line each; `images` is the size of the training set, if that
-    /// is known.
+    /// Warnings about training it with its recipe, one per line; `images` is the size of the training set, if known.
     pub fn warnings(&self, images: Option<usize>) -> Vec<String> {
         let batch_size = images.map_or(self.train.batch_size, |images| self.train.batch_size.min(images));
         let last = images.map_or(batch_size, |images| (images.max(1) - 1) % batch_size.max(1) + 1);
@@ -311,7 +310,7 @@ impl Model {
         nothing.into_iter().chain(self.layers.iter().filter_map(warning)).collect()
     }
 
-    /// First parameters for a seed, in the order of [`Model::params`].
+    /// Initial parameters for a seed, in the order of [`Model::params`].
     pub fn init(&self, seed: u32) -> Vec<Tensor> {
         let key = rng::key(seed, Stream::Init);
         let tensor = |(index, ModelParam { name, param, .. }): (usize, ModelParam)| {
@@ -337,7 +336,7 @@ impl Model {
         self.params().into_iter().enumerate().map(tensor).collect()
     }
 
-    /// The description that it can be made from again, with some of it changed; every layer has its name and all its keys.
+    /// The description from which it can be rebuilt, possibly changed; every layer has its name and all its keys.
     pub fn config(&self) -> ModelConfig {
         let layer = |(index, layer): (usize, &NamedLayer)| LayerConfig {
             line: None,
@@ -357,7 +356,7 @@ impl Model {
         }
     }
 
-    /// The model as a model file, defaults spelled out: what trained weights carry with them.
+    /// The model as a model file, with defaults spelled out, as embedded in trained weights.
     pub fn to_toml(&self) -> String {
         use std::fmt::Write;
         let mut text = format!("name = {:?}\ninput = {}\n", self.name, self.input);
@@ -398,22 +397,22 @@ fn normal(words: [u32; 4]) -> f64 {
 }
 
 impl NamedLayer {
-    /// What of [`NamedLayer::params`] is the layer's own.
+    /// Those of [`NamedLayer::params`] that are the layer's own.
     fn own_params(&self) -> impl Iterator<Item = &Param> {
         self.params.iter().filter(|param| self.weights_of.is_none() || !param.trained)
     }
 
-    /// Number of trained parameters of its own: 0 if it computes with another layer's.
+    /// Number of its own trained parameters: 0 if it uses another layer's.
     pub fn parameter_count(&self) -> usize {
         self.own_params().filter(|param| param.trained).map(Param::size).sum()
     }
 
-    /// True if each output depends on every input by a weight of its own.
+    /// True if each output depends on every input with a separate weight.
     pub fn is_fully_connected(&self) -> bool {
         matches!(self.op, Op::Conv2d(_)) && self.params.first().is_some_and(|param| param.shape.len() == 2)
     }
 
-    /// Number of trained parameters that it computes with, its own or another layer's.
+    /// Number of trained parameters that it uses, its own or another layer's.
     pub fn trained_len(&self) -> usize {
         self.params.iter().filter(|param| param.trained).map(Param::size).sum()
     }

@@ -8,7 +8,7 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 pub enum Scale {
     /// Equal steps are equal differences.
     Linear,
-    /// The same of things that are counted: only whole numbers are labelled.
+    /// The same for counts: only whole numbers are labelled.
     Whole,
     /// Equal steps are equal factors; all values are above 0.
     Log2,
@@ -29,7 +29,7 @@ impl Scale {
             Self::Log2 if place > 3.0 => format!("{:.0}", place.exp2()),
             Self::Log2 => {
                 let value = place.exp2();
-                // Two digits that count, at least: 0.016.
+                // At least two significant digits: 0.016.
                 let digits = (1.0 - value.log10().floor()).max(2.0) as usize;
                 short(format!("{value:.digits$}").parse().unwrap_or(value))
             }
@@ -37,7 +37,7 @@ impl Scale {
     }
 }
 
-/// At most three digits behind the point, and no zeros at the end.
+/// At most three decimal places, without trailing zeros.
 fn short(value: f64) -> String {
     let text = format!("{value:.3}");
     let text = text.trim_end_matches('0').trim_end_matches('.');
@@ -47,28 +47,28 @@ fn short(value: f64) -> String {
 /// One line of a panel.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Line {
-    /// What it shows.
+    /// Its label.
     pub name: String,
     /// Its points, left to right.
     pub points: Vec<[f64; 2]>,
-    /// Drawn thin and without marks: what is expected, not measured.
+    /// Drawn thin and without marks: expected, not measured.
     pub faint: bool,
 }
 
 /// One chart.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Panel {
-    /// What stands above it.
+    /// Its title, above it.
     pub title: String,
-    /// What the horizontal axis counts.
+    /// Label and scale of the horizontal axis.
     pub x: (String, Scale),
-    /// What the vertical axis counts.
+    /// Label and scale of the vertical axis.
     pub y: (String, Scale),
-    /// Its lines; panels of one chart give a line of the same place the same colour.
+    /// Its lines; lines at the same position in different panels have the same colour.
     pub lines: Vec<Line>,
 }
 
-/// Pixels of a panel, of one alone and of one among others.
+/// Size of a panel in pixels, alone and among others.
 const ALONE: (u32, u32) = (700, 360);
 const PANEL: (u32, u32) = (330, 270);
 /// Height of a row of names.
@@ -88,7 +88,7 @@ fn colour(index: usize) -> RGBColor {
     COLOURS[index % COLOURS.len()]
 }
 
-/// Draws panels in rows of `columns`; the names of the first panel's lines, if they have any, stand above them.
+/// Draws panels in rows of `columns`; the names of the first panel's lines, if any, are above them.
 ///
 /// # Panics
 /// If there are no panels or no columns.
@@ -111,7 +111,7 @@ pub fn svg(panels: &[Panel], columns: usize) -> String {
     panels_of(panels, columns, if panels.len() == 1 { ALONE } else { PANEL })
 }
 
-/// Draws one panel of so many pixels, with the names of its lines above it.
+/// Draws one panel of this size in pixels, with the names of its lines above it.
 pub fn chart(panel: &Panel, size: (u32, u32)) -> String {
     panels_of(std::slice::from_ref(panel), 1, size)
 }
@@ -130,7 +130,7 @@ fn panels_of(panels: &[Panel], columns: usize, panel: (u32, u32)) -> String {
     text
 }
 
-/// Row and left edge of each line's name: as many in a row as fit.
+/// Row and left edge of each line's name: as many per row as fit.
 fn legend(lines: &[Line], width: u32) -> Vec<(u32, u32)> {
     let (mut row, mut left) = (0, 12);
     let mut places = Vec::new();
@@ -210,10 +210,10 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Drawn {
     Ok(())
 }
 
-/// Values of one name, for [`strips`].
+/// Values with one name, for [`strips`].
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strip {
-    /// Whose they are.
+    /// What they are values of.
     pub name: String,
     /// The values.
     pub values: Vec<f64>,
@@ -222,7 +222,7 @@ pub struct Strip {
 const STRIP_HEIGHT: u32 = 26;
 const NAMES: u32 = 230;
 
-/// Draws one strip below the other: every value as a dot, their mean as a bar, and a line at `target`, if there is one.
+/// Draws one strip below the other: every value as a dot, their mean as a bar, and a line at `target`, if given.
 ///
 /// # Panics
 /// If there are no strips.

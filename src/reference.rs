@@ -1,5 +1,5 @@
-//! The whole network in `f64` by the layers' reference implementations: the meaning of a training step, slow and plain.
-//! Tests and `doctor` compare both engines with it. Tensors go by the names they have in a plan.
+//! The whole network in `f64`, using the layers' reference implementations: it defines a training step, slowly and
+//! plainly. Tests and `doctor` compare both engines with it. Tensors have the same names as in a plan.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::tensor::{Array, Arrays, Sum, Tensor};
 
 /// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`, ...
 ///
-/// An array's `bound` is that of its own layer, given the layer's inputs; errors of earlier layers are not in it.
+/// An array's `bound` covers its own layer, given the layer's inputs; errors of earlier layers are not included.
 pub type Named = BTreeMap<String, Array>;
 
 /// What a step depends on besides weights, images and targets.
@@ -27,7 +27,7 @@ pub struct At {
     pub learning_rate: f64,
 }
 
-/// A network in `f64`: weights, running statistics, the optimizer's memory and moving averages.
+/// A network in `f64`: weights, running statistics, optimizer memory and moving averages.
 ///
 /// # Examples
 /// ```
@@ -53,16 +53,16 @@ pub struct Reference<'a> {
     train: TrainConfig,
     decays_all: bool,
     params: Vec<ModelParam>,
-    /// For each layer the indices of the parameters that it computes with.
+    /// For each layer, the indices of the parameters that it uses.
     indices: Vec<Vec<usize>>,
     weights: Vec<Array>,
     average: Vec<Array>,
-    /// One vector for each memory and parameter, empty for running statistics.
+    /// One vector per memory and parameter, empty for running statistics.
     memory: BTreeMap<&'static str, Vec<Array>>,
 }
 
 impl<'a> Reference<'a> {
-    /// A network that starts from `weights`, which are in the order of [`Model::params`].
+    /// A network that starts from `weights`, in the order of [`Model::params`].
     pub fn new(model: &'a Model, train: &TrainConfig, weights: &[Tensor]) -> Self {
         let params = model.params();
         assert_eq!(params.len(), weights.len(), "one tensor for each parameter");
@@ -83,7 +83,7 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Lets weight decay act on every parameter, as a PyTorch optimizer without parameter groups does.
+    /// Applies weight decay to every parameter, as a PyTorch optimizer without parameter groups does.
     pub fn decaying_all(mut self) -> Self {
         self.decays_all = true;
         self
@@ -94,12 +94,12 @@ impl<'a> Reference<'a> {
         &self.weights
     }
 
-    /// Parameters and running statistics, to change them.
+    /// Mutable parameters and running statistics.
     pub fn weights_mut(&mut self) -> &mut [Array] {
         &mut self.weights
     }
 
-    /// Takes over a vector that an engine holds; `tensors` are as [`Engine::read`](crate::engine::Engine::read) gives them.
+    /// Takes a vector from an engine; `tensors` are as returned by [`Engine::read`](crate::engine::Engine::read).
     pub fn write(&mut self, vector: Vector, tensors: &[Tensor]) {
         let (arrays, trained_only) = match vector {
             Vector::Weights => (&mut self.weights, false),
@@ -112,31 +112,31 @@ impl<'a> Reference<'a> {
         }
     }
 
-    /// Moving averages of the same; they follow only if `average_decay` is above 0.
+    /// Their moving averages, which are only updated if `average_decay` is above 0.
     pub fn average(&self) -> &[Array] {
         &self.average
     }
 
-    /// A memory of the optimizer, one array for each parameter; zeros for running statistics.
+    /// A memory of the optimizer, one array per parameter; zeros for running statistics.
     pub fn memory(&self, name: &str) -> &[Array] {
         &self.memory[name]
     }
 
-    /// Logits of `input` [N, C, H, W] by running statistics and without dropout.
+    /// Logits of `input` [N, C, H, W] with running statistics and without dropout.
     pub fn logits(&self, input: Array) -> Array {
         let at = At { seed: 0, step: 0, learning_rate: 0.0 };
         self.forward(&input, at, false).1
     }
 
-    /// The output of each layer for `input` [N, C, H, W], by running statistics and without dropout.
+    /// The output of each layer for `input` [N, C, H, W], with running statistics and without dropout.
     pub fn outputs(&self, input: Array) -> Vec<Array> {
         let at = At { seed: 0, step: 0, learning_rate: 0.0 };
         let (layers, _) = self.forward(&input, at, false);
         layers.into_iter().map(|mut arrays| arrays.remove("output").expect("every layer has one")).collect()
     }
 
-    /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers share
-    /// parameters, each layer's gradients are its share.
+    /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers
+    /// share parameters, each layer's gradients are only its share.
     pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
         let (mut layers, logits) = self.forward(&input, at, true);
         let loss = cross_entropy(&logits, targets, self.train.label_smoothing);
@@ -164,7 +164,7 @@ impl<'a> Reference<'a> {
         named
     }
 
-    /// One training step. Running statistics in the result are the new ones, parameters those before the update.
+    /// One training step. In the result, running statistics are the new ones, parameters those before the update.
     pub fn step(&mut self, input: Array, targets: &[u8], at: At) -> Named {
         let named = self.gradients(input, targets, at);
         for index in 0..self.params.len() {
@@ -184,8 +184,8 @@ impl<'a> Reference<'a> {
         named
     }
 
-    /// The gradient of the trained parameter with this number in [`Model::params`], from what [`Reference::gradients`] made:
-    /// the sum over the layers that compute with it.
+    /// The gradient of the trained parameter with this index in [`Model::params`], from the result of
+    /// [`Reference::gradients`]: the sum over the layers that use it.
     pub fn gradient_of(&self, named: &Named, index: usize) -> Array {
         let param = &self.params[index].param;
         let uses = self.indices.iter().zip(&self.model.layers).filter(|(used, _)| used.contains(&index));
@@ -227,7 +227,7 @@ impl<'a> Reference<'a> {
         Context { training, seed: at.seed, step: at.step, layer: layer as u32, first_image: 0 }
     }
 
-    /// What each layer read and made, and the output of the last.
+    /// Each layer's inputs and results, and the output of the last layer.
     fn forward(&self, image: &Array, at: At, training: bool) -> (Vec<Arrays>, Array) {
         let mut layers = Vec::new();
         let mut outputs = self.model.walk(image, |index, inputs| {
@@ -248,7 +248,7 @@ impl<'a> Reference<'a> {
     }
 }
 
-/// The same values, taken as given.
+/// The same values, treated as exact.
 fn exact(array: &Array) -> Array {
     Array::exact(&array.shape, array.data.clone())
 }

@@ -1,10 +1,10 @@
 //! The one source of randomness: a counter-based generator with the same bits in Rust and in WGSL.
 //!
-//! A random word is a pure function of (seed, stream, step, group, element), never of history: CPU and GPU see the same
-//! batches, crops and dropout masks, and a run can be resumed or split anywhere. The mixing function is PCG4D (Jarzynski
-//! and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020). `shaders/*.wgsl` hold the same function.
+//! A random word is a pure function of (seed, stream, step, group, element), never of history: CPU and GPU see the
+//! same batches, crops and dropout masks, and a run can be resumed or split anywhere. The mixing function is PCG4D
+//! (Jarzynski and Olano, "Hash Functions for GPU Rendering", JCGT 9(3), 2020). `shaders/*.wgsl` contain the same function.
 
-/// What the random words are for; keeps the uses independent of one another.
+/// The purpose of random words; keeps the uses independent of one another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     /// Initial parameters.
@@ -20,7 +20,7 @@ pub enum Stream {
 }
 
 impl Stream {
-    /// The number that enters the key.
+    /// The number used in the key.
     pub fn number(self) -> u32 {
         match self {
             Self::Init => 0,
@@ -54,7 +54,7 @@ pub fn key(seed: u32, stream: Stream) -> u32 {
     pcg4d([seed, stream.number(), 0, 0])[0]
 }
 
-/// Four random words of a stream. What `step`, `group` and `element` count is up to the stream's user.
+/// Four random words of a stream. The stream's user decides what `step`, `group` and `element` count.
 ///
 /// # Examples
 /// ```
@@ -118,7 +118,7 @@ impl Permutation {
         (32 - len.saturating_sub(1).leading_zeros()).div_ceil(2)
     }
 
-    /// Where position `index` of the order points to.
+    /// The value at position `index` of the order.
     pub fn get(&self, index: u32) -> u32 {
         let mask = (1u32 << self.half_bits) - 1;
         let mut value = index;
@@ -142,7 +142,7 @@ mod tests {
 
     #[test]
     fn pcg4d_has_the_published_constants() {
-        // Worked out by hand for the all-zero input: after the first line each word is 1013904223.
+        // Worked out by hand for all-zero input: after the first line each word is 1013904223.
         let c = 1_013_904_223u32;
         let x = c.wrapping_add(c.wrapping_mul(c));
         let y = c.wrapping_add(c.wrapping_mul(x));

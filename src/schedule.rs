@@ -1,4 +1,4 @@
-//! Learning rates: one value for each step of a run.
+//! Learning rates: one value per step of a run.
 
 use crate::config::LearningRate;
 
@@ -108,14 +108,14 @@ mod tests {
                     0.417_290_9,
                 ],
             ),
-            // No warm-up: the first step is the peak, and 0 of 0 steps is no NaN.
+            // No warm-up: the first step is the peak, and 0 of 0 steps does not give a NaN.
             (
                 LearningRate::OneCycle { peak: 0.8, warmup: 0.0, start: 0.25, end: 0.5 },
                 3,
                 1,
                 &[0.8, 0.7, 0.5],
             ),
-            // Nothing but warm-up.
+            // Only warm-up.
             (
                 LearningRate::OneCycle { peak: 0.8, warmup: 1.0, start: 0.25, end: 0.5 },
                 3,

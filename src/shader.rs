@@ -1,4 +1,4 @@
-//! The WGSL files, and what naga knows of them: the only file that names naga.
+//! The WGSL files, and their reflection by naga: the only file that names naga.
 
 use std::sync::{OnceLock, PoisonError, RwLock};
 
@@ -12,8 +12,7 @@ macro_rules! sources {
     };
 }
 
-/// Every shader that networks are trained with: file name without `.wgsl`, and text. All are complete, valid WGSL as they
-/// stand.
+/// Every shader used in training: file name without `.wgsl`, and text. Each is a complete, valid WGSL file.
 pub const SOURCES: &[(&str, &str)] = sources![
     "activation",
     "adam",
@@ -35,7 +34,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "sgd",
 ];
 
-/// Shaders that only measure a device. What they compute is in no network, so `doctor` has nothing to say of them.
+/// Shaders that only measure a device. No network uses their results, so `doctor` doesn't check them.
 pub const MEASURING: &[(&str, &str)] = sources!["ceilings"];
 
 /// A parsed and validated shader.
@@ -69,7 +68,7 @@ pub fn all() -> &'static [Shader] {
     static SHADERS: OnceLock<Vec<Shader>> = OnceLock::new();
     SHADERS.get_or_init(|| {
         let shader = |&(name, source)| {
-            // They are compiled in, so a broken one is a broken program.
+            // They are compiled in, so a broken one is a bug.
             let (module, info) = parse(name, source).unwrap_or_else(|error| panic!("{error}"));
             Shader { name, source, module, info }
         };
@@ -77,7 +76,7 @@ pub fn all() -> &'static [Shader] {
     })
 }
 
-/// Shaders of layers that the program brought.
+/// Shaders of layers that the program registered.
 static REGISTERED: RwLock<Vec<&'static Shader>> = RwLock::new(Vec::new());
 
 /// Those shaders.
@@ -85,7 +84,7 @@ pub fn registered() -> Vec<&'static Shader> {
     REGISTERED.read().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
-/// Adds a shader, which stays until the process ends.
+/// Adds a shader for the lifetime of the process.
 pub(crate) fn register(name: &'static str, source: &str) -> Result<()> {
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     if all().iter().chain(registered.iter().copied()).any(|other| other.name == name) {
@@ -97,7 +96,7 @@ pub(crate) fn register(name: &'static str, source: &str) -> Result<()> {
     Ok(())
 }
 
-/// The shader called `name`, of this crate or registered.
+/// The shader called `name`, built in or registered.
 ///
 /// # Examples
 /// ```
@@ -115,7 +114,7 @@ pub fn find(name: &str) -> &'static Shader {
         .unwrap_or_else(|| panic!("there is no shader {name}.wgsl"))
 }
 
-/// Reads and validates WGSL; an error says in which line of `name`.wgsl.
+/// Parses and validates WGSL; an error has the line of `name`.wgsl.
 fn parse(name: &str, source: &str) -> Result<(naga::Module, ModuleInfo)> {
     let fail = |location: Option<naga::SourceLocation>, message: String| Error::Config {
         path: format!("{name}.wgsl"),
@@ -130,7 +129,7 @@ fn parse(name: &str, source: &str) -> Result<(naga::Module, ModuleInfo)> {
     Ok((module, info))
 }
 
-/// An error and what caused it: naga says only there what is wrong.
+/// An error and its causes: naga's details are only in the latter.
 fn causes(error: &dyn std::error::Error) -> String {
     std::iter::successors(Some(error), |error| error.source())
         .map(ToString::to_string)
@@ -152,12 +151,12 @@ impl Shader {
             .unwrap_or_else(|| panic!("{}.wgsl has no entry point {entry_point}", self.name))
     }
 
-    /// Invocations of a workgroup along x, y, z.
+    /// Workgroup size along x, y, z.
     pub fn workgroup_size(&self, entry_point: &str) -> [u32; 3] {
         self.module.entry_points[self.entry_index(entry_point)].workgroup_size
     }
 
-    /// The storage buffers that an entry point uses, itself or through functions, by binding number.
+    /// The storage buffers that an entry point uses, directly or through functions, by binding number.
     pub fn bindings(&self, entry_point: &str) -> Vec<Binding> {
         let uses = self.info.get_entry_point(self.entry_index(entry_point));
         let mut bindings = Vec::new();

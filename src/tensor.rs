@@ -1,5 +1,5 @@
-//! Shapes, and the two kinds of host arrays: `f32` tensors with a name (what is trained, saved and exchanged) and `f64`
-//! arrays with an error bound (what the reference implementation computes).
+//! Shapes, and the two kinds of host arrays: named `f32` tensors (for training, saving and exchange) and `f64` arrays
+//! with an error bound (for the reference implementation).
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,17 +33,17 @@ impl Shape {
         Self { channels, height, width }
     }
 
-    /// Values of one image. What no `usize` can hold counts as the largest, so that it is beyond every limit.
+    /// Number of values per image. Saturates on overflow, which puts it beyond every limit.
     pub fn len(&self) -> usize {
         self.channels.saturating_mul(self.height).saturating_mul(self.width)
     }
 
-    /// Values of one feature map.
+    /// Values per feature map.
     pub fn area(&self) -> usize {
         self.height.saturating_mul(self.width)
     }
 
-    /// True if there is no value at all (never the case in a checked model).
+    /// True if there are no values (never the case in a checked model).
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -88,7 +88,7 @@ pub fn gamma(roundings: usize) -> f64 {
     nu / (1.0 - nu)
 }
 
-/// Smallest positive normal `f32`. Devices may flush anything below to zero, so every bound allows it.
+/// Smallest positive normal `f32`. Devices may flush anything below to zero, so every bound allows for that.
 pub const FLUSH: f64 = f32::MIN_POSITIVE as f64;
 
 /// An `f64` array of the reference implementation, with the largest error that a correct `f32` implementation can make.
@@ -110,9 +110,9 @@ pub struct Array {
     pub shape: Vec<usize>,
     /// The values, row-major.
     pub data: Vec<f64>,
-    /// For each value, the bound on |f32 result − value| if the `f32` implementation is given the same inputs, sums in
-    /// any order and may or may not fuse multiply and add. Zero for given inputs and for exact operations. Where an input
-    /// has a bound itself, its error is carried on: fused kernels do not write their intermediate values down.
+    /// For each value, the bound on |f32 result − value| if the `f32` implementation is given the same inputs, sums
+    /// in any order and may or may not fuse multiply and add. Zero for given inputs and for exact operations. If an
+    /// input has a bound itself, its error is propagated: fused kernels don't store their intermediate values.
     pub bound: Vec<f64>,
 }
 
@@ -123,13 +123,13 @@ impl Array {
         Self { shape: shape.to_vec(), data: vec![0.0; len], bound: vec![0.0; len] }
     }
 
-    /// Given values, taken as exact.
+    /// Given values, treated as exact.
     pub fn exact(shape: &[usize], data: Vec<f64>) -> Self {
         assert_eq!(shape.iter().product::<usize>(), data.len(), "{shape:?}");
         Self { shape: shape.to_vec(), bound: vec![0.0; data.len()], data }
     }
 
-    /// Given `f32` values, taken as exact.
+    /// Given `f32` values, treated as exact.
     pub fn from_f32(shape: &[usize], data: &[f32]) -> Self {
         Self::exact(shape, data.iter().map(|&v| f64::from(v)).collect())
     }
@@ -151,7 +151,7 @@ impl Array {
     }
 }
 
-/// A sum of products that keeps Σ|a·b| beside the value: |f32 result − value| ≤ γ(terms + 2) · Σ|a·b|.
+/// A sum of products that also tracks Σ|a·b|: |f32 result − value| ≤ γ(terms + 2) · Σ|a·b|.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Sum {
     /// The value in `f64`.
@@ -160,7 +160,7 @@ pub struct Sum {
     pub magnitude: f64,
     /// Number of terms.
     pub terms: usize,
-    /// What errors of the terms themselves add.
+    /// Contribution of errors in the terms themselves.
     pub carried: f64,
 }
 
@@ -172,20 +172,21 @@ impl Sum {
         self.terms += 1;
     }
 
-    /// Adds one term that is itself known to `bound`.
+    /// Adds one term that is only known to within `bound`.
     pub fn add_bounded(&mut self, term: f64, bound: f64) {
         self.add(term);
         self.carried += bound;
     }
 
-    /// The error bound. Two roundings more than terms: one for the product, one for a final scaling.
+    /// The error bound. Two more roundings than terms: one for the product, one for a final scaling.
     pub fn bound(&self) -> f64 {
         gamma(self.terms + 2) * (self.magnitude + self.carried) + self.carried + self.terms as f64 * FLUSH
     }
 }
 
-/// What an `f32` kernel computes, and how far off it may be: running error analysis (Higham, section 3.3). A kernel's formula
-/// evaluated with these proves its own bound, by WGSL's accuracy of each operation, whether or not products are fused with sums.
+/// The result of an `f32` kernel and a bound on its error: running error analysis (Higham, section 3.3). Evaluating a
+/// kernel's formula with these values proves its bound, using WGSL's accuracy of each operation, whether or not
+/// products are fused with sums.
 ///
 /// # Examples
 /// ```
@@ -209,12 +210,12 @@ impl Rounded {
         Self { value, bound: if value.abs() < FLUSH { value.abs() } else { 0.0 } }
     }
 
-    /// A constant of a kernel, which is the nearest `f32`.
+    /// A constant in a kernel, rounded to the nearest `f32`.
     pub fn constant(value: f64) -> Self {
         Self { value, bound: (f64::from(value as f32) - value).abs() }
     }
 
-    /// The result of an operation: what errors of its operands come to, then so many roundings.
+    /// The result of an operation: the propagated errors of its operands, then `roundings` roundings.
     fn after(value: f64, carried: f64, roundings: f64) -> Self {
         let nu = roundings * UNIT_ROUNDOFF;
         Self { value, bound: carried + nu / (1.0 - nu) * (value.abs() + carried) + FLUSH }
@@ -225,14 +226,14 @@ impl Rounded {
         Self { value: self.value.abs(), ..self }
     }
 
-    /// The nearest value from `low` to `high`, which are `f32` numbers.
+    /// The nearest value from `low` to `high`, which are exact in `f32`.
     pub fn clamp(self, low: f64, high: f64) -> Self {
         let at = |value: f64| value.clamp(low, high);
         let value = at(self.value);
         Self { value, bound: (at(self.value + self.bound) - value).max(value - at(self.value - self.bound)) }
     }
 
-    /// exp, of which WGSL allows 3 + 2|x| units in the last place.
+    /// exp, for which WGSL allows 3 + 2|x| units in the last place.
     pub fn exp(self) -> Self {
         let value = self.value.exp();
         let units = 3.0 + 2.0 * (self.value.abs() + self.bound);
@@ -267,7 +268,7 @@ impl Sub for Rounded {
 impl Mul for Rounded {
     type Output = Self;
 
-    /// Exact where the left factor is just 0 or 1.
+    /// Exact if the left factor is just 0 or 1.
     fn mul(self, other: Self) -> Self {
         if self == Self::constant(0.0) {
             return self;
@@ -283,7 +284,7 @@ impl Mul for Rounded {
 impl Div for Rounded {
     type Output = Self;
 
-    /// WGSL allows 2.5 units in the last place. The divisor must be sure not to be 0.
+    /// WGSL allows 2.5 units in the last place. The divisor must certainly not be 0.
     fn div(self, other: Self) -> Self {
         let value = self.value / other.value;
         let carried = (self.bound + value.abs() * other.bound) / (other.value.abs() - other.bound);

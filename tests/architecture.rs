@@ -1,4 +1,4 @@
-//! The floors of CONTRIBUTING.md: a file imports only from lower ones, and siblings of floor 4 never from each other.
+//! The floors of CONTRIBUTING.md: a file imports only from lower floors, and siblings on floor 4 never from each other.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -68,7 +68,7 @@ fn sources() -> Vec<(String, PathBuf, String)> {
 fn imports(text: &str) -> Vec<String> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices("crate::") {
-        // The word must stand alone: not `my_crate::`.
+        // Only the whole word counts: not `my_crate::`.
         if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_') {
             continue;
         }

@@ -1,4 +1,4 @@
-//! The error bounds of layers, by hand: a bound that is too large passes every comparison.
+//! The error bounds of layers, by hand: a bound that is too large would pass every comparison.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -19,7 +19,7 @@ fn vector(values: &[f64]) -> Array {
     Array::exact(&[values.len()], values.to_vec())
 }
 
-/// Differences of close numbers leave nine digits of these bounds; the smallest term is a millionth of them.
+/// Differences of close numbers leave nine correct digits of these bounds; the smallest term is a millionth of them.
 #[track_caller]
 fn assert_bounds(array: &Array, want: &[f64]) {
     assert_eq!(array.bound.len(), want.len());
@@ -60,7 +60,7 @@ fn one_product_has_the_bound_of_one_rounding() {
     let arrays = Arrays::from([("input", input())]);
     let output = |kind, keys| parse(kind, keys).unwrap().forward(&arrays, &context(true))["output"].clone();
     let bound = output("leaky_relu", "negative_slope = 0.5").bound;
-    // A zero may still be a flushed product; a factor of 0 or 1 rounds nothing.
+    // A zero may still be a flushed product; multiplying by 0 or 1 is exact.
     assert_eq!(bound, [gamma(1) * 1.5 + FLUSH, FLUSH, 0.0]);
     assert_eq!(output("relu", "").bound, [0.0; 3]);
     let dropped = output("dropout", "rate = 0.5");
@@ -73,7 +73,7 @@ fn one_product_has_the_bound_of_one_rounding() {
 const FUNCTIONS: [&str; 10] =
     ["gelu", "hard_sigmoid", "hard_swish", "leaky_relu", "prelu", "relu", "relu6", "sigmoid", "silu", "tanh"];
 
-/// What an activation makes of each number, and the gradient for an upstream of 1.
+/// An activation's output for each number, and its gradient for an upstream gradient of 1.
 fn activated(kind: &str, x: &[f64]) -> [Array; 2] {
     let layer = parse(kind, "").unwrap();
     let mut arrays = Arrays::from([("input", column(x)), ("weight", vector(&[0.25]))]);
@@ -83,7 +83,7 @@ fn activated(kind: &str, x: &[f64]) -> [Array; 2] {
     [made["output"].clone(), layer.backward(&arrays, &context(true))["grad_input"].clone()]
 }
 
-/// The bounds hold the distance between the kernels' formulas and the functions: a wrong coefficient would show here.
+/// The bounds include the difference between the kernels' formulas and the functions: a wrong coefficient would show here.
 #[test]
 fn formulas_of_activations_are_close_to_the_functions() {
     let x: Vec<f64> = (-4000..=4000).map(|i| f64::from((f64::from(i) * 0.005) as f32)).collect();
@@ -91,7 +91,7 @@ fn formulas_of_activations_are_close_to_the_functions() {
         let [output, gradient] = activated(kind, &x);
         let (mut forward, mut backward) = (0.0f64, 0.0f64);
         for (index, x) in x.iter().enumerate() {
-            // What exp is off by, and a few units in the last place.
+            // exp's error, and a few units in the last place.
             let allowed = 2f64.powi(-23) * (10.0 + 2.0 * x.abs());
             forward = forward.max(output.bound[index] / (allowed * x.abs().max(0.5)));
             backward = backward.max(gradient.bound[index] / allowed);
@@ -133,9 +133,9 @@ fn batch_norm_in_training_has_its_bounds() {
     ]);
     let made = parse("batch_norm2d", NORM).unwrap().forward(&arrays, &context(true));
     let var = 32.0 / 3.0;
-    // Nine roundings: three terms and six; magnitude 21/3 and the first value.
+    // Nine roundings: three terms plus six; magnitude 21/3 and the first value.
     let mean_bound = gamma(9) * (7.0 + 3.0);
-    // Squares around the first value, 0 + 16 + 64.
+    // Squares relative to the first value, 0 + 16 + 64.
     let var_bound = 3.0 * gamma(10) * 80.0 / 3.0;
     let inv_std = 1.0 / (var + 0.5f64).sqrt();
     let largest = 1.0 / (var - var_bound + 0.5).sqrt();
@@ -166,7 +166,7 @@ fn batch_norm_in_evaluation_has_its_bounds() {
     };
     let layer = parse("batch_norm2d", NORM).unwrap();
     let made = layer.forward(&arrays(-1.5, 10.0), &context(false));
-    // inv_std = 1/√4, which eight roundings give.
+    // inv_std = 1/√4, with eight roundings.
     assert!((made["output"].data[0] - (8.0 * 0.5 * -1.5 + 10.0)).abs() < 1e-12);
     let output =
         |centred: f64, size: f64| 1.5 * centred * gamma(8) * 0.5 + gamma(6) * (size * 0.5 * 1.5 + 10.0);
@@ -210,7 +210,7 @@ fn batch_norm_backward_has_its_bounds() {
     };
     let layer = parse("batch_norm2d", NORM).unwrap();
     let made = layer.backward(&arrays(-1.5), &context(true));
-    // Σg = 2, Σ|g| = 8; Σg·x̂ = 2.5 − 7.5 = −5, Σ|g·x̂| = 10, and what x̂ itself carries.
+    // Σg = 2, Σ|g| = 8; Σg·x̂ = 2.5 − 7.5 = −5, Σ|g·x̂| = 10, plus x̂'s own error.
     let x_hat = [gamma(3) * (3.0 + 2.0) * 0.5, gamma(3) * (7.0 + 2.0) * 0.5];
     let bias = gamma(4) * 8.0;
     let weight = gamma(4) * 10.0 + 5.0 * x_hat[0] + 3.0 * x_hat[1];
@@ -243,7 +243,7 @@ fn group_norm_has_its_bounds() {
     arrays.insert("grad_output", Array::exact(&[1, 4, 1, 1], upstream.to_vec()));
     let made = layer.backward(&arrays, &context(true));
 
-    // Two terms and six or seven roundings; magnitude (3 + 7)/2 and the first value; squares around it 0 and 16.
+    // Two terms plus six or seven roundings; magnitude (3 + 7)/2 and the first value; squares relative to it 0 and 16.
     let mean = gamma(8) * (5.0 + 3.0);
     let inv_std = 1.0 / 4.5f64.sqrt();
     let largest = 1.0 / (4.0 - 3.0 * gamma(9) * 8.0 + 0.5).sqrt();
@@ -259,7 +259,7 @@ fn group_norm_has_its_bounds() {
         let want = weight[i].abs() * x_hat_bound[i] + gamma(3) * size;
         assert!((output.bound[i] - want).abs() <= 1e-9 * want, "{:e}, not {want:e}", output.bound[i]);
     }
-    // What does not differ is the bias.
+    // Equal values give just the bias.
     assert_eq!(output.data[2..], bias[2..]);
 
     let carried = [5.0 * x_hat_bound[0], 3.0 * x_hat_bound[1]];

@@ -1,4 +1,4 @@
-//! Shape rules, and what each layer makes of numbers few enough to be worked out by hand.
+//! Shape rules, and each layer's results on numbers few enough to be worked out by hand.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -144,7 +144,7 @@ fn convolution_by_hand() {
     assert_values(&made["grad_input"], &[1.0, 10.0, 0.0, 100.0, 1002.0, 20.0, 0.0, 200.0, 2000.0]);
     assert_values(&made["grad_weight"], &[11.0, 14.0, 20.0, 23.0]);
     assert_values(&made["grad_bias"], &[3.0]);
-    // Stride 2 with padding 1 sees each value once, under another tap.
+    // Stride 2 with padding 1 sees each value once, under a different tap.
     let line = r#"{ type = "conv2d", out_channels = 1, kernel = 2, stride = 2, padding = 1, bias = false }"#;
     let made = run(line, ([1, 1, 3, 3], NINE), &[("weight", weight)], &[1.0; 4]);
     assert_values(&made["output"], &[1000.0, 3200.0, 7040.0, 9865.0]);
@@ -210,7 +210,7 @@ fn batch_norm_by_hand() {
 
 #[test]
 fn group_norm_by_hand() {
-    // Two images; of the first, group 0 holds 1 and 5: mean 3, variance 4; with eps = 0.5 the deviation is √4.5.
+    // Two images; in the first, group 0 holds 1 and 5: mean 3, variance 4; with eps = 0.5 the deviation is √4.5.
     let params: &[(&str, &[f64])] = &[("weight", &[2.0, 3.0, 7.0, 8.0]), ("bias", &[10.0, 20.0, 30.0, 40.0])];
     let line = r#"{ type = "group_norm", groups = 2, eps = 0.5 }"#;
     let input: &[f64] = &[1.0, 5.0, 6.0, 6.0, 0.0, 0.0, -1.0, -1.0];
@@ -221,10 +221,10 @@ fn group_norm_by_hand() {
     assert_values(&made["output"], &want);
     assert_values(&made["grad_bias"], &[2.0, 0.0, 0.0, 0.0]);
     assert_values(&made["grad_weight"], &[-x_hat, 0.0, 0.0, 0.0]);
-    // weight/σ · (g − 1/2 − x̂·Σg·x̂/2), with x̂² = 4/4.5; of equal values x̂ = 0 and σ = √0.5.
+    // weight/σ · (g − 1/2 − x̂·Σg·x̂/2), with x̂² = 4/4.5; for equal values x̂ = 0 and σ = √0.5.
     let (rest, equal) = (2.0 / 4.5f64.sqrt() * (0.5 - 0.5 * 4.0 / 4.5), 2.0 / 0.5f64.sqrt() * 0.5);
     assert_values(&made["grad_input"], &[rest, -rest, 0.0, 0.0, equal, -equal, 0.0, 0.0]);
-    // A single value of a group is its own mean.
+    // A group's only value is its own mean.
     let line = r#"{ type = "group_norm", groups = 4 }"#;
     let made = run(line, ([1, 4, 1, 1], &[5.0, -1.0, 0.0, 1e9]), params, &[1.0, 2.0, 3.0, 4.0]);
     assert_values(&made["output"], params[1].1);
@@ -238,7 +238,7 @@ fn pools_by_hand() {
     let made =
         run(r#"{ type = "max_pool2d", kernel = 2, stride = 1 }"#, input, &[], &[1.0, 10.0, 100.0, 1000.0]);
     assert_values(&made["output"], &[9.0, 9.0, 9.0, 8.0]);
-    // Of two equal values the first in row-major order wins.
+    // Of two equal values, the first in row-major order wins.
     assert_values(&made["grad_input"], &[0.0, 11.0, 0.0, 100.0, 0.0, 0.0, 0.0, 1000.0, 0.0]);
     let made =
         run(r#"{ type = "avg_pool2d", kernel = 2, padding = 1 }"#, ([1, 1, 3, 3], NINE), &[], &[4.0; 4]);

@@ -1,5 +1,5 @@
-//! Errors of a layer's inputs are carried on to its outputs: fused kernels write nothing down in between. The errors here are
-//! so large that roundings do not count beside them.
+//! Errors of a layer's inputs are propagated to its outputs: fused kernels store nothing in between. The errors here
+//! are so large that roundings are negligible.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::sync::Arc;
@@ -16,7 +16,7 @@ fn layer(kind: &str, keys: &str) -> Arc<dyn Layer> {
     LayerKind::find(kind).unwrap().parse(toml::from_str(keys).unwrap()).unwrap()
 }
 
-/// Random values, each with an error of its own around `error`.
+/// Random values, each with its own error around `error`.
 fn random(shape: &[usize], seed: u32, error: f64) -> Array {
     let len = shape.iter().product();
     let word = |stream: u32, i: usize| f64::from(rng::signed(rng::words(seed, stream, 0, i as u32)[0]));
@@ -47,7 +47,7 @@ fn assert_carried(what: &str, given: &Arrays, inputs: &[&str], factor: f64, make
     }
 }
 
-/// The layer's forward or backward pass, and one of the arrays that it makes.
+/// The layer's forward or backward pass, and one of its results.
 fn pass(layer: &dyn Layer, given: &Arrays, name: &str) -> Array {
     let made =
         if name == "output" { layer.forward(given, &CONTEXT) } else { layer.backward(given, &CONTEXT) };
@@ -64,7 +64,7 @@ fn linear_layers_carry_errors_by_their_slopes() {
             1.0,
         ),
         ("linear", "out_features = 3", 1.0),
-        // The mean of a fused head comes before the layer whose errors these are.
+        // The mean in a fused head comes before the layer whose errors these are.
         ("avg_pool2d", "kernel = 2", 6.0),
         ("adaptive_avg_pool2d", "output = [2, 1]", 14.0),
         ("dropout", "rate = 0.3", 1.0),
@@ -131,7 +131,8 @@ fn assert_bounds(array: &Array, want: &[f64]) {
 fn near_its_kink_a_rectifier_may_take_either_slope() {
     let layer = layer("leaky_relu", "negative_slope = 0.25");
     let shape = [1, 1, 1, 5];
-    // Far above, far below, near the kink on both sides, at its very edge. No slope is above 1, so the output is off by no more.
+    // Far above, far below, near the kink on both sides, at its very edge. No slope is above 1, so the output error
+    // is no larger.
     let sign = with_bounds(&shape, &[2.0, -2.0, 0.1, -0.1, 0.5], &[0.5; 5]);
     let output = pass(&*layer, &Arrays::from([("input", sign.clone())]), "output");
     assert_bounds(&output, &[0.5; 5]);
@@ -139,14 +140,15 @@ fn near_its_kink_a_rectifier_may_take_either_slope() {
     let given = Arrays::from([("input", sign.clone()), ("output", sign), ("grad_output", upstream)]);
     let gradient = pass(&*layer, &given, "grad_input");
     assert_bounds(&gradient, &[0.125, 0.125, 3.125, 3.125, 3.125]);
-    // What is exact is sure of its side, even at 0.
+    // An exact value is on a definite side, even at 0.
     let exact = Array::exact(&[1, 1, 1, 1], vec![0.0]);
     let given =
         Arrays::from([("output", exact.clone()), ("grad_output", Array::exact(&[1, 1, 1, 1], vec![4.0]))]);
     assert_bounds(&pass(&*layer, &given, "grad_input"), &[0.0]);
 }
 
-/// Whatever the inputs really are, within their errors, is within the bounds; and these are not far wider than it takes.
+/// Whatever the true inputs are, within their errors, the results are within the bounds; and these are not much wider
+/// than necessary.
 #[test]
 fn activations_carry_errors_by_their_steepest_slopes() {
     let functions =
@@ -194,7 +196,7 @@ fn a_slope_s_gradient_carries_both_errors() {
     ]);
     let made = pass(&*layer, &given, "grad_weight");
     assert_eq!(made.data, [-8.4]);
-    // |g| · 0.5 + (|min(x, 0)| + 0.5) · 0.125 of all but the first.
+    // |g| · 0.5 + (|min(x, 0)| + 0.5) · 0.125 for all but the first.
     assert_bounds(&made, &[3.0 * 2.0 + (2.5 + 0.5 + 0.6) * 0.125]);
 }
 

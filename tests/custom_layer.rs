@@ -1,4 +1,4 @@
-//! A layer that a program brings works as those of the crate do: that of `examples/custom_layer.rs`.
+//! A layer registered by a program works like the built-in ones: that of `examples/custom_layer.rs`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -54,7 +54,7 @@ impl Layer for Wrong {
     }
 }
 
-/// A layer of the crate under another name, which says what it computes or does not.
+/// A built-in layer under another name, which may or may not say what it computes.
 #[derive(Debug, Serialize, Deserialize)]
 struct Twin {
     of: String,
@@ -123,7 +123,7 @@ fn model(layer: &str) -> Model {
     ])
 }
 
-/// A network of these layers and a linear one; all that a program brings are registered.
+/// A network of these layers and a linear one, with all custom layers registered.
 fn model_of(layers: &[&str]) -> Model {
     static REGISTERED: Once = Once::new();
     REGISTERED.call_once(|| {
@@ -150,7 +150,7 @@ fn model_of(layers: &[&str]) -> Model {
     Model::parse(&text, "small.toml").unwrap()
 }
 
-/// Weights after 20 steps from those of seed 3, on the CPU engine, or on the GPU if there is one.
+/// Weights after 20 steps starting from those of seed 3, on the CPU engine, or on the GPU if there is one.
 fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
     let images = Draw::new(7).images(32, model.input.into(), model.class_count());
     let setup = Setup {
@@ -174,7 +174,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
     })
 }
 
-/// Only what the CPU engine has no kernels for is slow on it.
+/// Only layers without CPU kernels are slow on the CPU engine.
 #[test]
 fn the_cpu_engine_says_what_it_has_no_kernels_for() {
     let warning = |layer: &str| Device::cpu(None).warning(&model(layer));
@@ -198,7 +198,7 @@ fn both_engines_train_it_alike() {
     }
 }
 
-/// A layer that says what it computes takes the kernels of the CPU engine and is in every export.
+/// A layer that says what it computes uses the CPU engine's kernels and is in every export.
 #[test]
 fn an_operation_that_exists_needs_nothing_else() {
     let (own, renamed) =
@@ -213,8 +213,9 @@ fn an_operation_that_exists_needs_nothing_else() {
     assert!(export::to_pytorch(&checkpoint).unwrap().contains("self.twin1 = nn.BatchNorm2d(4"));
 }
 
-/// Layers that do not say what they compute run by their reference implementation on the CPU engine, as the tuned kernels do:
-/// parameters in their shapes, running statistics over the whole batch of two blocks, several inputs, values that others read.
+/// Layers that don't say what they compute run their reference implementation on the CPU engine, with the same
+/// results as tuned kernels: parameters in their shapes, running statistics over the whole batch of two blocks,
+/// several inputs, values with several readers.
 #[test]
 fn opaque_layers_compute_what_tuned_kernels_do() {
     let net = |[conv, norm, product, sum]: [&str; 4]| {
@@ -223,7 +224,7 @@ fn opaque_layers_compute_what_tuned_kernels_do() {
             format!(r#"name = "norm", {norm}"#),
             r#"name = "active", type = "leaky_relu""#.to_owned(),
             r#"name = "gate", type = "global_avg_pool2d""#.to_owned(),
-            // Of both inputs there are later readers, whose gradients are made before.
+            // Both inputs have later readers, whose gradients are computed first.
             format!(r#"name = "product", from = ["norm", "active"], {product}"#),
             format!(r#"name = "gated", from = ["gate", "product"], {product}"#),
             format!(r#"name = "sum", from = ["active", "gated", "norm"], {sum}"#),
@@ -248,7 +249,7 @@ fn opaque_layers_compute_what_tuned_kernels_do() {
     assert_alike("joined", &tuned, &twins);
 }
 
-/// The same for layers of one input, behind a convolution, where what reads only its output may work in place.
+/// The same for layers with one input, after a convolution, where a single reader may work in place.
 #[test]
 fn every_kernel_of_the_cpu_engine_has_an_opaque_twin() {
     for (kind, keys) in [
@@ -268,7 +269,7 @@ fn every_kernel_of_the_cpu_engine_has_an_opaque_twin() {
         ("adaptive_avg_pool2d", "output = 2"),
     ] {
         let comma = if keys.is_empty() { "" } else { ", " };
-        // No normalisation behind it, which would take away the gradient of a bias.
+        // No normalisation after it, which would cancel the gradient of a bias.
         let conv = r#"type = "conv2d", out_channels = 4, kernel = 3"#;
         let net = |layer: &str| model_of(&[conv, layer, r#"type = "flatten""#]);
         let tuned = net(&format!("type = {kind:?}{comma}{keys}"));
@@ -359,7 +360,7 @@ fn what_cannot_be_registered_is_refused() {
     assert_eq!(unknown, "mine.wgsl:14: no definition in scope for identifier: `negative`");
     let mistyped = refused("mine", "mine", &WGSL.replace("max(input", "vec3(input"));
     assert!(mistyped.starts_with("mine.wgsl:1"), "{mistyped}");
-    // What was refused has left nothing behind.
+    // Rejected registrations leave nothing behind.
     assert!(
         LayerKind::find("mine").is_none()
             && layers::register(LayerKind::new::<SquaredRelu>("mine", "X", "mine"), WGSL).is_ok()

@@ -1,4 +1,4 @@
-//! `doctor` finds nothing wrong with a right adapter, and refuses every shader whose results a changed line changes.
+//! `doctor` accepts a correct adapter, and rejects every shader mutant that changes the results.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -36,7 +36,7 @@ const MODEL: &str = r#"
     optimizer = OPTIMIZER
     augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
 "#;
-/// The other layers, alike.
+/// The other layers, likewise.
 const ALL_LAYERS: &str = include_str!("all_layers.toml");
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
@@ -81,7 +81,7 @@ fn fused_model(optimizer: &str) -> Model {
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
 
-/// The adapters, and which of them tests run on; `None`, with a message, where there is none.
+/// The adapters, and which of them to test; `None`, with a message, if there is none.
 fn adapter() -> Option<(Adapters, usize)> {
     common::gpu()?;
     let adapters = Adapters::find();
@@ -122,7 +122,7 @@ fn a_right_adapter_is_well() {
     }
 }
 
-/// The short training has rates of its own, at which this net's weights are soon no numbers, on the reference, too.
+/// The short training has its own rates, at which this net's weights soon become NaN, in the reference, too.
 #[test]
 fn a_net_that_diverges_is_not_the_adapter_s_fault() {
     let text = r#"
@@ -172,12 +172,12 @@ fn fused_kernels_are_examined() {
     assert!(report.launches.iter().all(|row| row.elements > 0), "{report:?}");
 }
 
-/// Mutants of each shader that are tried: enough to meet every rule in every entry point.
+/// Mutants to try per shader: enough to cover every rule in every entry point.
 const OF_EACH: usize = 10;
-/// Of the two shaders that do nearly everything.
+/// For the two shaders that do nearly everything.
 const OF_FUSED: usize = 18;
 
-/// What a mutant is tried on: a model that uses its kernel, and whether fused.
+/// What to try a mutant on: a model that uses its kernel, and whether fused.
 fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
     let fused = ["fused_conv2d", "fused_conv2d_backward", "head"].contains(&mutant.shader)
         || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
@@ -205,8 +205,8 @@ fn every_mutant_that_changes_results_is_refused() {
         .par_iter()
         .map(|mutant| {
             let (model, unchanged) = subject(mutant);
-            // With wgpu's checks, and so is what it is compared with: a compiler may give a zero another sign without them.
-            // In small pieces: all that adds up what several invocations have is then at work.
+            // With wgpu's checks, like the baseline: without them, a compiler may give a zero another sign. In small
+            // pieces, so that all code that combines several invocations' values is used.
             let unchanged = GpuOptions { checked: true, grain: Some(Grain::Fine), ..unchanged };
             let options = GpuOptions { replace: Some((mutant.shader, mutant.source)), ..unchanged };
             let examined = |depth| examine(&model, &adapters, index, depth, options);
@@ -255,9 +255,9 @@ fn every_mutant_that_changes_results_is_refused() {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Outcome {
     Refused(Depth),
-    /// It leaves out a buffer, so that no pipeline fits the plan.
+    /// It removes a buffer, so no pipeline fits the plan.
     Unviable,
-    /// Not one bit differs.
+    /// All bits are equal.
     Same,
     Missed,
 }
@@ -275,7 +275,7 @@ fn a_broken_kernel_is_named() {
         let text: &'static str = Box::leak(source.replace(line, broken).into_boxed_str());
         let options = GpuOptions { replace: Some((name, text)), ..UNFUSED };
         let Some(report) = report(ADAM, Depth::Quick, options) else { return };
-        // What follows from a wrong kernel may be wrong, too; it comes later.
+        // Results after a wrong kernel may be wrong, too; they come later.
         let wrong = report.launches.iter().find(|row| row.wrong.is_some());
         assert!(!report.is_well(), "{name} is well");
         assert_eq!(wrong.unwrap().launch, launch);
@@ -302,7 +302,7 @@ fn a_self_check_is_remembered_until_something_changes() {
     assert!(message.contains("conv1.forward (conv2d.wgsl)"), "{message}");
     assert!(message.contains("`--device cpu` needs no GPU"), "{message}");
     assert!(!cache.exists(), "a wrong adapter was remembered");
-    // A cache that cannot be written is no reason to fail.
+    // A cache that cannot be written is not a failure.
     std::fs::write(&cache, "a file where the folder should be").unwrap();
     assert!(matches!(check(&model(SGD), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))));
 }

@@ -1,4 +1,4 @@
-//! What engines promise to whoever trains with them: work can be started ahead, however much, and nothing else changes.
+//! What engines guarantee in training: any amount of work can be started ahead, without changing anything else.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -30,7 +30,7 @@ const MODEL: &str = r#"
     "#;
 const SEEDS: [u32; 2] = [4, 9];
 
-/// Thirty-two images: an epoch has six steps of five and one of two.
+/// Thirty-two images: six steps of five and one of two per epoch.
 fn images() -> Images {
     let mut draw = Draw::new(7);
     Images {
@@ -43,7 +43,7 @@ fn images() -> Images {
     }
 }
 
-/// Gives `check` each engine there is, made twice.
+/// Calls `check` with each available engine, created twice.
 fn with_engines(check: impl Fn(&str, &mut dyn Engine, &mut dyn Engine)) {
     let (model, images) = (Model::parse(MODEL, "small.toml").unwrap(), images());
     let replicas = Replica::of_seeds(&model, &model.train, SEEDS);
@@ -171,7 +171,7 @@ fn each_replica_reads_what_was_written_to_it() {
     });
 }
 
-/// Drivers that keep nothing themselves get back what they compiled; a damaged file is as good as none.
+/// Drivers that keep nothing themselves get back what they compiled; a damaged file is ignored.
 #[test]
 fn what_the_driver_compiled_is_kept_on_disk() {
     let Some(mut gpu) = gpu() else { return };
@@ -203,7 +203,7 @@ fn what_the_driver_compiled_is_kept_on_disk() {
         again.pipelines = Some(folder.path().join("made"));
         let mut engine = GpuEngine::new(again, &setup, GpuOptions::DEFAULT).unwrap();
         engine.train(1).unwrap();
-        // Whole again: its digest is that of the rest. The same code may have another length in some drivers.
+        // Intact again: its digest matches the rest. With some drivers, the same code may have another length.
         let mended = std::fs::read(&path).unwrap();
         assert!(mended.len() > kept.len() / 2, "{} bytes in place of {}", mended.len(), kept.len());
         assert_eq!(mended[..32], Sha256::digest(&mended[32..])[..]);

@@ -1,5 +1,6 @@
-//! Twenty training steps of the seed network, and of one that shares weights, on the GPU, on the CPU engine and in the f64
-//! reference, with everything random switched on: all three must see the same batches, crops and masks, and go the same way.
+//! Twenty training steps of the seed network, and of one that shares weights, on the GPU, on the CPU engine and in
+//! the f64 reference, with everything random switched on: all three must see the same batches, crops and masks, and
+//! follow the same trajectory.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -20,7 +21,7 @@ use shadernet::tensor::Array;
 const STEPS: u32 = 20;
 const SEED: u32 = 12;
 
-/// A hundred images of MNIST: eight batches of twelve and one of four in an epoch.
+/// A hundred images of MNIST: eight batches of twelve and one of four per epoch.
 fn images() -> Images {
     let mut images = Images::load(Path::new("data/mnist"), Part::Test).unwrap();
     images.count = 100;
@@ -29,7 +30,7 @@ fn images() -> Images {
     images
 }
 
-/// Convolutions, of which two have the blocks of the fused plan, a depthwise one and a normalisation with shared weights.
+/// Convolutions, two of which are fused blocks, a depthwise one and a normalisation with shared weights.
 const SHARED: &str = r#"
     name = "shared"
     input = [1, 28, 28]
@@ -70,7 +71,7 @@ fn training() -> TrainConfig {
     }
 }
 
-/// The batch of a step as the reference sees it.
+/// A step's batch as the reference sees it.
 fn batch(setup: &Setup<'_>, step: u32) -> (Vec<u32>, Array, Vec<u8>) {
     let batches = setup.train_batches().unwrap();
     let images = setup.training.unwrap();
@@ -84,7 +85,7 @@ fn batch(setup: &Setup<'_>, step: u32) -> (Vec<u32>, Array, Vec<u8>) {
     (indices, input, targets)
 }
 
-/// Distance of all weights, relative to the length of the reference's.
+/// Distance between all weights, relative to the norm of the reference's.
 fn distance(engine: &mut dyn Engine, reference: &Reference<'_>, vector: Vector) -> f64 {
     let wanted = match vector {
         Vector::Average => reference.average(),
@@ -100,7 +101,8 @@ fn distance(engine: &mut dyn Engine, reference: &Reference<'_>, vector: Vector) 
     (difference / length).sqrt()
 }
 
-/// Hits of the reference, and how close the two largest logits of an image come: closer than the engines' error is a tie.
+/// The reference's hits, and the smallest gap between the two largest logits of an image: below the engines' error it
+/// is a tie.
 fn hits(logits: &Array, targets: &[u8]) -> (usize, usize) {
     let classes = logits.data.len() / targets.len();
     let (mut hits, mut ties) = (0, 0);
@@ -135,16 +137,17 @@ fn step(name: &str, engine: &mut dyn Engine, reference: &mut Reference<'_>, setu
     [error, weights]
 }
 
-/// Relative errors, measured with six seeds on llvmpipe and on the processor. Rounding makes 4e-8 in the weights in the
-/// first step and 2e-8 a step from then on. But where it moves a value across the kink of a rectifier, or lets another value
-/// win a maximum, a whole gradient goes elsewhere: up to 1e-5 in that step, and two to five times as much in each that
-/// follows, up to 4e-2 after twenty. The loss of a step is continuous in what came before and has no such jumps.
+/// Relative errors, measured with six seeds on llvmpipe and on the processor. Rounding contributes 4e-8 to the
+/// weights in the first step and 2e-8 per step from then on. But where it moves a value across the kink of a
+/// rectifier, or changes which value wins a maximum, a whole gradient goes elsewhere: up to 1e-5 in that step, and
+/// two to five times as much in each following one, up to 4e-2 after twenty. The loss of a step depends continuously
+/// on what came before and has no such jumps.
 const LOSS: f64 = 1e-6;
 const SMOOTH: f64 = 1e-7;
 const KINK: f64 = 1e-4;
 const FREE: f64 = 0.1;
 
-/// Every step from the engine's own state: nothing adds up.
+/// Every step from the engine's own state: errors don't accumulate.
 fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
     let mut reference = Reference::new(setup.model, setup.train, &setup.model.init(SEED));
@@ -163,7 +166,7 @@ fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     assert!(smooth >= STEPS / 2, "{name}: {smooth} of {STEPS} steps are off by less than {SMOOTH:e}");
 }
 
-/// All steps from one start: errors add up, and grow where a kink is crossed.
+/// All steps from one start: errors accumulate, and grow where a kink is crossed.
 fn check_run(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
     let mut reference = Reference::new(setup.model, setup.train, &setup.model.init(SEED));
@@ -220,7 +223,7 @@ fn follow(gpu: Gpu, setup: &Setup<'_>, fuse: bool) {
     for step in 0..STEPS {
         engine.set_step(step).unwrap();
         engine.train(1).unwrap();
-        // Which images these are is not written down; their classes are.
+        // The images are not recorded, but their classes are.
         let targets = engine.read_tensor("targets").unwrap().unwrap();
         let (seen, ..) = batch(setup, step);
         let classes: Vec<u32> =
@@ -238,7 +241,7 @@ fn cpu_follows_the_reference() {
     });
 }
 
-/// As on the GPU, whose evaluation plan has none.
+/// As on the GPU, whose evaluation plan has no smoothing.
 #[test]
 fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
     let images = images();

@@ -1,5 +1,5 @@
-//! What is exported computes what the network computes: for random networks and every model in data/models, folded
-//! or not, the graph that was written gives the CPU engine's logits. PyTorch and onnxruntime have their say in tests/export.
+//! Exports compute what the network computes: for random networks and every model in data/models, folded or not, the
+//! written graph gives the CPU engine's logits. tests/export compares with PyTorch and onnxruntime.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -16,7 +16,7 @@ use shadernet::export::{html, to_pytorch};
 use shadernet::layers::LAYERS;
 use shadernet::model::Model;
 
-/// Batch normalisations before and behind convolutions, with groups and padding, and where nothing can take them in.
+/// Batch normalisations before and after convolutions, with groups and padding, and where nothing can absorb them.
 const FOLDS: &str = r#"
     name = "folds"
     input = [2, 12, 11]

@@ -1,5 +1,6 @@
-//! Readers are given damaged and hostile files: each may refuse them, but none may panic, take longer than ten seconds or
-//! more than a gigabyte. `SHADERNET_FUZZ_SECONDS` is the time for each reader (1), `SHADERNET_FUZZ_SEED` another start (0).
+//! Readers are given damaged and hostile files: each may reject them, but none may panic, take longer than ten
+//! seconds or more than a gigabyte. `SHADERNET_FUZZ_SECONDS` is the time per reader (1), `SHADERNET_FUZZ_SEED`
+//! another start (0).
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
@@ -31,7 +32,7 @@ use common::Draw;
 #[global_allocator]
 static MEMORY: Counting = Counting::new();
 
-/// One reader at a time, so that what is taken is its own.
+/// One reader at a time, so that memory use is its own.
 static TURN: Mutex<()> = Mutex::new(());
 
 const MOST_SECONDS: f64 = 10.0;
@@ -41,7 +42,7 @@ fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |text| text.parse().unwrap())
 }
 
-/// Seconds of the processor that this process took so far, where the system tells.
+/// Processor seconds used by this process so far, where the system reports them.
 fn processor_seconds() -> Option<f64> {
     let stat = fs::read_to_string("/proc/self/stat").ok()?;
     let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
@@ -50,8 +51,8 @@ fn processor_seconds() -> Option<f64> {
     Some((ticks(11)? + ticks(12)?) / 100.0)
 }
 
-/// Gives `read` each of the corpus as it is, then mutants of it until the time is over. A mutant that breaks a rule is
-/// kept in a file, whose name the failure tells: it belongs into the corpus.
+/// Passes each file of the corpus to `read` unchanged, then mutants until time is up. A mutant that breaks a rule is
+/// saved in a file named in the failure: add it to the corpus.
 fn fuzz(name: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8])) {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let end = Instant::now() + Duration::from_secs(setting("SHADERNET_FUZZ_SECONDS", 1));
@@ -65,7 +66,7 @@ fn fuzz(name: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8])) {
         };
         let (start, processor) = (Instant::now(), processor_seconds());
         let (peak, done) = MEMORY.peak_of(|| catch_unwind(AssertUnwindSafe(|| read(&bytes))));
-        // On a busy machine the clock alone says nothing.
+        // On a busy machine, wall-clock time alone says nothing.
         let spent = processor_seconds().zip(processor).map_or(f64::INFINITY, |(now, before)| now - before);
         let fault = match start.elapsed().as_secs_f64() {
             _ if done.is_err() => "panics".to_owned(),
@@ -83,7 +84,7 @@ fn fuzz(name: &str, corpus: &[Vec<u8>], read: impl Fn(&[u8])) {
     println!("{name}: {round} inputs");
 }
 
-/// Numbers at which arithmetic ends.
+/// Numbers at the limits of arithmetic.
 const NUMBERS: &[&str] = &[
     "0",
     "-1",
@@ -116,7 +117,7 @@ fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
         if bytes.is_empty() || bytes.len() > 1 << 20 {
             break;
         }
-        // Headers are where it matters: every other change is near the start.
+        // Headers matter most: every other change is near the start.
         let len = if draw.below(2) == 0 { bytes.len().min(64) } else { bytes.len() };
         let at = draw.below(len);
         let end = (at + 1 + draw.below(64)).min(bytes.len());
@@ -130,7 +131,7 @@ fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
                 bytes.splice(at..at, piece);
             }
             5 => {
-                // What another file has.
+                // A piece of another file.
                 let other = &corpus[draw.below(corpus.len())];
                 if !other.is_empty() {
                     let from = draw.below(other.len());
@@ -140,7 +141,7 @@ fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
             }
             6 | 7 => replace_number(&mut bytes, at, draw),
             8 => {
-                // A binary number, of either byte order.
+                // A binary number, in either byte order.
                 let number = draw.pick(&[
                     0u64,
                     1,
@@ -158,7 +159,7 @@ fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
                 bytes[at..end].copy_from_slice(&digits[..end - at]);
             }
             _ => {
-                // Lines, or what stands between commas: twice, swapped, many times.
+                // Lines, or the text between commas: duplicated, swapped, repeated many times.
                 let separator = draw.pick(b"\n,;}");
                 let mut parts: Vec<&[u8]> = bytes.split(|&byte| byte == separator).collect();
                 let (a, b) = (draw.below(parts.len()), draw.below(parts.len()));
@@ -171,12 +172,12 @@ fn mutant(corpus: &[Vec<u8>], draw: &mut Draw) -> Vec<u8> {
             }
         }
     }
-    // What is larger is refused by its size, which tests of its own see to.
+    // Larger files are rejected by size, which other tests cover.
     bytes.truncate(4 << 20);
     bytes
 }
 
-/// Replaces the first decimal number from `at` on.
+/// Replaces the first decimal number at or after `at`.
 fn replace_number(bytes: &mut Vec<u8>, at: usize, draw: &mut Draw) {
     let Some(start) = bytes[at..].iter().position(u8::is_ascii_digit).map(|found| at + found) else { return };
     let is_part = |byte: &u8| byte.is_ascii_digit() || b".e".contains(byte);
@@ -209,7 +210,7 @@ fn texts(texts: &[&str]) -> Vec<Vec<u8>> {
     texts.iter().map(|text| text.as_bytes().to_vec()).collect()
 }
 
-/// Writes a file and gives its folder to a reader; then once more as somebody writes it who has its digest right.
+/// Writes a file and passes its folder to a reader; then again with a correct digest.
 fn in_folder(name: &str, read: impl Fn(&Path)) -> impl Fn(&[u8]) {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(name);
@@ -223,7 +224,7 @@ fn in_folder(name: &str, read: impl Fn(&Path)) -> impl Fn(&[u8]) {
     }
 }
 
-/// A file of ours with the digest of its bytes, if there is a place for it.
+/// One of our files with the digest of its bytes, if there is a place for it.
 fn sealed(bytes: &[u8]) -> Option<Vec<u8>> {
     let mark = br#""file_sha256":""#;
     let start = bytes.windows(mark.len()).position(|window| window == mark)? + mark.len();
@@ -274,7 +275,7 @@ fn model_file() {
     );
 }
 
-/// Images of 8x8 pixels as IDX files of both parts.
+/// Images of 8x8 pixels as IDX files for both parts.
 fn idx_files(dir: &Path) -> [PathBuf; 4] {
     let images = |count: u32| {
         let header = [0, 0, 8, 3].into_iter().chain([count, 8, 8].into_iter().flat_map(u32::to_be_bytes));
@@ -357,7 +358,7 @@ fn pictures() {
     });
 }
 
-/// Gives the chunks of a PNG their checksums, so that what was changed is read at all.
+/// Corrects the checksums of a PNG's chunks, so that the changes are read at all.
 fn mend_checksums(bytes: &mut [u8]) {
     let mut at = 8;
     while let Some(head) = bytes.get(at..at + 4) {
@@ -449,7 +450,7 @@ fn onnx() {
     fuzz("onnx", &corpus, |bytes| drop(Graph::read(bytes)));
 }
 
-/// A data set of two images, which every model may be asked to train on.
+/// A dataset of two images, on which every model may be trained.
 #[test]
 fn training_of_odd_models() {
     let images =

@@ -1,4 +1,4 @@
-//! The GPU against the reference: every element of every tensor that any kernel writes, within its proved bound.
+//! The GPU against the reference: every element of every tensor that any kernel writes, within its proven bound.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -33,7 +33,7 @@ fn setup<'a>(
     Setup { model, train, replicas, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
 }
 
-/// An engine with random weights and random memory of the optimizer.
+/// An engine with random weights and random optimizer memory.
 fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuEngine {
     let mut engine = GpuEngine::new(gpu, setup, GpuOptions { reuse, ..options }).unwrap();
     for (replica, &Replica { seed, .. }) in setup.replicas.iter().enumerate() {
@@ -59,7 +59,7 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
 fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table) -> Result<(), String> {
     let train = &case.train;
     let mut nets = Replica::of_seeds(model, train, [case.seed, 900, 31]);
-    // The second has other settings, in the third everything is switched off.
+    // The second has other settings; in the third everything is switched off.
     let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs } = train.augment;
     nets[1] = Replica {
         learning_rate: LearningRate::Constant { rate: 0.05 },
@@ -97,13 +97,13 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     if gpu().is_none() {
         return;
     }
-    // One for each thread at work.
+    // One per active thread.
     let tables = Mutex::new(Vec::new());
     check_random_networks(|case, model| {
         let mut table = tables.lock().unwrap().pop().unwrap_or_default();
         let grain = |coarse| Some(if coarse { Grain::Coarse } else { Grain::Fine });
         let options = GpuOptions { grain: grain(case.seed.is_multiple_of(2)), ..CHECKED };
-        // The kernels of single layers stay what a model falls back on.
+        // The kernels of single layers remain the fallback.
         let mut result = check_case(case, model, options, &mut table);
         if case.seed.is_multiple_of(3) && result.is_ok() {
             let options = GpuOptions { grain: grain(case.seed.is_multiple_of(9)), ..UNFUSED };
@@ -117,7 +117,7 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     let tables = tables.into_inner().unwrap();
     tables.iter().for_each(|table| println!("{table}"));
     if std::env::var_os("SHADERNET_RANDOM_NETS").is_some() {
-        return; // perhaps too few to meet everything
+        return; // perhaps too few to cover everything
     }
     for kind in [
         "avg_pool2d.grad_input",
@@ -141,7 +141,7 @@ fn every_element_of_every_tensor_is_within_its_bound() {
     }
 }
 
-/// The property bites: a shader that is wrong for one kind of network is found, and so is the smallest such network.
+/// The property test works: a shader that is wrong for one kind of network is found, and so is the smallest such network.
 #[test]
 fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
     if gpu().is_none() {
@@ -155,16 +155,16 @@ fn a_wrong_shader_shrinks_to_the_smallest_network_that_has_it() {
     let check = |case: &Case, model: &Model| check_case(case, model, options, &mut Table::default());
     let message = check_random_networks(check).unwrap_err();
     println!("{message}");
-    // The message is a model file, of which nothing can be left out: the layer, and a head of two.
+    // The message is a model file from which nothing can be removed: the layer, and a head of two.
     let model = Model::parse(&message, "message").unwrap();
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
     assert_eq!(kinds, ["leaky_relu", "global_avg_pool2d", "linear"], "{message}");
     assert!(message.contains("layer0.output at ["), "{message}");
-    // There are further images as long as the pixels of the first are above 0, where nothing is wrong.
+    // Images are added as long as the pixels of the first are above 0, where nothing is wrong.
     assert!(model.train.batch_size <= 3 && model.input.len() == 1, "{message}");
 }
 
-/// A net with everything that has random words, sums or shared memory.
+/// A net with everything that uses random words, sums or shared memory.
 const EVERYTHING: &str = r#"
     name = "everything"
     input = [1, 12, 11]
@@ -237,7 +237,7 @@ fn the_same_seed_gives_the_same_bits_however_it_is_run() {
             first[0].0.iter().zip(&other[0].0).map(|(&a, &b)| f32::from_bits(a) - f32::from_bits(b));
         differences.map(f32::abs).fold(0.0, f32::max)
     };
-    // A compiler may round otherwise in other code, and NVIDIA's does.
+    // A compiler may round differently in different code, and NVIDIA's does.
     let unchecked = apart(GpuOptions::FUSED);
     assert!(unchecked < 1e-4, "steps with and without checks in the shaders are {unchecked} apart");
     let unfused = apart(UNFUSED);
@@ -259,11 +259,11 @@ fn evaluation_agrees_with_the_reference() {
         let known = kinds.len();
         kinds.extend(model.layers.iter().map(|layer| layer.kind.name));
         if kinds.len() == known {
-            continue; // A few networks with every kind of layer between them are enough.
+            continue; // A few networks that together have every kind of layer are enough.
         }
         let Some(gpu) = gpu() else { return };
         let train = TrainConfig { average_decay: 0.9, ..case.train.clone() };
-        // Two batches of 256, the second short and no multiple of four.
+        // Two batches of 256, the second short and not a multiple of four.
         let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
         let nets = Replica::of_seeds(&model, &train, [2, 3]);
         let setup = setup(&model, &train, &nets, &images);
@@ -332,7 +332,7 @@ fn parts_of_a_large_batch_have_several_quads() {
     assert!(table.has("batch_norm2d.running_var") && table.has("conv2d.grad_weight"));
 }
 
-/// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be met once.
+/// More than 65,535 workgroups: the launch is folded into a second row, and every element must still be processed once.
 #[test]
 fn launches_beyond_the_limit_of_workgroups_are_folded() {
     let Some(gpu) = gpu() else { return };

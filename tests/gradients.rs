@@ -16,7 +16,7 @@ use shadernet::tensor::{Array, Arrays, Shape};
 /// Step of the differences: the truncation error is its square, the rounding error 1e-16 divided by it.
 const H: f64 = 1e-5;
 
-/// Compares slopes of a scalar function with gradients, and counts.
+/// Compares slopes of a scalar function with gradients, and counts the comparisons.
 #[derive(Default)]
 struct Slopes {
     compared: usize,
@@ -25,7 +25,7 @@ struct Slopes {
 }
 
 impl Slopes {
-    /// `f(shift)` is the scalar with one input shifted; `scale` is what an error is measured by at least.
+    /// `f(shift)` is the scalar with one input shifted; `scale` is the minimum to which errors are relative.
     fn check(
         &mut self,
         place: &str,
@@ -41,7 +41,7 @@ impl Slopes {
             self.worst = self.worst.max(error);
             return Ok(());
         }
-        // At a kink the slopes to either side differ by twice the error of their mean, or more.
+        // At a kink, the slopes on the two sides differ by at least twice the error of their mean.
         let here = f(0.0);
         let [left, right] = [(here - below) / H, (above - here) / H];
         if (right - left).abs() < (slope - gradient).abs() {
@@ -66,7 +66,7 @@ impl Slopes {
     }
 }
 
-/// Layer, images, input shape. Batches are no multiple of four, height and width differ.
+/// Layer, images, input shape. Batches are not multiples of four, height and width differ.
 const CASES: &[(&str, usize, [usize; 3])] = &[
     (r#"{ type = "conv2d", out_channels = 4, kernel = 3 }"#, 2, [3, 5, 6]),
     (r#"{ type = "conv2d", out_channels = 5, kernel = 3, padding = 1, stride = 2 }"#, 3, [2, 6, 5]),
@@ -136,7 +136,7 @@ fn every_layer_has_the_gradients_of_its_output() {
         let layer = parse_layer(line);
         kinds.insert(line.split('"').nth(1).unwrap());
         let input = Shape::from(input);
-        // A layer of several inputs gets its fewest, the last a value for each channel where it takes that.
+        // A layer with several inputs gets the minimum; the last has one value per channel if the layer accepts that.
         let mut inputs = vec![input; *layer.input_count().start()];
         let gate = [&inputs[1..], &[Shape::new(input.channels, 1, 1)]].concat();
         if inputs.len() > 1 && layer.output_shape(&gate).is_ok() {
@@ -184,10 +184,10 @@ fn every_layer_has_the_gradients_of_its_output() {
     assert_eq!(kinds.len(), LAYERS.len(), "{kinds:?}");
 }
 
-/// A network with its parameters as the layers take them, to run a part of it.
+/// A network with its parameters as the layers take them, for running a part of it.
 struct Forward<'a> {
     model: &'a Model,
-    /// Every array of a step; of these, the outputs of the layers that are not run again.
+    /// Every array of a step; used for the outputs of layers that are not rerun.
     named: &'a Named,
     params: Vec<Arrays>,
     targets: &'a [u8],
@@ -196,7 +196,7 @@ struct Forward<'a> {
 }
 
 impl Forward<'_> {
-    /// Mean loss by the layers from number `first` on, for these images.
+    /// Mean loss of the layers from index `first` on, for these images.
     fn loss(&self, first: usize, images: &Array) -> f64 {
         let mut outputs = Vec::new();
         for (index, layer) in self.model.layers.iter().enumerate().skip(first) {
@@ -234,7 +234,7 @@ fn image_gradient(model: &Model, named: &Named) -> Array {
     total
 }
 
-/// Compares the gradient of every parameter, and of some of the input, after `change` had its way with them.
+/// Compares the gradient of every parameter, and of some of the input, after applying `change` to them.
 fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -> Result<Slopes, String> {
     let mut draw = Draw::new(case.seed);
     let weights = random_weights(model, case.seed);
@@ -309,11 +309,11 @@ fn whole_networks_have_the_gradients_of_their_loss() {
     all.into_inner().unwrap().finish("networks");
 }
 
-/// The property bites: a gradient that is wrong in one kind of network is found, and so is the smallest such network.
+/// The property test works: a gradient that is wrong in one kind of network is found, and so is the smallest such network.
 #[test]
 fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
-    /// Convolutions in groups lose a thousandth of the last element of their gradient; not those of branches, which are
-    /// there with all their layers or not at all.
+    /// Grouped convolutions lose a thousandth of the last element of their gradient, except in branches, which are
+    /// present with all their layers or not at all.
     fn wrong(model: &Model, named: &mut Named) {
         for layer in model.layers.iter().filter(|layer| layer.name.starts_with("layer")) {
             if layer.layer.keys().get("groups").is_some_and(|groups| groups.as_integer() > Some(1)) {
@@ -325,7 +325,7 @@ fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
     let message =
         check_random_networks(|case, model| check_gradients(case, model, wrong).map(drop)).unwrap_err();
     println!("{message}");
-    // The message is a model file, of which nothing can be left out: a convolution, and a head of two layers.
+    // The message is a model file from which nothing can be removed: a convolution, and a head of two layers.
     let model = Model::parse(&message, "message").unwrap();
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
     assert_eq!(kinds, ["conv2d", "global_avg_pool2d", "linear"], "{message}");

@@ -1,4 +1,4 @@
-//! Negative controls: what the other tests would let pass is worth nothing, so here things are broken on purpose.
+//! Negative controls: a test that passes broken code is worthless, so here things are broken on purpose.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -56,7 +56,7 @@ const NET: &str = r#"
         { type = "linear", out_features = 5 },
     ]"#;
 
-/// One step of [`NET`], compared as `gpu_layers.rs` does it, with a line of a shader changed.
+/// One step of [`NET`], compared as in `gpu_layers.rs`, with a line of a shader changed.
 fn step_with(
     batch_size: usize,
     optimizer: Optimizer,
@@ -108,11 +108,11 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     // Which of several equal values wins.
     ("max_pool2d", "value > best.value", "value >= best.value"),
     ("avg_pool2d", "max(row + 1u, KERNEL_HEIGHT)", "max(row, KERNEL_HEIGHT)"),
-    // The lanes behind a short batch count.
+    // The lanes past a short batch count.
     ("batch_norm2d", "(input[start + x] - shift) * mask", "(input[start + x] - shift)"),
     ("batch_norm2d", "centred * mask", "centred"),
     ("batch_norm2d", "count / max(count - 1.0, 1.0)", "1.0"),
-    // The sums of one invocation, or of one group, do not count.
+    // The sums of one invocation, or of one group, don't count.
     ("group_norm", "half > 0u", "half > 1u"),
     ("group_norm", "squares += sums[2u * other + 1u]", "squares += sums[2u * other]"),
     ("group_norm", "max(tree[64] / COUNT - from_first * from_first", "max(tree[64] / COUNT"),
@@ -122,7 +122,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
         "lane_mask(quad, state[2]) / f32(state[2])",
         "lane_mask(quad, state[2]) / f32(BATCH_SIZE)",
     ),
-    // The backward pass draws another mask than the forward pass.
+    // The backward pass draws a different mask than the forward pass.
     ("dropout", "index / IMAGE_ELEMENTS, state[1], key", "index / IMAGE_ELEMENTS, state[0], key"),
     ("conv2d", "column < IN_WIDTH + PADDING", "column <= IN_WIDTH + PADDING"),
     ("conv2d", "if (HAS_BIAS && first_column == 0u)", "if (HAS_BIAS && first_column == 1u)"),
@@ -152,15 +152,15 @@ fn every_broken_shader_is_found() {
     }
 }
 
-/// Without barriers an invocation reads what another has not yet written. A device that runs a whole workgroup in
-/// lockstep may get away with it, so only a software adapter, which does not, must be caught.
+/// Without barriers an invocation reads values that another has not yet written. A device that runs a whole workgroup
+/// in lockstep may get away with it, so only a software adapter, which doesn't, must be caught.
 #[test]
 fn missing_barriers_are_found() {
     for name in ["batch_norm2d", "cross_entropy"] {
         let source = shader::find(name).source;
         assert!(source.contains("workgroupBarrier();"), "{name}.wgsl has no barrier");
         let broken: &'static str = source.replace("workgroupBarrier();", "").leak();
-        // So many images that several subgroups work on one sum.
+        // Enough images for several subgroups to work on one sum.
         let Some(result) = step_with(130, SGD, Some((name, broken))) else { return };
         let must = gpu().is_some_and(|gpu| gpu.report.is_software());
         println!("{name} without barriers: {result:.90?}");

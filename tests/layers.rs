@@ -1,5 +1,5 @@
-//! What comparisons of values do not see of a layer, by hand: what a model file may leave out and what it may not say, and how
-//! many invocations its launches want.
+//! Properties of a layer that comparisons of values don't show, by hand: what a model file may omit and must not say,
+//! and how many invocations its launches need.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -73,7 +73,7 @@ fn defaults_are_spelled_out() {
     }
 }
 
-/// Each refusal, and beside it the nearest value that is taken.
+/// Each rejected value, next to the nearest accepted one.
 #[test]
 fn limits_are_where_they_should_be() {
     let cases = [
@@ -224,7 +224,7 @@ fn parameters_have_their_shapes_and_first_values() {
     fn params(kind: &str, keys: &str, input: [usize; 3]) -> Vec<Param> {
         parse(kind, keys).unwrap().params(&[Shape::from(input)])
     }
-    // An output of a group sums 4/2 channels of 3x3.
+    // An output in a group sums 4/2 channels of 3x3.
     let conv = "out_channels = 6\nkernel = 3\ngroups = 2";
     let weight = param("weight", &[6, 2, 3, 3], Init::Weight { fan_in: 18 }, true, true);
     let bias = param("bias", &[6], Init::Bias { fan_in: 18 }, true, false);
@@ -246,7 +246,7 @@ fn parameters_have_their_shapes_and_first_values() {
     assert_eq!(params("prelu", "num_parameters = 1\ninit = 0.5", [4, 5, 6]), [slopes(1, 0.5)]);
 }
 
-/// The mask is a function of seed, layer, step, image and element, as `shaders/dropout.wgsl` has it.
+/// The mask is a function of seed, layer, step, image and element, as in `shaders/dropout.wgsl`.
 #[test]
 fn dropout_draws_the_words_it_should() {
     let shape = [7, 2, 5, 3];
@@ -300,7 +300,7 @@ fn convolutions_launch_as_much_as_there_is() {
     let keys = "out_channels = 40\nkernel = 5\nstride = 4\npadding = 4\ngroups = 2";
     let input = [6, 5, 4];
     assert_eq!(launches("conv2d", keys, input, 14, Pass::Train), [("forward", 2 * 3 * 14 * 10)]);
-    // 75 weights an output in 9 tiles, 20 outputs a group in 3; each of 14·3 rows is a part.
+    // 75 weights per output in 9 tiles, 20 outputs per group in 3; each of 14·3 rows is a part.
     let backward = launches("conv2d", keys, input, 14, Pass::Backward);
     let want = [
         ("weight_parts", 14 * 3 * (9 * 3 * 2)),
@@ -310,7 +310,7 @@ fn convolutions_launch_as_much_as_there_is() {
     ];
     assert_eq!(backward, want);
     assert_eq!(saved("conv2d", keys, input, 14), [("parts", 14 * 3 * (40 * 75 + 40))]);
-    // 500 rows are 125 parts of 4 rows, but 50 rows of an image are 13.
+    // 500 rows are 125 parts of 4 rows, but the 50 rows of an image are 13.
     let keys = "out_channels = 6\nkernel = 3\npadding = 1\nbias = false";
     let input = [5, 50, 30];
     assert_eq!(launches("conv2d", keys, input, 10, Pass::Eval), [("forward", 8 * 50 * 10 * 2)]);
@@ -378,7 +378,7 @@ fn activations_launch_by_what_they_read() {
     }
 }
 
-/// Small integers that are no pattern.
+/// Small integers without a pattern.
 fn numbers(shape: [usize; 4]) -> Array {
     let len = shape.iter().product::<usize>();
     Array::exact(&shape, (0..len as u32).map(|i| f64::from(rng::words(5, 0, 0, i)[0] % 19) - 9.0).collect())
@@ -389,7 +389,7 @@ fn at(array: &Array, [n, c, y, x]: [usize; 4]) -> f64 {
     array.data[((n * channels + c) * height + y) * width + x]
 }
 
-/// Differences of a wrong but consistent indexing agree with its gradients; this does not.
+/// Differences of wrong but consistent indexing agree with its gradients; this test doesn't.
 #[test]
 fn a_convolution_is_its_definition() {
     let keys = "out_channels = 6\nkernel = 3\nstride = 2\npadding = 1\ngroups = 2\nbias = true";
@@ -405,7 +405,7 @@ fn a_convolution_is_its_definition() {
             for y in 0..4 {
                 for x in 0..5 {
                     let mut sum = arrays["bias"].data[o];
-                    // Three outputs and two inputs a group.
+                    // Three outputs and two inputs per group.
                     for (c, channel) in [(0, o / 3 * 2), (1, o / 3 * 2 + 1)] {
                         for i in (0..3).filter(|i| (1..8).contains(&(2 * y + i))) {
                             for j in (0..3).filter(|j| (1..11).contains(&(2 * x + j))) {
@@ -432,7 +432,7 @@ fn part(array: &Array, image: Option<usize>, channel: Option<usize>) -> Array {
     Array::exact(&[images.len(), channels.len(), h, w], data)
 }
 
-/// With what is worked out by hand for one map, this says the rest.
+/// Together with results by hand for a single map, this covers the rest.
 #[test]
 fn maps_that_should_not_see_each_other_do_not() {
     for (kind, keys) in [

@@ -1,4 +1,4 @@
-//! What the CPU engine says that it will take is what it takes.
+//! The CPU engine takes the memory that it says it will take.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 #[path = "common/alloc.rs"]
@@ -23,7 +23,7 @@ const DEEP: &str = r#"{ type = "conv2d", out_channels = 16, kernel = 3, padding 
     { type = "relu" }, { type = "avg_pool2d", kernel = 3, stride = 1, padding = 1 }, { type = "leaky_relu" }, { type = "relu" },
     { type = "conv2d", out_channels = 3, kernel = 3 }, { type = "global_avg_pool2d" }"#;
 
-/// Within a fifth for nets of all kinds, batch sizes and numbers of nets and threads, trained and judged.
+/// Within a fifth for nets of all kinds, batch sizes and numbers of nets and threads, in training and evaluation.
 fn the_estimate_is_what_is_taken() {
     let images = Images {
         count: 400,
@@ -74,7 +74,7 @@ fn the_estimate_is_what_is_taken() {
                 }
                 engine.evaluate(false).unwrap();
                 if training {
-                    // What saving takes: all vectors, and as much again for the file.
+                    // For saving: all vectors, and as much again for the file.
                     let all = [Vector::Weights, Vector::Average].into_iter();
                     let all =
                         all.chain(model.train.optimizer.memory().iter().map(|&name| Vector::Memory(name)));
@@ -89,13 +89,13 @@ fn the_estimate_is_what_is_taken() {
     }
 }
 
-/// What does not fit is refused before anything of note is taken.
+/// What does not fit is rejected before anything significant is allocated.
 #[cfg(target_os = "linux")]
 fn too_much_is_refused_first() {
     let text = "name = \"x\"\ninput = [1, 4000, 4000]\nlayers = [{ type = \"relu\" }, { type = \"global_avg_pool2d\" }, \
                 { type = \"linear\", out_features = 2 }]\n[train]\nbatch_size = 65536";
     let model = Model::parse(text, "x.toml").unwrap();
-    // Nobody looks at the pixels.
+    // The pixels are never read.
     let images =
         Images { count: 1 << 20, channels: 1, height: 4000, width: 4000, pixels: vec![], labels: vec![] };
     let replicas = Replica::of_seeds(&model, &model.train, 0..1);
@@ -116,7 +116,7 @@ fn too_much_is_refused_first() {
     assert!(message.contains(" TiB of memory, ") && message.contains("fit"), "{message}");
 }
 
-/// One test, since others beside it would be counted.
+/// A single test, since others running alongside would be counted.
 #[test]
 fn memory_is_asked_for_and_then_taken() {
     the_estimate_is_what_is_taken();

@@ -1,4 +1,4 @@
-//! The three nets of `MLPerf` Tiny compute what Keras makes of them: answers, and the gradient of every parameter.
+//! The three nets of `MLPerf` Tiny compute what Keras computes: answers, and the gradient of every parameter.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -21,7 +21,7 @@ const PROJECTIONS: usize = 16;
 const MEAN: f32 = 0.5;
 const STD: f32 = 0.25;
 
-/// As `words` of `tests/fixtures/mlperf_tiny.py`, which says what this is.
+/// As `words` in `tests/fixtures/mlperf_tiny.py`, which explains this.
 fn word(stream: u64, at: usize) -> u32 {
     let mut x = at as u64 + (stream << 32);
     x = (x ^ (x >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -62,7 +62,7 @@ fn images(model: &Model, stream: u64, count: usize) -> Images {
     }
 }
 
-/// Length of `grad` minus Keras's gradient as a part of the latter's, by their projections on vectors of ±1.
+/// Norm of `grad` minus Keras's gradient as a fraction of the latter's, by their projections on vectors of ±1.
 fn distance(grad: &[f32], stream: u64, norm: f64, projections: &[f64]) -> f64 {
     let sign = |k: usize, at: usize| f64::from(1 - 2 * (word(stream, k * grad.len() + at) & 1) as i32);
     let squares = projections.iter().enumerate().map(|(k, want)| {
@@ -91,7 +91,7 @@ fn check(name: &str, on_cpu: bool) {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let text = std::fs::read_to_string(root.join(format!("data/models/{name}.toml"))).unwrap();
     let mut model = Model::parse(&text, name).unwrap();
-    // Masks differ from library to library. Plain steps of rate 1 show the gradients as differences of weights.
+    // Masks differ between libraries. Plain steps with rate 1 show the gradients as differences of weights.
     let (layers, _) = text.split_once("[train]").unwrap();
     let layers = layers.replace("rate = 0.2", "rate = 0.0").replace("rate = 0.4", "rate = 0.0");
     let recipe = "[train]\nbatch_size = 4\noptimizer = { type = \"sgd\", momentum = 0.0 }\n\
@@ -138,7 +138,7 @@ fn check(name: &str, on_cpu: bool) {
         let [before, after] = [&before[index].data, &after[index].data];
         let grad: Vec<f32> = before.iter().zip(after).map(|(before, after)| before - after).collect();
         count += grad.len();
-        // A bias before a batch normalisation has no gradient but roundings.
+        // The gradient of a bias before a batch normalisation is nothing but rounding errors.
         let largest = norms.iter().fold(0.0f64, |a, &b| a.max(b));
         let norm = norms[place].max(1e-3 * largest);
         let off = distance(&grad, stream + 2, norm, &projections[place * PROJECTIONS..][..PROJECTIONS]);

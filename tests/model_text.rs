@@ -1,4 +1,5 @@
-//! What a user may write in a model or suite file: every message says where, what would fit, and nothing of how it is read.
+//! What a user may write in a model or suite file: every message says where and what would be valid, and nothing
+//! about how it is read.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ average_decay = 0.5
 augment = { rotate_degrees = 3.0, shift_pixels = 1.0, scale = 0.05, shear = 0.1, plain_epochs = 1 }
 "#;
 
-/// Words of serde and Rust, which nobody should have to know.
+/// Words of serde and Rust, which users should not need to know.
 const FORBIDDEN: &[&str] = &[
     "usize",
     "u64",
@@ -64,7 +65,7 @@ const FORBIDDEN: &[&str] = &[
     "byte",
 ];
 
-/// Values of every kind that TOML knows, and of extreme size.
+/// Values of every TOML type, and of extreme size.
 const VALUES: &[&str] = &[
     "\"text\"",
     "\"3\"",
@@ -102,7 +103,7 @@ const VALUES: &[&str] = &[
 ];
 
 fn assert_plain(message: &str, text: &str) {
-    // What the user wrote may have any word.
+    // What the user wrote may contain any word.
     let words = message.to_lowercase();
     for word in FORBIDDEN {
         let found = words
@@ -113,12 +114,12 @@ fn assert_plain(message: &str, text: &str) {
     assert!(message.len() < 700 && !message.contains('\u{1b}'), "{message:?}");
 }
 
-/// Each `key = value` of a text with its value replaced by another.
+/// A text with the value of each `key = value` replaced by another.
 fn spoiled(text: &str) -> Vec<String> {
     let mut texts = Vec::new();
     for (at, _) in text.match_indices(" = ") {
         let rest = &text[at + 3..];
-        // To the comma, bracket or line end that closes the value.
+        // Up to the comma, bracket or line end that closes the value.
         let mut depth = 0;
         let end = rest.find(|c| {
             depth += i32::from("[{".contains(c)) - i32::from("]}".contains(c));
@@ -128,7 +129,7 @@ fn spoiled(text: &str) -> Vec<String> {
         for value in VALUES {
             texts.push(format!("{} = {value}{rest}", &text[..at]));
         }
-        // The key is called otherwise, and is missing.
+        // The key has another name, so it is missing.
         texts.push(format!("{}x = 3{rest}", &text[..at]));
         let start =
             text[..at].rfind([',', '\n', '{']).map_or(0, |at| at + usize::from(&text[at..=at] != ","));
@@ -150,7 +151,7 @@ fn whatever_is_wrong_with_a_model_is_said_in_plain_words() {
             let message = error.to_string();
             assert_plain(&message, text);
             let line = message.strip_prefix("x.toml:").and_then(|rest| rest.split(':').next());
-            // What concerns the whole has no line.
+            // Errors about the whole have no line.
             let whole = ["input = ", "layers is empty", "classes has "];
             let wanted = !whole.iter().any(|words| message.starts_with(&format!("x.toml: {words}")));
             assert!(!wanted || line.is_some_and(|line| line.parse::<usize>().is_ok()), "{message}\n{text}");
@@ -191,7 +192,7 @@ fn whatever_is_wrong_with_a_suite_is_said_in_plain_words() {
     }
 }
 
-/// What to write instead of what other libraries know.
+/// What to write instead of names from other libraries.
 #[test]
 fn messages_say_what_to_write() {
     let cases = [
@@ -432,7 +433,7 @@ fn keys_of_many_parts_are_refused() {
     assert!(!Model::parse(&numbers, "x.toml").unwrap_err().to_string().contains("within"));
 }
 
-/// The parser is recursive: however deep brackets stand, and whatever is wrong with them, the stack holds.
+/// The parser is recursive: however deeply brackets are nested, and whatever is wrong with them, the stack holds.
 #[test]
 fn brackets_within_brackets_are_no_danger() {
     for piece in
@@ -456,7 +457,7 @@ fn a_text_beyond_every_description_is_refused_by_its_size() {
     }
 }
 
-/// Time grows with the number of layers, not with its square.
+/// Time grows linearly with the number of layers, not quadratically.
 #[test]
 fn tens_of_thousands_of_layers_are_read_at_once() {
     let mut text = String::from("name = \"deep\"\ninput = [4, 4, 4]\nlayers = [\n");
@@ -471,6 +472,6 @@ fn tens_of_thousands_of_layers_are_read_at_once() {
     assert_eq!(model.param_indices().len(), 30_002);
     assert!(model.to_string().len() > 1_000_000);
     Model::parse(&model.to_toml(), "deep.toml").unwrap();
-    // Less than a second where it is optimised; the square would take minutes.
+    // Less than a second in optimised builds; quadratic time would be minutes.
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }

@@ -1,6 +1,6 @@
-//! The reference and the kernels against ONNX's backend test suite: numbers that neither shadernet nor its authors made.
-//! See `tests/data/onnx/README.md`. The suite's `f32` outputs must lie within the bounds of the reference; so must those of
-//! the kernels, and the two within twice the bounds of each other.
+//! The reference and the kernels against ONNX's backend test suite: independent numbers. See
+//! `tests/data/onnx/README.md`. The suite's `f32` outputs must be within the bounds of the reference; so must those
+//! of the kernels, and the two within twice the bounds of each other.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "onnx/bench.rs"]
@@ -27,7 +27,7 @@ const CASES: &str = "Adam 2, AveragePool 6, BatchNormalization 9, Conv 11, ConvT
     Gemm 11, GlobalAveragePool 2, LeakyRelu 5, LogSoftmax 9, MatMul 1, MaxPool 10, MaxUnpool 1, Momentum 3, Relu 3, \
     Softmax 9, SoftmaxCrossEntropyLoss 8";
 
-/// One node with its arrays, as ONNX has them.
+/// One node with its arrays, in ONNX's layout.
 #[derive(Debug, Clone, Deserialize)]
 struct Case {
     #[serde(skip)]
@@ -66,7 +66,7 @@ fn read(file: &SafeTensors<'_>, name: &str) -> Array {
     Array::exact(tensor.shape(), data)
 }
 
-/// As [N, C, H, W]: further axes are one, those behind the fourth join the third.
+/// As [N, C, H, W]: missing axes are one, those after the fourth are merged into the third.
 fn image(array: &Array) -> Array {
     let mut shape = array.shape.clone();
     if shape.len() > 4 {
@@ -82,7 +82,7 @@ fn transposed(array: &Array) -> Array {
     Array::exact(&[columns, rows], data.collect())
 }
 
-/// Rounded to `f32`, as the kernels must have it: one of the two roundings that the bound of a sum has to spare.
+/// Rounded to `f32`, as the kernels need it: one of the two spare roundings in the bound of a sum.
 fn scaled(array: &Array, factor: f64) -> Array {
     let values: Vec<f32> = array.data.iter().map(|value| (factor * value) as f32).collect();
     Array::from_f32(&array.shape, &values)
@@ -155,11 +155,11 @@ impl Case {
         }
     }
 
-    /// Forward; and where ONNX tells the winners, their share of the gradient: distinct numbers must arrive at them.
+    /// Forward; and where ONNX gives the winners, their part of the gradient: distinct numbers must arrive at them.
     fn max_pool(&self, window: &str, bench: &mut Bench) -> Result<(), String> {
         let keys = format!("kernel = {}\n{window}", self.first("kernel_shape"));
         if self.op == "MaxUnpool" {
-            // An input whose maxima are where ONNX puts the values.
+            // An input with maxima at ONNX's positions.
             let mut input = Array::zeros(&self.output(0).shape);
             self.input(1).data.iter().for_each(|&winner| input.data[winner as usize] = 1.0);
             let arrays = Arrays::from([("input", input), ("grad_output", self.input(0).clone())]);
@@ -222,7 +222,7 @@ impl Case {
         self.check(0, &made["output"], bench)
     }
 
-    /// ONNX's momentum is the weight of the old statistics, and its running variance takes up the biased one.
+    /// ONNX's momentum is the weight of the old statistics, and its running variance uses the biased one.
     fn batch_norm(&self, bench: &mut Bench) -> Result<(), String> {
         let training = self.int("training_mode", 0) == 1;
         let keep = self.float("momentum", 0.9);
@@ -311,7 +311,7 @@ impl Case {
         bench.table.check("gradient of the loss", &self.name, &grad_of_onnx, grad)
     }
 
-    /// T = 0, so ONNX's momentum ignores beta, and its Adam corrects no bias, as ours after very many steps.
+    /// T = 0, so ONNX's momentum ignores beta, and its Adam has no bias correction, like ours after very many steps.
     fn optimizer(&self, bench: &mut Bench) -> Result<(), String> {
         let [alpha, beta] = [("alpha", 0.9), ("beta", 0.999)].map(|(key, or)| self.float(key, or) as f32);
         let (rule, names): (_, &[_]) = if self.op == "Adam" {
@@ -375,11 +375,11 @@ fn the_kernels_agree_with_onnx() {
         "{}\n{adapter}: {with_kernel} cases in {launches} launches; without a kernel: {without:?}",
         bench.table
     );
-    // Flattening is a change of shape alone.
+    // Flattening only changes the shape.
     assert_eq!((with_kernel, without), (102, BTreeMap::from([("Flatten".to_owned(), 4)])));
 }
 
-/// The control of the kernels: each shader that ONNX has cases for, broken in one place, fails one of them.
+/// The kernels' control: each shader that ONNX has cases for, broken in one place, fails one of them.
 #[test]
 fn a_broken_kernel_is_noticed() {
     for (name, line, broken, op) in [
@@ -441,7 +441,7 @@ fn a_broken_kernel_is_noticed() {
     }
 }
 
-/// The control: every output is compared, and an error in its last value shows.
+/// The control: every output is compared, and an error in its last value is noticed.
 #[test]
 fn a_wrong_value_is_noticed() {
     for case in cases() {

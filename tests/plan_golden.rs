@@ -1,5 +1,5 @@
-//! Plans of training steps, as text: of the seed network, and of a net with every kind of layer and option. A change of
-//! one should be seen, and wanted: `SHADERNET_BLESS=1 cargo test --release --test plan_golden` writes them anew.
+//! Plans of training steps, as text: of the seed network, and of a net with every kind of layer and option. Changes
+//! should be noticed and intended: `SHADERNET_BLESS=1 cargo test --release --test plan_golden` rewrites them.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -12,8 +12,8 @@ use shadernet::plan::{ParamLayout, Place, Plan, PlanOptions};
 
 const SEED: &str = include_str!("../data/models/seed.toml");
 
-/// Every extent and option has a size of its own, so that no two products are equal by chance. The first layer with
-/// parameters is the second of the net: its input's gradient is not wanted.
+/// Every extent and option has a different size, so that no two products are equal by chance. The first layer with
+/// parameters is the second in the net: its input's gradient is not needed.
 const ALL_LAYERS: &str = r#"
     name = "all_layers"
     input = [3, 41, 29]
@@ -108,11 +108,11 @@ fn the_fused_and_the_fine_plans_are_the_golden_ones() {
     assert_golden("seed_fused.txt", &plan);
     assert_golden("seed_fine.txt", &fine(SEED, false));
     assert_golden("seed_fused_fine.txt", &fine(SEED, true));
-    // What has no fused kernel keeps its own.
+    // Layers without a fused kernel keep their own.
     assert_golden("all_layers_fused.txt", &fused(ALL_LAYERS, 6, 3, false));
 }
 
-/// Small pieces need more room for the sums of parts, which a layer of many weights has not.
+/// Small pieces need more space for partial sums, which a layer with many weights can't spare.
 #[test]
 fn the_parts_of_a_large_layer_stay_few() {
     let wide = |channels: usize, grain| {
@@ -155,14 +155,14 @@ fn the_seed_networks_plan_is_the_golden_one() {
     let plan = training(SEED, 128, 1, true);
     assert_golden("seed.txt", &plan);
 
-    // Plain data: it survives being written down.
+    // Plain data: it survives serialization.
     let json = serde_json::to_string(&plan).unwrap();
     assert!(serde_json::from_str::<Plan>(&json).unwrap() == plan, "the plan changed on its way through JSON");
 }
 
 #[test]
 fn the_plans_of_a_net_of_all_layers_are_the_golden_ones() {
-    // 54 images are 14 quads, the last half full, and enough for a convolution to sum several rows in a part.
+    // 54 images are 14 quads, the last half full, and enough for a convolution to sum several rows per part.
     assert_golden("all_layers.txt", &training(ALL_LAYERS, 54, 3, true));
     assert_golden("all_layers_eval.txt", &evaluation(ALL_LAYERS, 54, true));
 }
@@ -181,8 +181,8 @@ fn an_evaluation_reads_the_weights_it_is_told_to() {
     assert_eq!(buffers(true), ["average_params", "average_running", "test.images"]);
 }
 
-/// Weights that three layers share are one tensor, packed once, and each use has rows of gradients of its own. The optimizer
-/// adds up all rows.
+/// Weights shared by three layers are one tensor, packed once, and each use has its own rows of gradients. The
+/// optimizer sums all rows.
 #[test]
 fn each_use_of_shared_weights_has_gradients_of_its_own() {
     let text = r#"
@@ -196,7 +196,7 @@ fn each_use_of_shared_weights_has_gradients_of_its_own() {
           { type = "global_avg_pool2d" },
         ]"#;
     let model = Model::parse(text, "shared").unwrap();
-    // Of two nets: 288 weights and 8 biases, then the 16 weights of the head, each from a multiple of 64 values on.
+    // For two nets: 288 weights and 8 biases, then the 16 weights of the head, each aligned to 64 values.
     let (row, bias) = (320 + 64 + 64, 320);
     for (parts, plan) in [(1, training(text, 8, 2, true)), (2, fused(text, 8, 2, true))] {
         assert_eq!(ParamLayout::new(&model, 2).trained_len(), row);
@@ -225,7 +225,8 @@ fn each_use_of_shared_weights_has_gradients_of_its_own() {
         let names: Vec<_> = weights.map(|tensor| tensor.name.as_str()).collect();
         assert!(names.iter().all(|name| ["own.weight", "conv4.weight"].contains(name)), "{names:?}");
     }
-    // 4 x 4 channels and 9 taps in either direction and the bias, padded to nothing; the head's weight and its lack of a bias.
+    // 4 x 4 channels and 9 taps in either direction and the bias, no padding needed; the head's weight and its lack
+    // of a bias.
     assert_eq!(fused(text, 8, 2, true).sources.len(), 2 * 144 + 4 + 8);
 }
 
@@ -261,11 +262,11 @@ fn pooled_memory_is_shared_and_never_by_two_that_live() {
         let alone = training(text, batch_size, replicas, false);
         let sum: u64 = alone.slots.iter().sum();
         assert_eq!(alone.pooled_bytes(), (sum, sum));
-        // Without reuse the pool is what the tensors need, each in a slot of just its size.
+        // Without reuse the pool is the sum of the tensors, each in a slot of exactly its size.
         let pooled = alone.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Slot(_)));
         assert_eq!(pooled.map(|tensor| tensor.bytes).collect::<Vec<_>>().len(), alone.slots.len());
         assert_eq!(shared.pooled_bytes().1, sum);
-        // The rest is what the backward launches need of the forward ones.
+        // The rest is what the backward launches need from the forward ones.
         assert!(shared.pooled_bytes().0 < sum * 2 / 3, "{:?}", shared.pooled_bytes());
 
         let lives = lives(&shared);

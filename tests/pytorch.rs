@@ -15,7 +15,7 @@ fn fixture(name: &str) -> Vec<u8> {
     std::fs::read(Path::new("tests/fixtures").join(name)).unwrap()
 }
 
-/// A tensor's shape and its values, of whatever type, as f64.
+/// A tensor's shape and its values of any type, as f64.
 fn values(file: &SafeTensors<'_>, name: &str) -> (Vec<usize>, Vec<f64>) {
     let tensor = file.tensor(name).unwrap_or_else(|error| panic!("{name}: {error}"));
     let bytes = tensor.data();
@@ -86,7 +86,7 @@ fn layers_agree() {
             Context { training: !case.ends_with("_eval"), seed: 0, step: 0, layer: 0, first_image: 0 };
         let mut check = |name: &str, got: &Array| {
             let (_, want) = values(&file, &format!("{case}.{name}"));
-            // PyTorch has the sixth of its derivative in f32.
+            // In PyTorch, the 1/6 in its derivative is f32.
             let sixth = case == "hard_sigmoid" && name == "grad_input";
             let off =
                 assert_close(&format!("{case}.{name}"), &got.data, &want, if sixth { 3e-8 } else { 1e-10 });
@@ -112,7 +112,7 @@ fn layers_agree() {
             check(name, &array);
         }
     }
-    // Dropout is the one layer whose random words PyTorch does not share.
+    // Dropout is the only layer whose random words PyTorch does not share.
     assert_eq!(kinds.len(), shadernet::layers::LAYERS.len() - 4, "{kinds:?}");
     let of_layers = file.names().into_iter().filter(|name| {
         let (_, tensor) = name.split_once('.').unwrap();
@@ -173,14 +173,14 @@ fn weights(file: &SafeTensors<'_>, model: &Model, prefix: &str) -> Vec<Tensor> {
     model.params().into_iter().map(tensor).collect()
 }
 
-/// Images [n, C, H, W] of u8 pixels, normalised as the fixtures do it.
+/// Images [n, C, H, W] of u8 pixels, normalised as in the fixtures.
 fn normalised(pixels: &[f64], n: usize) -> Array {
     let value = |&pixel: &f64| (pixel / 255.0 - 0.1307) / 0.3081;
     Array::exact(&[n, 1, 28, 28], pixels.iter().map(value).collect())
 }
 
-/// Ten steps of each optimizer. PyTorch held 0.9, 1e-2 or 1e-5 (eps of the batch norms) as f64; here they are f32, a few
-/// 1e-8 off, which is the whole difference.
+/// Ten steps of each optimizer. PyTorch held 0.9, 1e-2 or 1e-5 (eps of the batch norms) as f64; here they are f32, a
+/// few 1e-8 off, which accounts for the whole difference.
 #[test]
 fn trajectories_agree() {
     let bytes = fixture("trajectories.safetensors");
@@ -216,7 +216,7 @@ fn trajectories_agree() {
                     let (layer, own) = param.name.split_once('.').unwrap();
                     let want = values(&file, &format!("grad.{}", param.name)).1;
                     let got = &named[&format!("{layer}.grad_{own}")].data;
-                    // 1e-5 as f32 is 2.5e-13 off; the logits feel a changed eps 300-fold, gradients 600-fold.
+                    // 1e-5 as f32 is 2.5e-13 off; a changed eps affects the logits 300-fold, gradients 600-fold.
                     assert_close(&param.name, got, &want, 1e-9);
                 }
             }
@@ -235,7 +235,7 @@ fn trajectories_agree() {
     }
 }
 
-/// Five times what was found.
+/// Five times the measured value.
 const TRAJECTORY: f64 = 6e-7;
 
 #[test]

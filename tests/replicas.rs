@@ -1,5 +1,5 @@
-//! A net has the bits of the single run with its seed and settings, whatever nets are trained beside it: every setting
-//! differs somewhere, and is switched off somewhere.
+//! A net has the same bits as the single run with its seed and settings, whatever nets are trained alongside it:
+//! every setting differs somewhere, and is switched off somewhere.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -15,7 +15,7 @@ use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 
-/// The first dropout is fused with the convolution behind it, the second is a layer of its own.
+/// The first dropout is fused with the convolution after it, the second is a separate layer.
 const MODEL: &str = r#"
     name = "sweep"
     input = [1, 12, 11]
@@ -59,7 +59,7 @@ fn training(optimizer: Optimizer) -> TrainConfig {
     }
 }
 
-/// One net as the recipe has it, and one for each way to differ from it in a single setting; all of one seed.
+/// One net with the recipe's settings, and one for each single setting that can differ; all with the same seed.
 fn nets(model: &Model, train: &TrainConfig) -> Vec<Replica> {
     let first = Replica::new(model, train, 4);
     let changed = |change: &dyn Fn(&mut Replica)| {
@@ -88,7 +88,7 @@ fn nets(model: &Model, train: &TrainConfig) -> Vec<Replica> {
     ]
 }
 
-/// Everything that a net has after some steps, and what was said of them.
+/// A net's complete state after some steps, and their metrics.
 type Outcome = (Vec<u32>, [Metrics; 2]);
 
 fn outcomes(engine: &mut dyn Engine, setup: &Setup<'_>) -> Vec<Outcome> {
@@ -110,7 +110,7 @@ fn outcomes(engine: &mut dyn Engine, setup: &Setup<'_>) -> Vec<Outcome> {
     (0..setup.replicas.len()).map(|replica| (bits(replica), [trained[replica], tested[replica]])).collect()
 }
 
-/// Compares the nets side by side with each alone; `run` makes an engine and trains.
+/// Compares the nets trained side by side with each alone; `run` makes an engine and trains.
 fn check(name: &str, model: &Model, optimizer: Optimizer, run: impl Fn(&Setup<'_>) -> Vec<Outcome>) {
     let images: Images = Draw::new(3).images(17, model.input.into(), model.class_count());
     let train = training(optimizer);
@@ -173,7 +173,7 @@ fn on_a_gpu_a_net_does_not_depend_on_those_beside_it() {
     }
 }
 
-/// What a recipe says of itself is what its net is trained with.
+/// The recipe recorded for a net is the one it is trained with.
 #[test]
 fn a_nets_model_carries_its_settings() {
     let model = &models()[0];

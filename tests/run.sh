@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs every test. The GPU tests need an adapter: on Debian and Ubuntu, where none is installed, this installs Mesa's
-# software driver first. macOS brings Metal, Windows brings WARP.
+# software driver first. macOS has Metal, Windows has WARP.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

@@ -1,5 +1,5 @@
-//! What can be said of the shaders without any device: none is dead, all stay inside WebGPU's default limits, all
-//! translate to the languages of Vulkan, Metal, DX12 and OpenGL with the constants of real plans.
+//! Checks of the shaders that need no device: no dead code, all within WebGPU's default limits, all translate to the
+//! languages of Vulkan, Metal, DX12 and OpenGL with the constants of real plans.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,7 +57,7 @@ fn plans() -> Vec<Plan> {
             plans.push(Plan::evaluation(model, &batch, false, "test", options));
         }
     }
-    // No part of a network: `bench` alone runs them.
+    // Not part of any network: only `bench` runs them.
     plans.extend(Ceilings::plans());
     plans
 }
@@ -113,7 +113,7 @@ fn webgpu_default_limits_hold() {
     }
 }
 
-/// Text of each function that is no entry point, by name.
+/// Text of each function that is not an entry point, by name.
 fn functions(source: &str) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     for (at, _) in source.match_indices("\nfn ") {
@@ -129,7 +129,7 @@ fn functions(source: &str) -> BTreeMap<String, String> {
     found
 }
 
-/// Shaders are complete files, so small functions stand in several; they must not drift apart.
+/// Shaders are complete files, so small functions are repeated; the copies must not diverge.
 #[test]
 fn functions_of_one_name_are_one_function() {
     let mut texts: BTreeMap<String, (&str, String)> = BTreeMap::new();
@@ -142,7 +142,7 @@ fn functions_of_one_name_are_one_function() {
     assert!(texts.contains_key("linear_index") && texts.contains_key("pcg4d"));
 }
 
-/// The module of a dispatch with its constants in place, as every backend gets it.
+/// A dispatch's module with its constants substituted, as every backend gets it.
 fn specialised(dispatch: &Dispatch) -> (naga::Module, naga::valid::ModuleInfo) {
     let source = shader::find(&dispatch.shader).source;
     let module = naga::front::wgsl::parse_str(source).unwrap();
@@ -156,7 +156,7 @@ fn specialised(dispatch: &Dispatch) -> (naga::Module, naga::valid::ModuleInfo) {
     (module.into_owned(), info.into_owned())
 }
 
-/// GLSL ES 3.1, the oldest that has compute shaders, with the plan's binding numbers.
+/// GLSL ES 3.1, the oldest version with compute shaders, with the plan's binding numbers.
 fn translated_to_glsl(dispatch: &Dispatch, module: &naga::Module, info: &naga::valid::ModuleInfo) -> String {
     let bindings = dispatch.bindings.iter().map(|bound| {
         let index = u8::try_from(bound.index).unwrap();
@@ -166,7 +166,7 @@ fn translated_to_glsl(dispatch: &Dispatch, module: &naga::Module, info: &naga::v
         version: glsl::Version::new_gles(310),
         writer_flags: glsl::WriterFlags::empty(),
         binding_map: bindings.collect(),
-        // As the engine compiles: every kernel writes workgroup memory before it reads it.
+        // As in the engine: every kernel writes workgroup memory before it reads it.
         zero_initialize_workgroup_memory: false,
     };
     let pipeline = glsl::PipelineOptions {
@@ -206,7 +206,7 @@ fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{label}: HLSL: {error}"));
         let glsl = translated_to_glsl(dispatch, &module, &info);
-        // Every buffer at the binding that the plan gives it, under OpenGL's own numbers.
+        // Every buffer has the binding that the plan gives it, under OpenGL's own numbers.
         for bound in &dispatch.bindings {
             let place = format!("binding = {}) ", bound.index);
             assert!(glsl.contains(&place), "{label}: GLSL has no {place}:\n{glsl}");

@@ -1,4 +1,4 @@
-//! Layers that share weights compute what layers with equal weights do, and the gradient is the sum of theirs.
+//! Layers that share weights compute what layers with equal weights do, and the gradient is the sum of their gradients.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
@@ -14,8 +14,8 @@ use shadernet::reference::{At, Reference};
 use shadernet::replica::Replica;
 use shadernet::tensor::{Array, Tensor};
 
-/// Convolutions with and without groups, with a bias and without, normalisations and linear layers, each with a layer that
-/// computes with its weights; of `conv` there are three uses, one of which names another that borrows.
+/// Convolutions with and without groups, with and without bias, normalisations and linear layers, each with a layer
+/// that shares its weights; `conv` has three uses, one of which names another that borrows.
 const SHARED: &str = r#"
     name = "shared"
     input = [2, 9, 8]
@@ -39,7 +39,7 @@ const SHARED: &str = r#"
     ]
     "#;
 
-/// The same layers, each with weights of its own.
+/// The same layers, each with its own weights.
 fn unshared() -> Model {
     let mut text = SHARED.to_owned();
     while let Some(at) = text.find("weights_of") {
@@ -60,24 +60,25 @@ fn training() -> TrainConfig {
     }
 }
 
-/// For each layer of a model, weights and statistics: those of the shared net's layers.
+/// Weights and statistics for each layer of a model: those of the shared net's layers.
 fn weights_of_each(shared: &Model, weights: &[Tensor], unshared: &Model) -> Vec<Tensor> {
     let values = shared.param_indices().into_iter().flatten().map(|index| &weights[index]);
     let tensors = unshared.params().into_iter().zip(values);
     tensors.map(|(param, tensor)| Tensor { name: param.name, ..tensor.clone() }).collect()
 }
 
-/// A step's gradients by an engine: what SGD remembers after the first one.
+/// A step's gradients from an engine: SGD's memory after the first step.
 fn engines_gradients(engine: &mut dyn Engine, weights: &[Tensor]) -> Vec<Tensor> {
     engine.write(Vector::Weights, 0, weights).unwrap();
     engine.train(1).unwrap();
     engine.read(Vector::Memory("velocity"), 0).unwrap()
 }
 
-/// A way to the gradients of a step from these weights; `None` where there is no such device.
+/// A way to compute the gradients of a step from these weights; `None` if there is no such device.
 type Way<'a> = &'a dyn Fn(&Setup<'_>, &[Tensor]) -> Option<Vec<Tensor>>;
 
-/// Largest distance between the shared net's gradients and the sums of the other's, as a share of a tensor's largest value.
+/// Largest distance between the shared net's gradients and the sums of the other's, as a fraction of a tensor's
+/// largest value.
 fn distance(way: Way<'_>) -> Option<f64> {
     let (shared, unshared, train) = (Model::parse(SHARED, "shared").unwrap(), unshared(), training());
     let images = Draw::new(5).images(train.batch_size, shared.input.into(), shared.class_count());
@@ -189,7 +190,7 @@ fn shared_weights_are_counted_named_and_drawn_once() {
     let row = |title: &str| rows.lines().find(|line| line.contains(title)).unwrap().to_owned();
     assert!(row("Conv2d-4 ").ends_with(" 148") && row("Conv2d-7 ").ends_with(" 0"), "{rows}");
 
-    // Written down, a layer names the owner, and the net is the same.
+    // In the model file, a layer names the owner, and the net is the same.
     let text = shared.to_toml();
     assert_eq!(text.matches(r#"weights_of = "conv""#).count(), 2, "{text}");
     let again = Model::parse(&text, "again").unwrap();
@@ -216,7 +217,7 @@ fn what_cannot_be_shared_is_refused_with_line_layer_and_reason() {
         conv("stop", "kernel = 3"),
         "x.toml:6: layer `conv2`: there is no earlier layer \"stop\" for weights_of (did you mean step?); there are step, norm"
     );
-    // Itself, and one that comes later.
+    // Itself, and a later one.
     assert!(conv("conv2", "kernel = 3").ends_with("that is this layer itself; name an earlier one"));
     assert!(conv("later", "kernel = 3").ends_with("that layer comes later; move it before this one"));
     assert_eq!(

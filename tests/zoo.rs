@@ -1,4 +1,4 @@
-//! The networks that ship are what their table says.
+//! The networks that ship match their table.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 use std::fs;
@@ -27,12 +27,12 @@ fn the_table_of_networks_is_right() {
             continue;
         }
         let checkpoint = Checkpoint::load(folder.join(format!("{name}.safetensors"))).unwrap();
-        // The weights are those that the file beside them describes, trained by its recipe.
+        // The weights are those of the model file next to them, trained with its recipe.
         assert_eq!(checkpoint.model.to_toml(), model.to_toml(), "{name}");
         let (images, _) = load_test_images(&root.join("data/mnist"), &checkpoint).unwrap();
         let accuracy = evaluate(&checkpoint, &images, &Device::cpu(None)).unwrap().accuracy();
         let said: f64 = weights.trim_end_matches(" %").parse().unwrap();
-        // Another order of sums can turn an image or two.
+        // A different order of summation can change an answer or two.
         assert!((accuracy - said).abs() < 0.025, "{name}: {accuracy}, and the table says {said}");
         rows.push(format!("{name}.safetensors"));
     }

@@ -1,4 +1,4 @@
-//! `bench`: its report, and that what it takes for a device's ceilings is really computed.
+//! `bench`: its report, and that the operations it measures as a device's ceilings are really computed.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../../tests/common/adapter.rs"]
@@ -24,7 +24,7 @@ const TINY: &str = r#"
     [train]
     batch_size = 48
     "#;
-/// Operations of a step of [`TINY`] for one image: twice through the first convolution, three times through the second.
+/// Operations in a step of [`TINY`] for one image: twice through the first convolution, three times through the second.
 const TINY_FLOPS: usize = 2 * 2 * (4 * 6 * 6) * 9 + 3 * 2 * (3 * 4 * 4) * 36;
 
 fn bench(dir: &Path, args: &[&str]) -> Output {
@@ -45,7 +45,7 @@ fn json(dir: &Path, args: &[&str]) -> Value {
     serde_json::from_str(&text(dir, &[args, &["--json"]].concat())).unwrap()
 }
 
-/// A folder with `tiny.toml` and no data set.
+/// A folder with `tiny.toml` and no dataset.
 fn workplace() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
@@ -60,7 +60,7 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
-/// What must hold of every report, for so many images a step.
+/// What must hold for every report, with `images` images per step.
 fn check(report: &Value, images: f64) {
     let (step, bound, ceilings) = (&report["step"], &report["bound"], &report["ceilings"]);
     let seconds = number(&step["milliseconds"]) / 1e3;
@@ -142,7 +142,7 @@ fn every_launch_of_a_gpu_is_in_the_table() {
         assert_eq!(launches.len(), *dispatches.last().unwrap());
         let sum = |key: &str| launches.iter().map(|launch| number(&launch[key])).sum::<f64>();
         assert!((sum("share") - 1.0).abs() < 1e-9 && sum("microseconds") > 0.0, "{launches:?}");
-        // Rate times time is work: of all launches, that of the step.
+        // Rate times time is work: over all launches, that of the step.
         let work = |rate: &str| -> f64 {
             let of = |launch: &Value| 1e3 * number(&launch["microseconds"]) * number(&launch[rate]);
             launches.iter().map(of).sum()
@@ -164,7 +164,7 @@ fn the_ceilings_are_really_computed() {
     let runner = |plan| PlanRunner::new(&gpu, plan, 0, GpuOptions::DEFAULT).unwrap();
 
     let chains = runner(multiply_add);
-    // x / 2 + 1/2 comes to exactly 1 from any start; a sum of eight.
+    // x / 2 + 1/2 converges to exactly 1 from any start; the result is a sum of eight.
     chains.write("factors", &[0.5f32.to_bits(); 2]).unwrap();
     chains.run().unwrap();
     assert_eq!(chains.read("sums").unwrap().unwrap(), [8.0f32.to_bits(); 64]);
@@ -218,7 +218,7 @@ fn scaling_measures_every_point_and_draws_it() {
         assert!(close(gflop(point) * 1e9, (batch_size * TINY_FLOPS) as f64), "{point}");
     }
     assert_eq!(batches.len(), 6);
-    // The second convolution has the classes, so only its inputs grow.
+    // The second convolution outputs the classes, so only its inputs grow.
     assert!(close(gflop(of("channels")[2]), 4.0 * gflop(of("channels")[0])));
     assert!(gflop(of("image_size")[1]) > 4.0 * gflop(of("image_size")[0]));
     let replicas: Vec<_> = of("replicas").iter().map(|point| point["report"]["replicas"].clone()).collect();

@@ -1,4 +1,4 @@
-//! The program as its users meet it: whole processes, real files, small data sets that the test makes.
+//! The program as its users see it: whole processes, real files, small datasets made by the tests.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::collections::BTreeSet;
@@ -43,7 +43,7 @@ mod terminal;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
-/// What a process said and how it ended.
+/// A process's output and exit code.
 struct Done {
     code: i32,
     stdout: String,
@@ -73,7 +73,7 @@ fn run(dir: &Path, args: &[&str]) -> Done {
     done
 }
 
-/// Runs what must succeed.
+/// Runs a command that must succeed.
 fn ok(dir: &Path, args: &[&str]) -> Done {
     let done = run(dir, args);
     assert_eq!(done.code, 0, "{args:?}: {}", done.stderr);
@@ -91,7 +91,7 @@ const LABELS: &str = "data/train-labels-idx1-ubyte";
 const TEST_IMAGES: &str = "data/t10k-images-idx3-ubyte";
 const TEST_LABELS: &str = "data/t10k-labels-idx1-ubyte";
 
-/// Images of 8x8 pixels: a bright bar at a height that tells the class, on noise.
+/// Images of 8x8 pixels: a bright bar at a height that depends on the class, on noise.
 fn bars(count: u32, classes: u32) -> (Vec<u8>, Vec<u8>) {
     let pixel = |image: u32, at: u32| {
         let noise = (image * 64 + at).wrapping_mul(2_654_435_761) >> 25;
@@ -124,7 +124,7 @@ average_decay = 0.5
 augment = { rotate_degrees = 3.0, scale = 0.05 }
 "#;
 
-/// A folder with `tiny.toml` and a data set of three classes in `data`.
+/// A folder with `tiny.toml` and a dataset of three classes in `data`.
 fn workplace() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name);
@@ -210,7 +210,7 @@ fn a_run_writes_its_folder_and_eval_agrees() {
         ["train", "--data", &mnist, "--device", "cpu", "--max-steps", "1", "--no-report", "--out", "digits"];
     assert!(ok(dir.path(), &digits).stdout.contains("target of the assignment"));
 
-    // The next run takes the next number and learns the same.
+    // The next run takes the next number and trains to the same weights.
     let again = ok(dir.path(), &train(&["--epochs", "5", "--json"])).json();
     assert_eq!(again["weights_sha256"], summary["weights_sha256"]);
     assert!(dir.path().join("runs/tiny-2").is_dir());
@@ -230,7 +230,7 @@ fn a_resumed_run_ends_like_one_that_never_stopped() {
     for more in [&[][..], &["--replicas", "2", "--seed", "7"]] {
         let dir = workplace();
         ok(dir.path(), &train(&[more, &["--out", "whole"]].concat()));
-        // 4 steps an epoch: once between two epochs, once in the middle of one.
+        // 4 steps per epoch: once between two epochs, once in the middle of one.
         ok(dir.path(), &train(&[more, &["--out", "parts", "--max-steps", "4"]].concat()));
         ok(dir.path(), &["train", "--resume", "parts", "--device", "cpu", "--max-steps", "6"]);
         let last = ok(dir.path(), &["train", "--resume", "parts", "--device", "cpu", "--quiet"]);
@@ -358,7 +358,7 @@ fn summary_prints_the_table_of_the_seed_document() {
     assert!(ok(dir.path(), &["summary", "tiny.toml"]).stdout.contains("Total params: 159\n"));
 }
 
-/// Weights and logits that PyTorch made.
+/// Weights and logits from PyTorch.
 #[test]
 fn weights_from_pytorch_give_pytorchs_logits() {
     let fixture = |name: &str| PathBuf::from(format!("{ROOT}/tests/fixtures/{name}.safetensors"));
@@ -401,13 +401,13 @@ fn an_exported_page_holds_the_network() {
     let model: Value = serde_json::from_str(model.split_once("</script>").unwrap().0).unwrap();
     assert_eq!((&model["name"], &model["input"]), (&"tiny".into(), &serde_json::json!([1, 8, 8])));
     assert_eq!(model["classes"], serde_json::json!(["0", "1", "2"]));
-    // What is there stays, unless one insists.
+    // Existing files are kept, unless forced.
     fs::write(dir.path().join("page.html"), "mine").unwrap();
     assert_eq!(run(dir.path(), &export).code, 2);
     assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), "mine");
     ok(dir.path(), &[&export[..], &["--force"]].concat());
     assert_eq!(fs::read_to_string(dir.path().join("page.html")).unwrap(), page);
-    // With the images of the data set, and the plan of its own recipe.
+    // With the images of the dataset, and the plan of its own recipe.
     ok(dir.path(), &[&export[..], &["--force", "--train-here", "--data", "data"]].concat());
     let page = fs::read_to_string(dir.path().join("page.html")).unwrap();
     let (_, model) = page.split_once("id=\"model\">").unwrap();
@@ -446,7 +446,7 @@ fn drawn_digits_are_recognised() {
     }
     assert!(wrong.is_empty(), "{wrong:?}");
 
-    // A file that cannot be read does not keep the others from their answers.
+    // An unreadable file does not affect the answers for the others.
     let done = run(&digits, &["classify", "draw.py", "3_deep.png", "missing.png"]);
     assert_eq!(done.code, 1);
     assert!(done.stdout.contains("3_deep.png: 3 (") && done.stdout.contains('█'), "{}", done.stdout);

@@ -1,5 +1,5 @@
-//! The same seed gives the same bits on one device, whatever the number of threads, the width of vectors, and however the
-//! steps are cut up. (`tests/gpu_layers.rs` holds more of the same promise for the GPU.)
+//! The same seed gives the same bits on one device, for any number of threads, vector width and grouping of steps.
+//! (`tests/gpu_layers.rs` tests more of this for the GPU.)
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 #[path = "../../tests/common/adapter.rs"]
@@ -18,7 +18,7 @@ use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
 
-/// The seed network with dropout. The recipe is of these tests, so that their hashes outlive a better one.
+/// The seed network with dropout. The recipe belongs to these tests, so that their hashes don't depend on improvements.
 fn seed_network() -> String {
     let text = include_str!("../../data/models/seed.toml").replace("rate = 0.0", "rate = 0.1");
     let (layers, _) = text.split_once("[train]").unwrap();
@@ -53,7 +53,7 @@ fn weights_after(images: &Images, seed: u32, threads: usize, pieces: &[usize]) -
     engine.write(Vector::Average, 0, &first).unwrap();
     for &steps in pieces {
         engine.train(steps).unwrap();
-        // An evaluation in between must leave no trace.
+        // An evaluation in between must not change anything.
         engine.evaluate(true).unwrap();
     }
     engine.read(Vector::Average, 0).unwrap()
@@ -62,7 +62,7 @@ fn weights_after(images: &Images, seed: u32, threads: usize, pieces: &[usize]) -
 #[test]
 fn threads_and_pauses_do_not_change_a_bit() {
     let mut images = Images::load(Path::new("data/mnist"), Part::Test).unwrap();
-    // Ten batches of 64 and one of 60 in an epoch.
+    // Ten batches of 64 and one of 60 per epoch.
     images.count = 700;
     images.pixels.truncate(700 * 784);
     images.labels.truncate(700);
@@ -73,20 +73,21 @@ fn threads_and_pauses_do_not_change_a_bit() {
     assert!(weights_after(&images, 4, 1, &[30]) != want, "another seed gives other weights");
 }
 
-/// Ten steps of the seed network with dropout, seed 5, on the CPU engine, for each instruction set: tiles and strands of sums
-/// follow the number and width of its registers, and without AVX2 a product is rounded before it is added. On Linux with
-/// glibc, since another C library has another `exp`. A change of the arithmetic that is meant changes these.
+/// Ten steps of the seed network with dropout, seed 5, on the CPU engine, for each instruction set: tiles and strands
+/// of sums depend on the number and width of its registers, and without AVX2 a product is rounded before it is added.
+/// On Linux with glibc, since other C libraries have a different `exp`. An intended change to the arithmetic changes
+/// these.
 const ON_CPU: [(&str, &str); 3] = [
     ("V4", "a971e12343a4848f3eee4490495fddcc87ae4fd823a75d760bed94903e300229"),
     ("V3", "11758745a76ee75331e69218d785c0cb14d60524e3b980f5adbe2c5587236127"),
     ("Scalar", "7ccec9abbc2112b7a1c14704161f7506dbb9503576f6a657c807de86a59c8822"),
 ];
-/// The same on lavapipe of Debian 12 where it takes vectors of 256 bits by itself: on processors with AVX. naga (which
-/// `Cargo.lock` holds still), Mesa and LLVM make the code; for processors with SSE alone they make other bits.
+/// The same on Debian 12's lavapipe where it uses 256-bit vectors by default: on processors with AVX. The code comes
+/// from naga (pinned by `Cargo.lock`), Mesa and LLVM; for processors with only SSE they give other bits.
 const ON_LAVAPIPE: &str = "c758adfa5793187695605950137c803e4f9ddf9a9ed9292f9b59bad85227be2e";
 const LAVAPIPE: [&str; 2] = ["llvmpipe (LLVM 15.0.6, 256 bits)", "llvmpipe Mesa 22.3.6 (LLVM 15.0.6)"];
 
-/// Training in processes of their own, on a hundred images of MNIST.
+/// Training in separate processes, on a hundred images of MNIST.
 struct Workplace(tempfile::TempDir);
 
 impl Workplace {
@@ -110,7 +111,7 @@ impl Workplace {
         Self(dir)
     }
 
-    /// What `shadernet train` prints after ten steps, the last in the second epoch.
+    /// The output of `shadernet train` for ten steps, the last in the second epoch.
     fn train(&self, device: &str, seed: &str, more: &[&str], environment: &[(&str, &str)]) -> String {
         let arguments = ["train", "seed.toml", "--data", ".", "--batch-size", "16", "--max-steps", "10"];
         let mut command = Command::new(env!("CARGO_BIN_EXE_shadernet"));
@@ -120,7 +121,7 @@ impl Workplace {
         String::from_utf8(output.stdout).unwrap()
     }
 
-    /// SHA-256 of the weights after the same.
+    /// SHA-256 of the weights after that.
     fn hash(&self, device: &str, seed: &str, more: &[&str], environment: &[(&str, &str)]) -> String {
         let more = [more, &["--json"]].concat();
         let summary: Value = serde_json::from_str(&self.train(device, seed, &more, environment)).unwrap();
@@ -150,13 +151,13 @@ fn five_runs_on_a_gpu_give_one_hash() {
     let Some(gpu) = common::gpu() else { return };
     let report = gpu.report.clone();
     let lavapipe = report.name.starts_with("llvmpipe");
-    // The name of lavapipe tells the width of its vectors, which is about to change.
+    // Lavapipe's name contains its vector width, which is about to change.
     let name = if lavapipe { "llvmpipe".into() } else { format!("{} ({}", report.name, report.backend) };
     let workplace = Workplace::new();
     let one_hash = |more: &[&str]| {
         let hash = |seed, environment: &[(&str, &str)]| workplace.hash(&name, seed, more, environment);
         let mut hashes = BTreeSet::from([hash("5", &[])]);
-        // Other drivers do not know these variables: four runs more, all the same.
+        // Other drivers don't know these variables: four more runs, all the same.
         for threads in ["0", "2"] {
             for width in ["128", "256"] {
                 let environment = [("LP_NUM_THREADS", threads), ("LP_NATIVE_VECTOR_WIDTH", width)];

@@ -1,4 +1,4 @@
-//! Fetching data sets from servers of all kinds, which this file plays itself.
+//! Fetching datasets from servers of all kinds, which this file simulates.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use std::fs;
@@ -11,10 +11,10 @@ use std::sync::{Arc, Mutex};
 use sha2::{Digest, Sha256};
 use shadernet::download::{DATA_SETS, DataSet, RemoteFile, fetch};
 
-/// What a server does with a request: path, first byte that is wanted (0 for all), number of the request.
+/// How a server answers a request: path, first byte requested (0 for all), number of the request.
 type Answer = dyn Fn(&mut TcpStream, &str, usize, usize) + Send;
 
-/// A server on this machine: its URL, and the requests that it had, as path and first byte.
+/// A server on this machine: its URL, and the requests it received, as path and first byte.
 struct Server {
     url: String,
     requests: Arc<Mutex<Vec<(String, usize)>>>,
@@ -51,13 +51,13 @@ impl Server {
     }
 }
 
-/// Sends a head and a body; a client that has gone away does not matter.
+/// Sends a head and a body; it doesn't matter if the client is gone.
 fn send(stream: &mut TcpStream, status: &str, more: &str, length: usize, body: &[u8]) {
     let head = format!("HTTP/1.1 {status}\r\n{more}Content-Length: {length}\r\nConnection: close\r\n\r\n");
     let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
 }
 
-/// Sends `content` from its byte `from`, as a server does that knows ranges.
+/// Sends `content` from byte `from` on, like a server that supports ranges.
 fn send_from(stream: &mut TcpStream, content: &[u8], from: usize, sent: usize) {
     let (rest, all) = (&content[from..], content.len());
     let range = format!("Content-Range: bytes {from}-{}/{all}\r\n", all - 1);
@@ -65,7 +65,7 @@ fn send_from(stream: &mut TcpStream, content: &[u8], from: usize, sent: usize) {
     send(stream, status, range, rest.len(), &rest[..sent.min(rest.len())]);
 }
 
-/// What looks like a gzip file, of 200,000 bytes and some more.
+/// Content that looks like a gzip file, slightly more than 200,000 bytes.
 fn content(number: usize) -> Vec<u8> {
     let noise = |at: usize| (at.wrapping_mul(2_654_435_761) >> 13) as u8;
     [0x1f, 0x8b].into_iter().chain((0..200_000 + number).map(|at| noise(at + number))).collect()
@@ -75,7 +75,7 @@ fn sha256(bytes: &[u8]) -> String {
     Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// Fetches a data set of the files `a.gz` and `b.gz` into `folder`, and says how many bytes were announced in all.
+/// Fetches a dataset of the files `a.gz` and `b.gz` into `folder`, and returns the total number of bytes announced.
 fn fetch_two(url: &str, folder: &Path, force: bool) -> Result<u64, String> {
     let hashes = [0, 1].map(|number| sha256(&content(number)));
     let file = |number: usize, name| RemoteFile {
@@ -104,7 +104,7 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Fails if not all of both files is there, and nothing else.
+/// Fails unless both files are complete and nothing else is there.
 fn assert_whole(folder: &Path) {
     assert_eq!(names(folder), ["SHA256SUMS", "a.gz", "b.gz"]);
     for (index, name) in ["a.gz", "b.gz"].into_iter().enumerate() {
@@ -124,7 +124,7 @@ fn a_data_set_is_fetched_once() {
     let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
     assert_eq!(sums, format!("{}  a.gz\n{}  b.gz\n", sha256(&content(0)), sha256(&content(1))));
     assert_eq!(server.requests(), [("/set/a.gz".to_owned(), 0), ("/set/b.gz".to_owned(), 0)]);
-    // What is there is not fetched again, a slash more does not matter, and other files are not touched.
+    // Existing files are not fetched again, an extra slash does not matter, and other files are not touched.
     assert_eq!(fetch_two(&format!("{}/", server.url), &folder, false), Ok(400_005));
     assert_eq!(server.requests().len(), 2);
     fs::write(folder.join("b.gz"), "mine").unwrap();
@@ -149,7 +149,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
     assert_eq!(requests.len(), 3);
     assert_eq!((requests[1].0.as_str(), requests[1].1), ("/set/a.gz", 100_000));
 
-    // One that always breaks at once ends in an error, and the next command goes on.
+    // A connection that always breaks immediately ends in an error, and the next command resumes.
     let dir = tempfile::tempdir().unwrap();
     let hopeless = Server::new(Box::new(|stream, path, from, request| {
         send_from(stream, &content(number(path)), from, if request == 0 { 60_000 } else { 0 });
@@ -174,13 +174,13 @@ fn servers_that_do_not_know_ranges_begin_anew() {
     for status in ["200 OK", "416 Range Not Satisfiable", "206 Partial Content"] {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a.gz.part"), &content(0)[..70_000]).unwrap();
-        // What is longer than the file can be no part of it.
+        // Anything longer than the file can't be part of it.
         fs::write(dir.path().join("b.gz.part"), vec![7; 300_000]).unwrap();
         let server = Server::new(Box::new(move |stream, path, from, _| {
             let all = content(number(path));
             match (from, status) {
                 (0, _) | (_, "200 OK") => send(stream, "200 OK", "", all.len(), &all),
-                // Another range than the one that is wanted.
+                // Another range than requested.
                 (_, "206 Partial Content") => {
                     send(stream, status, "Content-Range: bytes 5-9/200002\r\n", 5, &all[5..10]);
                 }
@@ -254,7 +254,7 @@ fn what_an_earlier_download_left_is_used_or_removed() {
         send_from(stream, &content(number(path)), from, usize::MAX);
     }));
     let dir = tempfile::tempdir().unwrap();
-    // A part that is of something else is worth a second try without it.
+    // A part of something else is worth a second try without it.
     fs::write(dir.path().join("a.gz.part"), vec![7; 70_000]).unwrap();
     fs::write(dir.path().join("SHA256SUMS"), "00  mine\n11  a.gz\n").unwrap();
     fetch_two(&server.url, dir.path(), false).unwrap();
@@ -262,11 +262,11 @@ fn what_an_earlier_download_left_is_used_or_removed() {
     assert_eq!(server.requests()[1], ("/set/a.gz".to_owned(), 0));
     let sums = fs::read_to_string(dir.path().join("SHA256SUMS")).unwrap();
     assert!(sums.starts_with("00  mine\n") && sums.lines().count() == 3, "{sums}");
-    // The part of a file that is whole.
+    // The part of a file that is complete.
     fs::write(dir.path().join("a.gz.part"), "left").unwrap();
     fetch_two(&server.url, dir.path(), false).unwrap();
     assert_whole(dir.path());
-    // With `force` an old file is there until the new one is.
+    // With `force`, the old file stays until the new one is there.
     let broken = Server::new(Box::new(|stream, _, _, _| send(stream, "404 Not Found", "", 0, b"")));
     fs::write(dir.path().join("a.gz"), "mine").unwrap();
     fetch_two(&broken.url, dir.path(), true).unwrap_err();
@@ -274,7 +274,7 @@ fn what_an_earlier_download_left_is_used_or_removed() {
     assert_eq!(names(dir.path()), ["SHA256SUMS", "a.gz", "b.gz"]);
 }
 
-/// Neither of two downloads into one folder harms the other, and the second says why it stops.
+/// Two downloads into one folder don't harm each other, and the second says why it stops.
 #[test]
 fn a_file_is_fetched_by_one_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
@@ -317,11 +317,11 @@ fn what_is_no_regular_file_is_neither_read_nor_written() {
     }
 }
 
-/// Ctrl-C and its like end the program at once, and the same command goes on.
+/// Ctrl-C and the like end the program at once, and the same command resumes.
 #[cfg(unix)]
 #[test]
 fn a_stopped_download_says_how_to_go_on() {
-    // Whoever runs these tests may have been told to ignore signals: the program then does, too.
+    // If the tests run with signals ignored, so does the program.
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());

@@ -1,8 +1,8 @@
-//! What the system can do to a training: kill it at any call that touches its folder, or refuse that call. Afterwards the
-//! same command, or `--resume`, ends as if nothing had happened, and nothing is left behind.
+//! What the system can do to a training: kill it at any call that touches its folder, or make that call fail.
+//! Afterwards the same command, or `--resume`, ends as if nothing had happened, and nothing is left behind.
 //!
-//! Linux, with strace. `SHADERNET_FAULTS=all` tries every call in place of some, `SHADERNET_KILLS=300` kills that often in place
-//! of a dozen times, `SHADERNET_REQUIRE_STRACE=1` makes a missing strace a failure.
+//! Linux, with strace. `SHADERNET_FAULTS=all` tries every call instead of a selection, `SHADERNET_KILLS=300` kills
+//! that often instead of a dozen times, `SHADERNET_REQUIRE_STRACE=1` makes a missing strace a failure.
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
@@ -76,7 +76,7 @@ fn workplace(images: u32) -> tempfile::TempDir {
     dir
 }
 
-/// A job whose end can be compared: its command, how it goes on after an accident, and what it leaves.
+/// A job whose results can be compared: its command, how to continue after an accident, and what it leaves.
 struct Job {
     name: &'static str,
     start: &'static [&'static str],
@@ -128,7 +128,7 @@ const EXPERIMENTS: Job = Job {
 };
 
 impl Job {
-    /// Goes on after an accident, as the user is told to.
+    /// The command after an accident, as users are told.
     fn go_on(&self, dir: &Path) -> Vec<&'static str> {
         if self.start[0] == "train" && dir.join("run/checkpoint.safetensors").exists() {
             vec!["train", "--resume", "run", "--device", "cpu", "--no-report"]
@@ -137,7 +137,7 @@ impl Job {
         }
     }
 
-    /// Carries it out; the results without times.
+    /// Runs it; returns the results without times.
     fn whole(&self, dir: &Path) -> Left {
         let output = Command::new(PROGRAM).args(self.start).current_dir(dir).output().unwrap();
         assert!(output.status.success(), "{}: {}", self.name, text(&output));
@@ -146,7 +146,7 @@ impl Job {
         left
     }
 
-    /// After an accident: goes on, and compares.
+    /// After an accident: continues, and compares.
     fn check(&self, dir: &Path, whole: &Left, accident: &str) {
         let output = Command::new(PROGRAM).args(self.go_on(dir)).current_dir(dir).output().unwrap();
         assert!(output.status.success(), "{}, {accident}: {}", self.name, text(&output));
@@ -155,7 +155,7 @@ impl Job {
     }
 }
 
-/// What is in a folder: all files by name, and the text of tables without times and hashes of weights.
+/// The contents of a folder: all files by name, and the text of tables without times and hashes of weights.
 #[derive(Debug, PartialEq, Eq)]
 struct Left {
     files: BTreeSet<String>,
@@ -191,7 +191,7 @@ impl Left {
     }
 }
 
-/// A table without some columns, its rows in order.
+/// A table without some columns, with its rows in order.
 fn without(path: &Path, columns: &[&str]) -> String {
     let mut reader = csv::Reader::from_path(path).unwrap();
     let kept: Vec<usize> = (0..reader.headers().unwrap().len())
@@ -222,7 +222,7 @@ fn strace() -> bool {
 const CALLS: [&str; 6] = ["mkdir", "openat", "write", "fsync", "rename", "unlink"];
 const KINDS: [&str; 3] = ["signal=KILL", "error=ENOSPC", "error=EIO"];
 
-/// For each call the places, counted from 1, at which the main thread makes it with something in the folder of the run.
+/// For each system call, the occurrences, counted from 1, at which the main thread uses it on the run's folder.
 fn places(dir: &Path, job: &Job) -> Vec<(&'static str, usize)> {
     let log = dir.join("strace.log");
     let traced = Command::new("strace")
@@ -275,10 +275,10 @@ fn an_accident_at_any_call_loses_nothing() {
             let said = text(&output);
             assert!(!said.contains("panicked"), "{}, {accident}: {said}", job.name);
             match output.status.code() {
-                // The accident hit something that the run can do without, or another call than was meant.
+                // The accident hit something that the run can do without, or another call than intended.
                 Some(0) => {
                     if *call == "unlink" {
-                        // The one file that then stays is the lock, which nobody holds.
+                        // The one remaining file is then the lock, which no process holds.
                         let _ = fs::remove_file(dir.path().join("run/.shadernet.lock"));
                     }
                     assert_eq!(Left::of(&dir.path().join("run")), whole, "{}, {accident}", job.name);
@@ -315,7 +315,7 @@ fn a_kill_at_any_time_loses_nothing() {
         let usual = start.elapsed();
         let mine = (kills + jobs.len() - 1 - index) / jobs.len();
         for kill in 0..mine {
-            // Spread over the time that the job takes; every other one is hit a second time when it goes on.
+            // Spread over the job's duration; every other run is hit a second time when it resumes.
             for part in [0.5 + kill as f64, mine as f64 / 2.0].iter().take(1 + kill % 2) {
                 let mut child = Command::new(PROGRAM)
                     .args(job.go_on(dir.path()))
@@ -336,18 +336,18 @@ fn a_kill_at_any_time_loses_nothing() {
     assert!(landed > kills / 3, "{landed} of {kills}");
 }
 
-/// A file that the system does not let grow is the same to a program as a full disk.
+/// To a program, a file that the system does not let grow looks like a full disk.
 #[test]
 fn a_full_disk_is_an_error_that_says_how_to_go_on() {
     let dir = workplace(48);
     let whole = SINGLE.whole(dir.path());
     for (blocks, epochs_saved) in [(1, false), (16, true)] {
-        // Blocks of 1,024 bytes: none of the run's files fits, or its table does not after a while.
+        // Blocks of 1,024 bytes: none of the run's files fits, or its table stops fitting after a while.
         let limit = format!("ulimit -f {blocks}; exec \"$0\" \"$@\"");
         let mut command = Command::new("bash");
         command.args(["-c", &limit, PROGRAM]).args(SINGLE.start);
         if epochs_saved {
-            // The state has a row for each epoch, and grows.
+            // The state has a row per epoch, and grows.
             command.args(["--epochs", "100"]);
         }
         let output = command.current_dir(dir.path()).output().unwrap();
@@ -368,7 +368,7 @@ fn a_full_disk_is_an_error_that_says_how_to_go_on() {
     }
 }
 
-/// A disk that forgets one bit of a state, anywhere in the file.
+/// A disk that flips one bit of a state, anywhere in the file.
 #[test]
 fn every_bit_of_a_state_counts() {
     let dir = workplace(48);
@@ -390,7 +390,7 @@ fn every_bit_of_a_state_counts() {
     assert!(flips > 4000, "{flips}");
 }
 
-/// A file system of its own, where we may make one.
+/// A separate file system, where we may create one.
 struct Mounted<'a>(&'a Path);
 
 impl<'a> Mounted<'a> {

@@ -1,4 +1,4 @@
-//! How the cost of a step grows: one quantity at a time is varied, all others stay.
+//! How the cost of a step grows: one quantity at a time is varied, all others are fixed.
 
 use serde::Serialize;
 
@@ -10,17 +10,17 @@ use crate::model::Model;
 use crate::plot::{Line, Panel, Scale, svg};
 use crate::tensor::Shape;
 
-/// What is varied.
+/// The varied quantity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Quantity {
-    /// Images of a step.
+    /// Images per step.
     BatchSize,
     /// Channels of all layers but the last, as a multiple of the model's.
     Channels,
     /// Rows and columns of the input.
     ImageSize,
-    /// Nets side by side.
+    /// Nets trained side by side.
     Replicas,
     /// Threads of the CPU engine.
     Threads,
@@ -29,7 +29,7 @@ pub enum Quantity {
 impl Quantity {
     const ALL: [Self; 5] = [Self::BatchSize, Self::Channels, Self::ImageSize, Self::Replicas, Self::Threads];
 
-    /// As a person reads it.
+    /// Human-readable name.
     pub fn name(self) -> &'static str {
         match self {
             Self::BatchSize => "batch size",
@@ -44,18 +44,18 @@ impl Quantity {
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
 pub struct Point {
-    /// What is varied.
+    /// The varied quantity.
     pub quantity: Quantity,
     /// Its value here.
     pub value: usize,
-    /// What was measured.
+    /// The measurement.
     pub report: Option<Report>,
-    /// Why nothing was: the model does not fit such images, or the device has not the memory.
+    /// Why there is none: the model does not fit such images, or the device lacks the memory.
     pub why_not: Option<String>,
 }
 
-/// The points to measure for a model: batch size 32 to 1,024, channels ×1 to ×4, images of the model's size to four times that,
-/// 1 to 16 replicas, and on the CPU engine 1, 2, 4, ... threads up to the processors that there are.
+/// The points to measure for a model: batch size 32 to 1,024, channels ×1 to ×4, images of the model's size to four
+/// times that, 1 to 16 replicas, and on the CPU engine 1, 2, 4, ... threads up to the number of processors.
 fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
     let side = model.input.height.max(model.input.width);
     let most = if threads { cpu::default_threads() } else { 0 };
@@ -77,10 +77,11 @@ fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
         .collect()
 }
 
-/// Measures a model's training at every point; `watch` sees each as it is measured.
+/// Measures a model's training at every point; `watch` gets each as it is measured.
 ///
 /// # Errors
-/// Those of [`measure`], at the first point. Where a later one does not fit the device, it says so, and the others go on.
+/// Those of [`measure`], at the first point. A later point that does not fit the device records why, and the others
+/// continue.
 pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
     let on_cpu = crate::device::Device::choose(options.device, options.threads)?.adapter().is_none();
     let mut measured = Vec::new();
@@ -108,14 +109,14 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
     Ok(measured)
 }
 
-/// Multiplies channels and groups of every convolution and the features of every linear layer, except where the classes
-/// come out.
+/// Multiplies channels and groups of every convolution and the features of every linear layer, except in the layer
+/// that outputs the classes.
 fn scale_channels(config: &mut ModelConfig, factor: usize) {
     const WIDTHS: [&str; 2] = ["out_channels", "out_features"];
     let layers = &mut config.layers;
     let last = layers.iter().rposition(|layer| WIDTHS.iter().any(|key| layer.keys.contains_key(*key)));
     for (index, layer) in layers.iter_mut().enumerate() {
-        // The last layer's groups must go on dividing its classes.
+        // The last layer's groups must still divide its classes.
         let keys = if Some(index) == last { &[][..] } else { &["out_channels", "out_features", "groups"] };
         for key in keys {
             if let Some(toml::Value::Integer(value)) = layer.keys.get_mut(*key)
@@ -186,7 +187,7 @@ mod tests {
         let model = edited_model(|config| scale_channels(config, 4));
         let outputs: Vec<usize> = model.layers.iter().map(|layer| layer.output.channels).collect();
         assert_eq!(outputs, [16, 16, 3, 3]);
-        // The depthwise layer is still one: nine weights and a bias for each channel.
+        // The depthwise layer still is one: nine weights and a bias per channel.
         assert_eq!(model.layers[1].parameter_count(), 16 * 10);
     }
 

@@ -1,9 +1,9 @@
-//! How much there is to do in a training step: operations and bytes, from the model and its plan.
+//! The amount of work in a training step: operations and bytes, from the model and its plan.
 //!
-//! Operations are the multiplications and additions of convolutions and linear layers, which are 1x1 convolutions. Forward
-//! is two for each output value and weight that it sees; the gradient of the input takes as many, the gradient of the
-//! weights as many again. The first trained layer makes no gradient of its input. All else is not counted: it is little,
-//! and a device does it beside.
+//! Operations are the multiplications and additions of convolutions and linear layers, which are 1x1 convolutions.
+//! The forward pass takes two per output value and weight that it uses; the gradient of the input takes as many, the
+//! gradient of the weights as many again. The first trained layer computes no gradient of its input. Everything else
+//! is not counted: it is little, and devices overlap it.
 
 use std::collections::BTreeMap;
 
@@ -12,12 +12,12 @@ use crate::layers::Op;
 use crate::model::{Model, NamedLayer};
 use crate::plan::{Dispatch, METRICS_RING, ParamLayout, Plan, TensorPlan};
 
-/// What a launch has to do.
+/// The work of a launch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Work {
     /// Multiplications and additions.
     pub(super) flops: f64,
-    /// Bytes of memory that it reads and writes at least.
+    /// Minimum bytes of memory that it reads and writes.
     pub(super) bytes: f64,
 }
 
@@ -29,12 +29,12 @@ pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
     }
 }
 
-/// True if a layer has to make the gradient of its input: something below is trained.
+/// True if a layer has to compute the gradient of its input: something below is trained.
 fn goes_on(model: &Model, index: usize) -> bool {
     model.layers[index].sources.iter().any(|&source| model.needs_grad(source))
 }
 
-/// Operations of a training step of one net on so many images.
+/// Operations of a training step of one net on `images` images.
 pub(super) fn step_flops(model: &Model, images: usize) -> f64 {
     let of_layer = |(index, layer)| {
         let passes = if goes_on(model, index) { 3.0 } else { 2.0 };
@@ -56,7 +56,7 @@ pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -
     plan.dispatches.iter().map(of_launch).collect()
 }
 
-/// The layer that a launch computes: by its label, or the linear layer if it is a head, which goes with the loss.
+/// The layer that a launch computes: by its label, or the linear layer for a head, which is planned with the loss.
 fn owner(model: &Model, dispatch: &Dispatch) -> Option<usize> {
     if dispatch.shader == "head" {
         return model.layers.iter().rposition(|layer| forward_flops(layer) > 0.0);
@@ -70,7 +70,7 @@ fn flops(model: &Model, index: usize, dispatch: &Dispatch) -> f64 {
     let layer = &model.layers[index];
     let back = if goes_on(model, index) { 2.0 } else { 1.0 };
     let passes = match dispatch.entry_point.as_str() {
-        // Forth and all the way back.
+        // Forward and all the way back.
         "forward" if dispatch.shader == "head" => 1.0 + back,
         "forward" | "backward_input" | "backward_weight" | "weight_parts" => 1.0,
         "backward" => back,
@@ -79,8 +79,8 @@ fn flops(model: &Model, index: usize, dispatch: &Dispatch) -> f64 {
     passes * forward_flops(layer)
 }
 
-/// Every tensor that a launch binds counts once if it is read and once if it is written, however often the kernel comes
-/// back to a value: caches serve that.
+/// Every tensor that a launch binds counts once if it is read and once if it is written, however often the kernel
+/// returns to a value: caches serve that.
 fn bytes(
     model: &Model,
     plan: &Plan,
@@ -101,8 +101,8 @@ fn bytes(
     uses.into_iter().map(bytes).sum()
 }
 
-/// Bytes of a tensor that a launch touches. Some are bound whole but used in part: of the data set, a batch; of what holds
-/// the parameters of all layers, the launch's own; of what has an entry for each step, one entry.
+/// Bytes of a tensor that a launch touches. Some are bound whole but used in part: of the dataset, a batch; of
+/// buffers with the parameters of all layers, the launch's own; of those with an entry per step, one entry.
 fn touched(
     model: &Model,
     plan: &Plan,
@@ -113,7 +113,7 @@ fn touched(
     let part = match tensor.name.as_str() {
         "images" | "labels" => (plan.batch_size * plan.replicas) as f64 / batches.image_count as f64,
         "packed" | "grads" => owner.map_or(1.0, |index| {
-            // Of the gradients each layer that shares parameters has rows of its own.
+            // In the gradients, each layer that shares parameters has its own rows.
             let rows = if tensor.name == "grads" { ParamLayout::new(model, 1).grad_rows(1) } else { 1 };
             model.layers[index].trained_len() as f64 / (rows * model.parameter_count()).max(1) as f64
         }),
@@ -197,7 +197,7 @@ mod tests {
         let vector = plan.tensor("params").unwrap().bytes as usize;
         let state = plan.tensor("state").unwrap().bytes as usize;
         assert_eq!(bytes("optimizer.update"), 6 * vector + state + 4, "{plan}");
-        // Reads the bytes of a batch, six numbers and an index for each image; writes floats.
+        // Reads the bytes of a batch, six numbers and an index per image; writes floats.
         let gathered = bytes("batch.gather");
         let needed = IMAGES * (180 + 4 * 180 + 4);
         assert!((needed..=needed + state + 24 * IMAGES + 64).contains(&gathered), "{gathered} for {needed}");

@@ -1,5 +1,5 @@
-//! From TOML to a configuration. What does not fit is said in TOML's words, with its key and line: whatever types serde
-//! reads into, none of its own words reach a user, since all its errors are made here ([`Problem`]).
+//! From TOML to a configuration. Errors use TOML's terms, with key and line: whatever types serde reads into, none of
+//! its own wording reaches a user, since all its errors are made here ([`Problem`]).
 
 use std::fmt;
 use std::num::IntErrorKind;
@@ -15,7 +15,7 @@ mod node;
 
 use node::Node;
 
-/// A TOML text whose syntax is sound.
+/// A syntactically valid TOML text.
 pub(crate) struct Document<'t> {
     path: &'t str,
     root: Spanned<DeTable<'t>>,
@@ -24,7 +24,7 @@ pub(crate) struct Document<'t> {
 }
 
 impl<'t> Document<'t> {
-    /// Reads the syntax; `path` is for messages.
+    /// Parses the syntax; `path` is for messages.
     pub(crate) fn parse(text: &'t str, path: &'t str) -> Result<Self> {
         if text.len() > MAX_TEXT {
             let message = format!("this text is too large: a description has at most {MAX_TEXT} bytes");
@@ -55,8 +55,8 @@ impl<'t> Document<'t> {
         })
     }
 
-    /// The problem with the key that it is about. Serde takes in a whole table to look for its tag, and then no longer knows
-    /// the way to a value: it is the key without which the problem is another.
+    /// The problem with the key that causes it. To find a table's tag, serde buffers the whole table and loses the
+    /// path to a value: the key is the one without which the problem changes.
     fn blamed<T: DeserializeOwned>(&self, mut problem: Problem) -> Problem {
         const MOST_KEYS: usize = 20;
         let text = problem.to_string();
@@ -80,12 +80,12 @@ impl<'t> Document<'t> {
         problem
     }
 
-    /// An error about what is at `at`.
+    /// An error about the value at `at`.
     pub(crate) fn fail(&self, at: &[Step], message: String) -> Error {
         Error::Config { path: self.path.to_owned(), line: Some(self.line(at)), message }
     }
 
-    /// Line of what is at `at`, or of the innermost value around it, counted from 1.
+    /// Line of the value at `at`, or of the innermost value around it, counted from 1.
     pub(crate) fn line(&self, at: &[Step]) -> usize {
         let mut found: Option<&Spanned<DeValue<'_>>> = None;
         for step in at {
@@ -104,7 +104,7 @@ impl<'t> Document<'t> {
     }
 }
 
-/// Keys by whose value the others of a table are known.
+/// Keys whose value determines the other keys of a table.
 const TAGS: [&str; 2] = ["type", "schedule"];
 
 fn table_at<'t>(table: &'t mut Table, at: &[Step]) -> Option<&'t mut Table> {
@@ -119,7 +119,7 @@ fn table_at<'t>(table: &'t mut Table, at: &[Step]) -> Option<&'t mut Table> {
     found.as_table_mut()
 }
 
-/// What to write instead of the word at `offset`, if it stands for a value.
+/// What to write instead of the word at `offset`, if it is used as a value.
 fn unquoted(text: &str, offset: usize) -> Option<String> {
     let mut before = TokenKind::Newline;
     for token in toml_parser::Source::new(text).lex() {
@@ -145,14 +145,14 @@ fn line_of(line_ends: &[usize], offset: usize) -> usize {
     line_ends.partition_point(|&end| end < offset) + 1
 }
 
-/// Largest text that is read: it takes some fifty times as much memory. What a program writes with all defaults spelled out
-/// is longer than what a user writes.
+/// Largest text that is read: parsing takes some fifty times as much memory. What a program writes with all defaults
+/// spelled out is longer than what a user writes.
 pub(crate) const MAX_TEXT: usize = 8 << 20;
-/// No description needs more levels of lists and tables.
+/// No description needs deeper nesting of lists and tables.
 const MAX_DEPTH: usize = 64;
 
-/// Fails where brackets do not match or stand too deep, and at a key of too many parts: what the parser makes of them is
-/// recursive, and its own limit does not hold once it recovers from errors.
+/// Fails where brackets don't match or are nested too deeply, and at keys with too many parts: the parser handles
+/// them recursively, and its own limit doesn't apply once it recovers from errors.
 fn check_depth(text: &str) -> Result<(), (usize, String)> {
     let mut open = Vec::new();
     let mut dots = 0;
@@ -191,21 +191,21 @@ pub(crate) fn from_table<T: DeserializeOwned>(table: Table) -> Result<T, Problem
     T::deserialize(Node(Value::Table(table)))
 }
 
-/// A part of the way to a value.
+/// A step in the path to a value.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Step {
     Key(String),
     Item(usize),
 }
 
-/// A value that does not fit.
+/// An invalid value.
 #[derive(Debug)]
 pub(crate) struct Problem {
     /// From the root to the value.
     at: Vec<Step>,
     /// Continues the name of the value: "must be ..." or ": ...".
     message: String,
-    /// The key within the value that is meant, to find its line.
+    /// The key within the value to which it refers, to find its line.
     key: Option<String>,
 }
 
@@ -278,16 +278,16 @@ impl de::Error for Problem {
     }
 }
 
-/// Most names that a message lists.
+/// Maximum number of names listed in a message.
 const MOST_LISTED: usize = 40;
 
-/// What there is instead of something unknown.
+/// The alternatives to something unknown.
 pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
     if known.is_empty() {
         return format!("there is no {what} {shown}; none is wanted here");
     }
     let guess = nearest(found, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
-    // Of many, the last: where layers are named, the one that is meant is most often close.
+    // If there are many, the last: where layers are named, the intended one is usually close.
     let (others, listed) = known.split_at(known.len().saturating_sub(MOST_LISTED));
     let list = listed.join(", ");
     let there_are = match (known.len(), others.len()) {
@@ -298,7 +298,7 @@ pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> S
     format!("there is no {what} {shown}{guess}; {there_are}")
 }
 
-/// The known name that is most like `found`, if one is like it.
+/// The known name most similar to `found`, if any is similar.
 pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     let found = shortened(found).to_lowercase();
     let likeness = |name: &str| strsim::normalized_damerau_levenshtein(&found, name);
@@ -306,7 +306,7 @@ pub(crate) fn nearest<'a>(found: &str, known: &[&'a str]) -> Option<&'a str> {
     (likeness(nearest) >= 0.5).then_some(nearest)
 }
 
-/// As much of a text as fits a message, with what would disturb a terminal escaped.
+/// As much of a text as fits a message, with characters escaped that would disturb the terminal.
 pub(crate) fn shortened(text: &str) -> String {
     const MOST: usize = 40;
     let mut short: String = text.chars().take(MOST).flat_map(char::escape_debug).collect();
@@ -316,7 +316,7 @@ pub(crate) fn shortened(text: &str) -> String {
     short
 }
 
-/// A value as the user wrote it, or its kind.
+/// A value as written by the user, or its kind.
 fn shown(found: Unexpected<'_>) -> String {
     match found {
         Unexpected::Bool(value) => value.to_string(),
@@ -332,7 +332,7 @@ fn shown(found: Unexpected<'_>) -> String {
     }
 }
 
-/// Keys of counts and sizes, where 0 fits no better than a negative number.
+/// Keys of counts and sizes, for which 0 is as invalid as a negative number.
 const FROM_ONE: [&str; 12] = [
     "input",
     "epochs",
@@ -348,7 +348,7 @@ const FROM_ONE: [&str; 12] = [
     "output",
 ];
 
-/// What serde wants, for somebody who writes TOML.
+/// What serde expects, in TOML terms.
 fn words(wanted: &str) -> String {
     let whole = |from: &str, to: &str| format!("a whole number from {from} to {to}");
     match wanted {
@@ -363,7 +363,7 @@ fn words(wanted: &str) -> String {
         "a sequence" => "a list".into(),
         _ => match wanted.strip_prefix("an array of length ") {
             Some(count) => format!("a list of {count} values"),
-            // Said by a key that takes more than one kind of value.
+            // For a key that takes more than one kind of value.
             None if wanted.starts_with("a whole number") => wanted.into(),
             None if wanted == "variant identifier" || wanted.starts_with("enum ") => {
                 "a name in quotes".into()
@@ -376,7 +376,7 @@ fn words(wanted: &str) -> String {
     }
 }
 
-/// What to write instead, where people often write something else.
+/// What to write instead of common mistakes.
 fn advice(key: &str, value: &Value) -> Option<String> {
     let number = || value.is_integer() || value.is_float();
     if value.is_table() {
@@ -408,7 +408,7 @@ fn advice(key: &str, value: &Value) -> Option<String> {
     })
 }
 
-/// A syntax tree as plain values. Numbers keep to the range of TOML's, which the syntax does not check.
+/// A syntax tree as plain values. Numbers stay in TOML's range, which the parser doesn't check.
 fn table(table: &DeTable<'_>) -> Result<Table, Problem> {
     let entry = |(key, item): (&Spanned<_>, &Spanned<DeValue<'_>>)| {
         let key: &std::borrow::Cow<'_, str> = key.get_ref();
@@ -434,7 +434,7 @@ fn value(found: &DeValue<'_>) -> Result<Value, Problem> {
         }
         DeValue::Float(digits) => {
             let parsed = digits.as_str().parse::<f64>().map_err(|_| none())?;
-            // Infinity is what `inf` says, and nothing else.
+            // Only `inf` gives infinity.
             let fits = |value: &f64| value.is_finite() || digits.as_str().contains(['n', 'N']);
             Value::Float(Some(parsed).filter(fits).ok_or_else(|| number(digits.as_str()))?)
         }

@@ -1,4 +1,4 @@
-//! Sixteen images on their way through a net: their activations, and their share of every sum.
+//! Sixteen images on their way through a net: their activations, and their contribution to every sum.
 
 use std::ops::Range;
 
@@ -21,9 +21,9 @@ pub(super) struct Block {
     activations: Vec<Buffer>,
     /// Gradients of the activations that the backward pass has reached, in the program's slots.
     slots: Vec<Buffer>,
-    /// This block's part of every gradient.
+    /// This block's contribution to every gradient.
     pub(super) grads: Vec<f32>,
-    /// Sums of each batch normalisation, by channel: forward around `shifts`, backward of g and g·x̂.
+    /// Sums of each batch normalisation, by channel: forward relative to `shifts`, backward of g and g·x̂.
     pub(super) sums: Vec<Vec<[f64; 2]>>,
     pub(super) shifts: Vec<Vec<f32>>,
 }
@@ -58,7 +58,7 @@ impl Block {
         self.activations[output].values()
     }
 
-    /// What `op` reads at a position, and what it made.
+    /// What `op` reads at a position, and its output.
     pub(super) fn input(&self, op: &Op, position: usize) -> &[f32] {
         self.activations[op.inputs[position]].values()
     }
@@ -80,7 +80,7 @@ impl Block {
         &mut self.slots[slot].values_mut()[..len]
     }
 
-    /// Runs `op` into its output buffer, which is not one that it reads.
+    /// Runs `op` into its output buffer, which is none of its input buffers.
     fn apply(&mut self, op: &Op, run: impl FnOnce(&Self, &mut [f32])) {
         let mut output = std::mem::take(&mut self.activations[op.output]);
         run(self, output.values_mut());
@@ -136,7 +136,7 @@ impl Block {
         });
     }
 
-    /// Training forward through a phase; ends with the sums that the batch normalisation behind it needs.
+    /// The forward training pass through a phase; ends with the sums that the following batch normalisation needs.
     pub(super) fn forward(&mut self, program: &Program, net: &Net, phase: Range<usize>, step: u32) {
         let arch = program.arch;
         for op in &program.ops[phase.clone()] {
@@ -160,7 +160,7 @@ impl Block {
                         kernels::dropout(arch, rate, key, step, first, input, output);
                     });
                 }
-                // It saw the whole batch at the end of the phase before.
+                // It processed the whole batch at the end of the previous phase.
                 Kernel::Fallback(layer) if layer.sees_batch() => {}
                 Kernel::Fallback(layer) => {
                     let context =
@@ -214,13 +214,13 @@ impl Block {
         self.measure(program);
     }
 
-    /// Loss and hits; the loss of an evaluation knows no smoothing.
+    /// Loss and hits; an evaluation's loss is not smoothed.
     fn measure(&mut self, program: &Program) {
         let (loss_sum, correct) = loss::measure(self.logits(program), &self.targets[..self.valid], 0.0, None);
         (self.loss_sum, self.correct) = (loss_sum, correct);
     }
 
-    /// Loss, hits and the gradient of the logits; `images` are those of the whole batch.
+    /// Loss, hits and the gradient of the logits; `images` counts the whole batch.
     pub(super) fn loss(&mut self, program: &Program, net: &Net, images: usize) {
         let mut grad = std::mem::take(&mut self.slots[program.grad_logits]);
         let grad_logits = &mut grad.values_mut()[..program.classes() * LANES];
@@ -231,8 +231,8 @@ impl Block {
         (self.loss_sum, self.correct, self.slots[program.grad_logits]) = (loss_sum, correct, grad);
     }
 
-    /// Backward through a phase, to the gradient of the output of what begins it; if that is a batch normalisation, takes the
-    /// sums that it needs.
+    /// Backward through a phase, to the gradient of its first operation's output; if that is a batch normalisation,
+    /// computes the sums it needs.
     pub(super) fn backward(&mut self, program: &Program, net: &Net, phase: Range<usize>, step: u32) {
         for op in program.ops[phase].iter().rev() {
             let Some(back) = &op.back else { continue };
@@ -257,7 +257,7 @@ impl Block {
         }
     }
 
-    /// Backward through the operation that begins a phase, whose sums over the batch are finished.
+    /// Backward through the first operation of a phase, whose sums over the batch are complete.
     pub(super) fn backward_first(&mut self, program: &Program, net: &Net, op: &Op) {
         let Some(back) = &op.back else { return };
         if let (Kernel::BatchNorm2d { number, .. }, false) = (&op.kernel, back.shares[0] == Share::Unwanted) {
@@ -276,7 +276,7 @@ impl Block {
         self.add_up(program, op, back);
     }
 
-    /// Adds the shares of an operation to those of later readers of what it read.
+    /// Adds an operation's shares of its inputs' gradients to those of later readers.
     fn add_up(&mut self, program: &Program, op: &Op, back: &Back) {
         for (position, share) in back.shares.iter().enumerate() {
             self.add_share(program, op, position, *share);
@@ -317,7 +317,7 @@ impl Block {
             let mut target = std::mem::take(&mut self.slots[made]);
             let grad_input = &mut target.values_mut()[..self.input(op, position).len()];
             if made == back.grad_output {
-                // What is added up is passed on as it is.
+                // Sums are passed on unchanged.
                 if let Kernel::Activation(function) = op.kernel {
                     let from =
                         if function.reads_input() { self.input(op, position) } else { self.output(op) };
@@ -331,7 +331,7 @@ impl Block {
         }
     }
 
-    /// All gradients at once: they are made from the same sums.
+    /// All gradients at once: they are computed from the same sums.
     fn group_norm_grad(
         &mut self,
         program: &Program,

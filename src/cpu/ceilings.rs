@@ -1,4 +1,4 @@
-//! How fast the processor can be at all: what `bench` sets the engine's time against.
+//! The processor's peak rate, against which `bench` compares the engine's time.
 
 use std::hint::black_box;
 use std::time::Instant;
@@ -9,12 +9,13 @@ use crate::error::{Error, Result};
 
 /// Enough independent chains to hide the latency of a multiply-add, few enough for 16 registers.
 const CHAINS: usize = 10;
-/// A run should last at least so long.
+/// Minimum duration of a run.
 const RUN_SECONDS: f64 = 0.02;
-/// The fastest of so many runs counts.
+/// The fastest of this many runs counts.
 const REPEATS: usize = 5;
 
-/// Multiplications and additions a second, in `f32`, on so many threads at once: each a chain of x · a + b in registers.
+/// Multiplications and additions per second, in `f32`, on this many threads at once: each runs chains of x · a + b in
+/// registers.
 ///
 /// # Errors
 /// Threads that cannot be started.
@@ -37,7 +38,7 @@ pub fn flops_per_second(threads: usize) -> Result<f64> {
     Ok(rates.fold(0.0, f64::max))
 }
 
-/// Chains of multiply-adds; gives the number of operations.
+/// Chains of multiply-adds; returns the number of operations.
 struct Chains {
     rounds: usize,
 }
@@ -66,7 +67,7 @@ mod tests {
     #[test]
     fn the_rate_is_that_of_a_processor() {
         let rate = flops_per_second(1).unwrap();
-        // A tenth of an operation a cycle at 1 GHz, and 16 lanes, three units and 10 GHz.
+        // A tenth of an operation per cycle at 1 GHz, and 16 lanes, three units and 10 GHz.
         assert!((1e8..1e12).contains(&rate), "{rate:e} operations a second on one thread");
     }
 }

@@ -1,6 +1,6 @@
-//! Layers without a tuned kernel: the reference implementation on the images of a block. Slow, and right: a new layer
-//! trains on the CPU before anybody has tuned it. It works for layers that treat images independently; those with running
-//! statistics get all blocks of a batch at once.
+//! Layers without a tuned kernel: the reference implementation on the images of a block. Slow, but correct: a new
+//! layer trains on the CPU before it has been tuned. It works for layers that treat images independently; those with
+//! running statistics get all blocks of a batch at once.
 
 use super::block::Block;
 use super::kernels::{LANES, pack, unpack};
@@ -12,7 +12,7 @@ pub(super) fn context(seed: u32, step: u32, layer: u32, first_image: usize, trai
     Context { training, seed, step, layer, first_image }
 }
 
-/// Images of a block that count: all lanes of one alone, which may hold what is no image, and those of a batch.
+/// Images of a block that count: all lanes if it is processed alone (some may hold no image), else those of the batch.
 fn images(layer: &Fallback, block: &Block) -> usize {
     if layer.sees_batch() { block.valid } else { LANES }
 }
@@ -33,7 +33,7 @@ fn array<'b>(
     Array::from_f32(&[all.len() / shape.len(), shape.channels, shape.height, shape.width], &all)
 }
 
-/// Puts an array into all blocks.
+/// Writes an array into all blocks.
 fn put(layer: &Fallback, blocks: &mut [Block], made: &Array, values: impl Fn(&mut Block) -> &mut [f32]) {
     let (all, len) = (made.to_f32(), made.data.len() / made.shape[0]);
     let mut rest = &all[..];
@@ -63,7 +63,7 @@ fn given<'p>(
     given
 }
 
-/// Makes the blocks' outputs. Returns what the reference made, for the running statistics.
+/// Computes the blocks' outputs. Returns what the reference computed, for the running statistics.
 pub(super) fn forward<'p>(
     layer: &Fallback,
     op: &Op,
@@ -76,7 +76,7 @@ pub(super) fn forward<'p>(
     made
 }
 
-/// Makes the gradients of the inputs, each in its slot, and those of the parameters, in the first block.
+/// Computes the gradients of the inputs, each in its slot, and those of the parameters, in the first block.
 pub(super) fn backward<'p>(
     layer: &Fallback,
     op: &Op,
@@ -86,7 +86,7 @@ pub(super) fn backward<'p>(
 ) {
     let Some(back) = &op.back else { return };
     let mut given = given(layer, op, params, blocks);
-    // What forward saved beside the output is made again.
+    // What forward saved besides the output is recomputed.
     given.extend(layer.layer.forward(&given, context));
     let len = layer.output.len() * LANES;
     given.insert("output", array(layer, blocks, layer.output, |block| block.output(op)));

@@ -1,4 +1,4 @@
-//! Fills blocks with images: chosen, changed and normalised by the arithmetic of `shaders/batch.wgsl`.
+//! Fills blocks with images: chosen, augmented and normalised with the arithmetic of `shaders/batch.wgsl`.
 
 use super::block::Block;
 use super::kernels::LANES;
@@ -7,7 +7,7 @@ use crate::dataset::Images;
 use crate::replica::Replica;
 use crate::tensor::Shape;
 
-/// Draws batches from a data set.
+/// Draws batches from a dataset.
 pub(super) struct Gather<'a> {
     batches: &'a BatchSettings,
     images: &'a Images,
@@ -29,7 +29,7 @@ impl<'a> Gather<'a> {
         self.batches
     }
 
-    /// The block's images of a net's training step `step`, whose batch has so many `images`.
+    /// The block's images of a net's training step `step`, whose batch has `images` images.
     pub(super) fn fill(&self, net: &Replica, step: u32, images: usize, block: &mut Block) {
         block.valid = LANES.min(images - block.first_image);
         for lane in 0..LANES {
@@ -39,7 +39,7 @@ impl<'a> Gather<'a> {
         }
     }
 
-    /// The images from `start` on, as they are. Lanes behind the last one repeat it.
+    /// The images from `start` on, unchanged. Lanes past the last one repeat it.
     pub(super) fn fill_in_order(&self, start: usize, block: &mut Block) {
         block.valid = LANES.min(self.images.count - start);
         for lane in 0..LANES {
@@ -62,7 +62,7 @@ impl<'a> Gather<'a> {
         let (scale, offset) = self.batches.pixel_scale();
         for (channel, block) in pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES)) {
             let pixel = |y: i32, x: i32| -> f32 {
-                // Numbers below zero become large ones.
+                // Negative numbers become large ones.
                 if (y as usize) < height && (x as usize) < width {
                     f32::from(channel[y as usize * width + x as usize])
                 } else {
@@ -85,7 +85,7 @@ impl<'a> Gather<'a> {
     }
 }
 
-/// The largest whole number not above `x`. `f32::floor` is a call on processors that lack SSE 4.1.
+/// The largest integer not above `x`. `f32::floor` is a function call on processors that lack SSE 4.1.
 fn floor(x: f32) -> i32 {
     let whole = x as i32;
     whole - i32::from(whole as f32 > x)

@@ -2,8 +2,9 @@
 
 use super::kernels::LANES;
 
-/// Sum of the losses and number of hits of the images that have a target. With `gradient` = (`grad_logits`, images of the
-/// whole batch) also the gradient of the mean; lanes without a target get 0. `logits` and `grad_logits` are [classes, 16].
+/// Sum of the losses and number of hits over the images that have a target. With `gradient` = (`grad_logits`, images
+/// of the whole batch) also the gradient of the mean; lanes without a target get 0. `logits` and `grad_logits` are
+/// [classes, 16].
 pub(super) fn measure(
     logits: &[f32],
     targets: &[u8],

@@ -1,4 +1,4 @@
-//! What an engine will take, told before it takes anything.
+//! How much memory an engine needs, computed before it allocates anything.
 
 use super::kernels::LANES;
 use super::program::{Kernel, Program};
@@ -6,32 +6,32 @@ use crate::engine::Setup;
 use crate::error::{Error, Result};
 use crate::memory;
 
-/// Bytes of an engine. Sums that no `u64` can hold stay at the largest one, which nobody has.
+/// Bytes that an engine needs. Sums saturate at `u64::MAX`, which no machine has.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Need {
     /// Each net's vectors and learning rates.
     pub(super) net: u64,
     pub(super) nets: u64,
-    /// A copy of all the nets' vectors, and the file that it becomes: what saving a run takes.
+    /// A copy of all the nets' vectors, and the file made from it: what saving a run needs.
     pub(super) saving: u64,
     /// Sixteen images on their way through a net.
     pub(super) block: u64,
     pub(super) blocks: u64,
-    /// What a thread keeps for itself.
+    /// What each thread needs.
     pub(super) thread: u64,
     pub(super) threads: u64,
 }
 
 impl Need {
-    /// Of `blocks` blocks on `threads` threads.
+    /// With `blocks` blocks on `threads` threads.
     pub(super) fn of(setup: &Setup<'_>, program: &Program, blocks: usize, threads: usize) -> Self {
         let training = setup.training.is_some();
         let params = sum(setup.model.params().iter().map(|param| param.param.size()));
-        // The parameters and their averages are always there.
+        // The parameters and their averages are always allocated.
         let vectors = 2 + setup.train.optimizer.memory().len() as u64;
         let vectors = floats(params).saturating_mul(vectors);
         let steps = setup.train_batches().map_or(0, |batches| batches.steps_per_epoch());
-        // The engine has the learning rates, and the run, too.
+        // Both the engine and the run have the learning rates.
         let rates = floats(steps as u64).saturating_mul(setup.train.epochs as u64).saturating_mul(2);
         let nets = setup.replicas.len() as u64;
         let copies = if training { 2 } else { 0 };
@@ -46,18 +46,18 @@ impl Need {
         }
     }
 
-    /// All but the blocks.
+    /// Everything but the blocks.
     fn fixed(&self) -> u64 {
         let nets = self.net.saturating_mul(self.nets);
         nets.saturating_add(self.saving).saturating_add(self.thread.saturating_mul(self.threads))
     }
 
-    /// All of it.
+    /// Everything.
     pub(super) fn total(&self) -> u64 {
         self.fixed().saturating_add(self.block.saturating_mul(self.blocks))
     }
 
-    /// Fails if there is not so much, and says what fits.
+    /// Fails if there is less memory than needed, and says what fits.
     pub(super) fn check(&self, setup: &Setup<'_>) -> Result<()> {
         let Some(free) = memory::shortage(self.total()) else { return Ok(()) };
         let lanes = LANES as u64;
@@ -71,7 +71,7 @@ impl Need {
                         "fewer nets or smaller layers would help, a smaller batch would not".into()
                     }
                     0 => format!("not even batches of {lanes} fit; the network needs smaller layers"),
-                    // A block has all its memory, however few of its images there are.
+                    // A block has all its memory, however few images it has.
                     _ => format!("a batch size of {} fits", fitting.saturating_mul(lanes)),
                 };
                 (what, cure)
@@ -97,7 +97,7 @@ fn floats(values: u64) -> u64 {
     values.saturating_mul(4)
 }
 
-/// As `Block::new` makes it.
+/// As allocated by `Block::new`.
 fn block(program: &Program, training: bool) -> u64 {
     let lanes = LANES as u64;
     let activations = floats(sum(program.buffers.iter().copied())).saturating_mul(lanes);
@@ -126,7 +126,7 @@ fn thread(program: &Program, training: bool, blocks: u64) -> u64 {
         _ => 0,
     };
     let reference = |kernel: &Kernel| match kernel {
-        // Values and bounds in f64: what goes in and out, there and back, and what the layer sums up.
+        // Values and bounds in f64: inputs and outputs, forward and backward, and what the layer sums up.
         Kernel::Fallback(layer) => {
             let arrays = if training { 6 } else { 2 };
             let values = layer.inputs.iter().chain([&layer.output]).map(|shape| shape.len());
@@ -137,7 +137,7 @@ fn thread(program: &Program, training: bool, blocks: u64) -> u64 {
     };
     let most =
         |bytes: &dyn Fn(&Kernel) -> u64| program.ops.iter().map(|op| bytes(&op.kernel)).max().unwrap_or(0);
-    // Forward and backward have a padded input each.
+    // Forward and backward each have a padded input.
     let padded = most(&padded).saturating_mul(if training { 2 } else { 1 });
     padded.saturating_add(most(&weights)).saturating_add(most(&reference))
 }

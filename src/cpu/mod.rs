@@ -1,8 +1,8 @@
 //! The CPU engine: blocks of 16 images through the layers, blocks in parallel, every sum in a fixed order.
 //!
-//! A step runs in phases. Batch normalisation needs sums over the whole batch, so a phase takes each block from one batch
-//! normalisation to the next (and back) without waiting for others; between phases the blocks' sums are added in block
-//! order. The results are the same bits for any number of threads.
+//! A step runs in phases. Batch normalisation needs sums over the whole batch, so a phase takes each block from one
+//! batch normalisation to the next (and back) without waiting for others; between phases the blocks' sums are added
+//! in block order. The results are bit-identical for any number of threads.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -46,28 +46,28 @@ pub struct CpuEngine<'a> {
     started: VecDeque<Work>,
 }
 
-/// What was started and is carried out when it is collected.
+/// Work that was started and is carried out when it is collected.
 #[derive(Debug)]
 enum Work {
     Training { steps: usize },
     Evaluation { averaged: bool, steps: Range<usize> },
 }
 
-/// The best instruction set of this processor, for the user to read.
+/// This processor's best instruction set, for display.
 pub fn instruction_set() -> String {
     format!("{:?}", pulp::Arch::new()).split('(').next().unwrap_or_default().to_owned()
 }
 
-/// Threads that the engine uses if not told otherwise.
+/// Threads that the engine uses by default.
 pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 impl<'a> CpuEngine<'a> {
-    /// Makes an engine with so many threads, or one for each processor. Weights start as zeros: write them next.
+    /// Makes an engine with this many threads, or one per processor. Weights start at zero: write them next.
     ///
     /// # Errors
-    /// Threads that cannot be started, and less memory than it would take: nothing is taken then.
+    /// Threads that cannot be started, or not enough memory; nothing is allocated then.
     pub fn new(setup: &Setup<'a>, threads: Option<usize>) -> Result<Self> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         check_stacks(threads)?;
@@ -75,7 +75,7 @@ impl<'a> CpuEngine<'a> {
             let cure = if threads > 1 { "; --threads 1 needs the fewest" } else { "" };
             Error::Device(format!("cannot start {threads} threads: {error}{cure}"))
         })?;
-        // A thread's first allocation takes address space for all that follow: before anything is counted.
+        // A thread's first allocation reserves address space for all later ones, so it happens before memory is counted.
         pool.broadcast(|_| std::hint::black_box(vec![0u8; 64]));
         let program = Program::new(setup.model);
         let blocks = blocks(setup, threads);
@@ -94,7 +94,7 @@ impl<'a> CpuEngine<'a> {
         })
     }
 
-    /// Bytes that an engine with so many threads takes, and in training what saving its nets takes.
+    /// Bytes that an engine with this many threads needs, including, in training, those for saving its nets.
     pub fn memory(setup: &Setup<'_>, threads: usize) -> u64 {
         Need::of(setup, &Program::new(setup.model), blocks(setup, threads), threads).total()
     }
@@ -132,13 +132,13 @@ impl<'a> CpuEngine<'a> {
         totals
     }
 
-    /// Images of a step of evaluation: whole blocks.
+    /// Images per evaluation step: whole blocks.
     fn evaluation_step(&self) -> usize {
         self.test.0.batch_size.next_multiple_of(LANES)
     }
 
-    /// Runs a range of the test images, which begins with a block, through a net; `each` sees every block with its number of
-    /// images.
+    /// Runs a range of the test images, starting at a block boundary, through a net; `each` gets every block with its
+    /// number of images.
     fn evaluate_blocks(
         &mut self,
         replica: usize,

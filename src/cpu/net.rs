@@ -18,15 +18,15 @@ pub(super) struct Net {
     optimizer: Optimizer,
     average_decay: f32,
     about: Vec<ModelParam>,
-    /// Parameters and running statistics, in the order of the model's.
+    /// Parameters and running statistics, in the model's order.
     pub(super) params: Vec<Vec<f32>>,
     averages: Vec<Vec<f32>>,
-    /// What the optimizer remembers, one vector for each of [`Optimizer::memory`], by parameter.
+    /// The optimizer's state, one vector for each of [`Optimizer::memory`], by parameter.
     memory: Vec<Vec<Vec<f32>>>,
     pub(super) batch_norms: Vec<BatchStatistics>,
 }
 
-/// What the blocks share about one batch normalisation in a step, by channel.
+/// What the blocks share about a batch normalisation in a step, by channel.
 #[derive(Debug, Default, Clone)]
 pub(super) struct BatchStatistics {
     pub(super) mean: Vec<f32>,
@@ -62,12 +62,12 @@ impl Net {
         &self.replica
     }
 
-    /// Rate of the dropout layer with this number, which is `layer` of the model, and the key of its random words.
+    /// Rate of the dropout layer with this number, which is layer `layer` of the model, and the key of its random words.
     pub(super) fn dropout(&self, number: usize, layer: u32) -> (f32, u32) {
         (self.replica.dropout[number], rng::key(self.replica.seed, Stream::Dropout(layer)))
     }
 
-    /// The weights that count in an evaluation.
+    /// The weights to use in an evaluation.
     pub(super) fn weights(&self, averaged: bool) -> &[Vec<f32>] {
         if averaged && self.average_decay > 0.0 { &self.averages } else { &self.params }
     }
@@ -86,8 +86,9 @@ impl Net {
         op.params.iter().map(|&param| (self.about[param].param.name, values[param].as_slice()))
     }
 
-    /// What begins a phase needs of the whole batch, which has reached it: turns the blocks' sums into mean and deviation of
-    /// a batch normalisation, or runs a layer without a tuned kernel; updates the running statistics.
+    /// Computes what the first operation of a phase needs from the whole batch, which has reached it: turns the
+    /// blocks' sums into the mean and deviation of a batch normalisation, or runs a layer without a tuned kernel;
+    /// updates the running statistics.
     pub(super) fn finish_statistics(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
         let (number, eps, momentum) = match &op.kernel {
             Kernel::BatchNorm2d { number, eps, momentum } => (*number, *eps, *momentum),
@@ -113,7 +114,7 @@ impl Net {
             values.resize(channels, 0.0);
         }
         for c in 0..channels {
-            // All sums around the first block's shift.
+            // All sums relative to the first block's shift.
             let shift = f64::from(blocks[0].shifts[number][c]);
             let (mut count, mut sum, mut squares) = (0.0, 0.0, 0.0);
             for block in &*blocks {
@@ -138,8 +139,8 @@ impl Net {
         }
     }
 
-    /// The same on the way back: turns the blocks' gradient sums into the gradients of weight and bias and the means that the
-    /// input's needs.
+    /// The same for the backward pass: turns the blocks' gradient sums into the gradients of weight and bias and the
+    /// means that the input's gradient needs.
     pub(super) fn finish_grad_sums(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
         let number = match &op.kernel {
             Kernel::BatchNorm2d { number, .. } => *number,
@@ -169,8 +170,8 @@ impl Net {
         }
     }
 
-    /// Adds the blocks' gradients in order, then those of layers that share parameters, in order; takes the optimizer's
-    /// step and moves the averages.
+    /// Adds up the blocks' gradients in order, then those of layers that share parameters, in order; takes the
+    /// optimizer step and updates the averages.
     pub(super) fn update(&mut self, program: &Program, blocks: &mut [Block], step: u32) {
         let learning_rate = self.learning_rates[step as usize];
         let (first, others) = blocks.split_first_mut().expect("a batch has images");

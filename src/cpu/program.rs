@@ -1,4 +1,4 @@
-//! A model as the CPU engine runs it: which kernel each layer takes, which buffers it connects, and the phases.
+//! A model as the CPU engine runs it: which kernel each layer uses, which buffers it connects, and the phases.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -9,25 +9,25 @@ use crate::layers::{self, Activation, Layer, Param};
 use crate::model::{Model, NamedLayer, Source};
 use crate::tensor::Shape;
 
-/// One layer that computes.
+/// A layer that computes something.
 #[derive(Debug)]
 pub(super) struct Op {
     pub(super) kernel: Kernel,
     /// Activation buffers that are read, and the one that is written.
     pub(super) inputs: Vec<usize>,
     pub(super) output: usize,
-    /// The layer's parameters and running statistics, by their index in the model's.
+    /// The layer's parameters and running statistics, by index in the model.
     pub(super) params: Vec<usize>,
-    /// Where the gradient of each of them lies in a flat vector of all; running statistics have none. Layers that share a
-    /// parameter have a gradient each.
+    /// Where the gradient of each of them is in a flat vector of all; running statistics have none. Layers that share
+    /// a parameter each have their own gradient.
     pub(super) grads: Vec<Option<Range<usize>>>,
-    /// How it goes back; not at all where neither it nor anything below is trained.
+    /// Its backward pass; none if neither it nor anything below is trained.
     pub(super) back: Option<Back>,
     /// Index of the layer in the model.
     pub(super) layer: u32,
 }
 
-/// Where the gradients of values are on the way back, by slot.
+/// Where the gradients of values are in the backward pass, by slot.
 #[derive(Debug)]
 pub(super) struct Back {
     pub(super) grad_output: usize,
@@ -38,11 +38,11 @@ pub(super) struct Back {
 /// A reader's share of the gradient of a value.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) enum Share {
-    /// Nothing that the value is made from is trained.
+    /// Nothing that contributes to the value is trained.
     Unwanted,
-    /// It is made in this slot, which may be that of the output's gradient: then it takes its place.
+    /// It is computed in this slot, which may be that of the output's gradient, replacing it.
     Made(usize),
-    /// It is made in a slot and added to another, where the shares of later readers are.
+    /// It is computed in one slot and added to another, which holds the shares of later readers.
     Added { made: usize, to: usize },
 }
 
@@ -64,14 +64,14 @@ pub(super) enum Kernel {
     },
     Add,
     Concat,
-    /// For each input, values of a map for which it has one.
+    /// For each input, the output pixels per value.
     Multiply {
         maps: [usize; 2],
     },
     Fallback(Fallback),
 }
 
-/// What a layer without a tuned kernel needs to be computed by its reference implementation.
+/// What the reference implementation of a layer without a tuned kernel needs.
 #[derive(Debug)]
 pub(super) struct Fallback {
     pub(super) layer: Arc<dyn Layer>,
@@ -81,7 +81,7 @@ pub(super) struct Fallback {
 }
 
 impl Fallback {
-    /// True for a layer with running statistics: it takes its statistics over the whole batch.
+    /// True for a layer with running statistics: it computes them over the whole batch.
     pub(super) fn sees_batch(&self) -> bool {
         self.params.iter().any(|param| !param.trained)
     }
@@ -91,13 +91,13 @@ impl Fallback {
 pub(super) struct Program {
     pub(super) arch: pulp::Arch,
     pub(super) ops: Vec<Op>,
-    /// Values of one image in each activation buffer.
+    /// Values per image in each activation buffer.
     pub(super) buffers: Vec<usize>,
-    /// Values of one image in each slot for a gradient.
+    /// Values per image in each gradient slot.
     pub(super) slots: Vec<usize>,
     /// The slot of the logits' gradient.
     pub(super) grad_logits: usize,
-    /// By parameter the gradients of the layers that compute with it, first to last; running statistics have none.
+    /// For each parameter, the gradients of the layers that use it, first to last; running statistics have none.
     pub(super) grad_ranges: Vec<Vec<Range<usize>>>,
     /// Channels and operation of each batch normalisation.
     pub(super) batch_norms: Vec<(usize, usize)>,
@@ -129,7 +129,7 @@ impl Program {
                 phase_start = ops.len();
             };
             let kernel = match layer.op {
-                // The same values: those who read it read the same buffer.
+                // The same values: its readers read the same buffer.
                 layers::Op::Reshape => {
                     outputs.push(inputs[0]);
                     continue;
@@ -137,7 +137,7 @@ impl Program {
                 layers::Op::Conv2d(conv) => Kernel::Conv2d(conv),
                 layers::Op::Activation(function) => Kernel::Activation(function),
                 layers::Op::BatchNorm2d { eps, momentum } => {
-                    // A batch normalisation begins a phase: the one before it ends with its sums.
+                    // A batch normalisation begins a phase: the previous one ends with its sums.
                     begin_phase();
                     batch_norms.push((layer.output.channels, ops.len()));
                     Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
@@ -208,19 +208,19 @@ impl Program {
         self.classes
     }
 
-    /// Ranges of operations that a block goes through without waiting for others; all but the first begin with one that needs
-    /// sums over the whole batch.
+    /// Ranges of operations that a block passes through without waiting for others; all but the first begin with one
+    /// that needs sums over the whole batch.
     pub(super) fn phases(&self) -> &[Range<usize>] {
         &self.phases
     }
 
-    /// Number of values of all gradients.
+    /// Total number of gradient values.
     pub(super) fn grad_len(&self) -> usize {
         self.grad_len
     }
 }
 
-/// A rectifier works in place where nobody needs what it overwrites.
+/// A rectifier works in place if nothing needs what it overwrites.
 fn works_in_place(model: &Model, layer: &NamedLayer) -> bool {
     let (layers::Op::Activation(function), [Source::Layer(maker)]) = (layer.op, &layer.sources[..]) else {
         return false;
@@ -232,7 +232,7 @@ fn works_in_place(model: &Model, layer: &NamedLayer) -> bool {
     matches!(maker.op, layers::Op::Conv2d(_) | layers::Op::BatchNorm2d { .. }) && maker.readers.len() == 1
 }
 
-/// Slots for gradients, some of them free.
+/// Gradient slots, some of them free.
 #[derive(Default)]
 struct Slots {
     sizes: Vec<usize>,
@@ -255,11 +255,11 @@ impl Slots {
     }
 }
 
-/// Gives the gradient of each value a slot: there are as many as are alive at once on the way back. Returns the slots' sizes,
-/// and the slot of the logits' gradient.
+/// Assigns a slot to the gradient of each value: as many as are alive at once in the backward pass. Returns the
+/// slots' sizes, and the slot of the logits' gradient.
 fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usize) -> (Vec<usize>, usize) {
     let mut slots = Slots::default();
-    // Where the gradient of a buffer's values is, as far as it is made.
+    // Where the gradient of a buffer's values is, as far as it has been computed.
     let mut places: Vec<Option<usize>> = vec![None; buffers.len()];
     let grad_logits = slots.take(buffers[logits]);
     places[logits] = Some(grad_logits);
@@ -272,13 +272,13 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
         let wanted: Vec<bool> = layer.sources.iter().map(|&source| model.needs_grad(source)).collect();
         let last_wanted = wanted.iter().rposition(|wanted| *wanted);
         let mut kept = true;
-        // Free only behind all inputs: a layer without a tuned kernel makes all their gradients before any is added.
+        // Freed only after all inputs: a layer without a tuned kernel computes all their gradients before any is added.
         let mut temporary = Vec::new();
         let mut share = |position: usize| {
             if !wanted[position] {
                 return Share::Unwanted;
             }
-            // Element by element, or the same for all.
+            // Elementwise, or the same for all.
             let in_place = match op.kernel {
                 Kernel::Activation(_) | Kernel::BatchNorm2d { .. } => true,
                 Kernel::Add => last_wanted == Some(position),

@@ -1,4 +1,4 @@
-//! The one comparison: every element within its proved bound, nothing added.
+//! The only comparison: every element within its proven bound, no extra tolerance.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::plan::Plan;
 use crate::tensor::Array;
 
-/// What was compared: for each kind of tensor, and for each launch of a plan.
+/// Comparison results: for each kind of tensor, and for each launch of a plan.
 #[derive(Debug, Default, Clone, Serialize)]
 pub struct Table {
     kinds: BTreeMap<String, Row>,
@@ -28,20 +28,20 @@ impl Row {
     }
 }
 
-/// What is known of one launch.
+/// Results for one launch.
 #[derive(Debug, Clone, Serialize)]
 pub struct LaunchRow {
     /// `conv1.forward`.
     pub launch: String,
     /// `conv2d.wgsl`.
     pub shader: String,
-    /// Elements that were compared.
+    /// Elements compared.
     pub elements: usize,
-    /// Largest error as a share of the proved bound.
+    /// Largest error as a fraction of the proven bound.
     pub largest_error_of_bound: f64,
-    /// The launch whose results show this one's: it makes only intermediate sums.
+    /// The launch in which this one's results are checked, if it only makes intermediate sums.
     pub seen_in: Option<String>,
-    /// The first thing that is wrong.
+    /// The first error.
     pub wrong: Option<String>,
 }
 
@@ -56,7 +56,7 @@ impl Table {
         Ok(())
     }
 
-    /// The same for a tensor that `launch` made; what is wrong is kept in the launch's row.
+    /// The same for a tensor that `launch` made; an error is kept in the launch's row.
     pub(super) fn check_launch(&mut self, launch: &str, kind: &str, place: &str, got: &[f32], want: &Array) {
         match compare(place, got, want) {
             Ok(row) => {
@@ -74,7 +74,7 @@ impl Table {
         self.launch(launch).elements += elements;
     }
 
-    /// Keeps what is wrong with the results of `launch`.
+    /// Records an error in the results of `launch`.
     pub(super) fn wrong(&mut self, launch: &str, message: String) {
         self.launch(launch).wrong.get_or_insert(message);
     }
@@ -94,8 +94,8 @@ impl Table {
         &mut self.launches[index]
     }
 
-    /// Sorts the launches as `plan` has them. One that makes nothing but intermediate sums is judged by the launch that
-    /// reads them; a launch that nothing was compared of is wrong.
+    /// Sorts the launches in `plan` order. One that only makes intermediate sums is checked through the launch that
+    /// reads them; a launch without any comparison is an error.
     pub(super) fn complete(&mut self, plan: &Plan) {
         for (time, dispatch) in plan.dispatches.iter().enumerate() {
             let row = self.launch(&dispatch.label);
@@ -138,12 +138,12 @@ impl Table {
         &self.launches
     }
 
-    /// The first thing that is wrong with any launch.
+    /// The first error in any launch.
     pub fn first_wrong(&self) -> Option<&str> {
         self.launches.iter().find_map(|row| row.wrong.as_deref())
     }
 
-    /// Largest error as a share of the bound, over everything.
+    /// Largest error as a fraction of the bound, over everything.
     pub fn largest(&self) -> f64 {
         self.kinds.values().map(|row| row.largest_error_of_bound).fold(0.0, f64::max)
     }
@@ -154,7 +154,7 @@ impl Table {
     }
 }
 
-/// One row a kind of tensor.
+/// One row per kind of tensor.
 impl fmt::Display for Table {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:<32} {:>10}  largest error / bound", "tensor", "elements")?;

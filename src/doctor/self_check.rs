@@ -1,4 +1,4 @@
-//! The quick examination that comes before a training: once for each adapter, driver, build and model, then remembered.
+//! The quick examination before a training: done once per adapter, driver, build and model, then remembered.
 
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -12,20 +12,20 @@ use crate::gpu::{AdapterReport, Adapters, GpuOptions};
 use crate::model::Model;
 use crate::shader;
 
-/// How an adapter's self-check went.
+/// Outcome of an adapter's self-check.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum SelfCheck {
-    /// All right, found out just now in so many seconds.
+    /// Passed just now, in this many seconds.
     Passed(f64),
-    /// All right, as found earlier.
+    /// Passed earlier.
     Remembered,
 }
 
-/// Makes sure that adapter `index` computes the kernels of `model`'s training right. What passed is remembered under
-/// `cache`; without a folder, or where it cannot be written, the check is made each time.
+/// Makes sure that adapter `index` computes the kernels of `model`'s training correctly. Passes are remembered under
+/// `cache`; without a folder, or if it cannot be written, the check runs each time.
 ///
 /// # Errors
-/// An adapter that cannot be opened, or that computes wrongly: the message names the kernel and the way out.
+/// An adapter that cannot be opened, or that computes wrong results: the message names the kernel and a way out.
 pub fn self_check(
     model: &Model,
     adapters: &Adapters,
@@ -48,7 +48,7 @@ pub fn self_check(
         )));
     }
     if let Some(path) = remembered {
-        // To forget a right result costs half a second next time, and is no reason to fail.
+        // Losing a pass only costs half a second next time, so failures are ignored.
         let text = serde_json::to_vec_pretty(&report).expect("a report is plain values");
         let _ = path.parent().map(std::fs::create_dir_all).transpose().map_err(Error::io("create", &path));
         let _ = write_atomically(&path, &text);
@@ -56,7 +56,7 @@ pub fn self_check(
     Ok(SelfCheck::Passed(report.seconds))
 }
 
-/// A name that changes with anything that could change what the adapter computes.
+/// A name that changes with anything that could affect what the adapter computes.
 fn file_name(model: &Model, adapter: &AdapterReport, options: GpuOptions) -> PathBuf {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {

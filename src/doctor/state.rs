@@ -1,4 +1,4 @@
-//! What an engine holds of one net between steps.
+//! An engine's state of one net between steps.
 
 use crate::config::Optimizer;
 use crate::engine::{Engine, Setup, Vector};
@@ -10,14 +10,14 @@ use crate::tensor::Tensor;
 #[derive(Debug)]
 pub(super) struct State {
     pub(super) weights: Vec<Tensor>,
-    /// Empty where there is no moving average.
+    /// Empty if there is no moving average.
     pub(super) average: Vec<Tensor>,
-    /// By memory of the optimizer.
+    /// One entry per memory of the optimizer.
     pub(super) memory: Vec<Vec<Tensor>>,
 }
 
 impl State {
-    /// That of every net.
+    /// The states of all nets.
     pub(super) fn read_all(engine: &mut GpuEngine, setup: &Setup<'_>) -> Result<Vec<Self>> {
         (0..setup.replicas.len()).map(|replica| Self::read(engine, setup, replica)).collect()
     }
@@ -33,7 +33,7 @@ impl State {
         })
     }
 
-    /// Lets a reference go on from here.
+    /// Makes a reference continue from here.
     pub(super) fn give(&self, reference: &mut Reference<'_>, optimizer: Optimizer) {
         reference.write(Vector::Weights, &self.weights);
         for (name, memory) in optimizer.memory().iter().zip(&self.memory) {

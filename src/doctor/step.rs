@@ -1,5 +1,5 @@
-//! One step on a device, every tensor that a kernel writes compared with the reference from the device's own inputs of
-//! that kernel.
+//! One step on a device, with every tensor that a kernel writes compared with the reference, computed from the
+//! device's own inputs to that kernel.
 
 use std::collections::BTreeMap;
 
@@ -20,14 +20,15 @@ use super::state::State;
 
 mod made;
 
-/// A NaN, so that whatever reads what nobody wrote shows.
+/// A NaN, to expose reads of values that were never written.
 const POISON: u32 = 0x7fc0_0bad;
 
-/// Takes one training step and compares every tensor that it wrote with the reference, which is given the device's own
-/// inputs of each kernel. The engine must have been made without sharing of memory, for a `setup` with training images.
+/// Takes one training step and compares every tensor that it wrote with the reference, which gets the device's own
+/// inputs to each kernel. The engine must have been made without memory sharing, for a `setup` with training images.
 ///
 /// # Errors
-/// Names the first element outside its bound, a write behind a buffer, or what the device refused. `name` comes first.
+/// Names the first element outside its bound, a write past the end of a buffer, or an error from the device. `name`
+/// comes first.
 pub fn check_step(
     engine: &mut GpuEngine,
     setup: &Setup<'_>,
@@ -58,11 +59,11 @@ pub fn check_step(
     })
 }
 
-/// The same for a step of evaluation, with the moving averages if `averaged`. Only the first batch of the test images is
-/// compared, so let them be one.
+/// The same for an evaluation step, with the moving averages if `averaged`. Only the first batch of the test images
+/// is compared, so there should be only one.
 ///
 /// # Errors
-/// As [`check_step`].
+/// Those of [`check_step`].
 pub fn check_evaluation(
     engine: &mut GpuEngine,
     setup: &Setup<'_>,
@@ -100,7 +101,7 @@ fn models(setup: &Setup<'_>) -> Result<Vec<Model>, String> {
     setup.replicas.iter().map(|net| net.model(setup.model, setup.train).map_err(text)).collect()
 }
 
-/// Every tensor of a plan, after a look at the words behind the buffers.
+/// Every tensor of a plan, after checking the guard words of the buffers.
 fn read_all(
     name: &str,
     engine: &GpuEngine,
@@ -128,12 +129,12 @@ struct StepCheck<'a> {
     images: &'a Images,
     training: bool,
     layout: ParamLayout,
-    /// One for each replica.
+    /// One per replica.
     models: Vec<Model>,
 }
 
 impl StepCheck<'_> {
-    /// Compares each replica, and adds what was found to `table`.
+    /// Compares each replica, and adds the results to `table`.
     fn run(
         &self,
         name: &str,
@@ -181,7 +182,7 @@ impl StepCheck<'_> {
             if self.tensors.contains_key(&format!("{}.statistics", layer.name)) {
                 loosen_statistics(&mut wanted, &arrays["input"]);
             }
-            // What comes after starts from what the device made, and so does an output that depends on it.
+            // Later layers start from what the device made, and so does an output that depends on it.
             let made = self.compare(replica, index, wanted, place, table);
             let output = if made.is_empty() {
                 output
@@ -226,8 +227,8 @@ impl StepCheck<'_> {
         Context { training: self.training, seed, step: self.step, layer: layer as u32, first_image: 0 }
     }
 
-    /// Compares what a layer makes; returns the device's tensors, and the reference's where the plan has none: that of a
-    /// change of shape, or a gradient that nobody wants.
+    /// Compares what a layer makes; returns the device's tensors, or the reference's if the plan has none: for a
+    /// reshape, or a gradient that isn't needed.
     fn compare(
         &self,
         replica: usize,
@@ -294,7 +295,7 @@ impl StepCheck<'_> {
             }
             grad_logits = (name == "grad_logits").then(|| Array::from_f32(&want[name].shape, &got));
         }
-        // A fused head keeps the gradient to itself, and its sums of losses are compared below.
+        // A fused head doesn't store the gradient, and its sums of losses are compared below.
         let has_losses = self.tensors.contains_key("loss");
         if self.training && !self.tensors.contains_key("loss.grad_logits") {
             grad_logits = Some(want["grad_logits"].clone());
@@ -351,7 +352,7 @@ impl StepCheck<'_> {
             let mut sample = self.batches.sample(&self.setup.replicas[replica], self.step, n);
             let target = u32::from(self.images.labels[sample.index as usize]);
             let place = format!("{place}, image {n}");
-            // The fused plan does not write down which image it is: its pixels and its class tell.
+            // The fused plan doesn't store which image it is: its pixels and class identify it.
             let index =
                 self.tensors.get("indices").map_or(sample.index, |_| self.part("indices", replica)[n]);
             if (index, targets[n]) != (sample.index, target) {
@@ -366,10 +367,10 @@ impl StepCheck<'_> {
                 if self.tensors.contains_key("transforms") {
                     let got = &self.floats("transforms", replica)[6 * n..][..6];
                     table.check_launch(launch, "batch.transforms", &place, got, &want);
-                    // What is sampled depends on the device's own rounding of the transform.
+                    // Samples depend on the device's own rounding of the transform.
                     transform.copy_from_slice(got);
                 } else {
-                    // Interpolation is continuous with slope at most 255 a pixel.
+                    // Interpolation is continuous with slope at most 255 per pixel.
                     let coordinates: f64 = want
                         .bound
                         .iter()
@@ -432,9 +433,9 @@ impl StepCheck<'_> {
     }
 }
 
-/// The reference bounds statistics for sums around a channel's first value. A fused kernel sums each invocation's share
-/// around its own first value, which may be any: the bounds grow as the sum of squared distances does, from that value to the
-/// farthest.
+/// The reference bounds statistics for sums relative to a channel's first value. A fused kernel sums each
+/// invocation's share relative to its own first value, which may be any: the bounds grow like the sum of squared
+/// differences, from that value to the farthest.
 fn loosen_statistics(wanted: &mut Arrays, input: &Array) {
     let [n, channels, height, width] = input.nchw();
     let map = height * width;
@@ -455,15 +456,15 @@ fn loosen_statistics(wanted: &mut Arrays, input: &Array) {
     }
 }
 
-/// `want` with what is unsure about the device's own value added to its bounds.
+/// `want` with the uncertainty of the device's own value added to its bounds.
 fn loosened(want: &Array, got: &Array) -> Array {
     let mut loosened = want.clone();
     loosened.bound.iter_mut().zip(&got.bound).for_each(|(bound, error)| *bound += error);
     loosened
 }
 
-/// A transform with the bound on what two devices can make of the same random words: some twenty roundings of sines of
-/// angles below 45° and of numbers up to the image's size.
+/// A transform with a bound on how two devices can differ for the same random words: some twenty roundings of sines
+/// of angles below 45° and of numbers up to the image's size.
 fn bounded_transform(transform: &[f32; 6], side: usize) -> Array {
     let mut array = Array::from_f32(&[6], transform);
     for (index, bound) in array.bound.iter_mut().enumerate() {

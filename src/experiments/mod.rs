@@ -1,7 +1,8 @@
 //! Suites of experiments: arms and seeds, run until all are done, and a report with the uncertainty of every figure.
 //!
-//! A recipe with several candidates is chosen on images held out of the training set, and only then trained with fresh seeds
-//! and tested. All results are rows of CSV files; reading them together is all the merging that several machines need.
+//! If an arm has several candidate recipes, one is chosen on images held out of the training set, and only then
+//! trained with fresh seeds and tested. All results are rows of CSV files; to merge the work of several machines,
+//! read their files together.
 
 mod report;
 mod run;

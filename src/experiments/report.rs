@@ -1,4 +1,4 @@
-//! What came out of a suite, as Markdown with charts: made from the rows alone, whatever part of the suite is done.
+//! The results of a suite as Markdown with charts: made from the rows alone, however much of the suite is done.
 
 use std::fmt::Write;
 use std::ops::Range;
@@ -13,20 +13,20 @@ use crate::files::write_atomically;
 use crate::plot::{Line, Panel, Scale, Strip, strips, svg};
 use crate::train::Spread;
 
-/// A report: its text and the charts that it shows, by file name.
+/// A report: its text and its charts, by file name.
 #[derive(Debug)]
 pub struct Report {
     /// Markdown.
     pub text: String,
-    /// SVG files that stand beside it.
+    /// SVG files next to it.
     pub charts: Vec<(String, String)>,
 }
 
 impl Report {
-    /// Writes `report.md` and its charts into `folder`, which is made if it is not there, and returns the text's path.
+    /// Writes `report.md` and its charts into `folder`, which is created if missing, and returns the text's path.
     ///
     /// # Errors
-    /// What the system refuses; each file is there whole or not at all.
+    /// I/O errors; each file is written completely or not at all.
     pub fn write(&self, folder: &Path) -> Result<PathBuf> {
         std::fs::create_dir_all(folder).map_err(Error::io("make the folder", folder))?;
         for (name, chart) in &self.charts {
@@ -184,13 +184,13 @@ fn table(text: &mut String, suite: &Suite, tested: &[Tested<'_>]) {
     }
 }
 
-/// `+0.05 ± 0.02 *`: the star says that 0 is outside.
+/// `+0.05 ± 0.02 *`: the star means that 0 is outside.
 fn written(difference: Difference) -> String {
     let star = if difference.is_clear() { " *" } else { "" };
     format!("{:+.3} ± {:.3}{star}", difference.mean, difference.half_width)
 }
 
-/// Median of those that got there, and how many did.
+/// Median of those that reached the target, and how many did.
 fn epochs(reached: &[f64], of: usize) -> String {
     match median(reached) {
         Some(median) => format!("{median} ({} of {of})", reached.len()),
@@ -198,7 +198,7 @@ fn epochs(reached: &[f64], of: usize) -> String {
     }
 }
 
-/// How the recipes of a group's arms were chosen.
+/// How the recipes for a group's arms were chosen.
 fn selection(text: &mut String, group: &Group, rows: &Rows) {
     let choosing: Vec<&Arm> = group.arms.iter().filter(|arm| arm.candidates.len() > 1).collect();
     if choosing.is_empty() {
@@ -241,7 +241,7 @@ fn spread_chart(tested: &[Tested<'_>], target: f64) -> String {
         .iter()
         .map(|arm| Strip {
             name: arm.arm.name.clone(),
-            // What diverged would hide the differences of all others.
+            // Diverged runs would hide the differences between all others.
             values: arm.rows.iter().filter(|row| row.epochs > 0).map(|row| row.final_accuracy).collect(),
         })
         .collect();
@@ -268,7 +268,8 @@ fn curves(tested: &[Tested<'_>]) -> String {
     svg(&[panel], 1)
 }
 
-/// Mean accuracy of every arm, of what did not diverge, against its parameters; `None` before two sizes of network were tested.
+/// Mean accuracy of every arm's runs that did not diverge, against its parameters; `None` until two sizes of network
+/// are tested.
 fn parameters(suite: &Suite, rows: &Rows) -> Option<String> {
     let mut points: Vec<[f64; 2]> = Vec::new();
     for (group, arm) in suite.arms() {

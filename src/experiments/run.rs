@@ -1,4 +1,4 @@
-//! Carries out what a suite still lacks: the choice among candidates first, then the tests.
+//! Runs what a suite still lacks: the choice among candidates first, then the tests.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
@@ -14,22 +14,22 @@ use crate::replica::Replica;
 use crate::tensor::Shape;
 use crate::train::{Ending, RULES, Run, RunState, Settings, Summary, TrainingData, Watch};
 
-/// How a suite is carried out.
+/// How a suite is run.
 #[derive(Debug)]
 pub struct Options<'a> {
-    /// Folder of the data set.
+    /// Folder of the dataset.
     pub data: &'a Path,
     /// Folder for the tables, the runs and the report.
     pub out: &'a Path,
     /// Where to train.
     pub device: &'a Device,
-    /// How a GPU carries it out.
+    /// How a GPU runs it.
     pub gpu: GpuOptions,
     /// Seeds of an arm that are trained side by side.
     pub replicas: usize,
-    /// Which part of how many this process does: (0, 1) is all.
+    /// Which part this process does, of how many: (0, 1) is all.
     pub shard: (usize, usize),
-    /// Phases to carry out.
+    /// Phases to run.
     pub phases: &'a [Phase],
 }
 
@@ -48,22 +48,22 @@ pub struct Job<'a> {
     pub seeds: Vec<u32>,
 }
 
-/// Someone who wants to see how a suite goes.
+/// Observes the progress of a suite.
 pub trait Watcher: Watch {
-    /// Called with what is odd about the data set, the rows, or a run that goes on.
+    /// Called with warnings about the dataset, the rows, or a resumed run.
     fn warning(&mut self, warning: &str);
-    /// Called with true before images are loaded, when nobody asks [`Watch::go_on`] and nothing can be lost, and with false
-    /// behind it.
+    /// Called with true before images are loaded, when [`Watch::go_on`] is not asked and nothing can be lost, and
+    /// with false afterwards.
     fn loading(&mut self, is_loading: bool);
-    /// Called before a job: how many of the phase's jobs of this process are done, and how many there are.
+    /// Called before a job: how many of this process's jobs in the phase are done, and how many there are.
     fn job(&mut self, job: &Job<'_>, done: usize, of: usize);
     /// Called after a job with its rows.
     fn rows(&mut self, rows: &[Row]);
 }
 
-/// The images of a phase, for each size of input.
+/// The images of a phase, by input size.
 type Loaded = HashMap<Shape, TrainingData>;
-/// Where the rows of each phase and size of input come from that count.
+/// The origins of the rows that count, by phase and input size.
 type Origins = HashMap<(Phase, Shape), Origin>;
 
 /// Loads all images that the recipes of a phase need. In the select phase the test set's files are not opened.
@@ -91,7 +91,7 @@ fn load(
     Ok(loaded)
 }
 
-/// Lets only those rows count that this build would make from these images, or that do not say where they come from.
+/// Excludes rows that this build would not make from these images, except those that don't say where they come from.
 fn sort_out(suite: &Suite, origins: &Origins, rows: &mut Rows) {
     let inputs = inputs(suite);
     rows.retain(|row| {
@@ -100,13 +100,13 @@ fn sort_out(suite: &Suite, origins: &Origins, rows: &mut Rows) {
     });
 }
 
-/// The size of input of each recipe, by its fingerprint.
+/// Each recipe's input size, by fingerprint.
 fn inputs(suite: &Suite) -> HashMap<&str, Shape> {
     let recipes = suite.arms().flat_map(|(_, arm)| &arm.candidates);
     recipes.map(|recipe| (recipe.fingerprint.as_str(), recipe.model.input)).collect()
 }
 
-/// Tells what is odd about the rows that are there.
+/// Warns about suspicious rows.
 fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     let foreign = rows.foreign();
     if foreign > 0 {
@@ -129,11 +129,11 @@ fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     }
 }
 
-/// Prepares rows for a report without training: lets only those count that are of the images in `data`. Without `data`, all
-/// must agree.
+/// Prepares rows for a report without training: excludes those of images other than `data`. Without it, all must
+/// agree.
 ///
 /// # Errors
-/// Images that cannot be loaded, and rows that do not agree.
+/// Images that cannot be loaded, and rows that disagree.
 pub fn choose_rows(
     suite: &Suite,
     data: Option<&Path>,
@@ -162,12 +162,12 @@ pub fn choose_rows(
     Ok(())
 }
 
-/// Runs what is missing in `rows` and adds it there, run by run, until all is done or `watcher` stops it. Rows of other data,
-/// another hold-out or other rules do not count, and stay.
+/// Runs what is missing in `rows` and adds it there, run by run, until all is done or `watcher` stops it. Rows of
+/// other data, another hold-out or other rules don't count, but are kept.
 ///
 /// # Errors
-/// What training reports, except that a training that diverges is a result. In the test phase: a choice that cannot be
-/// made yet, since another shard has not finished its part of the select phase.
+/// Any training error, except divergence, which is a result. In the test phase: a choice that cannot be made yet,
+/// because another shard has not finished its part of the select phase.
 pub fn carry_out(
     suite: &Suite,
     options: &Options<'_>,
@@ -193,7 +193,7 @@ pub fn carry_out(
             .map(|(_, mut job)| {
                 let is_done = |seed: &u32| rows.find(phase, &job.recipe.fingerprint, *seed).is_some();
                 if job.seeds.iter().all(is_done) {
-                    // A process that was killed when it had written the rows.
+                    // The process was killed after writing the rows.
                     forget_state(&folder(&job, options));
                 }
                 job.seeds.retain(|&seed| rows.find(phase, &job.recipe.fingerprint, seed).is_none());
@@ -218,19 +218,19 @@ pub fn carry_out(
             forget_state(&folder);
         }
     }
-    // Other shards may have got further.
+    // Other shards may have progressed.
     rows.read_others()?;
     sort_out(suite, &origins, rows);
     Ok(Ending::Done)
 }
 
-/// Removes the state of a run whose rows are written: the models stay; to go on with it nobody needs.
+/// Removes the state of a run whose rows are written: the models stay; resuming is no longer needed.
 fn forget_state(folder: &Path) {
     let _ = std::fs::remove_file(folder.join(RunState::FILE));
 }
 
-/// Jobs of a phase in an order that depends on the suite alone: seed by seed, so that a suite that is stopped has something
-/// to say about every arm. A run that several arms share is done once.
+/// Jobs of a phase in an order that depends on the suite alone: seed by seed, so a stopped suite has results for
+/// every arm. A run shared by several arms is done once.
 fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) -> Result<Vec<Job<'a>>> {
     let mut wanted: Vec<(&Group, &Arm, &Recipe, Vec<u32>)> = Vec::new();
     let mut shared = BTreeSet::new();
@@ -264,8 +264,8 @@ fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) 
     Ok(jobs)
 }
 
-/// The recipe of an arm that is to be tested: its only one, or the one with the best mean over the seeds on held-out images
-/// by the group's criterion. `None` while runs are missing.
+/// The recipe of an arm to be tested: its only one, or the best by the group's criterion, averaged over the seeds on
+/// held-out images. `None` while runs are missing.
 pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe> {
     if let [only] = &arm.candidates[..] {
         return Some(only);
@@ -278,7 +278,7 @@ pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe
             accuracy += row.final_accuracy;
             loss += row.final_loss;
         }
-        // Accuracies are multiples of one image: sums in another order must not decide.
+        // Accuracies are multiples of one image: the order of summation must not decide.
         let accuracy = (accuracy * 1e6).round();
         let score = match group.select.by {
             Criterion::Accuracy => (accuracy, -loss),
@@ -291,8 +291,8 @@ pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe
     best.map(|(_, recipe)| recipe)
 }
 
-/// Trains the seeds of a job, going on where an earlier process was stopped: its rows and its folder; `None` if `watcher`
-/// stops it.
+/// Trains the seeds of a job, resuming where an earlier process was stopped, and returns its rows and its folder;
+/// `None` if `watcher` stops it.
 fn train(
     job: &Job<'_>,
     data: &TrainingData,
@@ -336,7 +336,7 @@ fn train(
             let curves = job.seeds.iter().zip(&curves);
             curves.map(|(&seed, curve)| row(job, origin, seed, curve, &summary)).collect()
         }
-        // Of every net: some beside others that did not are in the summary.
+        // All nets diverged: if only some do, they are in the summary.
         Err(Error::Diverged { .. }) => {
             let device = options.device.name();
             job.seeds.iter().map(|&seed| diverged(job, origin, seed, device.clone())).collect()
@@ -346,8 +346,8 @@ fn train(
     Ok(Some((rows, folder)))
 }
 
-/// The folder for a run, with the state of the same run that was stopped there, if there is one. What is there of another run
-/// stays, and the folder gets a number.
+/// The folder for a run, with the state of the same run if it was stopped there. The contents of another run are
+/// kept, and this folder gets a number.
 fn place(
     folder: &Path,
     settings: &Settings,
@@ -355,7 +355,7 @@ fn place(
     watcher: &mut dyn Watcher,
 ) -> Result<(PathBuf, Option<RunState>)> {
     let is_same = |state: &RunState| {
-        // The data set may have another path by now: its content counts.
+        // The dataset may have moved: its content counts.
         let here = Settings { data: state.settings.data.clone(), ..settings.clone() };
         state.settings == here && state.check_data(data).is_ok() && state.rules() == RULES
     };
@@ -376,7 +376,7 @@ fn place(
                 return Ok((folder, Some(state)));
             }
             Err(error @ Error::Busy { .. }) => return Err(error),
-            // No state, or one of something else.
+            // No state, or one from something else.
             Ok(_) | Err(Error::Usage(_)) => {}
             Err(error) => watcher.warning(&format!("{error}; the run is begun anew in another folder")),
         }
@@ -427,7 +427,7 @@ fn row(job: &Job<'_>, origin: &Origin, seed: u32, curve: &[crate::train::Row], s
     }
 }
 
-/// A run whose weights did not stay finite: no image is right.
+/// A run whose weights became non-finite: no answer is correct.
 fn diverged(job: &Job<'_>, origin: &Origin, seed: u32, device: String) -> Row {
     Row { device, final_loss: f64::INFINITY, ..blank(job, origin, seed) }
 }
@@ -458,7 +458,7 @@ fn blank(job: &Job<'_>, origin: &Origin, seed: u32) -> Row {
     }
 }
 
-/// A suite's watcher as a run's.
+/// Adapts a suite's watcher to a run's.
 struct Forward<'a>(&'a mut dyn Watcher);
 
 impl Watch for Forward<'_> {

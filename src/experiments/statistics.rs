@@ -13,14 +13,14 @@ use statrs::distribution::{ContinuousCDF, StudentsT};
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Difference {
-    /// Mean of the one minus mean of the other.
+    /// Mean of the first minus mean of the second.
     pub mean: f64,
-    /// Half the width of the interval; infinite where one side has no spread to judge by.
+    /// Half the width of the interval; infinite if a sample has no estimate of its spread.
     pub half_width: f64,
 }
 
 impl Difference {
-    /// Of two samples that need not have the same variance (Welch 1947); `None` if one is empty.
+    /// For two samples whose variances may differ (Welch 1947); `None` if one is empty.
     pub fn of(sample: &[f64], other: &[f64]) -> Option<Self> {
         if sample.is_empty() || other.is_empty() {
             return None;
@@ -46,13 +46,13 @@ impl Difference {
         Some(Self { mean, half_width: student.inverse_cdf(0.975) * error.sqrt() })
     }
 
-    /// True if 0 lies outside the interval.
+    /// True if 0 is outside the interval.
     pub fn is_clear(self) -> bool {
         self.mean.abs() > self.half_width
     }
 }
 
-/// The middle value, or the mean of the two middle ones; `None` of nothing.
+/// The middle value, or the mean of the two middle ones; `None` if there are no values.
 pub fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
@@ -68,7 +68,7 @@ pub fn median(values: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
 
-    /// Welch's own setting, by hand: means 2 and 6, variances 1 and 4, three values each.
+    /// Welch's setting, by hand: means 2 and 6, variances 1 and 4, three values each.
     #[test]
     fn differences_of_known_samples() {
         let difference = Difference::of(&[5.0, 4.0, 9.0], &[1.0, 2.0, 3.0]).unwrap();

@@ -1,4 +1,4 @@
-//! A suite file: groups of arms, each a model with changes of its recipe, and how many seeds they get.
+//! A suite file: groups of arms, each a model with changes to its recipe, and their numbers of seeds.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use crate::model::Model;
 pub struct Suite {
     /// Name, for the report.
     pub name: String,
-    /// Accuracy in percent whose first epoch is reported, and how many seeds end at it or above.
+    /// Accuracy in percent; the report lists the first epoch that reaches it, and how many seeds end at it or above.
     pub target: f64,
     /// Arms that answer one question.
     pub groups: Vec<Group>,
@@ -43,7 +43,7 @@ pub struct Select {
     pub first_seed: u32,
     /// How many.
     pub seeds: u32,
-    /// What the best candidate is best in.
+    /// The criterion for the best candidate.
     #[serde(default)]
     pub by: Criterion,
 }
@@ -62,30 +62,30 @@ impl Select {
     }
 }
 
-/// By which mean over the seeds candidates are compared; of equal ones, by the other.
+/// The mean over the seeds by which candidates are compared; ties are broken by the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Criterion {
     /// The accuracy after the last epoch.
     #[default]
     Accuracy,
-    /// The cross-entropy after the last epoch: of a few thousand images it is the less noisy one, but candidates that differ in
-    /// label smoothing cannot be compared by it.
+    /// The cross-entropy after the last epoch: on a few thousand images it is less noisy, but it can't compare
+    /// candidates that differ in label smoothing.
     Loss,
 }
 
 /// Arms that answer one question.
 #[derive(Debug)]
 pub struct Group {
-    /// Name: files and tables are called after it.
+    /// Name, also used for files and tables.
     pub name: String,
-    /// What is asked.
+    /// The question.
     pub question: String,
-    /// How recipes are chosen where an arm has several candidates.
+    /// How recipes are chosen for arms with several candidates.
     pub select: Select,
-    /// The seeds of the arms whose recipes are settled.
+    /// The seeds for testing the settled recipes.
     pub test: Seeds,
-    /// The arms; the first is what the others are compared with.
+    /// The arms; the others are compared with the first.
     pub arms: Vec<Arm>,
 }
 
@@ -94,18 +94,18 @@ pub struct Group {
 pub struct Arm {
     /// Name within the group.
     pub name: String,
-    /// Recipes to choose from; one, where nothing is to be chosen.
+    /// Recipes to choose from; one if there is nothing to choose.
     pub candidates: Vec<Recipe>,
 }
 
-/// A network and all that its training is made of, except for the seed.
+/// A network and everything that determines its training, except for the seed.
 #[derive(Debug)]
 pub struct Recipe {
     /// What distinguishes it from the arm's other candidates, as in the suite file; empty if it is the only one.
     pub change: String,
     /// The network with its recipe.
     pub model: Model,
-    /// Hash of the model with its recipe, but not of its name: recipes that agree in it share their runs.
+    /// Hash of the model with its recipe, but without its name: recipes with equal hashes share their runs.
     pub fingerprint: String,
 }
 
@@ -113,14 +113,14 @@ pub struct Recipe {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Candidates are trained on a part of the training set and judged on the rest.
+    /// Candidates are trained on a part of the training set and evaluated on the rest.
     Select,
-    /// What was chosen is trained on the whole training set and judged on the test set.
+    /// The chosen ones are trained on the whole training set and evaluated on the test set.
     Test,
 }
 
 impl Phase {
-    /// As it is written in CSV files.
+    /// As written in CSV files.
     pub fn name(self) -> &'static str {
         match self {
             Self::Select => "select",
@@ -154,7 +154,7 @@ fn default_select() -> Select {
 struct GroupFile {
     name: String,
     question: String,
-    /// In place of the suite's.
+    /// Overrides the suite's.
     select: Option<Select>,
     test: Option<Seeds>,
     arms: Vec<ArmFile>,
@@ -172,10 +172,10 @@ struct ArmFile {
 }
 
 impl Suite {
-    /// Reads a suite; models are found from the suite's folder.
+    /// Reads a suite; model paths are relative to the suite's folder.
     ///
     /// # Errors
-    /// A file that cannot be read or does not fit, and models that do not: with the arm they belong to.
+    /// A file that cannot be read or is invalid, or such a model, with the arm it belongs to.
     ///
     /// # Examples
     /// ```
@@ -183,7 +183,7 @@ impl Suite {
     ///
     /// let suite = Suite::load("data/experiments/small.toml".as_ref())?;
     /// assert!(suite.arms().count() > 2);
-    /// // The runs that docs/experiments tells of, and the report that they make.
+    /// // The runs described in docs/experiments, and the report that they make.
     /// let rows = Rows::read("docs/experiments/small".as_ref(), "mine.csv")?;
     /// assert!(report(&suite, &rows).text.starts_with("# Experiments: "));
     /// # Ok::<(), shadernet::error::Error>(())
@@ -222,7 +222,7 @@ impl Suite {
         Ok(Self { name: file.name, target: file.target, groups })
     }
 
-    /// Training images that are held out in the select phase.
+    /// Training images held out in the select phase.
     pub fn hold_out(&self) -> usize {
         self.groups[0].select.hold_out
     }
@@ -233,7 +233,7 @@ impl Suite {
     }
 }
 
-/// What was chosen by a seed is not fresh, in whatever group; and rows are shared, so all hold out the same images.
+/// Seeds used for choosing are not fresh, in any group; and rows are shared, so all hold out the same images.
 fn check_seeds(groups: &[Group]) -> Result<(), String> {
     for Group { name, select, test, .. } in groups {
         let hold_out = groups[0].select.hold_out;
@@ -283,7 +283,7 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
             _ => arm.model.clone(),
         });
         let text = read_text(&path)?;
-        // Read as it is first, for messages with the right lines.
+        // Parsed unchanged first, for messages with the right lines.
         let name = path.display().to_string();
         let base = Model::parse(&text, &name)?;
         let mut config = ModelConfig { path: format!("{name} with its changes"), ..base.config() };
@@ -326,7 +326,7 @@ fn apply(model: &Model, config: &mut ModelConfig, changes: &Table) -> Result<(),
     Ok(())
 }
 
-/// Merges tables key by key; one that names its kind (`type`, `schedule`) takes the place of the old one.
+/// Merges tables key by key; one that names its kind (`type`, `schedule`) replaces the old one.
 fn merge(old: &mut Table, changes: &Table) {
     for (key, value) in changes {
         match (old.get_mut(key), value) {

@@ -1,4 +1,4 @@
-//! One row for each run, in CSV files: all that the report is made from, and how a suite knows what is done.
+//! One row per run, in CSV files: everything that the report is made from, and how a suite knows what is done.
 
 use std::collections::{HashMap, hash_map};
 use std::path::{Path, PathBuf};
@@ -11,25 +11,25 @@ use crate::files::{self, MadeFolders, write_atomically};
 use crate::lock::Lock;
 use crate::train::{RULES, TrainingData};
 
-/// What decides about the result of a run, besides its recipe and its seed.
+/// What determines the result of a run, besides its recipe and its seed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Origin {
-    /// SHA-256 of the images and labels that it learnt from and was judged on: [`TrainingData::sha256`].
+    /// SHA-256 of the images and labels that it was trained and evaluated on: [`TrainingData::sha256`].
     pub data_sha256: String,
-    /// Training images that were held out to judge on.
+    /// Training images held out for evaluation.
     pub hold_out: usize,
     /// [`RULES`] of the build.
     pub rules: u32,
 }
 
 impl Origin {
-    /// Of runs of this build on these images.
+    /// For runs of this build on these images.
     pub fn of(data: &TrainingData, hold_out: usize) -> Self {
         Self { data_sha256: data.sha256(), hold_out, rules: RULES }
     }
 }
 
-/// A run that is done.
+/// A finished run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Row {
     /// On held-out images, or on the test set.
@@ -48,15 +48,15 @@ pub struct Row {
     pub epochs: usize,
     /// Accuracy in percent after the last epoch.
     pub final_accuracy: f64,
-    /// Mean loss there.
+    /// Mean loss after the last epoch.
     pub final_loss: f64,
-    /// Accuracy in percent of the best epoch, chosen by looking at it.
+    /// Accuracy in percent in the best epoch, chosen by this accuracy.
     pub best_accuracy: f64,
     /// That epoch.
     pub best_epoch: usize,
     /// Accuracy in percent on the training images during the last epoch.
     pub train_accuracy: f64,
-    /// Seconds of the run; of several side by side, their share.
+    /// Seconds of the run; for nets trained side by side, their share.
     pub seconds: f64,
     /// Where it was trained.
     pub device: String,
@@ -64,7 +64,7 @@ pub struct Row {
     pub weights_sha256: String,
     /// Version of shadernet.
     pub version: String,
-    /// [`Origin::data_sha256`]; rows of shadernet before [`RULES`] had a number have none of these three.
+    /// [`Origin::data_sha256`]; rows from before [`RULES`] was numbered have none of these three.
     #[serde(default)]
     pub data_sha256: Option<String>,
     /// [`Origin::hold_out`].
@@ -86,19 +86,19 @@ impl Row {
         Some(Origin { data_sha256, hold_out, rules })
     }
 
-    /// True if it does not say where it comes from, as rows of shadernet before [`RULES`] had a number.
+    /// True if it doesn't say where it comes from, like rows from before [`RULES`] was numbered.
     pub fn is_old(&self) -> bool {
         self.data_sha256.is_none() && self.hold_out.is_none() && self.rules.is_none()
     }
 
-    /// True if nothing that it says speaks against this origin.
+    /// True if nothing in it contradicts this origin.
     pub fn may_be_of(&self, origin: &Origin) -> bool {
         self.data_sha256.as_ref().is_none_or(|hash| *hash == origin.data_sha256)
             && self.hold_out.is_none_or(|count| count == origin.hold_out)
             && self.rules.is_none_or(|rules| rules == origin.rules)
     }
 
-    /// Says what cannot be in a row.
+    /// Rejects impossible values.
     fn check(&self) -> Result<(), String> {
         let percent = [
             ("final_accuracy", self.final_accuracy),
@@ -146,9 +146,9 @@ pub struct Rows {
     own: Vec<Entry>,
     others: Vec<Entry>,
     conflicts: Vec<String>,
-    /// Nobody else writes the own file meanwhile.
+    /// Keeps other processes from writing our file.
     lock: Option<Lock>,
-    /// The folder, if it was made for them; dropped after the lock, which would be in it.
+    /// The folder, if it was created for the rows; dropped after the lock, which would be in it.
     _made: MadeFolders,
 }
 
@@ -159,7 +159,7 @@ struct Entry {
     counts: Counts,
 }
 
-/// Whether a row is one of the results that are asked for. It stays in its file in any case.
+/// Whether a row counts as a result. It stays in its file in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Counts {
     Yes,
@@ -176,7 +176,7 @@ impl Entry {
 }
 
 impl Rows {
-    /// Takes `own_file` in `folder` for new rows, and reads every `*.csv` there. The folder is made.
+    /// Reserves `own_file` in `folder` for new rows, and reads every `*.csv` there. Creates the folder.
     ///
     /// # Errors
     /// [`Error::Busy`] while another process writes `own_file`, and as [`Rows::read`].
@@ -187,10 +187,10 @@ impl Rows {
         Ok(Self { lock: Some(lock), _made: made, ..Self::read(folder, own_file)? })
     }
 
-    /// Reads every `*.csv` in `folder`, of which `own_file` is one. A folder that is not there has no rows.
+    /// Reads every `*.csv` in `folder`, of which `own_file` is one. A missing folder has no rows.
     ///
     /// # Errors
-    /// A file that is no table of runs: with its line.
+    /// A file that is not a table of runs: with its line.
     pub fn read(folder: &Path, own_file: &str) -> Result<Self> {
         let mut rows = Self {
             own_file: folder.join(own_file),
@@ -204,10 +204,10 @@ impl Rows {
         Ok(rows)
     }
 
-    /// Reads the files of others again, which may have written more meanwhile.
+    /// Rereads the files of others, which may have written more meanwhile.
     ///
     /// # Errors
-    /// As [`Rows::read`].
+    /// Those of [`Rows::read`].
     pub(super) fn read_others(&mut self) -> Result<()> {
         self.others.clear();
         let (folder, own) = (files::folder_of(&self.own_file).to_owned(), self.own_file.clone());
@@ -248,7 +248,7 @@ impl Rows {
         Ok(())
     }
 
-    /// Lets only the rows count of which `is_wanted` is true, and of several rows of one run the first.
+    /// Excludes rows that don't satisfy `is_wanted`, and all but the first of several rows of one run.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(&Row) -> bool) {
         let mut seen: HashMap<(Phase, String, u32), String> = HashMap::new();
         self.conflicts.clear();
@@ -270,12 +270,12 @@ impl Rows {
         }
     }
 
-    /// Runs of which there are rows with different weights; the first row counts.
+    /// Runs that have rows with different weights; the first row counts.
     pub fn conflicts(&self) -> &[String] {
         &self.conflicts
     }
 
-    /// Number of rows in the files that are of other data, another hold-out or other rules, and do not count.
+    /// Number of rows in the files that are of other data, another hold-out or other rules, and don't count.
     pub fn foreign(&self) -> usize {
         self.others.iter().chain(&self.own).filter(|entry| entry.counts == Counts::Foreign).count()
     }
@@ -291,7 +291,7 @@ impl Rows {
         self.iter().find(|row| row.phase == phase && row.fingerprint == fingerprint && row.seed == seed)
     }
 
-    /// Adds rows and writes the file: whole, under another name first.
+    /// Adds rows and writes the file: completely, under another name first.
     pub fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
         if self.lock.as_ref().is_some_and(|lock| !lock.is_held()) {
             let message = "its folder was removed, moved or replaced meanwhile; nothing more is written here";

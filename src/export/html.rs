@@ -1,5 +1,5 @@
-//! A page that runs the network in a browser: one file with plan, shaders and weights, and the hand-written runtime of
-//! `src/export/web`, which carries the plan out with WebGPU.
+//! A page that runs the network in a browser: one file with plan, shaders and weights, and the hand-written runtime
+//! of `src/export/web`, which runs the plan with WebGPU.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,13 +34,13 @@ macro_rules! pictures {
 
 const PAGE: &str = include_str!("web/page.html");
 
-/// What stands in the page for `{{name}}`.
+/// Replacements for `{{name}}` in the page.
 const PARTS: &[(&str, &str)] = texts![
     "web": "page.css", "prepare.js", "picture.js", "fallback.js", "runtime.js", "board.js", "open.js", "page.js",
     "training.html", "training.js", "panel.js",
 ];
 
-/// Those that only a page has that trains.
+/// Those needed only by a page with training.
 const TO_TRAIN: &[&str] = &["training.html", "training.js", "panel.js"];
 
 /// Drawn digits to try, for networks that know digits.
@@ -57,11 +57,11 @@ const EXAMPLES: &[(&str, &[u8])] = pictures![
     "9": "9_note",
 ];
 
-/// The page of a network that takes images of one channel or three.
+/// The page for a network that takes images of one or three channels.
 ///
 /// # Errors
 /// A network with another number of channels, or with an opaque layer ([`Op::Opaque`]): the page has a second, plain
-/// implementation of every other operation, to compare a browser's graphics with.
+/// implementation of every other operation, against which it checks the browser's graphics.
 ///
 /// # Examples
 /// ```
@@ -75,14 +75,14 @@ pub fn html(checkpoint: &Checkpoint) -> Result<String> {
     page(checkpoint, None)
 }
 
-/// The same page, on which the network can also be trained again from random weights, by its own recipe, on up to 4,000 of
-/// the training images, which the page then holds, and up to 1,000 of the test images: fewer of large ones.
+/// The same page, on which the network can also be retrained from random weights, with its own recipe, on up to 4,000
+/// training images embedded in the page, and tested on up to 1,000 test images; fewer if they are large.
 ///
 /// # Errors
-/// As [`html`].
+/// Those of [`html`].
 ///
 /// # Panics
-/// Where the images are not those that the network takes, or there are none.
+/// If the images do not match the network's input, or there are none.
 pub fn html_to_train(checkpoint: &Checkpoint, train: &Images, test: &Images) -> Result<String> {
     page(checkpoint, Some((train, test)))
 }
@@ -100,7 +100,7 @@ fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<S
         let message = format!("layer `{}`: a page does not know {}", layer.name, layer.kind.name);
         return Err(Error::Usage(message));
     }
-    // In a script element only `<` can end the text or change how it is read.
+    // In a script element, only `<` can end the text or change how it is parsed.
     let model = description(checkpoint, images).to_string().replace('<', "\\u003c");
     let mut page = String::new();
     let mut rest = PAGE;
@@ -116,7 +116,7 @@ fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<S
     Ok(page + rest)
 }
 
-/// All that the runtime must know, as `Model` in `web/runtime.js` has it.
+/// Everything that the runtime needs, as `Model` in `web/runtime.js`.
 fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Value {
     let Checkpoint { model, weights, mean, std, classes, .. } = checkpoint;
     let batch = BatchSettings {
@@ -130,7 +130,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         std: *std,
     };
     let options = PlanOptions::default();
-    // What is drawn while the page trains is shown to what a test would judge.
+    // While the page trains, drawings go to the weights that a test would evaluate.
     let averaged = images.is_some() && training::is_averaged(checkpoint);
     let plan = Plan::evaluation(model, &batch, averaged, "drawing", options);
     let training = images.map(|(train, test)| training::description(checkpoint, train, test));
@@ -179,7 +179,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     })
 }
 
-/// Parameters and running statistics as their buffers hold them, or as those of the moving averages do.
+/// Parameters and running statistics as their buffers hold them, or as the moving averages' buffers do.
 fn buffers_of(model: &Model, weights: &[Tensor], averaged: bool) -> BTreeMap<&'static str, String> {
     let (params, running) =
         if averaged { ("average_params", "average_running") } else { ("params", "running") };
@@ -192,7 +192,7 @@ fn buffers_of(model: &Model, weights: &[Tensor], averaged: bool) -> BTreeMap<&'s
     buffers.into_iter().map(|(name, values)| (name, base64_of(&values))).collect()
 }
 
-/// Values as little-endian bytes, as browsers' arrays have them.
+/// Values as little-endian bytes, the format of browsers' arrays.
 fn base64_of(values: &[f32]) -> String {
     STANDARD.encode(values.iter().flat_map(|value| value.to_le_bytes()).collect::<Vec<_>>())
 }

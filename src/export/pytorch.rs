@@ -1,4 +1,4 @@
-//! A trained network as a PyTorch module whose parameters have the names of our weights files.
+//! A trained network as a PyTorch module whose parameters have the names used in our weights files.
 
 use std::fmt::Write;
 
@@ -8,7 +8,7 @@ use crate::layers::window::{Conv, Pool};
 use crate::layers::{Activation, Op};
 use crate::model::{Model, NamedLayer, Source};
 
-/// Words of Python, and attributes that a module has anyway: no layer can be called so there.
+/// Python keywords, and attributes that every module has: not usable as layer names.
 const TAKEN: &str = "\
      False None T_destination True add_module and apply as assert async await bfloat16 break buffers \
      call_super_init children class compile continue cpu cuda def del double dump_patches elif else eval except \
@@ -24,7 +24,7 @@ const TAKEN: &str = "\
 /// The text of a Python file with the network as `Net`, and `load(path)`, which fills it from a weights file.
 ///
 /// # Errors
-/// A kind of layer that PyTorch has no word for here, and layers with names that a module cannot have.
+/// A kind of layer that has no PyTorch equivalent here, and layers with names that a module cannot have.
 ///
 /// # Examples
 /// ```
@@ -37,7 +37,7 @@ const TAKEN: &str = "\
 pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     let model = &checkpoint.model;
     let (mut modules, mut calls) = (String::new(), String::new());
-    // What is read later than by the next layer has a name of its own.
+    // Values read later than by the next layer get their own names.
     let kept = |source: Source| match source {
         Source::Image => "kept_input".to_owned(),
         Source::Layer(layer) => format!("kept_{}", model.layers[layer].name),
@@ -50,7 +50,7 @@ pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
     }
     for (index, layer) in model.layers.iter().enumerate() {
         let name = &layer.name;
-        // What begins with an underscore may be one of PyTorch's own, too.
+        // Names beginning with an underscore may be PyTorch's own.
         let fits = name.starts_with(|c: char| c.is_ascii_alphabetic())
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             && !TAKEN.split_whitespace().any(|taken| taken == name);
@@ -131,7 +131,7 @@ fn line(text: &mut String, line: &str) {
     writeln!(text, "{line}").expect("a string takes all");
 }
 
-/// The module that a layer needs, and what computes it from `inputs`.
+/// The module that a layer needs, and the expression that computes it from `inputs`.
 fn layer_lines(
     model: &Model,
     layer: &NamedLayer,
@@ -156,7 +156,7 @@ fn layer_lines(
         (Op::Conv2d(conv), owner) => {
             let Conv { input, output, kernel, stride, padding: [top, bottom, left, right], groups, .. } =
                 conv;
-            // A module pads both ends of an axis alike.
+            // A module pads both ends of an axis equally.
             let (x, padding) = match top == bottom && left == right {
                 true => (x.to_owned(), pair([top, left])),
                 false => (format!("functional.pad({x}, ({left}, {right}, {top}, {bottom}))"), "0".into()),
@@ -186,7 +186,7 @@ fn layer_lines(
         (Op::BatchNorm2d { eps, momentum }, None) => {
             own(format!("BatchNorm2d({}, eps={eps:?}, momentum={momentum:?})", layer.output.channels))
         }
-        // The statistics are its own.
+        // Its statistics are its own.
         (Op::BatchNorm2d { eps, momentum }, Some(owner)) => {
             let channels = layer.output.channels;
             let module = format!("BatchNorm2d({channels}, eps={eps:?}, momentum={momentum:?}, affine=False)");

@@ -1,11 +1,11 @@
-//! Folders that go again if nothing came of them.
+//! Folders that are removed again if they stay empty.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 
-/// Folders that were made for a piece of work. If nothing is in them in the end, they go again.
+/// Folders created for a piece of work. Those that are empty at the end are removed.
 #[derive(Debug, Default)]
 pub(crate) struct MadeFolders {
     /// Innermost first.
@@ -13,7 +13,7 @@ pub(crate) struct MadeFolders {
 }
 
 impl MadeFolders {
-    /// Makes a folder and those around it, as far as they are missing.
+    /// Creates a folder and its missing parents.
     pub(crate) fn make(&mut self, path: &Path) -> Result<()> {
         if path.as_os_str().is_empty() || path.is_dir() {
             return Ok(());
@@ -30,7 +30,7 @@ impl MadeFolders {
         Ok(())
     }
 
-    /// Counts a folder as made.
+    /// Counts a folder as created.
     pub(crate) fn add(&mut self, path: &Path) {
         self.made.insert(0, path.to_owned());
     }
@@ -39,7 +39,7 @@ impl MadeFolders {
 impl Drop for MadeFolders {
     fn drop(&mut self) {
         for path in &self.made {
-            // A folder with files in it stays, and so do those around it.
+            // A folder with files in it is kept, and so are its parents.
             if std::fs::remove_dir(path).is_err() {
                 break;
             }

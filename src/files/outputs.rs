@@ -1,4 +1,4 @@
-//! Where a command may write: never where it reads, and on nothing of the user's without being asked to.
+//! Where a command may write: never over its inputs, and never over a user's files without being asked to.
 
 use std::collections::HashSet;
 use std::io::{self, ErrorKind};
@@ -26,9 +26,10 @@ pub fn check_free(path: &Path, force: bool) -> Result<()> {
     check_outputs(&[path], &[], force)
 }
 
-/// Fails if one of `outputs` cannot be written, before any work was done for it: because it is one of the `inputs` or belongs
-/// to a folder of data among them, because two outputs are one file, because a folder, a device or a pipe is in the way, or
-/// without `force` anything at all, because it is read-only, or because the folder around it is missing or read-only.
+/// Fails, before any work is done, if one of `outputs` cannot be written: because it is one of the `inputs` or
+/// belongs to a dataset folder among them, because two outputs are the same file, because a folder, a device or a
+/// pipe (or, without `force`, anything) is in the way, because it is read-only, or because its folder is missing or
+/// read-only.
 ///
 /// # Errors
 /// [`Error::Usage`], which says what would help, and [`Error::Io`].
@@ -52,7 +53,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
         } else if found.is_some() && inputs.iter().any(|input| is_part_of(path, &target, input)) {
             return refused("this file is read as an input and is not replaced; name another");
         }
-        // Also a link that leads nowhere is something that the user has there.
+        // A dangling link also belongs to the user.
         if !force && path.symlink_metadata().is_ok() {
             let message = format!("{} exists: --force replaces it, another name keeps it", path.display());
             return Err(Error::Usage(message));
@@ -75,16 +76,16 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
     Ok(())
 }
 
-/// Endings of what shadernet writes. Among the pictures of a data set there are none of these.
+/// Extensions of files that shadernet writes. No picture in a dataset has one of these.
 const WRITTEN: [&str; 8] = ["csv", "html", "json", "onnx", "py", "safetensors", "svg", "toml"];
 
-/// Levels of folders in a data set: some to its place, one of parts, one of classes.
+/// Folder levels in a dataset: some to its location, one of parts, one of classes.
 const LEVELS: usize = 6;
-/// A data set has fewer folders; what else lies there is not looked through without end.
+/// A dataset has fewer folders; this bounds the search through other contents.
 const MAX_FOLDERS: usize = 10_000;
 
-/// True if the file `path`, which leads to `target`, is the file `input` by whatever name, or a file of the data set in the
-/// folder `input`: by its name, or because a link there leads to it or to its folder.
+/// True if the file `path`, which leads to `target`, is the file `input` by whatever name, or a file of the dataset
+/// in the folder `input`: by its name, or because a link there leads to it or to its folder.
 fn is_part_of(path: &Path, target: &Path, input: &Path) -> bool {
     if !input.is_dir() {
         return input.is_file() && same_file::is_same_file(target, input).unwrap_or(false);
@@ -102,7 +103,7 @@ fn is_written(path: &Path) -> bool {
     path.extension().is_some_and(|ending| WRITTEN.iter().any(|own| ending == *own))
 }
 
-/// True if a link below the folder `root` leads to the file `target`, or to a folder that it is in.
+/// True if a link below the folder `root` leads to the file `target`, or to a folder that contains it.
 fn leads_to(root: PathBuf, target: &Path) -> bool {
     let mut seen = HashSet::from([root.clone()]);
     let mut level = vec![root];
@@ -131,7 +132,7 @@ fn leads_to(root: PathBuf, target: &Path) -> bool {
     false
 }
 
-/// What two names of one file have in common, even if there is no file yet.
+/// An identity shared by all names of a file, even if it doesn't exist yet.
 fn identity_of(target: &Path) -> io::Result<PathBuf> {
     let path = match target.canonicalize() {
         Err(error) if error.kind() == ErrorKind::NotFound => {
@@ -149,7 +150,7 @@ mod tests {
     use super::super::PREFIX;
     use super::*;
 
-    /// Why `outputs` cannot be written; nothing is left in `dir` by asking.
+    /// Why `outputs` cannot be written; checking leaves nothing in `dir`.
     fn why_not(dir: &Path, outputs: &[&Path], inputs: &[&Path], force: bool) -> Option<String> {
         let count = || std::fs::read_dir(dir).unwrap().count();
         let before = count();
@@ -174,7 +175,7 @@ mod tests {
             for force in [false, true] {
                 let words = "/dev/null: this is a device; name a file";
                 assert_eq!(message(Path::new("/dev/null"), force).unwrap(), words);
-                // A link that leads to no name, as shells make them.
+                // A link whose target isn't a path, as shells create them.
                 #[cfg(target_os = "linux")]
                 {
                     use std::os::fd::AsRawFd;

@@ -1,4 +1,4 @@
-//! Words of a command that is shown to be pasted into a shell.
+//! Words of a command for pasting into a shell.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
@@ -6,8 +6,9 @@ use std::fmt::Write;
 
 use crate::error::shown;
 
-/// A word as a POSIX shell reads it: in quotes, where it needs them. A path that begins like an option gets `./` before it.
-/// What could not be shown or is no Unicode becomes an octal number in `$'...'`, which POSIX has since 2024 and shells had before.
+/// A word as a POSIX shell reads it, quoted if necessary. A path that begins like an option gets a `./` prefix. Bytes
+/// that are unprintable or not Unicode become octal escapes in `$'...'`, which POSIX has had since 2024 and shells
+/// for longer.
 pub fn quoted<W: AsRef<OsStr> + ?Sized>(word: &W) -> Cow<'_, str> {
     let word = word.as_ref();
     if word.as_encoded_bytes().starts_with(b"-") {

@@ -1,4 +1,4 @@
-//! What the driver compiled, kept on disk. Most drivers keep it themselves; this is for those that do not.
+//! The driver's compiled pipelines, kept on disk. Most drivers do that themselves; this is for those that don't.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +7,9 @@ use sha2::{Digest, Sha256};
 use super::device::Gpu;
 use crate::files::{read_at_most, write_atomically};
 
-/// A cache that grew beyond this, by many models and versions, is begun anew.
+/// A cache that grew beyond this, through many models and versions, is started afresh.
 const MOST_BYTES: u64 = 64 << 20;
-/// A file begins with the SHA-256 of the rest: drivers need not survive damaged data.
+/// A file begins with the SHA-256 of the rest: drivers may not survive damaged data.
 const DIGEST: usize = 32;
 
 /// A driver's cache and its file.
@@ -21,8 +21,8 @@ pub(super) struct PipelineCache {
 }
 
 impl PipelineCache {
-    /// Reads the device's file in `folder`; a file that is not there, is damaged or comes from another driver is as good as
-    /// none. `None` where the backend has no such cache (all but Vulkan).
+    /// Reads the device's file in `folder`; one that is missing, damaged or from another driver is ignored. `None`
+    /// where the backend has no such cache (all but Vulkan).
     pub(super) fn open(gpu: &Gpu, folder: &Path) -> Option<Self> {
         if !gpu.device.features().contains(wgpu::Features::PIPELINE_CACHE) {
             return None;
@@ -36,18 +36,18 @@ impl PipelineCache {
             fallback: true,
         };
         #[allow(unsafe_code, reason = "the one way to give a driver back what it compiled")]
-        // SAFETY: the data must come from `get_data`. `save` wrote nothing else to this file, its digest is right, and wgpu
-        // compares backend, device and driver with those that made it. The folder is the user's own.
+        // SAFETY: the data must come from `get_data`. `save` wrote nothing else to this file, its digest matches, and
+        // wgpu compares backend, device and driver with those that made it. The folder belongs to the user.
         let driver = unsafe { gpu.device.create_pipeline_cache(&descriptor) };
         Some(Self { driver, path, known })
     }
 
-    /// For pipelines to be made with.
+    /// For creating pipelines.
     pub(super) fn driver(&self) -> &wgpu::PipelineCache {
         &self.driver
     }
 
-    /// Writes what is new. To lose it costs time at the next start, and is no reason to fail.
+    /// Writes what is new. Losing it only costs time at the next start, so failures are ignored.
     pub(super) fn save(&self) {
         let Some(data) = self.driver.get_data().filter(|data| *data != self.known) else { return };
         let file = [Sha256::digest(&data).as_slice(), &data].concat();
@@ -58,7 +58,7 @@ impl PipelineCache {
     }
 }
 
-/// What a file holds, if it is whole.
+/// The contents of a file, if intact.
 fn content(file: &[u8]) -> Option<&[u8]> {
     let (digest, data) = file.split_at_checked(DIGEST)?;
     (Sha256::digest(data).as_slice() == digest).then_some(data)

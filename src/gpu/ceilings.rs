@@ -1,4 +1,4 @@
-//! How fast a device can be at all: what `bench` sets its times against. What is run is in `shaders/ceilings.wgsl`.
+//! The device's peak rates, against which `bench` compares its times. Kernels: `shaders/ceilings.wgsl`.
 
 use std::time::Instant;
 
@@ -8,33 +8,33 @@ use crate::error::Result;
 use crate::layers::Launch;
 use crate::plan::Plan;
 
-/// The highest rates that were measured on a device.
+/// The highest rates measured on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct Ceilings {
-    /// Multiplications and additions a second, in `f32`, as many of the one as of the other.
+    /// Multiplications and additions per second, in `f32`, equally many of each.
     pub flops_per_second: f64,
-    /// Bytes read and written a second, in a copy that is larger than most caches.
+    /// Bytes read and written per second, in a copy larger than most caches.
     pub bytes_per_second: f64,
-    /// Seconds of a launch that does next to nothing, but has to wait for the one before it.
+    /// Seconds per launch that does next to nothing but has to wait for the previous one.
     pub dispatch_seconds: f64,
 }
 
-/// Invocations of a workgroup, as the shader has it.
+/// Workgroup size, as in the shader.
 const WORKGROUP: usize = 64;
-/// Rounds of eight multiply-adds in eight chains. Some drivers end an invocation's loops after 65,535 rounds.
+/// Iterations of eight multiply-adds in eight chains. Some drivers end an invocation's loops after 65,535 iterations.
 const ROUNDS: usize = 256;
 const FLOPS_OF_INVOCATION: usize = 2 * 8 * 8 * ROUNDS;
-/// Bytes that are copied.
+/// Bytes to copy.
 const COPIED: usize = 64 << 20;
-/// A run should last so long that the host's part in it is small. Twice that is still short enough for a display.
+/// A run should be long enough to make the host's share small. Twice that is still short enough for a display.
 const RUN_SECONDS: f64 = 0.02;
-/// Larger runs than this many times the first are not tried.
+/// Runs larger than the first by more than this are not tried.
 const MOST_DOUBLINGS: u32 = 18;
-/// The fastest of so many runs counts.
+/// The fastest of this many runs counts.
 const REPEATS: usize = 5;
 
 impl Ceilings {
-    /// The plans that are run: multiply-adds by the fewest workgroups that are tried, the copy, the launch.
+    /// The plans to run: multiply-adds with the smallest number of workgroups, the copy, the launch.
     pub fn plans() -> [Plan; 3] {
         [multiply_add(1), copy(COPIED), add_one()]
     }
@@ -42,7 +42,7 @@ impl Ceilings {
     /// Measures a device, in less than a second on most.
     ///
     /// # Errors
-    /// Too little memory, or a device that is lost.
+    /// Out of memory, or a lost device.
     pub fn measure(gpu: &Gpu) -> Result<Self> {
         let [first, copied, launched] = Self::plans();
         let plans = [&first, &copied, &launched];
@@ -50,7 +50,7 @@ impl Ceilings {
         let pipelines = Pipelines::new(gpu, &plans, GpuOptions::DEFAULT);
         let program = |plan: &Plan| Program::new(gpu, plan, &buffers, &pipelines);
 
-        // More workgroups, not more launches: a large device is not filled by what a small one does in one launch.
+        // More workgroups, not more launches: one launch that fills a small device doesn't fill a large one.
         let mut flops_per_second = 0.0;
         for doubling in 0..MOST_DOUBLINGS {
             let plan = multiply_add(1 << doubling);
@@ -75,7 +75,7 @@ fn launch(entry_point: &'static str, invocations: usize) -> Launch {
     Launch::new("ceilings", entry_point, invocations, constants)
 }
 
-/// `scale` times the least work that is tried.
+/// `scale` times the smallest amount of work.
 fn multiply_add(scale: usize) -> Plan {
     let invocations = 16 * WORKGROUP * scale;
     let tensors = [("factors", 2), ("sums", WORKGROUP)];
@@ -91,7 +91,7 @@ fn add_one() -> Plan {
     Plan::of_launches(1, "ceilings", &[launch("add_one", WORKGROUP)], &[("count", WORKGROUP)])
 }
 
-/// Seconds of a program by the host's clock, of as many runs in one submission as last long enough.
+/// Seconds per run of a program by the host's clock, with enough runs in one submission to last long enough.
 fn seconds_each(gpu: &Gpu, program: &Program) -> Result<f64> {
     let mut times = 1;
     loop {
@@ -106,13 +106,13 @@ fn seconds_each(gpu: &Gpu, program: &Program) -> Result<f64> {
 fn fastest(gpu: &Gpu, program: &Program, times: usize) -> Result<f64> {
     let mut fastest = f64::INFINITY;
     for _ in 0..REPEATS {
-        // In training the host records ahead of the device: that is no part of the device's time.
+        // In training, the host records ahead of the device, so encoding is not part of the device's time.
         let commands = program.encode(gpu, times);
         let start = Instant::now();
         gpu.wait(gpu.queue.submit([commands]))?;
         fastest = fastest.min(start.elapsed().as_secs_f64());
         if fastest < RUN_SECONDS / 2.0 {
-            // Too short to be the answer.
+            // Too short to use.
             break;
         }
     }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 /// An adapter as the user sees it.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterReport {
-    /// Name that the driver gives.
+    /// Name given by the driver.
     pub name: String,
     /// `vulkan`, `metal` or `dx12`.
     pub backend: String,
@@ -23,20 +23,20 @@ pub struct AdapterReport {
     pub pci: [u32; 2],
 }
 
-/// What an adapter allows of what shadernet's kernels use. WebGPU's defaults are enough for all but many nets side by side.
+/// An adapter's limits that matter to shadernet's kernels. WebGPU's defaults are enough except for many nets side by side.
 #[derive(Debug, Clone, Serialize)]
 pub struct AdapterLimits {
-    /// Storage buffers of one kernel; shadernet asks for 8.
+    /// Storage buffers per kernel; shadernet requests 8.
     pub storage_buffers: u32,
-    /// Bytes of one binding; shadernet asks for all, up to 2 GiB.
+    /// Bytes per binding; shadernet requests the maximum, up to 2 GiB.
     pub binding_bytes: u64,
-    /// Bytes of one buffer; shadernet asks for all, up to 2 GiB.
+    /// Bytes per buffer; shadernet requests the maximum, up to 2 GiB.
     pub buffer_bytes: u64,
-    /// Invocations of a workgroup; shadernet asks for 256.
+    /// Invocations per workgroup; shadernet requests 256.
     pub workgroup_invocations: u32,
-    /// Bytes that a workgroup shares; shadernet asks for 16 KiB.
+    /// Shared bytes per workgroup; shadernet requests 16 KiB.
     pub workgroup_bytes: u32,
-    /// Workgroups along one axis; shadernet asks for 65,535.
+    /// Workgroups along one axis; shadernet requests 65,535.
     pub workgroups: u32,
 }
 
@@ -91,9 +91,9 @@ pub struct Adapters {
 }
 
 impl Adapters {
-    /// Asks every backend. Finds nothing, without an error, where there is no driver.
+    /// Queries every backend. Finding nothing, where there is no driver, is not an error.
     pub fn find() -> Self {
-        // One for the process: with one for each call NVIDIA's driver at last found no adapter in tests that open dozens.
+        // One per process: with one per call, NVIDIA's driver eventually found no adapter in tests that open dozens.
         static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
         let instance = INSTANCE.get_or_init(|| {
             wgpu::Instance::new(wgpu::InstanceDescriptor {
@@ -110,12 +110,12 @@ impl Adapters {
         Self { found }
     }
 
-    /// What was found, best first.
+    /// The adapters found, best first.
     pub fn reports(&self) -> impl Iterator<Item = &AdapterReport> {
         self.found.iter().map(|(report, _)| report)
     }
 
-    /// What was found, for a message.
+    /// The adapters found, as text for a message.
     pub fn listing(&self) -> String {
         if self.found.is_empty() {
             return "no adapter at all was found (is a Vulkan, Metal or DX12 driver installed?)".into();
@@ -129,7 +129,7 @@ impl Adapters {
         self.reports().position(|report| !report.is_software())
     }
 
-    /// The one adapter whose name or backend contains `text`, in any case.
+    /// The only adapter whose name or backend contains `text`, ignoring case.
     pub fn named(&self, text: &str) -> Result<usize> {
         let wanted = text.to_lowercase();
         let matches = |report: &AdapterReport| format!("{report}").to_lowercase().contains(&wanted);
@@ -167,8 +167,8 @@ impl Adapters {
         }
     }
 
-    /// Opens adapter `index` with WebGPU's default limits, except that buffers may be as large as the adapter lets them, up to
-    /// 2 GiB.
+    /// Opens adapter `index` with WebGPU's default limits, except that buffers may be as large as the adapter allows,
+    /// up to 2 GiB.
     pub fn open(&self, index: usize) -> Result<Gpu> {
         let (report, adapter) = &self.found[index];
         let allowed = adapter.limits();
@@ -192,7 +192,7 @@ impl Adapters {
         };
         let lost = Arc::clone(&failure);
         device.set_device_lost_callback(move |reason, text| {
-            // Dropping the device is no failure.
+            // Dropping the device isn't a failure.
             if reason != wgpu::DeviceLostReason::Destroyed {
                 keep(&lost, format!("the device was lost: {text}"));
             }
@@ -203,29 +203,29 @@ impl Adapters {
     }
 }
 
-/// Byte offsets within a buffer stay below 2³¹ in every driver's arithmetic.
+/// Keeps byte offsets within a buffer below 2³¹, for every driver's arithmetic.
 const MOST_BYTES: u64 = 1 << 31;
 
-/// Clocks for `bench`, and a cache of what the driver compiled. All works without.
+/// Clocks for `bench`, and the driver's pipeline cache. Everything works without them.
 const OPTIONAL: wgpu::Features = wgpu::Features::TIMESTAMP_QUERY.union(wgpu::Features::PIPELINE_CACHE);
 
-/// An open device. Errors that wgpu reports aside are kept until someone asks.
+/// An open device. Errors that wgpu reports asynchronously are kept until the next check.
 #[derive(Debug)]
 pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     /// Which adapter it is.
     pub report: AdapterReport,
-    /// Folder to keep what the driver compiled, where it lets us; `None`: nowhere.
+    /// Folder for the driver's compiled pipelines, where it provides them; `None` keeps nothing.
     pub pipelines: Option<PathBuf>,
     failure: Arc<Mutex<Option<String>>>,
 }
 
-/// No submission of ours lasts anywhere near this long: a device that is silent for so long is gone.
+/// No submission of ours takes anywhere near this long: a device silent for this long is gone.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
 
 impl Gpu {
-    /// True if the device tells the time of its launches.
+    /// True if the device can time its launches.
     pub(super) fn has_clock(&self) -> bool {
         self.device.features().contains(wgpu::Features::TIMESTAMP_QUERY)
     }
@@ -241,7 +241,7 @@ impl Gpu {
         Error::Device(format!("{}: {text}\n`--device cpu` needs no GPU", self.report))
     }
 
-    /// Waits until a submission has been carried out.
+    /// Waits until a submission has finished.
     pub(super) fn wait(&self, submission: wgpu::SubmissionIndex) -> Result<()> {
         let wait = wgpu::PollType::Wait { submission_index: Some(submission), timeout: Some(PATIENCE) };
         let polled = self.device.poll(wait);
@@ -254,7 +254,7 @@ impl Gpu {
         self.start_read(buffer, offset, bytes).finish(self)
     }
 
-    /// Starts to copy part of a buffer, as what was submitted before leaves it.
+    /// Starts copying part of a buffer, in the state left by earlier submissions.
     pub(super) fn start_read(&self, buffer: &wgpu::Buffer, offset: u64, bytes: u64) -> Readback {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("readback"),
@@ -270,7 +270,7 @@ impl Gpu {
     }
 }
 
-/// A copy on its way to the host.
+/// A copy in flight to the host.
 #[derive(Debug)]
 pub(super) struct Readback {
     staging: wgpu::Buffer,

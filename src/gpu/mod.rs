@@ -1,4 +1,4 @@
-//! The GPU engine: carries out plans through wgpu. `wgpu` is named in this folder only.
+//! The GPU engine: carries out plans through wgpu. Only this folder names `wgpu`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
@@ -34,7 +34,7 @@ pub struct GpuEngine {
     buffers: Buffers,
     training: Option<(Plan, Program)>,
     evaluation: (Plan, Program),
-    /// The same with the moving averages, if there are any.
+    /// The same with the moving averages, if any.
     averaged: Option<(Plan, Program)>,
     batches: Option<crate::batch::BatchSettings>,
     test_count: usize,
@@ -50,14 +50,14 @@ pub struct GpuEngine {
     preparation: Preparation,
 }
 
-/// What steps are for.
+/// What a step is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Work {
     Training,
     Evaluation { averaged: bool },
 }
 
-/// Steps under way, and the copies of the ring that will hold their metrics.
+/// Steps in flight, and the copies of the ring that will hold their metrics.
 #[derive(Debug)]
 struct Started {
     training: bool,
@@ -65,22 +65,22 @@ struct Started {
     rings: Vec<(Range<u32>, Readback)>,
 }
 
-/// What it took to make an engine.
+/// Time spent creating an engine.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Preparation {
     /// Seconds until every pipeline was compiled.
     pub pipelines_seconds: f64,
-    /// Seconds until everything was handed to the driver. The first step waits for the rest of the way.
+    /// Seconds until everything was handed to the driver. The first step waits for the actual upload.
     pub upload_seconds: f64,
 }
 
-/// A submission should last about this long: long enough to hide the host, short enough for a display.
+/// Target duration of a submission: long enough to hide the host, short enough for a display.
 const SUBMIT_SECONDS: f64 = 0.05;
-/// Submissions that the device has before it.
+/// Submissions queued on the device.
 const IN_FLIGHT: usize = 3;
 
 impl GpuEngine {
-    /// Makes plans, buffers and pipelines, and uploads the data. Weights start as zeros: write them next.
+    /// Makes plans, buffers and pipelines, and uploads the data. Weights start at zero: write them next.
     pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
         let GpuOptions { reuse, fuse, grain, .. } = options;
         let grain = grain.unwrap_or(if gpu.report.is_software() { Grain::Coarse } else { Grain::Fine });
@@ -89,7 +89,7 @@ impl GpuEngine {
         let evaluate =
             |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
-        // What drops in one net is planned for all.
+        // Dropout in one net is planned for all.
         let planned = Replica::strongest(setup.replicas).model(setup.model, setup.train)?;
         let training =
             batches.as_ref().map(|batches| Plan::training(&planned, batches, setup.train, plan_options));
@@ -146,7 +146,7 @@ impl GpuEngine {
         Ok(engine)
     }
 
-    /// What it took to make the engine.
+    /// Time spent creating the engine.
     pub fn preparation(&self) -> Preparation {
         self.preparation
     }
@@ -161,14 +161,15 @@ impl GpuEngine {
         self.training.as_ref().map(|(plan, _)| plan)
     }
 
-    /// Takes one training step and gives the seconds of each of its launches by the device's clock; `None` if it has none.
+    /// Takes one training step and returns the seconds of each of its launches by the device's clock; `None` if it
+    /// has none.
     pub fn profile(&mut self) -> Result<Option<Vec<f64>>> {
         let Some((_, program)) = &self.training else { return Ok(None) };
         self.write_step(self.step);
         profile::seconds(&self.gpu, program)
     }
 
-    /// The plan of a step of evaluation, with the moving averages if `averaged` and if there are any.
+    /// The plan of an evaluation step, with the moving averages if `averaged` and if there are any.
     pub fn evaluation_plan(&self, averaged: bool) -> &Plan {
         &self.evaluation(averaged).0
     }
@@ -183,12 +184,12 @@ impl GpuEngine {
         self.buffers.read(&self.gpu, self.evaluation_plan(averaged), name)
     }
 
-    /// Fills all pooled memory with a word, so that what a kernel forgets to write shows.
+    /// Fills all pooled memory with a word, to expose values that a kernel forgets to write.
     pub fn poison(&self, word: u32) {
         self.buffers.poison(&self.gpu, word);
     }
 
-    /// Buffers behind whose end a kernel has written; empty if all is well.
+    /// Buffers that a kernel has written past the end of; empty if all is well.
     pub fn broken_guards(&self) -> Result<Vec<String>> {
         self.buffers.broken_guards(&self.gpu)
     }
@@ -200,7 +201,7 @@ impl GpuEngine {
     }
 
     fn upload_images(&self, part: &str, images: &Images) {
-        // Copies want whole words; the last one is padded.
+        // Copies need whole words; the last one is padded.
         let whole = images.pixels.len() / 4 * 4;
         let buffer = self.buffers.get(&format!("{part}.images"));
         self.gpu.queue.write_buffer(buffer, 0, &images.pixels[..whole]);
@@ -245,8 +246,8 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Adds up the steps of a range from a copy of the ring: [step, replica, part of the batch], each the sum of losses and
-    /// the hits.
+    /// Adds up the steps of a range from a copy of the ring: [step, replica, part of the batch], each with the sum of
+    /// losses and the number of hits.
     fn add_up(&self, total: &mut [Metrics], words: &[u32], steps: Range<u32>, images: impl Fn(u32) -> usize) {
         let width = words.len() / (2 * METRICS_RING * self.replicas);
         for step in steps {
@@ -339,7 +340,7 @@ impl Engine for GpuEngine {
 
     fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>> {
         let (trained, running) = Self::vector_buffers(vector);
-        // Whole buffers: a round trip for each tensor of each net would take longer than an epoch.
+        // Whole buffers: a round trip per tensor per net would take longer than an epoch.
         let trained = self.buffers.read_whole(&self.gpu, trained)?;
         let running = running.map(|name| self.buffers.read_whole(&self.gpu, name)).transpose()?;
         let mut replicas = vec![Vec::new(); self.replicas];

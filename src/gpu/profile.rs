@@ -1,15 +1,15 @@
-//! How long each launch takes, by the device's own clock.
+//! How long each launch takes, by the device's clock.
 
 use super::device::Gpu;
 use super::program::Program;
 use crate::error::Result;
 
-/// Most timestamps in one query set (WebGPU's limit is 4096).
+/// Maximum number of timestamps in one query set (WebGPU's limit is 4096).
 const MOST_LAUNCHES: usize = 2048;
 
 /// Seconds of each launch of a program in one run, or `None` where the device has no clock.
 ///
-/// Each launch is a pass of its own, which costs a little more than the same launches in one pass: compare the shares.
+/// Each launch is a separate pass, which costs slightly more than the same launches in one pass: compare relative times.
 pub(super) fn seconds(gpu: &Gpu, program: &Program) -> Result<Option<Vec<f64>>> {
     let launches = program.launches();
     if !gpu.has_clock() || launches.len() > MOST_LAUNCHES {

@@ -1,4 +1,4 @@
-//! A plan made ready for a device: buffers, pipelines, bind groups.
+//! A plan prepared for a device: buffers, pipelines, bind groups.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -13,24 +13,24 @@ use crate::plan::{Dispatch, Place, Plan};
 use crate::shader;
 use crate::threads::on_all_processors;
 
-/// How a model is carried out on a GPU.
+/// How a model runs on a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GpuOptions {
-    /// Compute neighbouring layers in one launch where there is a kernel for it.
+    /// Compute adjacent layers in one launch where there is a kernel for it.
     pub fuse: bool,
-    /// Let tensors that are never alive together share memory.
+    /// Let tensors that are never alive at the same time share memory.
     pub reuse: bool,
-    /// How finely to cut up the work; `None`: as suits the adapter.
+    /// How finely to split the work; `None` chooses by adapter.
     pub grain: Option<Grain>,
-    /// Keep wgpu's bounds and loop checks in the shaders. Tests do; they prove that the checks are not needed.
+    /// Keep wgpu's bounds and loop checks in the shaders. Tests do, to prove that the checks are not needed.
     pub checked: bool,
-    /// A shader's name and the text to compile in its place: negative controls of the tests break shaders with it.
+    /// A shader's name and the text to compile instead: the tests' negative controls use it to break shaders.
     pub replace: Option<(&'static str, &'static str)>,
 }
 
 impl GpuOptions {
-    /// Each layer by its own kernels, memory is shared, the compiled-in shaders run without checks. Fusion is off, since it
-    /// gains little on the one real GPU that it was measured on: docs/tried.md has its figures.
+    /// Separate kernels for each layer, shared memory, built-in shaders without checks. Fusion is off, since it gains
+    /// little on the one real GPU it was measured on: docs/tried.md has the figures.
     pub const DEFAULT: Self = Self { fuse: false, reuse: true, grain: None, checked: false, replace: None };
     /// The same with fused kernels.
     pub const FUSED: Self = Self { fuse: true, ..Self::DEFAULT };
@@ -42,9 +42,9 @@ impl Default for GpuOptions {
     }
 }
 
-/// Words behind every buffer that no kernel may touch.
+/// Words after every buffer that no kernel may touch.
 const GUARD_WORDS: u64 = 64;
-/// What they hold: a NaN that no arithmetic makes.
+/// Their value: a NaN that no arithmetic produces.
 const GUARD: u32 = 0x7fed_cba9;
 
 /// All buffers of an engine, by name: those that outlive a step, and the slots of pooled memory (`slot 0`, ...).
@@ -68,7 +68,7 @@ fn offset(place: &Place) -> u64 {
 }
 
 impl Buffers {
-    /// Makes every buffer that any of the plans names, zeroed, with guard words behind it.
+    /// Makes every buffer named by any of the plans, zeroed, with guard words at its end.
     pub(super) fn new(gpu: &Gpu, plans: &[&Plan]) -> Result<Self> {
         let mut sizes: BTreeMap<String, u64> = BTreeMap::new();
         for tensor in plans.iter().flat_map(|plan| &plan.tensors) {
@@ -84,7 +84,7 @@ impl Buffers {
             )));
         }
         if gpu.report.is_software() {
-            // Its memory is the host's, and running out of that is no error that it could report.
+            // It uses the host's memory and can't report running out of it.
             let total = sizes.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
             memory::check(total, &gpu.report.to_string(), "use a smaller batch size or fewer nets")?;
         }
@@ -120,13 +120,13 @@ impl Buffers {
         self.by_name.contains_key(name)
     }
 
-    /// Buffer, offset and size of a tensor.
+    /// A tensor's buffer, offset and size.
     pub(super) fn place(&self, plan: &Plan, tensor: &str) -> Option<(&wgpu::Buffer, u64, u64)> {
         let tensor = plan.tensor(tensor)?;
         Some((self.get(&buffer_name(&tensor.place)), offset(&tensor.place), tensor.bytes))
     }
 
-    /// Reads a tensor as raw words; `None` if the plan has none of this name.
+    /// Reads a tensor as raw words; `None` if the plan has none by this name.
     pub(super) fn read(&self, gpu: &Gpu, plan: &Plan, tensor: &str) -> Result<Option<Vec<u32>>> {
         self.place(plan, tensor).map(|(buffer, offset, bytes)| gpu.read(buffer, offset, bytes)).transpose()
     }
@@ -146,7 +146,7 @@ impl Buffers {
         }
     }
 
-    /// Names of the buffers behind whose end something was written.
+    /// Names of the buffers that were written past the end of.
     pub(super) fn broken_guards(&self, gpu: &Gpu) -> Result<Vec<String>> {
         let mut broken = Vec::new();
         for (name, (buffer, size)) in &self.by_name {
@@ -158,7 +158,7 @@ impl Buffers {
     }
 }
 
-/// A plan whose every launch can be recorded at once.
+/// A plan with every launch ready to be recorded.
 #[derive(Debug)]
 pub(super) struct Program {
     launches: Vec<Recorded>,
@@ -181,17 +181,17 @@ impl Recorded {
     }
 }
 
-/// What makes a pipeline; launches that agree share one.
+/// What determines a pipeline; launches with equal keys share one.
 fn pipeline_key(dispatch: &Dispatch) -> String {
     format!("{}.{} {:?}", dispatch.shader, dispatch.entry_point, dispatch.constants)
 }
 
-/// Compiled pipelines, each made once however many launches and plans use it.
+/// Compiled pipelines, each created once however many launches and plans use it.
 #[derive(Debug)]
 pub(super) struct Pipelines(HashMap<String, wgpu::ComputePipeline>);
 
 impl Pipelines {
-    /// Compiles what the plans launch, in parallel.
+    /// Compiles the plans' launches, in parallel.
     pub(super) fn new(gpu: &Gpu, plans: &[&Plan], options: GpuOptions) -> Self {
         let dispatches = || plans.iter().flat_map(|plan| &plan.dispatches);
         let names: BTreeSet<&str> = dispatches().map(|dispatch| dispatch.shader.as_str()).collect();
@@ -281,8 +281,8 @@ fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::Shad
         unsafe_code,
         reason = "the one way to leave out checks that the tests have shown to be superfluous"
     )]
-    // SAFETY: these are our own shaders, never a user's. Every index is guarded against the tensor's size and every loop
-    // ends; the tests run them with the checks on and with guard words behind every buffer.
+    // SAFETY: these are our own shaders, never a user's. Every index is checked against the tensor's size and every
+    // loop ends; the tests run them with the checks on and with guard words after every buffer.
     unsafe {
         gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     }

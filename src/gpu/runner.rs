@@ -1,4 +1,4 @@
-//! Any plan on given words: kernels alone, without a network around them.
+//! Runs any plan on given words: kernels alone, without a network around them.
 
 use super::device::Gpu;
 use super::program::{Buffers, GpuOptions, Pipelines, Program};
@@ -15,11 +15,11 @@ pub struct PlanRunner<'g> {
 }
 
 impl<'g> PlanRunner<'g> {
-    /// Makes buffers and pipelines. Pooled memory is filled with `poison`, so that what a kernel forgets to write shows;
-    /// all other memory holds zeros.
+    /// Makes buffers and pipelines. Pooled memory is filled with `poison`, to expose values that a kernel forgets to
+    /// write; all other memory is zeroed.
     ///
     /// # Errors
-    /// Too little memory, or what the device refused.
+    /// Out of memory, or an error from the device.
     pub fn new(gpu: &'g Gpu, plan: Plan, poison: u32, options: GpuOptions) -> Result<Self> {
         let buffers = Buffers::new(gpu, &[&plan])?;
         buffers.poison(gpu, poison);
@@ -35,7 +35,7 @@ impl<'g> PlanRunner<'g> {
     /// Writes a tensor's words, from its start.
     ///
     /// # Errors
-    /// A name that the plan does not have, or more words than the tensor.
+    /// A name that the plan doesn't have, or more words than the tensor holds.
     pub fn write(&self, tensor: &str, words: &[u32]) -> Result<()> {
         let place = self.buffers.place(&self.plan, tensor);
         let fits = place.filter(|&(.., bytes)| 4 * words.len() as u64 <= bytes);
@@ -46,26 +46,26 @@ impl<'g> PlanRunner<'g> {
         self.gpu.check()
     }
 
-    /// Carries the plan out once.
+    /// Runs the plan once.
     ///
     /// # Errors
-    /// A device that is lost or gives no answer.
+    /// A lost or unresponsive device.
     pub fn run(&self) -> Result<()> {
         self.gpu.wait(self.program.submit(self.gpu, 1))
     }
 
-    /// Reads a tensor as raw words; `None` if the plan has none of this name.
+    /// Reads a tensor as raw words; `None` if the plan has none by this name.
     ///
     /// # Errors
-    /// A device that is lost or gives no answer.
+    /// A lost or unresponsive device.
     pub fn read(&self, tensor: &str) -> Result<Option<Vec<u32>>> {
         self.buffers.read(self.gpu, &self.plan, tensor)
     }
 
-    /// Buffers behind whose end a kernel has written; empty if all is well.
+    /// Buffers that a kernel has written past the end of; empty if all is well.
     ///
     /// # Errors
-    /// A device that is lost or gives no answer.
+    /// A lost or unresponsive device.
     pub fn broken_guards(&self) -> Result<Vec<String>> {
         self.buffers.broken_guards(self.gpu)
     }

@@ -1,4 +1,4 @@
-//! Activations: functions of single values. Formulas and kernels: `shaders/activation.wgsl`.
+//! Activations: elementwise functions. Formulas and kernels: `shaders/activation.wgsl`.
 
 use std::f64::consts::{FRAC_1_SQRT_2, PI};
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use super::*;
 use crate::config::from_table;
 use crate::tensor::{Array, Rounded, Sum};
 
-/// A function of single values.
+/// An elementwise function.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "function", rename_all = "snake_case")]
 pub enum Activation {
@@ -19,7 +19,7 @@ pub enum Activation {
         /// Slope of the negative side.
         slope: f32,
     },
-    /// The same, with a slope that is trained: `weight`, one for each channel or one for all (He et al. 2015).
+    /// The same with a trained slope: `weight`, one per channel or one for all (He et al. 2015).
     Prelu,
     /// min(max(x, 0), 6).
     Relu6,
@@ -29,7 +29,7 @@ pub enum Activation {
     Tanh,
     /// x · σ(x), also known as swish (Elfwing, Uchibe and Doya 2017).
     Silu,
-    /// x · Φ(x), Φ being the normal distribution (Hendrycks and Gimpel 2016).
+    /// x · Φ(x), Φ being the standard normal CDF (Hendrycks and Gimpel 2016).
     Gelu,
     /// min(max(x + 3, 0), 6) / 6.
     HardSigmoid,
@@ -68,20 +68,20 @@ fn layer<K: Keys + 'static>(keys: toml::Table, function: fn(&K) -> Activation) -
     Ok(Arc::new(Pointwise { function: function(&keys), keys }))
 }
 
-/// What the model file says of an activation.
+/// An activation's keys in the model file.
 trait Keys: fmt::Debug + Send + Sync + Serialize + DeserializeOwned {
-    /// Why these keys do not fit, if they do not.
+    /// Why these keys don't fit, if they don't.
     fn check(&self, _input: Shape) -> Result<(), String> {
         Ok(())
     }
 
-    /// Number and first value of the slopes that are trained.
+    /// Number and initial value of the trained slopes.
     fn slopes(&self, _input: Shape) -> Option<(usize, f32)> {
         None
     }
 }
 
-/// `{ type = "relu" }`, and so for most.
+/// `{ type = "relu" }` and most others, which have no keys.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NoKeys {}
@@ -109,7 +109,7 @@ impl Keys for LeakyKeys {
     }
 }
 
-/// `{ type = "prelu", init = 0.25 }` has a slope for each channel; with `num_parameters = 1` it has one for all.
+/// `{ type = "prelu", init = 0.25 }` has one slope per channel; with `num_parameters = 1` a single one for all.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct PreluKeys {
@@ -142,7 +142,7 @@ impl Keys for PreluKeys {
     }
 }
 
-/// A layer that applies a function to each value.
+/// A layer that applies a function elementwise.
 #[derive(Debug)]
 struct Pointwise<K> {
     function: Activation,
@@ -150,7 +150,7 @@ struct Pointwise<K> {
 }
 
 impl Activation {
-    /// True if the derivative is taken at the input; the others know it from the output, so that the input need not be kept.
+    /// True if the derivative is taken at the input; the others get it from the output, so the input need not be kept.
     pub(crate) fn reads_input(self) -> bool {
         match self {
             Self::LeakyRelu { .. } | Self::Relu6 | Self::Sigmoid | Self::Tanh => false,
@@ -158,7 +158,7 @@ impl Activation {
         }
     }
 
-    /// What the shader calls it.
+    /// Its number in the shader.
     fn number(self) -> u8 {
         match self {
             Self::LeakyRelu { .. } | Self::Prelu => 0,
@@ -177,16 +177,17 @@ fn sigmoid(x: f64) -> f64 {
     1.0 / (1.0 + (-x).exp())
 }
 
-/// The normal distribution.
+/// The standard normal CDF.
 fn normal(x: f64) -> f64 {
     0.5 * libm::erfc(-x * FRAC_1_SQRT_2)
 }
 
 /// A function, with the slope of the negative side if it is a rectifier. Derivatives are those at the input or, where
-/// [`Activation::reads_input`] is false, of that input which has the given output.
+/// [`Activation::reads_input`] is false, at the input that has the given output.
 ///
-/// A bound has two parts. What the kernel's formula makes of exact operands is computed as the kernel does it: its error is the
-/// distance to the function itself plus all roundings. Errors of the operands count by how steep function and derivative can be.
+/// A bound has two parts. The kernel's formula is evaluated on exact operands as the kernel does it: its error is the
+/// difference from the function itself plus all roundings. Errors of the operands are scaled by the largest slopes of
+/// function and derivative.
 #[derive(Clone, Copy)]
 struct Curve {
     function: Activation,
@@ -291,7 +292,7 @@ impl Curve {
         }
     }
 
-    /// How far the derivative can be from that at `at`, which is known to `error` only.
+    /// How far the derivative can be from that at `at`, which is only known to within `error`.
     fn change(self, at: f64, error: f64) -> f64 {
         let (curvature, kinks, jump): (f64, &[f64], f64) = match self.function {
             Activation::LeakyRelu { .. } | Activation::Prelu => (0.0, &[0.0], (1.0 - self.slope).abs()),
@@ -305,7 +306,7 @@ impl Curve {
             Activation::HardSigmoid => (0.0, &[-3.0, 3.0], 1.0 / 6.0),
             Activation::HardSwish => (1.0 / 3.0, &[-3.0, 3.0], 0.5),
         };
-        // So close to the kink that it may be on its other side; what is exact is sure of its side.
+        // So close to the kink that it may be on the other side; an exact value is on a definite side.
         let crossed = kinks.iter().filter(|&&kink| error > 0.0 && (at - kink).abs() <= error);
         curvature * error + jump * crossed.count() as f64
     }
@@ -335,11 +336,11 @@ fn horner(coefficients: &[f32], x: Rounded) -> Rounded {
     coefficients.iter().map(exact).reduce(|sum, next| sum * x + next).expect("a polynomial has coefficients")
 }
 
-/// (tanh(x)/x − 1)/x² of x² up to 0.625², from Cephes' `tanhf`, which is off by 1.3e-7 at most.
+/// (tanh(x)/x − 1)/x² of x² up to 0.625², from Cephes' `tanhf`, accurate to 1.3e-7.
 pub(crate) const TANH_NEAR_0: [f32; 5] =
     [-5.704_988_7e-3, 2.063_908_8e-2, -5.373_971_6e-2, 1.333_144_2e-1, -3.333_328e-1];
 
-/// Φ(−t) · exp(t²/2) / k of 1 − 2k, where k = 1/(1 + 0.27 t), for t up to 14: a fit of least largest relative error, 4e-8.
+/// Φ(−t) · exp(t²/2) / k of 1 − 2k, where k = 1/(1 + 0.27 t), for t up to 14: a minimax fit, relative error 4e-8.
 pub(crate) const TAIL: [f32; 9] = [
     1.129_503_1e-4,
     8.276_694e-5,
@@ -353,7 +354,7 @@ pub(crate) const TAIL: [f32; 9] = [
 ];
 
 impl<K: Keys> Pointwise<K> {
-    /// The curve of each element of an array like this one.
+    /// The curve of each element of an array shaped like `like`.
     fn curves(&self, arrays: &Arrays, like: &Array) -> impl Fn(usize) -> Curve {
         let [_, channels, height, width] = like.nchw();
         let weight = arrays.get("weight").filter(|_| self.function == Activation::Prelu);
@@ -460,7 +461,7 @@ impl<K: Keys> Layer for Pointwise<K> {
             (Pass::Backward, None) => vec![launch("backward_input", elements)],
             (Pass::Backward, Some(slopes)) => vec![
                 launch("weight_row_sums", rows),
-                // One workgroup of 64 finishes a slope.
+                // One workgroup of 64 per slope.
                 launch("sum_weight_rows", 64 * slopes),
                 launch("backward_input_prelu", elements),
             ],
@@ -480,7 +481,7 @@ fn grad_slopes(input: &Array, upstream: &Array, shape: &[usize]) -> Array {
     let mut sums = vec![Sum::default(); shape[0]];
     for (index, (&x, &grad)) in input.data.iter().zip(&upstream.data).enumerate() {
         let (error, grad_error) = (input.bound[index], upstream.bound[index]);
-        // Zeros round nothing.
+        // Multiplying by zero doesn't round.
         if x <= error {
             let negative = x.min(0.0);
             let carried = grad.abs() * error + (negative.abs() + error) * grad_error;

@@ -1,5 +1,5 @@
-//! Mean over windows of the size that makes an output of a given size. It has no shader of its own: it is average pooling with
-//! windows that touch.
+//! Mean over windows sized to make an output of a given size. It has no shader of its own: it is average pooling with
+//! adjacent windows.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,8 +10,8 @@ use super::*;
 pub(super) const KIND: LayerKind =
     LayerKind::new::<AdaptiveAvgPool2d>("adaptive_avg_pool2d", "AdaptiveAvgPool2d", "adaptive_avg_pool");
 
-/// `{ type = "adaptive_avg_pool2d", output = 4 }`, or `output = [height, width]`, which must divide the input's: other sizes
-/// would have windows of several sizes.
+/// `{ type = "adaptive_avg_pool2d", output = 4 }`, or `output = [height, width]`, which must divide the input's size:
+/// others would need windows of different sizes.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AdaptiveAvgPool2d {

@@ -1,4 +1,4 @@
-//! Sum of values of one shape. Kernels: `shaders/add.wgsl`.
+//! Sum of values of the same shape. Kernels: `shaders/add.wgsl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,12 @@ use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Add>("add", "Add", "add").functional();
 
-/// `{ type = "add", from = ["norm2", "relu1"] }`: output = input1 + input2 + ..., all of one shape.
+/// `{ type = "add", from = ["norm2", "relu1"] }`: output = input1 + input2 + ..., all of the same shape.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Add {}
 
-/// The sum of arrays of one shape.
+/// The sum of arrays of the same shape.
 pub(crate) fn sum<'a>(parts: impl Iterator<Item = &'a Array> + Clone) -> Array {
     let first = parts.clone().next().expect("something is added up");
     let mut total = Array::zeros(&first.shape);
@@ -24,7 +24,7 @@ pub(crate) fn sum<'a>(parts: impl Iterator<Item = &'a Array> + Clone) -> Array {
     total
 }
 
-/// Launches that add up so many values in their order.
+/// Launches that add up `inputs` values in order.
 pub(crate) fn launches(inputs: usize, elements: usize) -> Vec<Launch> {
     let launch = |entry_point| Launch::new("add", entry_point, elements, [("ELEMENTS", elements as f64)]);
     let others = (2..inputs).map(|source| launch("accumulate").of_source(source));

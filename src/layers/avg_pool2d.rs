@@ -9,8 +9,8 @@ use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<AvgPool2d>("avg_pool2d", "AvgPool2d", "avg_pool");
 
-/// `{ type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. `kernel` may be
-/// `[height, width]`. Padding counts as zeros in the mean (PyTorch's `count_include_pad`).
+/// `{ type = "avg_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows are adjacent.
+/// `kernel` may be `[height, width]`. Padding counts as zeros in the mean (PyTorch's `count_include_pad`).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct AvgPool2d {
@@ -44,7 +44,7 @@ pub(super) fn forward(pool: &Pool, arrays: &Arrays) -> Arrays {
     let [n, c, ..] = input.nchw();
     let share = 1.0 / (pool.kernel[0] * pool.kernel[1]) as f64;
     let mut sums = vec![Sum::default(); n * pool.output.len()];
-    // A fused head takes the mean before the linear layer, whose bound then counts for each value of the mean.
+    // A fused head takes the mean before the linear layer, whose bound then applies to each value of the mean.
     let terms = (pool.kernel[0] * pool.kernel[1] + 2) as f64;
     for_each_term(n * c, pool, |at, from| {
         sums[at].add_bounded(share * input.data[from], terms * share * input.bound[from]);

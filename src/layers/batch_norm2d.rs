@@ -8,8 +8,8 @@ use crate::tensor::{Array, FLUSH, Sum, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<BatchNorm2d>("batch_norm2d", "BatchNorm2d", "batch_norm");
 
-/// `{ type = "batch_norm2d", eps = 1e-5, momentum = 0.1 }`, with PyTorch's conventions: the biased variance normalises,
-/// the unbiased one enters `running_var`, and `momentum` is the weight of the newest batch.
+/// `{ type = "batch_norm2d", eps = 1e-5, momentum = 0.1 }`, with PyTorch's conventions: normalisation by the biased
+/// variance, the unbiased one updates `running_var`, and `momentum` is the weight of the newest batch.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct BatchNorm2d {
@@ -95,7 +95,7 @@ impl Layer for BatchNorm2d {
         }
         let names = ["mean", "inv_std", "running_mean", "running_var"];
         let mut made = Arrays::from(names.map(|name| (name, Array::zeros(&[channels]))));
-        // Statistics that are given, those of a device, are what its output is made from.
+        // Given statistics are those of a device, from which its output was made.
         let given = |name: &str, c: usize| {
             arrays.get(name).map(|array| Bounded { value: array.data[c], bound: array.bound[c] })
         };
@@ -169,7 +169,7 @@ impl Layer for BatchNorm2d {
         let Shape { channels, height, width } = context.inputs[0];
         let rows = context.quads * channels * height;
         let elements = rows * width;
-        // One workgroup of 64 finishes a channel.
+        // One workgroup of 64 per channel.
         let finish = channels * 64;
         let constants = || {
             [

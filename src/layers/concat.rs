@@ -1,4 +1,4 @@
-//! Channels side by side. Kernels: `shaders/concat.wgsl`.
+//! Concatenation of channels. Kernels: `shaders/concat.wgsl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,12 +7,13 @@ use crate::tensor::Array;
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Concat>("concat", "Concat", "concat").functional();
 
-/// `{ type = "concat", from = ["relu1", "relu2"] }`: the channels of all inputs, in order, which agree in height and width.
+/// `{ type = "concat", from = ["relu1", "relu2"] }`: the channels of all inputs, in order; heights and widths must agree.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Concat {}
 
-/// Copies the values of channels `first..first + channels` of `all`, [N, C, H, W], to or from `part`, which has only these.
+/// Copies the values of channels `first..first + channels` of `all`, [N, C, H, W], to or from `part`, which has only
+/// those.
 fn copy(all: &mut Array, first: usize, part: &mut Array, to_part: bool) {
     let ([n, channels, h, w], own) = (all.nchw(), part.nchw()[1]);
     for image in 0..n {

@@ -20,7 +20,7 @@ pub(super) struct Conv2d {
     stride: usize,
     #[serde(default)]
     padding: Padding,
-    // Left out where it is 1, so that what was written before there was such a key is still written so.
+    // Left out where it is 1, so that older model files keep their text.
     #[serde(default, skip_serializing_if = "Sides::is_one")]
     dilation: Sides,
     #[serde(default = "one")]
@@ -36,7 +36,7 @@ impl Conv2d {
         Self { out_channels: out_features, kernel, stride: 1, padding, dilation, groups: 1, bias }
     }
 
-    /// The convolution of an input of this shape, or why there is none.
+    /// The convolution for an input of this shape, or why there is none.
     fn of(&self, input: Shape) -> Result<Conv, String> {
         let Self { out_channels, kernel, stride, padding, dilation, groups, .. } = *self;
         if out_channels == 0 || groups == 0 {
@@ -128,24 +128,24 @@ fn finish(shape: &[usize], sums: Vec<Sum>) -> Array {
     array
 }
 
-/// Values of a row that an invocation holds, as the shader has it.
+/// Row values that an invocation holds, as in the shader.
 const ROW: usize = 16;
 
-/// What an invocation makes, as the shader's constants say it.
+/// What an invocation makes, in terms of the shader's constants.
 struct Tiles {
     channels: usize,
     strip: usize,
     grad_channels: usize,
-    /// Most parts of the batch that have sums of their own in the gradient of the weights.
+    /// Largest number of parts of the batch that sum the weight gradient separately.
     most_parts: usize,
     sum_lanes: usize,
 }
 
-/// Taps of a tile of the weight gradient, as the shader has it.
+/// Taps in a tile of the weight gradient, as in the shader.
 const GRAD_COLUMNS: usize = 9;
-/// So many parts a layer may have whatever its size. More make more room for sums, which only small layers need.
+/// Parts that a layer may have whatever its size. More need more space for sums, which only small layers can spare.
 const FEW_PARTS: usize = 128;
-/// Invocations of `weight_parts` that are enough for any device.
+/// Enough invocations of `weight_parts` for any device.
 const ENOUGH: usize = 65_536;
 
 impl Tiles {
@@ -256,7 +256,7 @@ impl Layer for Conv2d {
         let (input, output) = (conv.input, conv.output);
         let tiles = Tiles::of(context.grain);
         let part_rows = tiles.part_rows(&conv, context.quads);
-        // All taps of a row at a time, if the values under them and their strip fit; else one after the other.
+        // All taps of a row at once, if the values under them and their strip fit; otherwise one by one.
         let [_, columns] = conv.axes();
         let taps = if tiles.strip - 1 + columns.reach() <= ROW { columns.kernel } else { 1 };
         let reach = Axis { kernel: taps, ..columns }.reach();
@@ -291,7 +291,7 @@ impl Layer for Conv2d {
             .map(|(name, value)| (name, value as f64))
         };
         let launch = |entry_point, invocations| Launch::new("conv2d", entry_point, invocations, constants());
-        // Strips of pixels by tiles of channels.
+        // Strips of pixels times tiles of channels.
         let strips = |shape: Shape, strip: usize| {
             let channel_tiles = (shape.channels / conv.groups).div_ceil(tiles.channels) * conv.groups;
             shape.width.div_ceil(strip) * shape.height * context.quads * channel_tiles

@@ -8,7 +8,8 @@ use crate::tensor::{Array, FLUSH, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Dropout>("dropout", "Dropout", "dropout");
 
-/// `{ type = "dropout", rate = 0.05 }`: in training each value is zero with probability `rate`, else divided by 1 − rate.
+/// `{ type = "dropout", rate = 0.05 }`: in training each value is zeroed with probability `rate`, else divided by 1 −
+/// rate.
 ///
 /// The mask is a function of (seed, layer, step, image, element), recomputed and never stored.
 #[derive(Debug, Clone, Serialize, Deserialize)]

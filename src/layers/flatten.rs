@@ -6,7 +6,7 @@ use super::*;
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Flatten>("flatten", "Flatten", "flatten");
 
-/// `{ type = "flatten" }`: [C, H, W] → [C·H·W, 1, 1], in the order that PyTorch flattens.
+/// `{ type = "flatten" }`: [C, H, W] → [C·H·W, 1, 1], in PyTorch's order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Flatten {}

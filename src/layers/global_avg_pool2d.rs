@@ -1,4 +1,4 @@
-//! Mean of each whole feature map. It has no shader of its own: it is average pooling with the map as its only window.
+//! Mean of each whole feature map. It has no shader of its own: it is average pooling with the whole map as the window.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,4 +1,4 @@
-//! Group normalisation (Wu and He 2018): each image by itself. Formulas and kernels: `shaders/group_norm.wgsl`.
+//! Group normalisation (Wu and He 2018): each image separately. Formulas and kernels: `shaders/group_norm.wgsl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,8 +8,8 @@ use crate::tensor::{Array, FLUSH, Sum, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<GroupNorm>("group_norm", "GroupNorm", "group_norm");
 
-/// `{ type = "group_norm", groups = 4, eps = 1e-5 }`, as PyTorch has it: statistics of each image and group of channels, by the
-/// biased variance. One group is a layer norm over the image, a group for each channel an instance norm.
+/// `{ type = "group_norm", groups = 4, eps = 1e-5 }`, as in PyTorch: statistics of each image and group of channels,
+/// with the biased variance. One group is a layer norm over the image; one group per channel is an instance norm.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct GroupNorm {
@@ -40,7 +40,8 @@ impl GroupNorm {
     }
 }
 
-/// x̂ = `(x − mean) · inv_std`. Two roundings on what mean and `inv_std` can be, besides what their own errors make of it.
+/// x̂ = `(x − mean) · inv_std`. Two roundings of the largest possible mean and `inv_std`, plus the effect of their
+/// own errors.
 fn normalised(x: f64, moments: &Moments) -> Bounded {
     let Moments { mean, inv_std, .. } = *moments;
     let centred = x - mean.value;
@@ -89,7 +90,7 @@ impl Layer for GroupNorm {
             for (c, map) in maps {
                 let (weight, bias) = (arrays["weight"].data[c], arrays["bias"].data[c]);
                 for at in map {
-                    // The weight may be multiplied with inv_std or with x̂: two roundings more, with the bias.
+                    // The weight may be multiplied by inv_std or by x̂: two more roundings, with the bias.
                     let x_hat = normalised(input.data[at], &moments);
                     output.data[at] = x_hat.value * weight + bias;
                     let magnitude = x_hat.largest() * weight.abs() + bias.abs();
@@ -106,7 +107,7 @@ impl Layer for GroupNorm {
         let mut of_weight = vec![Sum::default(); weight.data.len()];
         let mut of_bias = of_weight.clone();
         for (moments, maps) in self.groups_of(input) {
-            // Σ w·g and Σ w·g·x̂ of the group. A channel's w may be multiplied with its sums.
+            // Σ w·g and Σ w·g·x̂ over the group. A channel's w may be multiplied by its sums instead.
             let (mut sum, mut sum_normalised) = (Sum::default(), Sum::default());
             for (c, map) in maps.clone() {
                 let w = weight.data[c];
@@ -120,9 +121,9 @@ impl Layer for GroupNorm {
                     sum_normalised.add_bounded(w * g * x_hat.value, w.abs() * (product_error + FLUSH));
                 }
             }
-            // inv_std · (w·g − Σ w·g / m − x̂ · Σ w·g·x̂ / m): of the three terms the last has the most roundings, one for x̂ times
-            // the mean and six for the mean, two of them for the product with 1/m and five for 1/m, or five for a quotient; then
-            // two differences, and the product.
+            // inv_std · (w·g − Σ w·g / m − x̂ · Σ w·g·x̂ / m): the last of the three terms has the most roundings,
+            // one for x̂ times the mean and six for the mean (one for the sum of products, five for 1/m or a
+            // quotient); then two differences, and the product.
             let m = moments.count as f64;
             let mean = Bounded { value: sum.value / m, bound: sum.bound() / m };
             let product = Bounded { value: sum_normalised.value / m, bound: sum_normalised.bound() / m };

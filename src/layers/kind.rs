@@ -1,4 +1,4 @@
-//! How a kind of layer is named and made, and the kinds that a program brings.
+//! How a kind of layer is named and made, and the kinds that a program registers.
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
@@ -15,16 +15,17 @@ use crate::shader;
 pub struct LayerKind {
     /// `type = "..."` in a model file; also the stem of the layer's files.
     pub name: &'static str,
-    /// How PyTorch calls it: the layer table prints this.
+    /// PyTorch's name: the layer table prints this.
     pub title: &'static str,
     /// Stem of automatic names: `conv` gives `conv1`, `conv2`, ...
     pub stem: &'static str,
-    /// True for what PyTorch nets do by a plain function: torchsummary, and so the layer table, has no row for it.
+    /// True for what PyTorch nets do with a plain function: torchsummary, and therefore the layer table, has no row
+    /// for it.
     pub functional: bool,
     parse: fn(toml::Table) -> Result<Arc<dyn Layer>, String>,
 }
 
-/// What other libraries call layers, in small letters and without the dimensions, and what to write here.
+/// What other libraries call layers, in lower case and without the dimensions, and what to write here.
 const OTHER_NAMES: &[(&[&str], &str)] = &[
     (&["linear", "dense", "fc", "fullyconnected"], "write linear, after flatten"),
     (
@@ -75,26 +76,26 @@ const OTHER_NAMES: &[(&[&str], &str)] = &[
     ),
 ];
 
-/// Kinds that the program brought.
+/// Kinds registered by the program.
 static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
 
-/// Makes a kind of layer from outside this crate known, with its kernels in `wgsl`: from then on model files and trained
-/// weights can name it, in this process, and both engines, `doctor` and the reports know it. Its launches name the shader as
-/// the kind is called ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules for the text. On the CPU it
-/// runs by its reference implementation, image by image.
+/// Registers a kind of layer from outside this crate, with its kernels in `wgsl`. From then on, in this process,
+/// model files and trained weights can name it, and both engines, `doctor` and the reports know it. Its launches use
+/// the kind's name as the shader's name ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules
+/// for the text. On the CPU it runs its reference implementation, image by image.
 ///
 /// Call it before the first model is read. `examples/custom_layer.rs` has a whole layer.
 ///
 /// # Errors
-/// A name that is not made of lower-case letters, digits and `_`, or that a layer or shader has already; WGSL that is not
-/// valid, with its line.
+/// A name that is not made of lower-case letters, digits and `_`, or that a layer or shader already has; invalid
+/// WGSL, with its line.
 ///
 /// # Examples
 /// ```
 /// use shadernet::layers::{self, *};
 /// use shadernet::tensor::{Arrays, Shape};
 ///
-/// /// `{ type = "nothing" }`: as flatten, no kernel.
+/// /// `{ type = "nothing" }`: like flatten, no kernel.
 /// #[derive(Debug, serde::Serialize, serde::Deserialize)]
 /// struct Nothing {}
 ///
@@ -132,8 +133,8 @@ pub fn register(kind: LayerKind, wgsl: &str) -> Result<()> {
 }
 
 impl LayerKind {
-    /// A kind whose layers are read from their keys as serde has it. Use `deny_unknown_fields`, so that a wrong key is an
-    /// error.
+    /// A kind whose layers are deserialized from their keys by serde. Use `deny_unknown_fields` to make a wrong key
+    /// an error.
     pub const fn new<L: Layer + DeserializeOwned + 'static>(
         name: &'static str,
         title: &'static str,
@@ -142,7 +143,7 @@ impl LayerKind {
         Self::parsed(name, title, stem, parse::<L>)
     }
 
-    /// A kind whose layers `parse` makes.
+    /// A kind whose layers are made by `parse`.
     pub(super) const fn parsed(
         name: &'static str,
         title: &'static str,
@@ -161,7 +162,7 @@ impl LayerKind {
         (self.parse)(keys)
     }
 
-    /// The kind called `name`, of this crate or registered.
+    /// The kind called `name`, built in or registered.
     pub fn find(name: &str) -> Option<&'static Self> {
         Self::all().into_iter().find(|kind| kind.name == name)
     }
@@ -180,7 +181,7 @@ impl LayerKind {
         message
     }
 
-    /// Every kind: those of this crate, then those registered.
+    /// Every kind: built-in ones, then registered ones.
     pub fn all() -> Vec<&'static Self> {
         let registered = REGISTERED.read().unwrap_or_else(PoisonError::into_inner);
         LAYERS.iter().chain(registered.iter().copied()).collect()

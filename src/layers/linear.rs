@@ -1,4 +1,4 @@
-//! Fully connected layer. It has no shader of its own: it is a 1x1 convolution of a map of one pixel.
+//! Fully connected layer. It has no shader of its own: it is a 1x1 convolution of a one-pixel map.
 
 use serde::{Deserialize, Serialize};
 
@@ -7,7 +7,7 @@ use super::*;
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Linear>("linear", "Linear", "linear");
 
-/// `{ type = "linear", out_features = 10, bias = true }`: output = weight · input + bias, for an input of one pixel
+/// `{ type = "linear", out_features = 10, bias = true }`: output = weight · input + bias, for a one-pixel input
 /// (put a `flatten` before it). Weight is `[out_features, in_features]`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -22,7 +22,7 @@ impl Linear {
         Conv2d::linear(self.out_features, self.bias)
     }
 
-    /// The convolution wants [out, in, 1, 1].
+    /// The convolution expects [out, in, 1, 1].
     fn as_convolution(arrays: &Arrays) -> Arrays {
         let mut arrays = arrays.clone();
         let weight = arrays.get_mut("weight").expect("a linear layer has a weight");

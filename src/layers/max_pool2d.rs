@@ -9,7 +9,7 @@ use crate::tensor::{Array, Sum};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<MaxPool2d>("max_pool2d", "MaxPool2d", "max_pool");
 
-/// `{ type = "max_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows touch. `kernel`
+/// `{ type = "max_pool2d", kernel = 2, stride = 2, padding = 0 }`; without `stride` the windows are adjacent. `kernel`
 /// may be `[height, width]`. Padding never wins.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -32,8 +32,8 @@ impl MaxPool2d {
     }
 }
 
-/// For each output (flat index), the flat index of the input that wins, the first maximum in row-major order; and of those
-/// that may win instead within the errors of the input.
+/// For each output (flat index), the flat index of the winning input, the first maximum in row-major order; and of
+/// those that may win instead within the errors of the input.
 fn for_each_winner(maps: usize, pool: &Pool, input: &Array, mut found: impl FnMut(usize, usize, &[usize])) {
     let (input, bound) = (&input.data, &input.bound);
     let (map_in, map_out) = (pool.input.height * pool.input.width, pool.output.height * pool.output.width);
@@ -49,7 +49,7 @@ fn for_each_winner(maps: usize, pool: &Pool, input: &Array, mut found: impl FnMu
             let winner: usize = winner.expect("every window holds an input");
             let candidates =
                 pool.taps(at / pool.output.width, at % pool.output.width).map(|tap| map * map_in + tap);
-            // Equal values come from equal inputs, and stay equal whatever the rounding.
+            // Equal values come from equal inputs, and stay equal under any rounding.
             let rivals: Vec<usize> = candidates
                 .filter(|&at| input[at] != input[winner])
                 .filter(|&at| input[winner] - input[at] <= bound[at] + bound[winner])

@@ -1,5 +1,5 @@
 //! The layers. Each is two files: `src/layers/<kind>.rs` and `shaders/<kind>.wgsl`, plus one `mod` line and one line in
-//! [`LAYERS`]. CONTRIBUTING.md walks through adding one. A program can also bring layers of its own: [`register`].
+//! [`LAYERS`]. CONTRIBUTING.md walks through adding one. A program can also add its own layers: [`register`].
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -33,7 +33,7 @@ pub use activation::Activation;
 pub(crate) use activation::{TAIL, TANH_NEAR_0};
 pub use kind::{LayerKind, register};
 
-/// The layers that every model file can name.
+/// The built-in layers.
 pub const LAYERS: &[LayerKind] = &[
     adaptive_avg_pool2d::KIND,
     add::KIND,
@@ -63,17 +63,17 @@ pub const LAYERS: &[LayerKind] = &[
 /// A parameter or running statistic of a layer.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Param {
-    /// Name within the layer, as PyTorch has it: `weight`.
+    /// Name within the layer, as in PyTorch: `weight`.
     pub name: &'static str,
     /// Extent of each axis.
     pub shape: Vec<usize>,
-    /// Where its first values come from.
+    /// Where its initial values come from.
     pub init: Init,
-    /// False for running statistics, which no optimizer touches.
+    /// False for running statistics, which optimizers don't touch.
     pub trained: bool,
     /// True where weight decay applies: weights of convolution and linear layers.
     pub decays: bool,
-    /// The least value that makes sense: 0 for variances, −∞ for most.
+    /// The smallest value that makes sense: 0 for variances, −∞ for most.
     pub min: f32,
 }
 
@@ -101,7 +101,7 @@ pub enum Init {
     },
 }
 
-/// Which of the three ways through a layer.
+/// One of the three passes through a layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pass {
     /// Forward with batch statistics and dropout.
@@ -123,11 +123,11 @@ pub struct Context {
     pub step: u32,
     /// Index of the layer in the model.
     pub layer: u32,
-    /// Position in the batch of the first image of the arrays.
+    /// Position in the batch of the arrays' first image.
     pub first_image: usize,
 }
 
-/// A kernel launch as a layer describes it. The planner joins the shader's variables to tensors by name.
+/// A kernel launch as a layer describes it. The planner binds the shader's variables to tensors by name.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Launch {
     /// Shader file, without `.wgsl`.
@@ -136,9 +136,9 @@ pub struct Launch {
     pub entry_point: &'static str,
     /// Override constants.
     pub constants: BTreeMap<&'static str, f64>,
-    /// Invocations wanted for one replica. The planner divides by the workgroup size; the replica is z.
+    /// Invocations needed for one replica. The planner divides by the workgroup size; the replica is z.
     pub invocations: usize,
-    /// Position of the layer's input that the variables `input` and `grad_input` stand for.
+    /// Position of the layer's input to which the variables `input` and `grad_input` refer.
     pub source: usize,
 }
 
@@ -163,17 +163,17 @@ macro_rules! numbered {
     ($prefix:literal: $($number:literal)*) => { [$(concat!($prefix, $number)),*] };
 }
 
-/// Most values that a layer can read.
+/// Maximum number of values that a layer can read.
 pub const MOST_INPUTS: usize = 16;
 const INPUTS: [&str; MOST_INPUTS] = numbered!("input": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 const GRAD_INPUTS: [&str; MOST_INPUTS] = numbered!("grad_input": 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16);
 
-/// What the input at a position is called in a layer that reads `count` of them.
+/// Name of the input at a position in a layer that reads `count` of them.
 pub fn input_name(count: usize, position: usize) -> &'static str {
     if count == 1 { "input" } else { INPUTS[position] }
 }
 
-/// What the gradient of such an input is called.
+/// Name of the gradient of such an input.
 pub fn grad_input_name(count: usize, position: usize) -> &'static str {
     if count == 1 { "grad_input" } else { GRAD_INPUTS[position] }
 }
@@ -181,29 +181,29 @@ pub fn grad_input_name(count: usize, position: usize) -> &'static str {
 /// Words of each layer among a net's settings in the tensor `state`; `Replica::words` has the list.
 pub const LAYER_SETTINGS: usize = 3;
 
-/// Number of the first word of a layer among them: those that belong to no layer come before.
+/// Index of a layer's first word among them: the words that belong to no layer come first.
 pub const fn first_setting(layer: usize) -> usize {
     9 + LAYER_SETTINGS * layer
 }
 
-/// How finely work is cut up for the lanes of a device. Results agree but for rounding.
+/// How finely work is split among a device's lanes. Results are the same except for rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Grain {
-    /// Large pieces: a value that is loaded counts for many sums. For a few lanes: a GPU in software.
+    /// Large pieces: each loaded value is used for many sums. For few lanes: a software GPU.
     #[default]
     Coarse,
-    /// Many small pieces, so that thousands of lanes have something to do and loads hide behind one another.
+    /// Many small pieces, to keep thousands of lanes busy and hide load latency.
     Fine,
 }
 
 /// What a layer needs to know to describe its launches.
 #[derive(Debug, Clone)]
 pub struct PlanContext {
-    /// Shapes of what the layer reads.
+    /// Shapes of the values the layer reads.
     pub inputs: Vec<Shape>,
     /// Shape of the layer's output.
     pub output: Shape,
-    /// Images of a batch, divided by four and rounded up: activations are `vec4`s of four images.
+    /// Images per batch, divided by four and rounded up: activations are `vec4`s of four images.
     pub quads: usize,
     /// Index of the layer in the model.
     pub layer: u32,
@@ -211,15 +211,15 @@ pub struct PlanContext {
     pub grain: Grain,
 }
 
-/// What a layer computes, as data: the CPU engine, the exports and the reports go by it, never by the layer's name.
+/// What a layer computes, as data: the CPU engine, the exports and the reports use it, never the layer's name.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Op {
-    /// A two-dimensional convolution of `weight` and, if there is one, `bias`; fully connected where the weight is a matrix.
+    /// A two-dimensional convolution with `weight` and optional `bias`; fully connected where the weight is a matrix.
     Conv2d(window::Conv),
-    /// A function of each value.
+    /// An elementwise function.
     Activation(Activation),
-    /// Batch normalisation by `weight`, `bias`, `running_mean` and `running_var`.
+    /// Batch normalisation with `weight`, `bias`, `running_mean` and `running_var`.
     BatchNorm2d {
         /// Added to the variance.
         eps: f32,
@@ -228,7 +228,7 @@ pub enum Op {
     },
     /// Normalisation of each image and group of channels by its own statistics, with `weight` and `bias`.
     GroupNorm {
-        /// Groups of as many channels each.
+        /// Number of groups, each of equally many channels.
         groups: usize,
         /// Added to the variance.
         eps: f32,
@@ -246,20 +246,20 @@ pub enum Op {
     Add,
     /// The channels of all inputs, in order.
     Concat,
-    /// The product of two inputs, one of which may have a value for each channel alone.
+    /// The product of two inputs, one of which may have a single value per channel.
     Multiply,
-    /// The same values under another shape.
+    /// The same values in another shape.
     Reshape,
-    /// None of these: the CPU engine falls back on the reference implementation, and the exports refuse it.
+    /// None of these: the CPU engine falls back on the reference implementation, and the exports reject it.
     Opaque,
 }
 
 /// A layer of a network: shape rule, parameters, reference implementation, GPU launches, in this order.
 ///
-/// The reference implementation works in `f64` on [N, C, H, W] arrays and is the meaning of the layer; both engines are
-/// compared with it. Arrays go by the names that the shader's variables have: `input`, `output`, `grad_output`,
-/// `grad_input`, the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass. A
-/// layer that reads several values calls them `input1`, `input2`, ... and their gradients `grad_input1`, ...
+/// The reference implementation works in `f64` on [N, C, H, W] arrays and defines the layer; both engines are
+/// compared with it. Arrays have the names of the shader's variables: `input`, `output`, `grad_output`, `grad_input`,
+/// the parameters, `grad_` + the trained parameters, and whatever the layer saves for its backward pass. A layer that
+/// reads several values calls them `input1`, `input2`, ... and their gradients `grad_input1`, ...
 ///
 /// # Examples
 /// ```
@@ -282,7 +282,7 @@ pub trait Layer: fmt::Debug + Send + Sync {
         1..=1
     }
 
-    /// What comes out of one image whose values have the shapes `inputs`, or why nothing can.
+    /// The output shape for one image whose values have the shapes `inputs`, or why there is none.
     fn output_shape(&self, inputs: &[Shape]) -> Result<Shape, String>;
 
     /// Parameters and running statistics.
@@ -290,7 +290,7 @@ pub trait Layer: fmt::Debug + Send + Sync {
         Vec::new()
     }
 
-    /// What the layer computes. Name an operation only if parameters and results are just its own.
+    /// What the layer computes. Name an operation only if it describes the parameters and results exactly.
     fn op(&self, _inputs: &[Shape]) -> Op {
         Op::Opaque
     }
@@ -298,16 +298,16 @@ pub trait Layer: fmt::Debug + Send + Sync {
     /// Reads `input`, parameters and running statistics; makes `output`, new running statistics, and saved arrays.
     fn forward(&self, arrays: &Arrays, context: &Context) -> Arrays;
 
-    /// Reads what forward read and made, and `grad_output`; makes `grad_input` and the gradients of the parameters.
+    /// Reads what forward read and made, and `grad_output`; makes `grad_input` and the parameters' gradients.
     fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays;
 
-    /// Launches of one pass. In the backward pass, an entry point whose name begins with `backward_input` makes the gradient of
-    /// the launch's source ([`Launch::source`]) and nothing else; the planner leaves it out where nothing that the source is made
-    /// from is trained. An empty list forward: the output is the input under another shape. An empty list backward: the gradient
-    /// of the output is that of each input.
+    /// Launches of one pass. In the backward pass, an entry point whose name begins with `backward_input` makes the
+    /// gradient of the launch's source ([`Launch::source`]) and nothing else; the planner omits it if nothing trained
+    /// contributes to the source. An empty list for a forward pass means that the output is the input in another
+    /// shape. An empty list for the backward pass means that the gradient of each input is that of the output.
     fn launches(&self, pass: Pass, context: &PlanContext) -> Vec<Launch>;
 
-    /// Tensors that the forward launches save or need for themselves: name and `f32` values per replica.
+    /// Tensors that the forward launches save or need as scratch space: name and `f32` values per replica.
     fn saved(&self, _context: &PlanContext) -> Vec<(&'static str, usize)> {
         Vec::new()
     }

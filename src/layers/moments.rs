@@ -1,4 +1,4 @@
-//! Mean and variance of values that a layer normalises, and what is made with them.
+//! Mean and variance of the values that a layer normalises, and what is derived from them.
 
 use crate::tensor::{FLUSH, Sum, gamma};
 
@@ -14,17 +14,17 @@ impl Bounded {
         Self { value, bound: 0.0 }
     }
 
-    /// The largest that its size can be.
+    /// Largest possible magnitude.
     pub(super) fn largest(self) -> f64 {
         self.value.abs() + self.bound
     }
 }
 
-/// What normalises some values.
+/// Statistics that normalise a set of values.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moments {
     pub(super) mean: Bounded,
-    /// Biased: the mean of the squared distances from the mean.
+    /// Biased: the mean of the squared deviations from the mean.
     pub(super) var: Bounded,
     /// 1/√(var + eps)
     pub(super) inv_std: Bounded,
@@ -32,16 +32,18 @@ pub(super) struct Moments {
 }
 
 impl Moments {
-    /// The moments of `values`, of which there is at least one. The bounds hold for sums around zero or the first value f
-    /// (which the kernels take, against cancellation), in any order, with D = Σ d/m the mean of the m distances d = x − f:
+    /// The moments of `values`, of which there is at least one. The bounds hold for sums taken relative to zero or to
+    /// the first value f (which the kernels do, against cancellation), in any order, with D = Σ d/m the mean of the m
+    /// differences d = x − f:
     ///
-    /// - mean = f + D. A distance is rounded once, its sum m − 1 times, and the division is 2.5 units in the last place, five
-    ///   roundings: D is off by γ(m + 5) · Σ|d|/m, where Σ|d|/m ≤ Σ|x|/m + |f|; the last addition rounds |mean|, which is no
-    ///   more than Σ|x|/m.
-    /// - var = Σ d²/m − D². A square has three roundings (two for its factor), so that the first part is off by γ(m + 7) · A,
-    ///   A = Σ d²/m. Since (Σ|d|/m)² ≤ A, the square of D is off by (2γ(m + 5) + γ(1)) · A and what is of second order. The
-    ///   difference rounds var ≤ A. Together less than 3γ(m + 7) · A.
-    /// - A distance, a square or a quotient may be flushed to zero, each an error of [`FLUSH`] in the mean of as many.
+    /// - mean = f + D. A difference is rounded once, its sum m − 1 times, and the division is accurate to 2.5 units
+    ///   in the last place, five roundings: D is off by γ(m + 5) · Σ|d|/m, where Σ|d|/m ≤ Σ|x|/m + |f|; the last
+    ///   addition rounds |mean|, which is at most Σ|x|/m.
+    /// - var = Σ d²/m − D². A square has three roundings (two for its factor), so the first part is off by γ(m + 7) ·
+    ///   A, A = Σ d²/m. Since (Σ|d|/m)² ≤ A, the square of D is off by (2γ(m + 5) + γ(1)) · A plus second-order
+    ///   terms. The difference rounds var ≤ A. In total less than 3γ(m + 7) · A.
+    /// - A difference, a square or a quotient may be flushed to zero, each an error of [`FLUSH`] in the mean of as
+    ///   many.
     pub(super) fn of(values: impl Iterator<Item = f64> + Clone, eps: f64) -> Self {
         let first = values.clone().next().expect("something to normalise");
         let (mut sum, mut around_first) = (Sum::default(), 0.0);
@@ -61,7 +63,7 @@ impl Moments {
     }
 }
 
-/// 1/√(var + eps). Eight roundings: sum, square root and division, each of which WGSL allows two units in the last place.
+/// 1/√(var + eps). Eight roundings: sum, square root and division; WGSL allows each two units in the last place.
 pub(super) fn inv_std(var: Bounded, eps: f64) -> Bounded {
     let value = 1.0 / (var.value + eps).sqrt();
     let largest = 1.0 / ((var.value - var.bound).max(0.0) + eps).sqrt();

@@ -1,4 +1,4 @@
-//! Product of two values, or of a value and a gate for each channel. Kernels: `shaders/multiply.wgsl`.
+//! Product of two values, or of a value and a per-channel gate. Kernels: `shaders/multiply.wgsl`.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +8,7 @@ use crate::tensor::{Array, Sum};
 pub(super) const KIND: LayerKind =
     LayerKind::new::<Multiply>("multiply", "Multiply", "multiply").functional();
 
-/// `{ type = "multiply", from = ["sigmoid1", "norm2"] }`: output = input1 · input2, element by element. One of them may be
+/// `{ type = "multiply", from = ["sigmoid1", "norm2"] }`: output = input1 · input2, elementwise. One of them may be
 /// [C, 1, 1]: it then multiplies whole maps, as in squeeze and excitation (Hu et al. 2018).
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

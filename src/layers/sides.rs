@@ -1,4 +1,4 @@
-//! Keys that take one number for all sides of a window, or a list with one for each.
+//! Keys that take one number for all sides of a window, or a list with one number per side.
 
 use std::fmt;
 
@@ -12,7 +12,7 @@ use super::window::Axis;
 pub(super) struct Sides(pub(super) [usize; 2]);
 
 impl Sides {
-    /// True for 1 both ways.
+    /// True if it is 1 in both directions.
     pub(super) fn is_one(&self) -> bool {
         self.0 == [1, 1]
     }
@@ -29,7 +29,7 @@ impl Default for Sides {
 pub(super) enum Padding {
     /// Zeros on each side.
     Each([usize; 4]),
-    /// As many as make the output as large as the input divided by the stride, rounded up. Of an odd number, one more goes
+    /// As many as make the output as large as the input divided by the stride, rounded up. If odd, the extra one goes
     /// below and to the right: TensorFlow's `SAME`, <https://www.tensorflow.org/api_docs/python/tf/nn#notes_on_padding_2>.
     Same,
 }
@@ -41,7 +41,7 @@ impl Default for Padding {
 }
 
 impl Padding {
-    /// The window, padded along the axis of number `at`.
+    /// The window, padded along axis `at`.
     pub(super) fn around(self, at: usize, axis: Axis) -> Axis {
         let padding = match self {
             Self::Each(sides) => [sides[2 * at], sides[2 * at + 1]],
@@ -55,7 +55,7 @@ impl Padding {
     }
 }
 
-/// Reads a number or a list of `N`; `None` stands for `word`, where there is one.
+/// Reads a number or a list of `N`; `None` means `word`, where there is one.
 struct OneOrEach<const N: usize> {
     wanted: &'static str,
     word: Option<&'static str>,
@@ -102,7 +102,7 @@ impl<'de> Deserialize<'de> for Padding {
     }
 }
 
-/// The number, if it is the same on all sides.
+/// The number, if all sides have the same.
 fn one(sides: &[usize]) -> Option<usize> {
     sides.iter().all(|side| *side == sides[0]).then_some(sides[0])
 }

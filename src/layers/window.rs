@@ -1,4 +1,4 @@
-//! The sliding window that convolution and pooling share: sizes, and which input an output's tap reads.
+//! The sliding window shared by convolution and pooling: sizes, and which input an output's tap reads.
 
 use serde::Serialize;
 
@@ -12,11 +12,11 @@ pub struct Axis {
     pub input: usize,
     /// Taps of the window.
     pub kernel: usize,
-    /// Distance of neighbouring windows.
+    /// Distance between adjacent windows.
     pub stride: usize,
-    /// Distance of neighbouring taps.
+    /// Distance between adjacent taps.
     pub dilation: usize,
-    /// Zeros before the input and behind it.
+    /// Zeros before and after the input.
     pub padding: [usize; 2],
 }
 
@@ -26,7 +26,7 @@ impl Axis {
         (self.kernel - 1).saturating_mul(self.dilation).saturating_add(1)
     }
 
-    /// How often the window fits into the padded input: PyTorch's floor mode.
+    /// How many windows fit into the padded input: PyTorch's floor mode.
     pub fn output(&self) -> Option<usize> {
         let padded = self.padding.iter().fold(self.input, |padded, &side| padded.saturating_add(side));
         Some(padded.checked_sub(self.reach())? / self.stride + 1)
@@ -40,10 +40,10 @@ impl Axis {
     }
 }
 
-/// Largest stride, dilation and window: what shaders hold in 32 bits is then far from overflowing.
+/// Largest stride, dilation and window: keeps the shaders' 32-bit values far from overflow.
 pub(super) const MAX_WINDOW: usize = 65_536;
 
-/// Fails if a stride or the side of a window is 0 or too large.
+/// Fails if a stride or window side is 0 or too large.
 pub(super) fn check_extent(name: &str, value: usize) -> Result<(), String> {
     if (1..=MAX_WINDOW).contains(&value) {
         return Ok(());
@@ -60,13 +60,13 @@ pub struct Conv {
     pub output: Shape,
     /// Height and width of the kernel.
     pub kernel: [usize; 2],
-    /// Distance of neighbouring windows.
+    /// Distance between adjacent windows.
     pub stride: usize,
     /// Zeros above, below, left and right of the input.
     pub padding: [usize; 4],
-    /// Distance of neighbouring taps of the kernel, down and across.
+    /// Distance between adjacent taps of the kernel, down and across.
     pub dilation: [usize; 2],
-    /// Groups of channels that do not see each other; they divide both channel counts.
+    /// Groups of channels independent of each other; they divide both channel counts.
     pub groups: usize,
 }
 
@@ -81,7 +81,7 @@ impl Conv {
         [axis(self.input.height, 0, [top, bottom]), axis(self.input.width, 1, [left, right])]
     }
 
-    /// Taps of the kernel for an input channel.
+    /// Taps of the kernel per input channel.
     pub fn taps(&self) -> usize {
         self.kernel[0] * self.kernel[1]
     }
@@ -91,23 +91,23 @@ impl Conv {
         self.input.channels / self.groups
     }
 
-    /// Filters of a group.
+    /// Filters per group.
     pub fn group_out(&self) -> usize {
         self.output.channels / self.groups
     }
 
-    /// Weights of a filter.
+    /// Weights per filter.
     pub fn filter(&self) -> usize {
         self.group_in() * self.taps()
     }
 
-    /// Side of the kernel and padding on each side, if it is square, without dilation and padded evenly.
+    /// Side of the kernel and padding on each side, if it is square, undilated and evenly padded.
     pub fn square(&self) -> Option<[usize; 2]> {
         let ([side, width], padding) = (self.kernel, self.padding[0]);
         (side == width && self.dilation == [1, 1] && self.padding == [padding; 4]).then_some([side, padding])
     }
 
-    /// True if each output pixel is made from the input pixel at its place and no other.
+    /// True if each output pixel depends only on the input pixel at its position.
     pub fn is_pointwise(&self) -> bool {
         (self.kernel, self.stride, self.padding) == ([1, 1], 1, [0; 4])
     }
@@ -122,14 +122,14 @@ pub struct Pool {
     pub output: Shape,
     /// Height and width of the window.
     pub kernel: [usize; 2],
-    /// Distance of neighbouring windows, down and across.
+    /// Distance between adjacent windows, down and across.
     pub stride: [usize; 2],
     /// Rows and columns of padding on each side.
     pub padding: usize,
 }
 
 impl Pool {
-    /// The pooling of `input`, or why the window does not fit. Without a stride the windows touch.
+    /// The pooling of `input`, or why the window does not fit. Without a stride the windows are adjacent.
     pub(super) fn new(
         input: Shape,
         kernel: Sides,
@@ -154,11 +154,11 @@ impl Pool {
         Ok(pool)
     }
 
-    /// The pooling to `height` x `width` by windows that touch; these divide the input's.
+    /// The pooling to `height` x `width` by adjacent windows; these divide the input's size.
     pub(super) fn adaptive(input: Shape, [height, width]: [usize; 2]) -> Self {
         let kernel = [input.height / height, input.width / width];
         let output = Shape::new(input.channels, height, width);
-        // A single window goes nowhere.
+        // A single window never moves.
         let stride = |windows: usize, kernel: usize| if windows == 1 { 1 } else { kernel };
         Self {
             input,

@@ -1,11 +1,11 @@
-//! Log-softmax and negative log-likelihood in one, with label smoothing (Szegedy et al. 2016). Kernels:
+//! Log-softmax and negative log-likelihood combined, with label smoothing (Szegedy et al. 2016). Kernels:
 //! `shaders/cross_entropy.wgsl`.
 
 use crate::layers::Launch;
 use crate::tensor::{Array, Arrays, FLUSH, gamma};
 
-/// Loss of a batch: reads `logits` `[N, C]` (trailing axes of one are fine); makes `loss` `[N]`, one value an image, and
-/// `grad_logits`, the gradient of the mean over the batch.
+/// Loss of a batch: reads `logits` `[N, C]` (trailing axes of one are fine); makes `loss` `[N]`, one value per image,
+/// and `grad_logits`, the gradient of the mean over the batch.
 ///
 /// With q = (1 − s) · onehot + s/C: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
 ///
@@ -31,7 +31,7 @@ pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
         let total: f64 = exps.iter().sum();
         let log_total = total.ln();
         // WGSL allows exp(x) 3 + 2|x| units in the last place, log 3 units or 2⁻²¹, and x = z − max is itself rounded.
-        // Beyond a million exp is 0, and infinite logits would be beyond counting.
+        // Beyond a million, exp is 0; infinite logits would overflow the count.
         let exp_error = |z: f64| gamma(8 + 6 * (z - max).abs().ceil().min(1e6) as usize);
         let total_error: f64 =
             row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);

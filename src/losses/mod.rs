@@ -1,3 +1,3 @@
-//! Losses. One so far: what a classifier needs.
+//! Losses. Only one so far, for classifiers.
 
 pub mod cross_entropy;

@@ -1,4 +1,4 @@
-//! How the layers hang together: what each reads, who reads it, and the walks through all of them.
+//! How the layers are connected: what each reads, which layers read it, and walks through all of them.
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -14,7 +14,7 @@ use super::{Model, NamedLayer};
 pub enum Source {
     /// The image.
     Image,
-    /// The output of the layer with this index, which comes before.
+    /// The output of the layer with this index, which is an earlier one.
     Layer(usize),
 }
 
@@ -27,17 +27,17 @@ pub struct Reader {
     pub position: usize,
 }
 
-/// What `from` calls the image.
+/// The name of the image in `from`.
 const IMAGE: &str = "input";
 
-/// The names of a model's layers, and the indices of those that are read already.
+/// The names of a model's layers, and the indices of those parsed so far.
 pub(super) struct Names {
     pub(super) all: Vec<String>,
     pub(super) known: HashMap<String, usize>,
 }
 
 impl Names {
-    /// The names as given, or counted by kind.
+    /// The names as given, or numbered by kind.
     pub(super) fn new(config: &ModelConfig) -> Self {
         let mut counts = HashMap::new();
         let name = |layer: &LayerConfig| {
@@ -49,7 +49,7 @@ impl Names {
         Self { all: config.layers.iter().map(name).collect(), known: HashMap::new() }
     }
 
-    /// What the layer with this index reads: what `from` names, else the layer before.
+    /// What the layer with this index reads: the names in `from`, else the previous layer.
     pub(super) fn sources(&self, config: &ModelConfig, index: usize) -> Result<Vec<Source>, String> {
         let find = |wanted: &String| match wanted.as_str() {
             IMAGE => Ok(Source::Image),
@@ -61,7 +61,7 @@ impl Names {
         }
     }
 
-    /// Index of the layer called `wanted`, which a key of the layer with this index names and which must come before it.
+    /// Index of the layer `wanted`, named by `key` of the layer with this index, which it must precede.
     pub(super) fn earlier(&self, index: usize, key: &str, wanted: &str) -> Result<usize, String> {
         if let Some(&found) = self.known.get(wanted).filter(|&&found| found < index) {
             return Ok(found);
@@ -80,13 +80,13 @@ impl Names {
     }
 }
 
-/// What a layer reads that does not say.
+/// The default input of a layer.
 fn before(index: usize) -> Source {
     index.checked_sub(1).map_or(Source::Image, Source::Layer)
 }
 
 impl NamedLayer {
-    /// The arguments of `from`, unless it reads just the layer before.
+    /// The arguments of `from`, unless the layer reads just the previous one.
     pub(crate) fn from(&self, index: usize, layers: &[Self]) -> Option<Vec<String>> {
         let name = |source: &Source| match *source {
             Source::Image => IMAGE.to_owned(),
@@ -105,19 +105,19 @@ impl Model {
         }
     }
 
-    /// True if the gradient of a value is wanted: something that it is made from is trained.
+    /// True if the gradient of a value is needed: something trained contributes to it.
     pub fn needs_grad(&self, source: Source) -> bool {
         matches!(source, Source::Layer(layer) if self.layers[layer].needs_grad)
     }
 
-    /// True if a layer reads the one before it and nothing else, and nobody else reads that.
+    /// True if a layer reads only the one before it and is that one's only reader.
     pub fn is_chained(&self, layer: usize) -> bool {
         let single = |before: usize| self.layers[before].readers.len() == 1;
         self.layers[layer].sources == [before(layer)] && layer.checked_sub(1).is_none_or(single)
     }
 
-    /// Goes through the layers, first to last: `run` gets a layer's index and what it reads, and makes its output. Returns
-    /// all outputs.
+    /// Goes through the layers, first to last: `run` gets a layer's index and its inputs, and makes its output.
+    /// Returns all outputs.
     pub(crate) fn walk<T>(&self, image: &T, mut run: impl FnMut(usize, &[&T]) -> T) -> Vec<T> {
         let mut outputs: Vec<T> = Vec::with_capacity(self.layers.len());
         for (index, layer) in self.layers.iter().enumerate() {
@@ -132,8 +132,8 @@ impl Model {
         outputs
     }
 
-    /// Goes through the layers, last to first: `run` gets a layer's index and the gradient of its output, and makes those of
-    /// its inputs. The gradient of a value with several readers is the `sum` of theirs, first to last.
+    /// Goes through the layers, last to first: `run` gets a layer's index and the gradient of its output, and makes
+    /// those of its inputs. The gradient of a value with several readers is the `sum` of theirs, first to last.
     pub(crate) fn walk_back<T>(
         &self,
         grad_output: T,
@@ -144,7 +144,7 @@ impl Model {
         grads.last_mut().expect("a checked model").push(grad_output);
         for (index, layer) in self.layers.iter().enumerate().rev() {
             let mut parts = std::mem::take(&mut grads[index]);
-            // They came from the last reader to the first.
+            // They were collected from the last reader to the first.
             parts.reverse();
             let grad = if parts.len() == 1 { parts.remove(0) } else { sum(index, parts) };
             let made = run(index, grad);
@@ -157,7 +157,7 @@ impl Model {
     }
 }
 
-/// Why a layer cannot be called as the one with this index is.
+/// Why a layer cannot have the name of the one with this index.
 pub(super) fn taken(config: &ModelConfig, first: usize) -> String {
     let line = config.layers[first].line.map_or(String::new(), |line| format!(" in line {line}"));
     format!("layer {}{line} has this name already: choose another", first + 1)
@@ -166,14 +166,14 @@ pub(super) fn taken(config: &ModelConfig, first: usize) -> String {
 /// Keys of every layer, whatever its type.
 const KEYS: [&str; 4] = ["type", "name", "from", "weights_of"];
 
-/// A better word on an unknown key of a layer if it looks like one that every layer has.
+/// A better message for an unknown key of a layer if it resembles one that every layer has.
 pub(super) fn misspelt(keys: &toml::Table, message: &str) -> Option<String> {
     let unknown = keys.keys().find(|key| message.starts_with(&format!("there is no key `{key}`")))?;
     let meant = nearest(unknown, &KEYS)?;
     Some(format!("there is no key `{unknown}` (did you mean {meant}?)"))
 }
 
-/// Why a layer cannot read so many values.
+/// Why a layer cannot read `found` values.
 pub(super) fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usize) -> String {
     let (least, most, name) = (*wanted.start(), *wanted.end(), kind.name);
     if most == 1 {
@@ -190,8 +190,8 @@ pub(super) fn arity(kind: &LayerKind, wanted: &RangeInclusive<usize>, found: usi
     )
 }
 
-/// Index of the layer that owns the trained parameters of the one with this index, which is called `name`, if a layer of this
-/// kind with these parameters can compute with them.
+/// Index of the layer that owns the trained parameters of the one with this index and this `name`, if a layer of this
+/// kind with these parameters can use them.
 pub(super) fn find_owner(
     (index, owner): (usize, &NamedLayer),
     name: &str,

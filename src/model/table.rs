@@ -5,9 +5,9 @@ use std::fmt;
 use super::Model;
 use crate::tensor::Shape;
 
-/// The layer table, counted as `torchsummary` does: 4 bytes a value, 2^20 bytes a MB, every layer's output twice;
-/// what PyTorch does by a plain function has no row and is named below. Of a net with branches, for which that has no words,
-/// every layer has a row with its name and, unless it reads the layer before, the names of what it reads.
+/// The layer table, counted as in `torchsummary`: 4 bytes per value, 2^20 bytes per MB, every layer's output twice;
+/// what PyTorch does with a plain function has no row and is named below. In a net with branches, which torchsummary
+/// can't show, every layer has a row with its name and, unless it reads the previous layer, the names of its inputs.
 impl fmt::Display for Model {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let megabytes = |values: usize| values as f64 * 4.0 / (1 << 20) as f64;

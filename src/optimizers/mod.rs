@@ -8,7 +8,7 @@ mod adam;
 pub mod average;
 mod sgd;
 
-/// What a step of an optimizer is given besides arrays.
+/// Inputs of an optimizer step other than arrays.
 #[derive(Debug, Clone, Copy)]
 pub struct Step {
     /// Steps taken before this one.
@@ -26,7 +26,7 @@ impl Optimizer {
         }
     }
 
-    /// Weight decay, for the parameters that decay.
+    /// Weight decay of the parameters it applies to.
     pub fn weight_decay(&self) -> f32 {
         match *self {
             Self::Sgd { weight_decay, .. }
@@ -35,7 +35,7 @@ impl Optimizer {
         }
     }
 
-    /// The same rule with another weight decay.
+    /// The same rule with a different weight decay.
     #[must_use]
     pub fn with_weight_decay(mut self, decay: f32) -> Self {
         match &mut self {
@@ -46,8 +46,8 @@ impl Optimizer {
         self
     }
 
-    /// Reference: reads `params`, `grads`, `weight_decay` (one value each element) and the memory; makes the new `params`
-    /// and memory.
+    /// Reference: reads `params`, `grads`, `weight_decay` (one value per element) and the memory; makes the new
+    /// `params` and memory.
     ///
     /// # Examples
     /// ```
@@ -70,8 +70,8 @@ impl Optimizer {
         }
     }
 
-    /// The launch that updates `elements` parameters by gradients that are sums over `parts` rows, and their moving average
-    /// if `average_decay` is above 0, in a run of `steps` steps.
+    /// The launch that updates `elements` parameters by gradients that are summed over `parts` rows, and their moving
+    /// average if `average_decay` is above 0, in a run of `steps` steps.
     pub fn launch(&self, elements: usize, parts: usize, steps: usize, average_decay: f32) -> Launch {
         let (shader, mut constants) = match *self {
             Self::Sgd { momentum, nesterov, .. } => ("sgd", sgd::constants(momentum, nesterov)),
@@ -110,7 +110,7 @@ fn exact(value: f64) -> Bounded {
     Bounded { value, bound: 0.0 }
 }
 
-/// An element with the bound that it comes with.
+/// An element with its bound.
 fn given(array: &Array, index: usize) -> Bounded {
     Bounded { value: array.data[index], bound: array.bound[index] }
 }

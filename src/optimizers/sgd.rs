@@ -1,4 +1,4 @@
-//! Stochastic gradient descent with momentum, as PyTorch writes it (Sutskever et al. 2013). Kernel: `shaders/sgd.wgsl`.
+//! Stochastic gradient descent with momentum, as in PyTorch (Sutskever et al. 2013). Kernel: `shaders/sgd.wgsl`.
 //!
 //! g = grad + decay·p;  v = momentum·v + g;  p = p − rate·(v, or g + momentum·v with Nesterov)
 

@@ -1,38 +1,39 @@
-//! Which layers share a launch: the model cut into blocks.
+//! Which layers share a launch: the model split into blocks.
 
 use crate::layers::window::Conv;
 use crate::layers::{Activation, Op};
 use crate::model::Model;
 
-/// Layers that are computed together. Layers go by their index in the model.
+/// Layers that are computed together, identified by index in the model.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Block {
-    /// One layer by its own launches.
+    /// One layer with its own launches.
     Layer(usize),
-    /// A convolution with what stands before and behind it.
+    /// A convolution with the layers before and after it.
     Conv(FusedConv),
     /// The end of the network, with the loss.
     Head(Head),
 }
 
-/// A convolution with a square kernel, evenly padded, of stride 1 without groups or dilation: `shaders/fused_conv2d.wgsl`.
+/// A convolution with a square kernel, evenly padded, with stride 1, no groups and no dilation:
+/// `shaders/fused_conv2d.wgsl`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct FusedConv {
     pub(super) conv: usize,
     pub(super) before: Before,
-    /// The rectifier right behind it.
+    /// The rectifier right after it.
     pub(super) relu: Option<usize>,
-    /// The batch normalisation behind that, if whoever reads the output normalises it.
+    /// The batch normalisation after that, if the reader of the output applies it.
     pub(super) norm: Option<usize>,
 }
 
 impl FusedConv {
-    /// The first of its layers, whose input it loads.
+    /// Its first layer, whose input it loads.
     pub(super) fn first(&self) -> usize {
         self.before.layers().next().unwrap_or(self.conv)
     }
 
-    /// The layer whose output it makes.
+    /// The layer whose output it computes.
     pub(super) fn last(&self) -> usize {
         self.relu.unwrap_or(self.conv)
     }
@@ -57,36 +58,36 @@ impl Before {
 /// The mean over a map and a linear layer, in either order, or a linear layer alone: `shaders/head.wgsl`.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Head {
-    /// The first of its layers.
+    /// Its first layer.
     pub(super) first: usize,
     /// The linear layer or 1x1 convolution.
     pub(super) linear: usize,
-    /// Values of a map that are averaged.
+    /// Values per map that are averaged.
     pub(super) pixels: usize,
 }
 
-/// As the shaders have it.
+/// As in the shaders.
 const MOST_CHANNELS: usize = 256;
 const MOST_HEAD_CHANNELS: usize = 512;
 const MOST_CLASSES: usize = 256;
 const MOST_KERNEL: usize = 13;
-/// Some drivers end an invocation's loops after 65,535 rounds in all, and an invocation of the weight gradient goes through
-/// so many pixels.
+/// Some drivers end an invocation's loops after 65,535 iterations in total, and an invocation of the weight gradient
+/// loops over this many pixels.
 const MOST_PIXELS: usize = 16_384;
 
-/// Cuts a model into blocks; `part_quads` is how many quads of images a part of the batch has.
+/// Splits a model into blocks; `part_quads` is the number of image quads in a part of the batch.
 pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
     let ops: Vec<Op> = model.layers.iter().map(|layer| layer.op).collect();
     let mut blocks: Vec<Block> = Vec::new();
     let mut at = 0;
     while at < ops.len() {
-        // Layers that a convolution may apply on loading, and the convolution.
+        // Layers that a convolution can apply on loading, and the convolution.
         let (before, conv) = chain(model, &ops, at);
         let producer = match blocks.last() {
             Some(Block::Conv(producer)) => Some(producer.clone()),
             _ => None,
         };
-        // A normalisation needs the sums that only a fused convolution right before it makes.
+        // A normalisation needs sums that only a fused convolution right before it computes.
         let fits = before.norm.is_none() || producer.is_some() && model.is_chained(at);
         let fused = conv.filter(|&conv| fits && head(model, &ops, conv).is_none());
         if let Some(conv) = fused.filter(|&conv| is_fusable(&ops[conv], part_quads)) {
@@ -111,8 +112,8 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
     blocks
 }
 
-/// The layers from `at` on that can be applied on loading, and what comes behind them if it is a convolution. Each of them
-/// is all that reads the one before.
+/// The layers from `at` on that can be applied on loading, and what follows them if it is a convolution. Each is the
+/// only reader of the one before.
 fn chain(model: &Model, ops: &[Op], first: usize) -> (Before, Option<usize>) {
     let mut before = Before::default();
     let mut at = first;
@@ -125,7 +126,7 @@ fn chain(model: &Model, ops: &[Op], first: usize) -> (Before, Option<usize>) {
     before.norm = next(|op| matches!(op, Op::BatchNorm2d { .. }));
     before.relu = next(|op| matches!(op, Op::Activation(Activation::LeakyRelu { .. })));
     before.pool = next(|op| match op {
-        // Windows that touch and cover everything, so that each input has one window.
+        // Adjacent windows that cover the whole map, so each input is in exactly one window.
         Op::MaxPool2d(pool) => {
             let covers = [pool.output.height * pool.kernel[0], pool.output.width * pool.kernel[1]];
             pool.kernel == pool.stride && pool.padding == 0 && covers == [pool.input.height, pool.input.width]
@@ -144,13 +145,13 @@ fn is_fusable(op: &Op, part_quads: usize) -> bool {
     square && (stride, groups) == (1, 1) && small && part_quads * output.height * output.width <= MOST_PIXELS
 }
 
-/// The head that starts at layer `at` and ends with the network.
+/// The head that starts at layer `at` and extends to the end of the network.
 fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
     if !(at + 1..ops.len()).all(|layer| model.is_chained(layer)) {
         return None;
     }
     let computes = |layer: &usize| ops[*layer] != Op::Reshape;
-    // A third one is enough to know that this is no head.
+    // A third one is enough to rule out a head.
     let layers: Vec<usize> = (at..ops.len()).filter(computes).take(3).collect();
     let whole = |layer: usize| matches!(ops[layer], Op::AvgPool2d(pool) if pool.output.height * pool.output.width == 1 && pool.padding == 0 && pool.kernel == [pool.input.height, pool.input.width]);
     let linear =
@@ -171,7 +172,7 @@ fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
 mod tests {
     use super::*;
 
-    /// The blocks of a model of these layers, in words.
+    /// The blocks of a model with these layers, in words.
     fn cut(input: &str, layers: &[&str], part_quads: usize) -> Vec<String> {
         let layers: Vec<_> = layers.iter().map(|layer| format!("{{ type = {layer} }}")).collect();
         let text = format!("name = \"x\"\ninput = {input}\nlayers = [\n{}\n]", layers.join(",\n"));
@@ -238,10 +239,10 @@ mod tests {
             assert_eq!(got[..2], ["[] conv1 []", "batch_norm1"], "{pool}");
             assert!(got[2].contains("pool1") && got[3] == "[] conv2 []", "{got:?}");
         }
-        // A normalisation of what is no fused convolution's output.
+        // A normalisation of something other than a fused convolution's output.
         let got = cut("[1, 12, 12]", &[NORM, CONV, POOL, NORM, CONV, ONE, GAP], 1);
         assert_eq!(got[..4], ["batch_norm1", "[] conv1 []", "max_pool1", "batch_norm2"]);
-        // As many pixels as one invocation may go through: 62 · 62 · 4 of a part of four quads, and more.
+        // As many pixels as one invocation may loop over: 62 · 62 · 4 in a part of four quads; then more.
         assert_eq!(cut("[1, 64, 64]", &[CONV, ONE, GAP], 4)[0], "[] conv1 []");
         assert_eq!(cut("[1, 64, 64]", &[CONV, ONE, GAP], 5)[0], "conv1");
         assert_eq!(cut("[1, 66, 66]", &[CONV, ONE, GAP], 4)[0], "[] conv1 []", "64 · 64 · 4 = 16,384");
@@ -262,7 +263,7 @@ mod tests {
         }
         let many = r#""linear", out_features = 256"#;
         assert_eq!(cut("[4, 1, 1]", &[many], 1), ["head linear1 linear1 1"]);
-        // Too many channels; a kernel, stride or groups of its own; a mean of parts.
+        // Too many channels; a larger kernel, a stride or groups; a partial mean.
         for (input, layers) in [
             ("[513, 1, 1]", &[LINEAR][..]),
             ("[4, 3, 5]", &[CONV, GAP]),

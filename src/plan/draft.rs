@@ -1,4 +1,4 @@
-//! A plan in the making: tensors and launches are added one by one.
+//! A plan under construction: tensors and launches are added one by one.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use crate::shader;
 /// WebGPU's limit on workgroups along one axis.
 const MAX_WORKGROUPS: usize = 65_535;
 
-/// Tensors by the shader's variable that stands for them.
+/// Tensors by shader variable.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Wires(BTreeMap<String, usize>);
 
@@ -18,7 +18,7 @@ impl Wires {
         Self(wires.into_iter().map(|(variable, tensor)| (variable.to_owned(), tensor)).collect())
     }
 
-    /// The same, and a convolution without bias binds its weight a second time; the shader does not read it.
+    /// The same, for a convolution without bias: it binds its weight a second time, which the shader doesn't read.
     pub(super) fn with_bias(&self) -> Self {
         let mut wires = self.clone();
         if let (Some(weight), None) = (self.get("weight"), self.get("bias")) {
@@ -27,7 +27,7 @@ impl Wires {
         wires
     }
 
-    /// Wires a variable, anew if it was wired.
+    /// Wires a variable, replacing any earlier wiring.
     pub(super) fn set(&mut self, variable: &str, tensor: usize) {
         self.0.insert(variable.to_owned(), tensor);
     }
@@ -44,7 +44,7 @@ pub(super) struct Draft {
     by_name: BTreeMap<String, usize>,
     pinned: Vec<usize>,
     dispatches: Vec<Dispatch>,
-    /// Constants of every launch whose shader has them.
+    /// Constants of every launch whose shader declares them.
     constants: BTreeMap<&'static str, f64>,
 }
 
@@ -60,7 +60,7 @@ impl Draft {
         }
     }
 
-    /// A constant of every launch whose shader has it.
+    /// A constant of every launch whose shader declares it.
     pub(super) fn constant(&mut self, name: &'static str, value: usize) {
         self.constants.insert(name, value as f64);
     }
@@ -72,12 +72,12 @@ impl Draft {
         })
     }
 
-    /// A tensor in pooled memory. Returns its number, as the others do.
+    /// A tensor in pooled memory. Returns its number, like the methods below.
     pub(super) fn pool(&mut self, name: &str, floats: usize) -> usize {
         self.add(name, floats, Place::Slot(usize::MAX))
     }
 
-    /// A tensor with a buffer of its own that outlives the step.
+    /// A tensor with its own buffer that outlives the step.
     pub(super) fn keep(&mut self, name: &str, floats: usize) -> usize {
         self.keep_view(name, name, 0, floats)
     }
@@ -87,17 +87,17 @@ impl Draft {
         self.add(name, floats, Place::Kept { buffer: buffer.to_owned(), offset: 4 * offset as u64 })
     }
 
-    /// Keeps a tensor that no launch binds: a part of a buffer that tests read.
+    /// Keeps a tensor that no launch binds: a part of a buffer, for tests to read.
     pub(super) fn pin(&mut self, tensor: usize) {
         self.pinned.push(tensor);
     }
 
-    /// A launch for each replica. `wires` says which tensors its variables are; others are those called so.
+    /// A launch for each replica. `wires` maps variables to tensors; other variables bind the tensors of the same name.
     pub(super) fn launch(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
         self.launch_times(owner, launch, wires, self.options.replicas);
     }
 
-    /// A launch whose elements are those of all replicas.
+    /// A launch that covers the elements of all replicas.
     pub(super) fn launch_once(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
         self.launch_times(owner, launch, wires, 1);
     }
@@ -131,7 +131,7 @@ impl Draft {
         });
     }
 
-    /// Drops tensors that nothing uses and gives the others their places.
+    /// Drops unused tensors and places the others.
     pub(super) fn finish(self, batch_size: usize) -> Plan {
         let Self { mut tensors, mut dispatches, options, pinned, .. } = self;
         let mut used = vec![false; tensors.len()];

@@ -1,4 +1,4 @@
-//! The fused plan: launches for the blocks of a model. What a fused kernel binds and computes is in its shader's head.
+//! The fused plan: launches for the blocks of a model. Each shader documents what its kernels bind and compute.
 
 use std::collections::BTreeMap;
 
@@ -12,22 +12,23 @@ use crate::layers::{Activation, Grain, Launch, Op, first_setting};
 use crate::model::Model;
 use crate::shader;
 
-/// Invocations of every fused kernel's workgroup.
+/// Workgroup size of every fused kernel.
 const WORKGROUP: usize = 64;
-/// Most parts that a batch is cut into.
+/// Maximum number of parts that a batch is split into.
 const MOST_PARTS: usize = 64;
 /// Channels that an invocation of the fused convolution makes.
 const FORWARD_CHANNELS: usize = 8;
-/// Pixels of a part for each invocation that works at a tile of the weight gradient, as far as a workgroup suffices, where lanes
-/// are many.
+/// For devices with many lanes: pixels of a part per invocation that works on a tile of the weight gradient, as far
+/// as a workgroup suffices.
 const GRAD_PIXELS: usize = 8;
-/// A value of `packed` that is no parameter's: see shaders/batch.wgsl.
+/// A value of `packed` that belongs to no parameter: see shaders/batch.wgsl.
 const NOTHING: u32 = u32::MAX;
-/// Loading a gradient through a batch normalisation costs three times as much as loading it alone. With more than so many
-/// values an image it pays to write it down first. (The batch has no say, so that `doctor` examines the kernels of training.)
+/// Loading a gradient through a batch normalisation costs three times as much as loading it alone. Above this many
+/// values per image, storing it first pays off. (The batch size plays no part, so `doctor` examines the kernels used
+/// in training.)
 const MOST_ON_LOAD: usize = 4096;
 
-/// A model cut into blocks, and where everything lies that the fused kernels share.
+/// A model split into blocks, and the locations of everything that the fused kernels share.
 pub(super) struct Fusion<'a> {
     model: &'a Model,
     layout: ParamLayout,
@@ -53,7 +54,7 @@ struct Packing {
 impl Packing {
     fn add(&mut self, layer: usize, name: &'static str, values: impl IntoIterator<Item = [u32; 2]>) {
         if self.starts.contains_key(&(layer, name)) {
-            return; // Packed for another layer that shares it.
+            return; // Already packed for another layer that shares it.
         }
         self.starts.insert((layer, name), self.sources.len() / 4);
         self.sources.extend(values);
@@ -65,7 +66,7 @@ type Constants = BTreeMap<&'static str, f64>;
 
 const BACKWARD: &str = "fused_conv2d_backward";
 
-/// A launch of so many workgroups with those of the constants that its shader has.
+/// A launch of `groups` workgroups with those of the constants that its shader declares.
 fn launch(
     shader: &'static str,
     entry_point: &'static str,
@@ -77,7 +78,7 @@ fn launch(
     Launch { shader, entry_point, constants, invocations: groups * WORKGROUP, source: 0 }
 }
 
-/// How many quads of images a part of a batch of `quads` has.
+/// Number of image quads in a part of a batch of `quads`.
 fn part_quads(quads: usize) -> usize {
     quads.div_ceil(MOST_PARTS)
 }
@@ -122,7 +123,7 @@ impl<'a> Fusion<'a> {
         self.parts
     }
 
-    /// True if every batch normalisation is fused: its running statistics and their average are then, too.
+    /// True if every batch normalisation is fused; the running statistics and their average then are, too.
     pub(super) fn averages_running(&self) -> bool {
         let norms = self.model.layers.iter().enumerate();
         let mut norms = norms.filter(|(_, layer)| layer.params.iter().any(|param| !param.trained));
@@ -153,7 +154,7 @@ impl<'a> Fusion<'a> {
         entry.map_or(0, |entry| row() * self.layout.trained_len() + entry.offset) as f64
     }
 
-    /// The layer whose trained parameters a layer computes with.
+    /// The layer whose trained parameters a layer uses.
     fn owner(&self, layer: usize) -> usize {
         self.model.layers.get(layer).and_then(|layer| layer.weights_of).unwrap_or(layer)
     }
@@ -177,7 +178,7 @@ impl<'a> Fusion<'a> {
         let conv = self.conv(fused.conv);
         let (inputs, outputs, taps) = (conv.input.channels, conv.output.channels, conv.taps());
         let weight = self.param(fused.conv, "weight").expect("a convolution has weights");
-        // [c, i, j, o] and [o, i, j, c], the last axis padded to whole vec4s.
+        // [c, i, j, o] and [o, i, j, c], with the last axis padded to whole vec4s.
         let packed = |outer: usize, inner: usize, of: &dyn Fn(usize, usize) -> usize| {
             let mut values = Vec::new();
             for at in 0..outer * taps * inner.next_multiple_of(4) {
@@ -257,8 +258,8 @@ impl<'a> Fusion<'a> {
 
     /// Backward launches of a fused convolution; `to_input` if something below is trained.
     pub(super) fn backward(&self, fused: &FusedConv, to_input: bool, values: &Values, draft: &mut Draft) {
-        // What is normalised on loading gets its gradient from the launch of the normalisation's producer, and what is
-        // normalised by those who read the output hands on the gradient behind that.
+        // What is normalised on loading gets its gradient from the launch of the normalisation's producer; where the
+        // output's readers normalise it, they pass on the gradient after the normalisation.
         let below = fused.before.layers().find(|layer| Some(*layer) != fused.before.norm);
         let above = fused.norm.unwrap_or(fused.last());
         let mut wires = values.between(below.unwrap_or(fused.conv), above);

@@ -1,27 +1,28 @@
-//! Where each parameter lies in the flat buffers of all parameters.
+//! Where each parameter is in the flat buffers of all parameters.
 
 use crate::model::{Model, ModelParam};
 
-/// All trained parameters in one vector (and optimizer memory alike), all running statistics in another.
+/// All trained parameters in one vector (and the optimizer memory likewise), all running statistics in another.
 ///
-/// Gradients are rows of such vectors, whose sum the optimizer takes. A launch writes as many rows as it has parts, and of a
-/// parameter that several layers share each use has rows of its own, in the order of the layers. What nobody writes is 0.
+/// Gradients are rows of such vectors, which the optimizer sums. A launch writes one row per part, and each use of a
+/// parameter shared by several layers has its own rows, in layer order. What nothing writes is 0.
 ///
-/// A parameter's values for all replicas lie together, [replica, ...], and start at a multiple of 64 values: WebGPU wants
-/// bindings aligned to 256 bytes. One launch can so update everything, and each kernel still binds just what it needs.
+/// A parameter's values for all replicas are contiguous, [replica, ...], and start at a multiple of 64 values: WebGPU
+/// requires bindings aligned to 256 bytes. This lets one launch update everything while each kernel binds just what
+/// it needs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ParamLayout {
     entries: Vec<Entry>,
-    /// For each layer the indices of the entries that it computes with.
+    /// For each layer, the indices of the entries that it uses.
     indices: Vec<Vec<usize>>,
-    /// For each layer which use of its trained parameters it is, counted from 0.
+    /// For each layer, which use of its trained parameters it is, counted from 0.
     use_numbers: Vec<usize>,
     trained_len: usize,
     running_len: usize,
     replicas: usize,
 }
 
-/// One parameter's place.
+/// Location of one parameter.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Entry {
     /// The parameter.
@@ -30,7 +31,7 @@ pub struct Entry {
     pub offset: usize,
     /// Values of all replicas.
     pub len: usize,
-    /// Layers that compute with it.
+    /// Layers that use it.
     pub uses: usize,
 }
 
@@ -48,7 +49,7 @@ impl ParamLayout {
         }
         let indices = model.param_indices();
         let count_use = |indices: &Vec<usize>| {
-            // Running statistics have one use, so those that are shared say which it is.
+            // Running statistics have one use, so the shared parameters determine the number.
             let number = indices.iter().map(|&index| entries[index].uses).max();
             indices.iter().for_each(|&index| entries[index].uses += 1);
             number.unwrap_or(0)
@@ -57,13 +58,13 @@ impl ParamLayout {
         Self { entries, indices, use_numbers, trained_len, running_len, replicas }
     }
 
-    /// The parameter or running statistic called `name` that a layer computes with.
+    /// The parameter or running statistic called `name` that a layer uses.
     pub fn entry(&self, layer: usize, name: &str) -> Option<&Entry> {
         let mut entries = self.indices.get(layer)?.iter().map(|&index| &self.entries[index]);
         entries.find(|entry| entry.param.param.name == name)
     }
 
-    /// Rows of the gradients where launches have so many parts.
+    /// Rows of the gradients when launches have this many parts.
     pub fn grad_rows(&self, parts: usize) -> usize {
         let uses = self.entries.iter().filter(|entry| entry.param.param.trained).map(|entry| entry.uses);
         parts * uses.max().unwrap_or(1)
@@ -84,8 +85,8 @@ impl ParamLayout {
         self.trained_len
     }
 
-    /// What the tensor `owners` must hold: for each value of the vector of trained parameters 2 · its replica, and 1 more
-    /// where weight decay acts on it. 0 in the padding.
+    /// Required contents of the tensor `owners`: for each value of the vector of trained parameters 2 · its replica,
+    /// plus 1 where weight decay applies. 0 in the padding.
     pub fn owners(&self) -> Vec<u32> {
         let mut owners = vec![0; self.trained_len];
         for Entry { param, offset, len, .. } in self.entries.iter().filter(|entry| entry.param.param.trained)

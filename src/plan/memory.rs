@@ -14,7 +14,7 @@ pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse:
             *life = (life.0.min(time), time);
         }
     }
-    // Who begins and who ends at each time, in order.
+    // Tensors that begin and end at each time, in order.
     let (mut begin, mut end) = (vec![Vec::new(); dispatches.len()], vec![Vec::new(); dispatches.len()]);
     for (tensor, &(first, last)) in lives.iter().enumerate() {
         if first != usize::MAX && matches!(tensors[tensor].place, Place::Slot(_)) {

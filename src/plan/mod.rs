@@ -1,5 +1,6 @@
-//! A plan is plain data: every tensor with its place in memory, and the kernel launches of one step in order. It knows
-//! batch size and replicas, and no device. The GPU engine records it; printed, it is what a golden test holds.
+//! A plan is plain data: every tensor with its place in memory, and the kernel launches of one step in order. It
+//! depends on batch size and replicas, but not on a device. The GPU engine records it; golden tests compare its
+//! printed form.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -28,7 +29,7 @@ use fuse::Fusion;
 pub use layout::{Entry, ParamLayout};
 use values::Values;
 
-/// What one step does, as data.
+/// One step, as data.
 ///
 /// # Examples
 /// ```
@@ -49,16 +50,16 @@ use values::Values;
 /// ```
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Plan {
-    /// Images of a step.
+    /// Images per step.
     pub batch_size: usize,
-    /// Nets that are trained side by side.
+    /// Nets trained side by side.
     pub replicas: usize,
     /// Every tensor that a launch binds.
     pub tensors: Vec<TensorPlan>,
     /// Bytes of each slot of pooled memory.
     pub slots: Vec<u64>,
-    /// What the tensor `sources` must hold: for each value of `packed` in one replica where it is in the parameters of the
-    /// first replica, and the distance to the next replica's. Empty if nothing is fused.
+    /// Required contents of the tensor `sources`: for each value of `packed` in one replica, its index in the
+    /// parameters of the first replica and the distance to the next replica's. Empty if nothing is fused.
     pub sources: Vec<[u32; 2]>,
     /// The launches, in order.
     pub dispatches: Vec<Dispatch>,
@@ -102,7 +103,7 @@ pub struct Dispatch {
     pub constants: BTreeMap<String, f64>,
     /// Tensors by binding number.
     pub bindings: Vec<Bound>,
-    /// Workgroups along x, y, z; z is the replica, or 1 where a launch updates all replicas.
+    /// Workgroups along x, y, z; z is the replica, or 1 if a launch updates all replicas.
     pub workgroups: [u32; 3],
 }
 
@@ -121,32 +122,32 @@ pub struct Bound {
     pub written: bool,
 }
 
-/// Options of planning.
+/// Planning options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Nets side by side.
+    /// Nets trained side by side.
     pub replicas: usize,
-    /// Let tensors that are never alive together share memory.
+    /// Let tensors that are never alive at the same time share memory.
     pub reuse: bool,
-    /// Compute neighbouring layers in one launch where there is a kernel for it.
+    /// Compute adjacent layers in one launch where there is a kernel for it.
     pub fuse: bool,
-    /// How finely to cut up the work.
+    /// How finely to split the work.
     pub grain: Grain,
 }
 
 impl Default for PlanOptions {
-    /// One net, each layer alone, shared memory, for a device with few lanes.
+    /// One net, each layer separate, shared memory, for a device with few lanes.
     fn default() -> Self {
         Self { replicas: 1, reuse: true, fuse: false, grain: Grain::Coarse }
     }
 }
 
-/// Entries of the ring of metrics, as `shaders/cross_entropy.wgsl` has it.
+/// Entries in the metrics ring, as in `shaders/cross_entropy.wgsl`.
 pub const METRICS_RING: usize = 1024;
 
 impl Plan {
-    /// One training step: batch, forward, loss, backward, optimizer, average. Of dropout and augmentation a plan knows only
-    /// whether there is any: the strengths are settings of each net, which the kernels read from `state`.
+    /// One training step: batch, forward, loss, backward, optimizer, average. A plan only knows whether there is any
+    /// dropout or augmentation: the strengths are settings of each net, which the kernels read from `state`.
     pub fn training(model: &Model, batch: &BatchSettings, train: &TrainConfig, options: PlanOptions) -> Self {
         let mut planner = Planner::new(model, batch, options, "params", "running");
         planner.batch(batch, "train");
@@ -157,7 +158,7 @@ impl Plan {
         planner.finish(batch.batch_size)
     }
 
-    /// One step of evaluation. `averaged` takes the moving averages in place of the weights.
+    /// One evaluation step. `averaged` uses the moving averages instead of the weights.
     pub fn evaluation(
         model: &Model,
         batch: &BatchSettings,
@@ -174,8 +175,8 @@ impl Plan {
         planner.finish(batch.batch_size)
     }
 
-    /// Some launches alone, on tensors that are named as the shaders' variables, each with so many 32-bit words. No two
-    /// share memory. `owner` is for the labels.
+    /// Some launches alone, on tensors named after the shaders' variables, each with the given number of 32-bit
+    /// words. No two share memory. `owner` is for the labels.
     ///
     /// # Panics
     /// If a launch uses a variable for which there is no tensor.
@@ -199,10 +200,10 @@ impl Plan {
         self.tensors.iter().find(|tensor| tensor.name == name)
     }
 
-    /// The tensor that holds the logits: what the loss's kernel calls so.
+    /// The tensor that holds the logits, as named in the loss kernel.
     ///
     /// # Panics
-    /// If nothing launches a loss, as in [`Plan::of_launches`].
+    /// If the plan launches no loss, as in [`Plan::of_launches`].
     pub fn logits(&self) -> &TensorPlan {
         let bound = self.dispatches.iter().rev().find_map(|dispatch| {
             let bindings = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
@@ -212,14 +213,14 @@ impl Plan {
         &self.tensors[bound.expect("a plan has a loss")]
     }
 
-    /// Bytes of pooled memory, and what it would be if no tensor shared its place.
+    /// Bytes of pooled memory, and what it would be without sharing.
     pub fn pooled_bytes(&self) -> (u64, u64) {
         let alone = self.tensors.iter().filter(|tensor| matches!(tensor.place, Place::Slot(_)));
         (self.slots.iter().sum(), alone.map(|tensor| tensor.bytes).sum())
     }
 }
 
-/// The plan of a model in the making.
+/// The plan of a model under construction.
 struct Planner<'a> {
     model: &'a Model,
     quads: usize,
@@ -265,7 +266,7 @@ impl<'a> Planner<'a> {
         let mut values = Values::new(model, &mut draft, ends, images, options.replicas, context);
         let layout = ParamLayout::new(model, options.replicas);
         draft.keep_view("params", params, 0, layout.trained_len());
-        // A fused convolution binds it even where nothing is normalised.
+        // A fused convolution binds it even if nothing is normalised.
         draft.keep_view("running", running, 0, layout.running_len().max(1));
         if let Some(fusion) = &fusion {
             fusion.tensors(&mut draft);
@@ -289,7 +290,7 @@ impl<'a> Planner<'a> {
         Self { model, quads, options, fusion, draft, values }
     }
 
-    /// Rows of gradients that a launch writes.
+    /// Gradient rows that a launch writes.
     fn parts(&self) -> usize {
         self.fusion.as_ref().map_or(1, Fusion::parts)
     }
@@ -312,7 +313,7 @@ impl<'a> Planner<'a> {
         }
     }
 
-    /// The model in blocks: each layer is one if nothing is fused.
+    /// The model in blocks: one per layer if nothing is fused.
     fn blocks(&self) -> Vec<Block> {
         match &self.fusion {
             Some(fusion) => fusion.blocks.clone(),
@@ -333,14 +334,14 @@ impl<'a> Planner<'a> {
                     let training = pass == Pass::Train;
                     fusion.forward(&fused, average_decay, training, &self.values, &mut self.draft);
                 }
-                // With the loss.
+                // Handled with the loss.
                 (Block::Head(_), _) => {}
                 (Block::Conv(_), None) => unreachable!("without fusion every block is a layer"),
             }
         }
     }
 
-    /// Loss, metrics and, in training, the gradient of the logits, or what the head makes of it.
+    /// Loss, metrics and, in training, the gradient of the logits, or all of it in the fused head.
     fn loss(&mut self, batch_size: usize, training: bool) {
         if let (Some(Block::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
             fusion.head(head, training, &self.values, &mut self.draft);
@@ -359,7 +360,7 @@ impl<'a> Planner<'a> {
             let last = match &block {
                 Block::Layer(index) => *index,
                 Block::Conv(fused) => fused.last(),
-                // With the loss.
+                // Handled with the loss.
                 Block::Head(_) => continue,
             };
             if !model.layers[last].needs_grad {
@@ -397,7 +398,7 @@ impl<'a> Planner<'a> {
         }
         draft.keep("owners", trained);
         let average_params = draft.keep("average_params", trained);
-        // Fused, the optimizer averages the parameters, and whoever updates the running statistics averages them.
+        // Fused, the optimizer averages the parameters, and the kernels that update the running statistics average them.
         let (fused_params, fused_running) = match &self.fusion {
             Some(fusion) => (true, fusion.averages_running()),
             None => (false, false),

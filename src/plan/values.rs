@@ -7,11 +7,12 @@ use crate::tensor::Shape;
 
 /// Tensors of every layer.
 ///
-/// The gradient of a value that has one reader is what that reader's kernel writes. With several readers, each writes its
-/// share to a tensor of its own, and launches add them up before the value's maker goes back: so backward kernels overwrite.
+/// The gradient of a value with one reader is what that reader's kernel writes. With several readers, each writes its
+/// share to its own tensor, and launches add them up before the backward pass reaches the value's producer, so
+/// backward kernels can overwrite.
 pub(super) struct Values {
     layers: Vec<LayerTensors>,
-    /// What the last layer makes.
+    /// The last layer's output.
     pub(super) logits: usize,
     pub(super) grad_logits: usize,
 }
@@ -27,7 +28,7 @@ struct LayerTensors {
 }
 
 impl Values {
-    /// Tensors for `images` images, whose first values are in `image`; `context` is that of the layer with this index.
+    /// Tensors for `images` images, whose initial values are in `image`; `context` is that of the layer with this index.
     pub(super) fn new(
         model: &Model,
         draft: &mut Draft,
@@ -81,7 +82,7 @@ impl Values {
         Self { layers, logits, grad_logits }
     }
 
-    /// Gives a variable of a layer's kernels its tensor.
+    /// Assigns a tensor to a variable of a layer's kernels.
     pub(super) fn wire(&mut self, layer: usize, variable: &str, tensor: usize) {
         self.layers[layer].own.set(variable, tensor);
     }
@@ -105,23 +106,23 @@ impl Values {
         wires
     }
 
-    /// What a layer reads first.
+    /// A layer's first input.
     pub(super) fn input(&self, layer: usize) -> usize {
         self.layers[layer].inputs[0]
     }
 
-    /// The gradient of that.
+    /// Its gradient.
     pub(super) fn grad_input(&self, layer: usize) -> usize {
         self.layers[layer].grad_inputs[0]
     }
 
-    /// What a layer makes.
+    /// A layer's output.
     pub(super) fn output(&self, layer: usize) -> usize {
         self.layers[layer].output
     }
 
-    /// What layers that are computed together read and make: the first one's input and its gradient, the last one's output
-    /// and its gradient.
+    /// Inputs and outputs of layers that are computed together: the first one's input and its gradient, the last
+    /// one's output and its gradient.
     pub(super) fn between(&self, first: usize, last: usize) -> Wires {
         Wires::new([
             ("input", self.input(first)),
@@ -131,7 +132,7 @@ impl Values {
         ])
     }
 
-    /// Adds up what the readers of a layer's output made of its gradient, where there are several.
+    /// Adds up the shares of the gradient of a layer's output from its readers, if there are several.
     pub(super) fn sum_gradients(&self, model: &Model, layer: usize, quads: usize, draft: &mut Draft) {
         let about = &model.layers[layer];
         if about.readers.len() < 2 || !about.needs_grad {

@@ -1,6 +1,6 @@
-//! What a network answers: from logits to confusions and the images that it is most wrong about.
+//! A network's answers: from logits to confusions and the images that it gets most wrong.
 
-/// Most images that are shown.
+/// Maximum number of images shown.
 const WORST: usize = 50;
 
 /// A network's answers to labelled images.
@@ -17,14 +17,14 @@ pub(super) struct Answers {
 /// The answer to one image.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Answer {
-    /// Its place in the set.
+    /// Its index in the set.
     pub(super) image: usize,
     pub(super) label: usize,
     /// The most probable class.
     pub(super) class: usize,
     /// −ln of the label's probability.
     pub(super) loss: f64,
-    /// Of every class.
+    /// The probability of every class.
     pub(super) probabilities: Vec<f64>,
 }
 
@@ -32,7 +32,7 @@ impl Answer {
     /// Softmax of an image's logits.
     fn new(image: usize, label: usize, logits: &[f32]) -> Self {
         let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        // Without the largest, exp would overflow.
+        // Without subtracting the largest, exp would overflow.
         let shifted: Vec<f64> = logits.iter().map(|&logit| f64::from(logit) - f64::from(largest)).collect();
         let sum: f64 = shifted.iter().map(|logit| logit.exp()).sum();
         Self {
@@ -59,7 +59,7 @@ impl Answers {
             confusion[answer.label][answer.class] += 1;
             loss += answer.loss;
             worst.push(answer);
-            // The probabilities of all images would be many times the images.
+            // The probabilities of all images would take many times the memory of the images.
             if worst.len() == 2 * WORST {
                 keep_worst(&mut worst);
             }
@@ -68,7 +68,7 @@ impl Answers {
         Self { confusion, loss: loss / labels.len() as f64, worst }
     }
 
-    /// Number of right answers.
+    /// Number of correct answers.
     pub(super) fn correct(&self) -> usize {
         self.confusion.iter().enumerate().map(|(label, row)| row[label]).sum()
     }
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn answers_to_known_logits() {
-        // Probabilities of the label: 1/2, e⁻¹⁰⁰⁰ of a huge one, 1/3, 3/4.
+        // Probabilities of the label: 1/2, e⁻¹⁰⁰⁰ with a huge logit, 1/3, 3/4.
         let three = 3f32.ln();
         let logits = [0.0, 0.0, -9e9, 1000.0, 0.0, 0.0, 1.0, 1.0, 1.0, three, 0.0, -9e9];
         let answers = Answers::new(&logits, &[1, 2, 0, 0], 3);
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn no_more_images_than_fit() {
         let answers = Answers::new(&[0.0; 2 * 370], &[1; 370], 2);
-        // Of equal losses the first ones.
+        // For equal losses, the first ones.
         assert!(answers.worst.iter().map(|answer| answer.image).eq(0..WORST));
     }
 }

@@ -3,19 +3,19 @@
 use super::record::{Figures, Record};
 use crate::plot::{Line, Panel, Scale, chart};
 
-/// Pixels of a chart: on a telephone it is hardly made smaller.
+/// Size of a chart in pixels: hardly reduced on a phone.
 const SIZE: (u32, u32) = (400, 290);
-/// More lines of their own cannot be told apart.
+/// More individual lines than this cannot be told apart.
 pub(super) const MOST_LINES: usize = 6;
 
-/// A figure of an epoch that makes a curve.
+/// A per-epoch figure that makes a curve.
 #[derive(Clone, Copy)]
 pub(super) struct Quantity {
     title: &'static str,
     unit: &'static str,
     scale: Scale,
     pub(super) test: fn(&Figures) -> f64,
-    /// The same during training, if there is such.
+    /// The same during training, if available.
     train: Option<fn(&Figures) -> f64>,
 }
 
@@ -56,14 +56,14 @@ pub(super) const SECONDS: Quantity = Quantity {
 };
 
 impl Quantity {
-    /// One point an epoch; `of` makes a value of an epoch's nets.
+    /// One point per epoch; `of` makes a value from an epoch's nets.
     fn line(self, record: &Record, name: String, of: impl Fn(&[Figures]) -> f64) -> Line {
         let points = record.epochs.iter().map(|nets| [nets[0].epoch as f64, of(nets)]);
         let drawable = |value: f64| value.is_finite() && (self.scale == Scale::Linear || value > 0.0);
         Line { name, points: points.filter(|point| drawable(point[1])).collect(), faint: false }
     }
 
-    /// A line for each of a few nets, else how far they go apart; training beside it for one net alone.
+    /// A line per net if there are few, else their spread; with the training figures if there is a single net.
     fn lines(self, record: &Record) -> Vec<Line> {
         let nets = record.nets();
         if nets == 1 {
@@ -91,17 +91,17 @@ impl Quantity {
         ]
     }
 
-    /// The chart of one run, on the images that it is judged on and, for one net alone, in training.
+    /// The chart of one run, on its evaluation images and, for a single net, in training.
     pub(super) fn of_run(self, record: &Record) -> String {
         self.draw(self.title.into(), self.lines(record))
     }
 
-    /// The chart of the first net's figures alone: of what all nets have in common.
+    /// The chart of the first net's figures alone: for what all nets have in common.
     pub(super) fn of_all(self, record: &Record) -> String {
         self.draw(self.title.into(), vec![self.line(record, String::new(), |nets| (self.test)(&nets[0]))])
     }
 
-    /// The chart of several runs under these names: a line each, of the mean of its nets.
+    /// The chart of several runs with these names: one line each, of the mean of its nets.
     pub(super) fn of_runs(self, records: &[Record], names: &[String], judged_on: &str) -> String {
         let value = move |nets: &[Figures]| {
             mean(&nets.iter().map(self.test).filter(|value| value.is_finite()).collect::<Vec<_>>())
@@ -121,7 +121,7 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len() as f64
 }
 
-/// A curve as small as a word: values between the smallest and the largest of `range`.
+/// A word-sized curve: values between the smallest and the largest of `range`.
 pub(super) fn sparkline(values: &[f64], range: [f64; 2]) -> String {
     let [low, high] = range;
     let (width, height) = (90.0, 20.0);

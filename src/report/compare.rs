@@ -1,4 +1,4 @@
-//! The page of several runs.
+//! The page that compares several runs.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use super::settings::{Settings, all};
 use crate::error::{Error, Result};
 use crate::model::thousands;
 
-/// Fails if the curves of so many runs could not be told apart.
+/// Fails if the curves of this many runs could not be told apart.
 pub(super) fn check_count(runs: usize) -> Result<()> {
     if runs > MOST_LINES {
         let message = format!("{runs} runs: at most {MOST_LINES} can be told apart in one chart");
@@ -44,7 +44,7 @@ pub(super) fn of_runs(records: &[Record]) -> Result<String> {
     Ok(page(&format!("{} runs compared", records.len()), &escaped.join(", "), &body))
 }
 
-/// The folders' names, or their whole paths where these are not enough.
+/// The folders' names, or their whole paths where those are ambiguous.
 fn names(records: &[Record]) -> Vec<String> {
     let short: Vec<String> = records.iter().map(Record::name).collect();
     if short.iter().collect::<BTreeSet<_>>().len() == short.len() {
@@ -90,7 +90,7 @@ fn finals(records: &[Record], names: &[String], several: bool) -> String {
     section("Final figures", &(table(&heads, &rows, 1) + &note(text)))
 }
 
-/// Settings that are not the same in all runs.
+/// Settings that differ between runs.
 fn differences(names: &[String], settings: &[Settings]) -> String {
     let keys: BTreeSet<&String> = settings.iter().flat_map(Settings::keys).collect();
     let values = |key: &String| -> Vec<Option<&String>> { settings.iter().map(|run| run.get(key)).collect() };

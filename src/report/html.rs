@@ -1,14 +1,14 @@
-//! The frame of a page, and the parts that all pages are made of. No script, and nothing that is not in the file.
+//! The frame of a page, and the parts that all pages are made of. No scripts, no external resources.
 
 use std::fmt::Display;
 
 use crate::error::shown;
 
-/// What tells our pages from other files; it stands near the beginning.
+/// What distinguishes our pages from other files; it is near the beginning.
 pub(super) const MARK: &str = "<meta name=generator content=\"shadernet report\">";
 const STYLE: &str = include_str!("style.css");
 
-/// Text on one line as HTML, within elements and quoted attributes.
+/// Text on one line as HTML, for use in elements and quoted attributes.
 pub(super) fn escape(text: impl Display) -> String {
     let mut escaped = String::new();
     for c in shown(&text.to_string()).chars() {
@@ -46,12 +46,12 @@ pub(super) fn note(text: &str) -> String {
     format!("<p class=note>{text}</p>\n")
 }
 
-/// A figure that stands out, and what it is; both are text.
+/// A prominent figure and its description; both are text.
 pub(super) fn key_figure(value: &str, what: &str) -> String {
     format!("<div><b>{}</b><span>{}</span></div>\n", escape(value), escape(what))
 }
 
-/// A table that scrolls by itself where it is too wide. Cells are HTML; all columns but the first `texts` are numbers.
+/// A table that scrolls separately if it is too wide. Cells are HTML; all columns but the first `texts` are numbers.
 pub(super) fn table(heads: &[&str], rows: &[Vec<String>], texts: usize) -> String {
     let class = |column: usize| if column < texts { "" } else { " class=n" };
     let cells = |kind: &str, cells: &mut dyn Iterator<Item = &str>| -> String {
@@ -64,13 +64,13 @@ pub(super) fn table(heads: &[&str], rows: &[Vec<String>], texts: usize) -> Strin
     format!("<div class=scroll><table>\n<thead>{head}</thead>\n<tbody>\n{body}</tbody></table></div>\n")
 }
 
-/// Charts beside each other, where there is room.
+/// Charts side by side, space permitting.
 pub(super) fn charts(charts: &[String]) -> String {
     let figures = charts.iter().map(|chart| format!("<figure class=chart>{chart}</figure>\n"));
     format!("<div class=charts>\n{}</div>\n", figures.collect::<String>())
 }
 
-/// A bar of this share of the room.
+/// A bar of this fraction of the available width.
 pub(super) fn bar(share: f64, class: &str) -> String {
     format!("<i class=\"bar {class}\" style=\"--w:{:.1}%\"></i>", 100.0 * share)
 }

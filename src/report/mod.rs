@@ -1,4 +1,4 @@
-//! The folder of a run as a page to read: one HTML file without scripts and without anything beside it.
+//! The folder of a run as a readable page: one self-contained HTML file without scripts.
 
 use std::path::{Path, PathBuf};
 
@@ -26,22 +26,22 @@ use record::Record;
 /// Name of a report in the folder of its run.
 pub const FILE: &str = "report.html";
 
-/// The images that a run was judged on.
+/// The images that a run was evaluated on.
 #[derive(Debug, Clone, Copy)]
 pub enum Source<'a> {
-    /// In the data set of which the run's summary tells.
+    /// In the dataset recorded in the run's summary.
     Recorded,
-    /// In the data set in this folder.
+    /// In the dataset in this folder.
     Folder(&'a Path),
-    /// These.
+    /// These images.
     Images(&'a Images),
 }
 
-/// The page of a run, whose net answers to its images once more on `device`. Of several nets the first that trained is shown
-/// in detail; of a sweep the first of the best point.
+/// The page of a run, whose net classifies its images once more on `device`. If there are several nets, the first
+/// that trained is shown in detail; for a sweep, the first of the best point.
 ///
 /// # Errors
-/// What is no folder of a finished run or is damaged, and images that are not there or are not those of the run.
+/// A folder that is not a finished run's or is damaged, and images that are missing or not the run's.
 ///
 /// # Examples
 /// ```no_run
@@ -86,8 +86,9 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
 
 const OTHER: &str = "these are not the images of the run; `--data DIR` names its data set";
 
-/// Fails if a net answers so differently from what the run recorded that it must have been judged on other images: of the test
-/// set alone there is no hash. Devices round in different ways, by which few images change sides and the loss hardly moves.
+/// Fails if a net's answers differ so much from the recorded ones that it must have been evaluated on other images:
+/// the test set alone has no recorded hash. Devices round differently, which changes few answers and hardly moves the
+/// loss.
 fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Result<()> {
     let Some(then) = record.epochs.last().and_then(|nets| nets.get(net)) else { return Ok(()) };
     let images = answers.images() as f64;
@@ -106,7 +107,7 @@ fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Res
     Err(Error::data(dir, message))
 }
 
-/// The images that a run was judged on, from its data set.
+/// The images that a run was evaluated on, from its dataset.
 fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> {
     let held_out = record.summary.hold_out;
     let images = if held_out == 0 {
@@ -133,29 +134,30 @@ fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> 
 /// The page of several runs: their curves in one chart, their final figures, and the settings in which they differ.
 ///
 /// # Errors
-/// More runs than can be told apart; what is no folder of a finished run or is damaged.
+/// More runs than can be told apart; a folder that is not a finished run's or is damaged.
 pub fn of_runs(folders: &[PathBuf]) -> Result<String> {
     compare::check_count(folders.len())?;
     let records = folders.iter().map(|folder| Record::load(folder)).collect::<Result<Vec<_>>>()?;
     compare::of_runs(&records)
 }
 
-/// Fails if the page of `runs` cannot be written to `path`, as [`files::check_outputs`]: what the runs have in their folders
-/// is their input, except for pages, and so are the data sets that they recorded. The report that a single run has in its folder is replaced.
+/// Fails if the page of `runs` cannot be written to `path`, as [`files::check_outputs`]: the files in the runs'
+/// folders are inputs, except for pages, and so are the datasets that they recorded. The report already in a single
+/// run's folder is replaced.
 ///
 /// # Errors
 /// [`Error::Usage`], which says what would help.
 pub fn check_free(path: &Path, runs: &[PathBuf], force: bool) -> Result<()> {
     let mut inputs = Vec::new();
     for run in runs {
-        // Of what is no run, `of_run` has more to say.
+        // If this is not a run, `of_run` gives the better error.
         let Ok(entries) = run.read_dir() else { return Ok(()) };
         let files = entries.flatten().map(|entry| entry.path());
         inputs.extend(files.filter(|file| file.extension().is_none_or(|ending| ending != "html")));
         inputs.extend(Record::load(run).ok().map(|record| record.summary.data.into()));
     }
     let in_place = matches!(runs, [run] if path == run.join(FILE)) && path.is_file();
-    // Larger than any of ours: not ours.
+    // Larger than any of ours, so not ours.
     let own = in_place && read_at_most(path, 64 << 20)?.is_some_and(|bytes| is_report(&bytes));
     files::check_outputs(&[path], &inputs.iter().map(PathBuf::as_path).collect::<Vec<_>>(), force || own)
 }

@@ -1,4 +1,4 @@
-//! What is seen of a network: its layers, its first filters, and what its layers make of an image.
+//! Pictures of a network: its layers, its first filters, and what its layers make of an image.
 
 use super::html::{escape, note, section, table};
 use super::picture::{MOST_TILES, of_image, of_tiles};
@@ -10,10 +10,10 @@ use crate::model::{Model, NamedLayer, thousands};
 use crate::reference::Reference;
 use crate::tensor::Array;
 
-/// The reference implementation takes about a second for as many operations; above, no feature maps are made.
+/// The reference implementation takes about a second for this many operations; above, no feature maps are made.
 const MOST_FLOPS: f64 = 4e8;
 
-/// Operations of a pass forward with one image.
+/// Operations in a forward pass with one image.
 fn flops(model: &Model) -> f64 {
     model.layers.iter().map(forward_flops).sum()
 }
@@ -74,8 +74,8 @@ fn cut(tiles: usize) -> String {
     if tiles > MOST_TILES { format!(", the first {MOST_TILES} of {tiles} tiles") } else { String::new() }
 }
 
-/// Layers whose outputs are shown, with the names of those that are taken together: each convolution and linear layer with
-/// its activation, and each pooling.
+/// Layers whose outputs are shown, with the names of the layers combined in each: each convolution and linear layer
+/// with its activation, and each pooling.
 fn shown(model: &Model) -> Vec<(usize, String)> {
     let mut shown = Vec::new();
     for (index, layer) in model.layers.iter().enumerate() {
@@ -127,7 +127,7 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
     for (index, names) in shown(model) {
         let [c, h, w]: [usize; 3] = model.layers[index].output.into();
         let values = &outputs[index].data;
-        // Not -0.00.
+        // Avoids -0.00.
         let low = values.iter().copied().fold(f64::INFINITY, f64::min) + 0.0;
         let high = values.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let caption = format!("<b>{}</b> {c}×{h}×{w}, {low:.2} to {high:.2}{}", escape(&names), cut(c));

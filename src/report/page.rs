@@ -15,14 +15,14 @@ use crate::model::thousands;
 use crate::plot::{Strip, strips};
 use crate::train::{Spread, Summary};
 
-/// Of more classes no matrix is drawn.
+/// With more classes than this, no matrix is drawn.
 const MOST_IN_MATRIX: usize = 30;
 const MOST_CONFUSIONS: usize = 10;
 
-/// A run, one of its nets, and what that answers.
+/// A run, one of its nets, and that net's answers.
 pub(super) struct Shown<'a> {
     pub(super) record: &'a Record,
-    /// Which of its nets.
+    /// The index of the net.
     pub(super) index: usize,
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) images: &'a Images,
@@ -109,7 +109,7 @@ fn overview(record: &Record) -> String {
 
 fn curves(record: &Record) -> String {
     let drawn = [ACCURACY, WRONG, LOSS].map(|quantity| quantity.of_run(record));
-    // Swept rates are not those of all nets.
+    // Swept rates differ between nets.
     let swept = record.summary.points.iter().any(|point| point.point.0.contains_key("learning_rate"));
     let rate = if swept { LEARNING_RATE.of_run(record) } else { LEARNING_RATE.of_all(record) };
     let [accuracy, wrong, loss] = drawn;
@@ -126,7 +126,7 @@ fn curves(record: &Record) -> String {
     section("Curves", &body)
 }
 
-/// Each net, and how far they go apart.
+/// Each net, and their spread.
 fn nets(record: &Record) -> String {
     let Summary { replicas, points, .. } = &record.summary;
     let accuracies = |net: usize| record.epochs.iter().map(move |nets| nets[net].test_accuracy);
@@ -219,7 +219,7 @@ fn matrix(confusion: &[Vec<usize>], names: &[String]) -> String {
         match (count, label == class) {
             (0, false) => "<td></td>".to_owned(),
             (_, true) => format!("<td class=hit>{count}</td>"),
-            // The root makes small counts visible.
+            // The square root makes small counts visible.
             _ => format!(
                 "<td class=miss style=\"--a:{:.0}%\">{count}</td>",
                 15.0 + 65.0 * (count as f64 / most as f64).sqrt()

@@ -1,4 +1,4 @@
-//! Small pictures inside the page: images of a data set, and arrays of any sign.
+//! Small pictures embedded in the page: images of a dataset, and arrays of either sign.
 
 use std::io::Cursor;
 
@@ -10,14 +10,14 @@ use image::{DynamicImage, GrayImage, ImageFormat, RgbImage, Rgba, RgbaImage};
 use super::html::escape;
 use crate::dataset::Images;
 
-/// Larger pictures are made smaller.
+/// Larger pictures are reduced.
 const MOST_SIDE: u32 = 64;
 /// Pixels between tiles.
 const GAP: usize = 2;
-/// More tiles are not shown.
+/// Maximum number of tiles shown.
 pub(super) const MOST_TILES: usize = 64;
 
-/// An `<img>` with the picture in it, shown with pixels `zoom` wide.
+/// An embedded `<img>`, shown with pixels `zoom` wide.
 fn img(picture: &DynamicImage, alt: &str, zoom: u32) -> String {
     let mut bytes = Cursor::new(Vec::new());
     picture.write_to(&mut bytes, ImageFormat::Png).expect("memory takes all");
@@ -26,7 +26,7 @@ fn img(picture: &DynamicImage, alt: &str, zoom: u32) -> String {
     format!("<img src=\"data:image/png;base64,{data}\" width={width} height={height} alt=\"{alt}\">")
 }
 
-/// One image of a data set, about `side` pixels high.
+/// One image of a dataset, about `side` pixels high.
 pub(super) fn of_image(images: &Images, index: usize, alt: &str, side: u32) -> String {
     let [channels, height, width] = [images.channels, images.height, images.width];
     let size = height * width;
@@ -43,11 +43,11 @@ pub(super) fn of_image(images: &Images, index: usize, alt: &str, side: u32) -> S
     img(&picture, alt, (side / picture.height().max(1)).max(1))
 }
 
-/// The first tiles of an array [tiles, height, width], side by side: zero is white, positive values blue, negative ones
-/// orange, the largest of all the strongest.
+/// The first tiles of an array [tiles, height, width], side by side: zero is white, positive values blue, negative
+/// ones orange, with the largest of all at full strength.
 pub(super) fn of_tiles(values: &[f64], [tiles, height, width]: [usize; 3], alt: &str) -> String {
     let largest = values.iter().fold(0.0, |most: f64, value| most.max(value.abs()));
-    // Every how many-th value is shown.
+    // Only every `every`-th value is shown.
     let every = height.max(width).div_ceil(MOST_SIDE as usize);
     let (h, w) = (height.div_ceil(every), width.div_ceil(every));
     // Enlarged here and not by the page, so that the lines between tiles are always thin.
@@ -67,7 +67,7 @@ pub(super) fn of_tiles(values: &[f64], [tiles, height, width]: [usize; 3], alt: 
     img(&picture.into(), alt, 1)
 }
 
-/// Of −1 to 1; what is no number, too.
+/// Colour of a value from −1 to 1; NaN is allowed.
 fn colour(value: f64) -> Rgba<u8> {
     let strongest = if value < 0.0 { [200.0, 80.0, 0.0] } else { [0.0, 85.0, 150.0] };
     let share = if value.is_finite() { value.abs() } else { 0.0 };

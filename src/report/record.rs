@@ -1,4 +1,4 @@
-//! What a run left in its folder: `summary.json`, `metrics.csv`, and its trained nets.
+//! A run's files in its folder: `summary.json`, `metrics.csv`, and its trained nets.
 
 use std::path::{Path, PathBuf};
 
@@ -25,21 +25,21 @@ pub(super) struct Figures {
     pub(super) seconds: f64,
 }
 
-/// The folder of a run, read.
+/// The contents of a run's folder.
 #[derive(Debug)]
 pub(super) struct Record {
     pub(super) folder: PathBuf,
     pub(super) summary: Summary,
-    /// Of each epoch, the figures of each net.
+    /// The figures of each net, per epoch.
     pub(super) epochs: Vec<Vec<Figures>>,
 }
 
 /// One of a run's nets.
 #[derive(Debug)]
 pub(super) struct Net {
-    /// Its place among them.
+    /// Its index among them.
     pub(super) index: usize,
-    /// Its file in the folder of the run.
+    /// Its file in the run's folder.
     file: String,
     weights_sha256: Option<String>,
 }
@@ -48,7 +48,7 @@ impl Record {
     /// Reads the figures of a run.
     ///
     /// # Errors
-    /// What is no folder of a finished run, with what is missing, and files that are damaged.
+    /// A folder that is not a finished run's, with what is missing, and damaged files.
     pub(super) fn load(folder: &Path) -> Result<Self> {
         require(folder, &["summary.json", "metrics.csv"])?;
         let read = |name: &str| {
@@ -68,7 +68,7 @@ impl Record {
                 let line = error.position().map_or(String::new(), |at| format!("line {} ", at.line()));
                 damaged(format!("{line}does not have the figures of an epoch"))
             })?;
-        // A run that was killed may have got further than its last summary and models, of which the page tells.
+        // A killed run may have got further than its last summary and models, which the page describes.
         rows.retain(|row| row.step <= summary.steps);
         let nets = summary.replicas.len().max(1);
         if rows.is_empty() || !rows.len().is_multiple_of(nets) {
@@ -87,7 +87,7 @@ impl Record {
         path.file_name().map_or_else(|| path.display().to_string(), |name| name.display().to_string())
     }
 
-    /// What the run was judged on.
+    /// What the run was evaluated on.
     pub(super) fn judged_on(&self) -> &'static str {
         if self.summary.hold_out > 0 { "held-out" } else { "test" }
     }
@@ -97,7 +97,7 @@ impl Record {
         self.epochs[0].len()
     }
 
-    /// What a net is called: its seed, after its point of a sweep.
+    /// Name of a net: its seed, preceded by its point in a sweep.
     pub(super) fn net_name(&self, index: usize) -> String {
         match self.summary.replicas.get(index) {
             None => format!("seed {}", self.summary.seed.unwrap_or(0)),
@@ -126,7 +126,7 @@ impl Record {
         })
     }
 
-    /// Reads a net, and makes sure that it is the one that the summary tells of.
+    /// Reads a net, and makes sure that it is the one in the summary.
     pub(super) fn checkpoint(&self, net: &Net) -> Result<Checkpoint> {
         require(&self.folder, &[&net.file])?;
         let path = self.folder.join(&net.file);

@@ -32,7 +32,7 @@ fn training(model: &Model) -> Settings {
     found
 }
 
-/// All that a run was started with, and the layers by name. Where its nets differ, a key has several values.
+/// Everything that a run was started with, and the layers by name. Where its nets differ, a key has several values.
 pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Result<Settings> {
     let (summary, model) = (&record.summary, &checkpoint.model);
     let mut found = if summary.replicas.is_empty() { of_model(model) } else { Settings::new() };

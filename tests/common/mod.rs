@@ -1,4 +1,4 @@
-//! What several tests share: a source of random cases, an adapter, and the comparison of the GPU with the reference.
+//! Code shared by several tests: a source of random cases, an adapter, and the comparison of the GPU with the reference.
 #![allow(dead_code, reason = "each test file uses its own part of this")]
 
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub(crate) fn parse_layer(line: &str) -> Arc<dyn Layer> {
     LayerKind::find(kind.as_str().unwrap()).unwrap().parse(keys).unwrap()
 }
 
-/// Of a training step.
+/// The context of a training step.
 pub(crate) fn layer_context(layer: u32) -> Context {
     Context { training: true, seed: 11, step: 3, layer, first_image: 0 }
 }
@@ -50,7 +50,7 @@ impl Draw {
         rng::words(self.key, 0, 0, self.count)[0]
     }
 
-    /// An integer of 0..n.
+    /// An integer in 0..n.
     pub(crate) fn below(&mut self, n: usize) -> usize {
         (self.word() >> 8) as usize % n
     }
@@ -59,7 +59,7 @@ impl Draw {
         choices[self.below(choices.len())]
     }
 
-    /// Roughly normal, with deviation 1, and an `f32` number.
+    /// Roughly normal, with deviation 1, and exact in `f32`.
     pub(crate) fn normal(&mut self) -> f32 {
         let sum: f32 = (0..4).map(|_| rng::signed(self.word())).sum();
         sum * 0.75f32.sqrt()
@@ -73,7 +73,7 @@ impl Draw {
         Array::from_f32(shape, &self.normals(shape.iter().product()))
     }
 
-    /// Images with a background of zeros, as scans have it, so that windows hold ties.
+    /// Images with a background of zeros, as in scans, so that pooling windows contain ties.
     pub(crate) fn images(
         &mut self,
         count: usize,

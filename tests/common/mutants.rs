@@ -1,4 +1,4 @@
-//! One-line mutants of a shader: what a hasty hand or a wrong driver might make of it.
+//! One-line mutants of a shader: what a careless edit or a faulty driver might make of it.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -10,7 +10,7 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 pub(crate) struct Mutant {
     pub(crate) shader: &'static str,
     pub(crate) source: &'static str,
-    /// The function that the line is in.
+    /// The function that contains the line.
     pub(crate) function: String,
     rule: &'static str,
     number: usize,
@@ -23,7 +23,7 @@ impl fmt::Display for Mutant {
     }
 }
 
-/// What is changed into what; every place in a line is a mutant of its own.
+/// Replacements; every match in a line is a separate mutant.
 const RULES: &[(&str, &str, &str)] = &[
     ("dropped barrier", "workgroupBarrier();", ""),
     ("off by one", " + 1u", ""),
@@ -92,8 +92,8 @@ const RULES: &[(&str, &str, &str)] = &[
     ("another value", ".x", ".y"),
 ];
 
-/// Every mutant that is valid WGSL. What may never end when it is changed is left out: the walk of the shuffle, and at which
-/// number a loop that counts down ends.
+/// Every mutant that is valid WGSL. Changes that might never terminate are left out: the walk of the shuffle, and the
+/// end of loops that count down.
 pub(crate) fn of(shader: &'static str, source: &'static str) -> Vec<Mutant> {
     let mut found = Vec::new();
     let (mut function, mut start) = (String::new(), 0);
@@ -131,7 +131,7 @@ pub(crate) fn of(shader: &'static str, source: &'static str) -> Vec<Mutant> {
     found
 }
 
-/// At most `count` of them, from all rules in turn and spread over the file.
+/// At most `count` of them, taking the rules in turn and spread over the file.
 pub(crate) fn some(mutants: Vec<Mutant>, count: usize) -> Vec<Mutant> {
     let mut by_rule: BTreeMap<&str, Vec<Mutant>> = BTreeMap::new();
     for mutant in mutants {
@@ -141,7 +141,7 @@ pub(crate) fn some(mutants: Vec<Mutant>, count: usize) -> Vec<Mutant> {
     let mut round = 0;
     while picked.len() < count && by_rule.values().any(|left| !left.is_empty()) {
         for left in by_rule.values_mut().filter(|left| !left.is_empty()) {
-            // Now from the front, now from the middle.
+            // Alternates between the front and the middle.
             let at = if round % 2 == 0 { 0 } else { left.len() / 2 };
             picked.push(left.remove(at));
         }

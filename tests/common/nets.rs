@@ -1,5 +1,5 @@
-//! Random small networks. What is drawn is a description in which any part can be left out or made smaller, so that a
-//! failure shrinks to the smallest network that still has it.
+//! Random small networks. The generator draws descriptions in which any part can be left out or made smaller, so that
+//! a failure shrinks to the smallest network that still has it.
 
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,12 +19,12 @@ use coverage::EVERY_PART;
 
 mod coverage;
 
-/// A random network, how it is trained, and on which step of which seed.
+/// A random network, its training, and the step and seed to test.
 #[derive(Debug, Clone)]
 pub(crate) struct Case {
     body: Vec<Body>,
     head: Head,
-    /// How often the body is gone through. More than once, layers whose parameters have the same shapes share them.
+    /// How often the body is repeated. If more than once, layers whose parameters have the same shapes share them.
     laps: usize,
     input: [usize; 3],
     classes: usize,
@@ -42,7 +42,7 @@ struct Window {
     padding: usize,
 }
 
-/// What only a convolution's window can be.
+/// Window options that only convolutions have.
 #[derive(Debug, Clone, Copy)]
 struct Kernel {
     sides: [usize; 2],
@@ -58,13 +58,13 @@ enum Groups {
     All,
 }
 
-/// A layer of the body; it is left out where it does not fit.
+/// A layer of the body; left out where it does not fit.
 #[derive(Debug, Clone, Copy)]
 enum Body {
     /// A layer whose keys do not depend on its input.
     Plain(&'static str),
     Pool(&'static str, Window),
-    /// A side branch from the value before, joined with it.
+    /// A side branch from the previous value, joined with it.
     Branch(&'static str),
     Conv {
         kernel: Kernel,
@@ -87,7 +87,7 @@ enum Head {
 const LARGEST: usize = 400;
 
 impl Body {
-    /// Its line in a model file; with `keep` it makes as many channels as it reads.
+    /// Its line in a model file; with `keep` it outputs as many channels as it reads.
     fn line(self, channels: usize, keep: bool) -> String {
         match self {
             Self::Plain(line) => line.to_owned(),
@@ -126,7 +126,7 @@ impl Body {
 }
 
 impl Case {
-    /// The network as a model file describes it.
+    /// The network as described by its model file.
     pub(crate) fn model(&self) -> Model {
         let mut shape = Shape::from(self.input);
         let mut lines = Vec::new();
@@ -172,7 +172,7 @@ impl Case {
         Model::parse(&text, "net").unwrap_or_else(|error| panic!("{error}\n{text}"))
     }
 
-    /// What a failure says: a model file, with the rest in comments.
+    /// A failure's message: a model file, with the rest in comments.
     fn report(&self, reason: &str) -> String {
         let Self { replicas, seed, step, shuffle, .. } = self;
         let text = format!("{reason}\nseed {seed}, step {step}, replicas {replicas}, shuffle {shuffle}");
@@ -180,7 +180,7 @@ impl Case {
     }
 }
 
-/// A branch that reads `from`, and the layer called `name` that joins both: a sum of three, channels side by side, a gate.
+/// A branch that reads `from`, and the layer called `name` that joins both: a sum of three, concatenated channels, a gate.
 fn branch(join: &str, from: &str, shape: Shape, name: &str) -> Vec<String> {
     let side = format!("{name}_side");
     let same = format!("out_channels = {}, groups = {}", shape.channels, shape.channels);
@@ -205,7 +205,7 @@ fn branch(join: &str, from: &str, shape: Shape, name: &str) -> Vec<String> {
     }
 }
 
-/// Lets each layer compute with the trained parameters of the first one of its kind whose have the same shapes.
+/// Makes each layer use the trained parameters of the first layer of its kind with the same parameter shapes.
 fn share(model: &Model, lines: &mut [String]) {
     let shapes = |layer: &NamedLayer| -> Vec<Vec<usize>> {
         layer.params.iter().filter(|param| param.trained).map(|param| param.shape.clone()).collect()
@@ -219,9 +219,9 @@ fn share(model: &Model, lines: &mut [String]) {
     }
 }
 
-/// Shape behind a layer, or `None` if it does not fit there.
+/// Shape after a layer, or `None` if it does not fit there.
 fn output_shape(line: &str, input: Shape) -> Option<Shape> {
-    // Statistics of fewer values say little about the kernels and much about cancellation.
+    // Statistics of fewer values test cancellation rather than the kernels.
     if line.contains("_norm") && input.height * input.width < 4 {
         return None;
     }
@@ -258,7 +258,7 @@ fn body() -> impl Strategy<Value = Body> {
         r#"{ type = "leaky_relu", negative_slope = 0.2 }"#,
         r#"{ type = "batch_norm2d" }"#,
         r#"{ type = "batch_norm2d", eps = 1e-3, momentum = 0.3 }"#,
-        // With the usual eps, differences of a group that is all zeros are too coarse for its gradient.
+        // With the usual eps, finite differences are too coarse for the gradient of an all-zero group.
         r#"{ type = "group_norm", groups = 1, eps = 0.01 }"#,
         r#"{ type = "group_norm", groups = 2, eps = 0.1 }"#,
         r#"{ type = "group_norm", groups = 3, eps = 0.05 }"#,
@@ -269,7 +269,7 @@ fn body() -> impl Strategy<Value = Body> {
         r#"{ type = "dropout", rate = 0.3 }"#,
     ];
     let joins = ["add", "concat", "multiply"];
-    // Those that no kernel of a convolution takes in.
+    // Those that no convolution kernel can fuse.
     let activations = [
         r#"{ type = "relu6" }"#,
         r#"{ type = "sigmoid" }"#,
@@ -358,7 +358,7 @@ fn cases() -> impl Strategy<Value = Case> {
     )
 }
 
-/// Runs of the random generator, on as many threads.
+/// Runs of the random generator, one thread each.
 const SHARES: u8 = 2;
 
 /// The same numbers in every run.
@@ -373,11 +373,11 @@ pub(crate) fn some_cases(count: usize) -> Vec<Case> {
     (0..count).map(|_| cases().new_tree(&mut runner).unwrap().current()).collect()
 }
 
-/// Checks 200 random networks, or as many as `SHADERNET_RANDOM_NETS` says. The same networks in every run;
-/// 200 or more have every kind of layer and every option, or it panics.
+/// Checks 200 random networks, or the number in `SHADERNET_RANDOM_NETS`. The same networks in every run; panics if
+/// 200 or more lack any kind of layer or option.
 ///
 /// # Errors
-/// The smallest network that fails, as a model file, with the reason and what else the case depends on in comments.
+/// The smallest failing network, as a model file, with the reason and the rest of the case in comments.
 pub(crate) fn check_random_networks(
     check: impl Fn(&Case, &Model) -> Result<(), String> + Sync,
 ) -> Result<(), String> {
@@ -405,7 +405,7 @@ pub(crate) fn check_random_networks(
     Ok(())
 }
 
-/// Parameters and running statistics that are all different from their defaults.
+/// Parameters and running statistics that all differ from their defaults.
 pub(crate) fn random_weights(model: &Model, seed: u32) -> Vec<Tensor> {
     let mut draw = Draw::new(7000 + seed);
     let mut tensors = model.init(seed);

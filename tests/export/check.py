@@ -1,9 +1,9 @@
-"""What others say of an exported network: onnx's checker, onnxruntime and PyTorch, on the whole test set.
+"""Check an exported network with other tools: onnx's checker, onnxruntime and PyTorch, on the whole test set.
 
     python check.py FOLDER IMAGES-idx3-ubyte.gz
 
 FOLDER holds model.safetensors, what `shadernet export` made of it (net.onnx, folded.onnx, net.py) and the logits of
-`shadernet eval --logits` (logits.safetensors). Exits with 1 unless every answer is the same and no logit is further off than
+`shadernet eval --logits` (logits.safetensors). Exits with 1 unless every answer is the same and no logit is off by more than
 1e-5 of the largest.
 """
 
@@ -38,7 +38,7 @@ def main(folder, images):
         path = f"{folder}/{name}"
         onnx.checker.check_model(onnx.load(path), full_check=True)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-        # The last batch is a smaller one.
+        # The last batch is smaller.
         parts = numpy.array_split(pixels, [3000, 6000, 9000, 9999])
         parts = [session.run(["logits", "probabilities"], {"pixels": part}) for part in parts]
         logits, probabilities = (numpy.concatenate(values) for values in zip(*parts))
@@ -50,7 +50,7 @@ def main(folder, images):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     net = module.load(f"{folder}/model.safetensors")
-    # Not by torch.from_numpy: an old PyTorch does not know a new numpy.
+    # Not torch.from_numpy: an old PyTorch does not support a new numpy.
     pixels = torch.frombuffer(bytearray(pixels.tobytes()), dtype=torch.float32).reshape(pixels.shape)
     with torch.no_grad():
         logits = torch.cat([net(part) for part in pixels.split(1000)])

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Exports trained networks, those named and one with branches, and asks onnx's checker, onnxruntime and PyTorch what they make of them: check.py. Needs Python 3
-# with venv; on Debian and Ubuntu it installs that, and takes the system's PyTorch if there is one.
+# Exports trained networks, those named and one with branches, and checks them with onnx's checker, onnxruntime and
+# PyTorch: check.py. Needs Python 3 with venv; on Debian and Ubuntu it installs that, and uses the system's PyTorch if
+# there is one.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

@@ -1,4 +1,4 @@
-//! What computes ONNX's cases: the reference alone, or kernels beside it.
+//! What computes ONNX's cases: the reference alone, or kernels along with it.
 
 use shadernet::config::Optimizer;
 use shadernet::doctor::Table;
@@ -10,17 +10,17 @@ use shadernet::tensor::{Array, Arrays, Shape, gamma};
 use super::image;
 use super::kernels::Kernels;
 
-/// What computes the cases, and what was compared.
+/// What computes the cases, and the comparisons made.
 #[derive(Default)]
 pub(crate) struct Bench {
-    /// `None`: the reference itself.
+    /// `None` is the reference itself.
     pub(crate) kernels: Option<Kernels>,
     pub(crate) table: Table,
 }
 
 impl Bench {
-    /// Without kernels, what the reference made. Else what the kernels made, once each value was within its bound; they and
-    /// ONNX may then be apart by twice the bound, as each may be off by it.
+    /// Without kernels, the reference's results. Else the kernels' results, once each value is within its bound; they
+    /// and ONNX may then differ by twice the bound, as each may be off by it.
     fn compared(&mut self, kind: &str, reference: Arrays, made: Option<Arrays>) -> Result<Arrays, String> {
         let Some(mut made) = made else { return Ok(reference) };
         for (name, array) in &mut made {
@@ -37,7 +37,7 @@ impl Bench {
         Ok(made)
     }
 
-    /// Forward, and backward if there is a `grad_output`. `arrays` must be all that the layer reads.
+    /// Forward, and backward if there is a `grad_output`. `arrays` must contain everything that the layer reads.
     pub(crate) fn apply(
         &mut self,
         kind: &str,
@@ -88,7 +88,7 @@ impl Bench {
     /// Logarithms of the probabilities: minus the loss for each class as the target.
     pub(crate) fn log_softmax(&mut self, logits: &Array) -> Result<Array, String> {
         let [rows, classes] = logits.shape[..] else { panic!("{:?} is no matrix", logits.shape) };
-        // Every row once for each class.
+        // Every row once per class.
         let all = Array::exact(&[classes * rows, classes], logits.data.repeat(classes));
         let targets: Vec<u8> = (0..classes * rows).map(|at| (at / rows) as u8).collect();
         let loss = &self.cross_entropy(&all, &targets)?["loss"];

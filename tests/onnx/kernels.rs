@@ -12,12 +12,12 @@ use shadernet::rng::{self, Stream};
 use shadernet::shader;
 use shadernet::tensor::{Array, Arrays, Shape};
 
-/// A NaN, so that what nobody wrote shows.
+/// A NaN, to expose values that were never written.
 const POISON: u32 = 0x7fc0_0bad;
-/// Arrays that hold a value for each image: vec4s of four images on the device.
+/// Arrays with a value per image: vec4s of four images on the device.
 const OF_IMAGES: &[&str] =
     &["input", "output", "grad_output", "grad_input", "logits", "targets", "loss", "grad_logits"];
-/// Of these, the ones that must hold 0 behind the last image of a batch.
+/// Of these, the ones that must hold 0 past the last image of a batch.
 const ZERO_BEHIND: &[&str] = &["grad_output", "grad_input", "loss", "grad_logits"];
 
 /// A GPU and how its shaders are compiled.
@@ -28,7 +28,7 @@ pub(crate) struct Kernels {
     pub(crate) launches: usize,
 }
 
-/// [image, ...] as [quad, ..., 4 images]; `behind` is in the lanes behind the last image.
+/// [image, ...] as [quad, ..., 4 images]; `behind` fills the lanes past the last image.
 fn pack<T: Copy>(values: &[T], images: usize, behind: T) -> Vec<T> {
     let size = values.len() / images;
     let quads = images.div_ceil(4);
@@ -39,7 +39,7 @@ fn pack<T: Copy>(values: &[T], images: usize, behind: T) -> Vec<T> {
     (0..4 * quads * size).map(value).collect()
 }
 
-/// [quad, ..., 4 images] as [image, ...]: those of the batch, and what is in the lanes behind it.
+/// [quad, ..., 4 images] as [image, ...]: those of the batch, and the lanes past it.
 fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
     let size = values.len() / images.next_multiple_of(4);
     let image = |n: usize| (0..size).map(move |element| values[(n / 4 * size + element) * 4 + n % 4]);
@@ -49,7 +49,7 @@ fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
 
 /// Words of a net's settings with one layer.
 const SETTINGS: usize = first_setting(1);
-/// The setting of this number is weight decay, those of most others are for batches: see `Replica::words`.
+/// Weight decay is the setting with this index; most others are for batches: see `Replica::words`.
 const WEIGHT_DECAY: usize = 7;
 
 /// The tensor `state` of a step with one net.
@@ -66,8 +66,8 @@ impl Kernels {
         Self { gpu, options, launches: 0 }
     }
 
-    /// Runs launches on `given` and reads the arrays that are named as those of `wanted`. `words` are tensors that are no
-    /// arrays, with what they hold; `others` those that hold nothing yet, with their lengths.
+    /// Runs launches on `given` and reads the arrays with the names of those in `wanted`. `words` are other tensors
+    /// with their contents; `others` those without contents, with their lengths.
     fn run(
         &mut self,
         images: usize,
@@ -120,7 +120,7 @@ impl Kernels {
         wanted.iter().map(read).collect()
     }
 
-    /// What a layer makes of `given`, or `None` if it has no kernel. `wanted` is what it should make.
+    /// A layer's results for `given`, or `None` if it has no kernel. `wanted` is what it should make.
     pub(crate) fn layer(
         &mut self,
         layer: &dyn Layer,
@@ -189,7 +189,7 @@ impl Kernels {
         let words = [
             ("learning_rates", rates),
             ("state", state(step.step, 1, settings)),
-            // All of the first net, and all decay.
+            // All belong to the first net, and weight decay applies to all.
             ("owners", vec![1; len]),
         ];
         self.run(1, &[launch], given, wanted, &words, &[])

@@ -1,5 +1,6 @@
-// Gives every pipeline of the plans in the JSON files named as arguments (see examples/plan_json.rs) to Tint, Chrome's
-// WGSL compiler, and looks for data races with wgsl_reflect. README.md says what is not checked. Start with run.sh.
+// Compiles every pipeline of the plans in the JSON files named as arguments (see examples/plan_json.rs) with Tint,
+// Chrome's WGSL compiler, and looks for data races with wgsl_reflect. README.md says what is not checked. Start with
+// run.sh.
 
 import { readFileSync } from 'node:fs';
 import { create, globals } from 'webgpu';
@@ -55,7 +56,7 @@ if (!adapter) {
 const device = await adapter.requestDevice(); // no required limits: the defaults
 console.log(`Dawn on ${adapter.info.description || adapter.info.device}`);
 
-// Runs `make` and gives the errors that it causes.
+// Runs `make` and returns the errors that it causes.
 async function errorsOf(make) {
   device.pushErrorScope('validation');
   device.pushErrorScope('internal');
@@ -86,7 +87,7 @@ async function compile(code) {
   return { module, messages };
 }
 
-// With the layout that the plan promises: binding numbers and access of every buffer.
+// With the layout given by the plan: binding numbers and access of every buffer.
 function pipelineErrors(module, { entry_point, bindings }, constants) {
   return errorsOf(async () => {
     const entries = bindings.map(({ index, writable }) => ({
@@ -145,17 +146,17 @@ gpu = null;
 
 // Part 2: races between the invocations of a workgroup.
 
-// wgsl_reflect takes a loop as one step and misses the barriers in it, so trees are unrolled. It gives
-// linear_index(id, groups) the id of the workgroup's last invocation in all invocations, so that one is inlined.
+// wgsl_reflect executes a loop as one step and misses the barriers in it, so trees are unrolled. It passes the id of
+// the workgroup's last invocation to linear_index(id, groups) in all invocations, so that function is inlined.
 const TREE = / {4}for \(var half = 32u; half > 0u; half \/= 2u\) \{\n([^]*?)\n {4}\}\n/g;
 
-// WGSL with constants in place of the overrides.
+// WGSL with constants instead of the overrides.
 function specialised(shader, constants) {
   return source(shader)
     .replace(/^override (\w+): (\w+)( = [^;]+)?;/gm, (_, name, type, value) => {
       const given = constants[name];
       if (given === undefined) {
-        return `const ${name}: ${type}${value ?? ` = ${type}()`};`; // without a value: of another entry point
+        return `const ${name}: ${type}${value ?? ` = ${type}()`};`; // without a value: for another entry point
       }
       const literal = { u32: `${given}u`, f32: `f32(${given})`, bool: `${given !== 0}` }[type];
       return `const ${name}: ${type} = ${literal};`;
@@ -219,8 +220,8 @@ for (const [name, uses] of entryPoints) {
   }
   free += good ? 1 : 0;
   if (barriers) {
-    // Control: without any one of its barriers, a kernel has a race.
-    const use = uses.find(({ dispatch }) => dispatch.constants.SUM_LANES === 64) ?? uses[0]; // 1: no tree at work
+    // Control: with any one of its barriers removed, a kernel has a race.
+    const use = uses.find(({ dispatch }) => dispatch.constants.SUM_LANES === 64) ?? uses[0]; // 1: no tree
     const parts = specialised(shader, use.dispatch.constants).split(`\nfn ${entry_point}(`);
     const pieces = parts[1].split('workgroupBarrier();');
     const end = pieces.findIndex((piece) => piece.includes('\n}\n'));

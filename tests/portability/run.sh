@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gives all pipelines to Tint and looks for races with wgsl_reflect: README.md. Needs Node 20 and npm; on Debian and Ubuntu
+# Compiles all pipelines with Tint and looks for races with wgsl_reflect (README.md). Needs Node 20 and npm; on Debian and Ubuntu
 # it installs chromium for its software Vulkan driver if no VK_DRIVER_FILES is set.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -10,7 +10,7 @@ if [ "$(uname)" = Linux ] && [ -z "${VK_DRIVER_FILES:-}" ]; then
         apt-get update -qq
         apt-get install -y -qq --no-install-recommends chromium >/dev/null
     fi
-    # Where there is none, Dawn takes the drivers of the system.
+    # If there is none, Dawn uses the system's drivers.
     [ ! -e "$driver" ] || export VK_DRIVER_FILES=$driver
 fi
 npm ci --silent --no-audit --no-fund
@@ -20,7 +20,7 @@ trap 'rm -rf "$plans"' EXIT
 plan_json() {
     cargo run --quiet --release --manifest-path ../../Cargo.toml --example plan_json -- "$@"
 }
-# Other networks have the same shaders in other sizes; SwiftShader takes a third of a second for each pipeline.
+# Other networks use the same shaders in other sizes; SwiftShader takes a third of a second per pipeline.
 for model in seed seed-18k small-9.9k recurrent-1k; do
     plan_json "../../data/models/$model.toml" >"$plans/$model.json"
 done

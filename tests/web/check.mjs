@@ -1,5 +1,6 @@
-// Opens the pages that run.sh made, in the folder named as argument, and uses them as people do. README.md has the list.
-// A second argument chooses the cases with this text in their name.
+// Opens the pages made by run.sh, in the folder named as argument, and uses them as people do. README.md has the
+// list.
+// A second argument selects the cases with this text in their name.
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync, statSync } from 'node:fs';
@@ -183,7 +184,7 @@ await test('the keyboard alone draws, takes back and clears', () =>
     assert.equal(await text(page, 'live'), 'The board is empty.');
   }));
 
-// What can go wrong with WebGPU: what the page says, and that it goes on.
+// What can go wrong with WebGPU: what the page says, and that it continues.
 const breakShader = `const make = GPUDevice.prototype.createShaderModule;
   GPUDevice.prototype.createShaderModule = function (given) {
     return make.call(this, given.label === 'conv2d' ? { ...given, code: given.code.replace(FROM, TO) } : given);
@@ -267,7 +268,7 @@ await test('fits a phone, in light and dark', async () => {
 await test('small and quick', async () => {
   const { size } = statSync(join(folder, 'seed.html'));
   assert.ok(size <= MAX_BYTES, `${size} bytes`);
-  // Takes an example as soon as there is one, and notes when the answer and WebGPU are there.
+  // Clicks an example as soon as there is one, and notes when the answer and WebGPU are there.
   const before = `new MutationObserver(() => {
     if (!window.example) {
       window.example = document.querySelector('[aria-label="Example: a drawn 7"]');
@@ -280,7 +281,7 @@ await test('small and quick', async () => {
       window.webgpuAnswer ??= performance.now();
     }
   }).observe(document, { subtree: true, childList: true, attributes: true })`;
-  // The best of some loads: what other programs take on a busy machine is not the page's.
+  // The best of several loads: the load of other programs on a busy machine isn't the page's.
   let [first, webgpu] = [Infinity, Infinity];
   for (let load = 0; load < 5; load++) {
     const times = await withPage(

@@ -1,4 +1,4 @@
-// Opens pictures in the pages that run.sh made, as check.mjs draws on them; the same arguments.
+// Opens pictures in the pages made by run.sh, where check.mjs draws; the same arguments.
 
 import assert from 'node:assert/strict';
 import { readFileSync, readdirSync } from 'node:fs';
@@ -8,7 +8,7 @@ import {
 } from './harness.mjs';
 
 /**
- * Largest difference of a prepared pixel of a JPEG, of 255: decoders may round differently, and smooth colours differently.
+ * Largest difference of a prepared pixel of a JPEG, of 255: decoders may differ in rounding and in chroma smoothing.
  */
 const JPEG_TOLERANCE = 3;
 
@@ -18,7 +18,7 @@ function pictures(set) {
   return readdirSync(test).sort().flatMap((name) => readdirSync(join(test, name)).sort().map((file) => join(test, name, file)));
 }
 
-/** Opens a file by the button and waits until it is answered. */
+/** Opens a file with the button and waits for the answer. */
 async function choose(page, file) {
   await page.locator('#file').setInputFiles(file);
   const name = file.name ?? basename(file);
@@ -127,7 +127,7 @@ await test('a picture that is blank or too large is refused for its own reason',
 await test('a picture is dropped, or pasted; text is neither', () =>
   withPage(
     async (page) => {
-      /** Sends an event that carries a file, to where the pointer would be. */
+      /** Sends an event that carries a file to where the pointer would be. */
       const send = (type, path) =>
         page.evaluate(
           async ([type, name, bytes]) => {
@@ -149,7 +149,7 @@ await test('a picture is dropped, or pasted; text is neither', () =>
       const files = pictures('colours');
       const [dropped, pasted] = [files.at(0), files.at(-1)];
       assert.deepEqual(await send('dragover', dropped), { prevented: true, marked: true });
-      // Else the browser would leave the page for the picture.
+      // Otherwise the browser would leave the page for the picture.
       assert.deepEqual(await send('drop', dropped), { prevented: true, marked: false });
       await answers(page, 'not red');
       await send('paste', pasted);
@@ -187,7 +187,7 @@ await test('the keyboard opens a picture; labels and the live region tell of it'
       });
       assert.ok(green > 100 && red < 100 && blue < 120, `the preview shows ${[red, green, blue]}`);
       assert.equal(await page.evaluate(() => board.seen().picture.shown.width), 250, 'it is shown upright');
-      // Its board is no place to draw on.
+      // Its board can't be drawn on.
       await draw(page, [[[0.2, 0.2], [0.8, 0.8]]]);
       assert.equal(await page.evaluate(() => board.marks.length), 1);
     },

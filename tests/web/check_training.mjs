@@ -1,5 +1,5 @@
 // Trains in the pages that run.sh exported with --train-here. README.md has the list.
-// A second argument chooses the cases with this text in their name.
+// A second argument selects the cases with this text in their name.
 
 import assert from 'node:assert/strict';
 import { readFileSync, statSync } from 'node:fs';
@@ -8,7 +8,7 @@ import { LOGIT_TOLERANCE, answers, engine, finish, folder, images, logitsOf, rea
 
 const NOISE = join(folder, 'noise/t10k-images-idx3-ubyte');
 const MAX_BYTES = 2_000_000;
-/** After a training, whose steps carry differences on. */
+/** After a training, whose steps amplify differences. */
 const TRAINED_TOLERANCE = 1e-3;
 
 const button = (page, name) => page.getByRole('button', { name });
@@ -41,7 +41,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
       const { each, losses, tested } = await page.evaluate(() => ({ each: recipe.steps_per_epoch, losses, tested }));
       let most = 0;
       rows.forEach(([, , , trainLoss, , , accuracy], epoch) => {
-        // The noise has whole batches only: the mean over an epoch is that over its submissions, by their steps.
+        // The noise has only whole batches: the mean over an epoch is that over its submissions, weighted by their steps.
         let [sum, before] = [0, epoch * each];
         for (const { step, loss } of losses.filter(({ step }) => step > epoch * each && step <= (epoch + 1) * each)) {
           sum += (step - before) * loss;
@@ -52,7 +52,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
       });
       assert.ok(rows.length === 2 && most < TRAINED_TOLERANCE, `the loss of an epoch differs by ${most}`);
       assert.match(await text(page, 'progress'), /^Epoch 2 of 2, loss \d\.\d{3}; \d+\.\d % of 100 test images right\.$/);
-      // That it was trained at all: what it began with answers otherwise.
+      // That it was trained at all: the initial weights give different answers.
       await page.evaluate(() => training.begin());
       const first = await difference(page);
       assert.ok(first > 0.01, `random weights differ by ${first}`);
@@ -85,11 +85,11 @@ await test('the seed network learns, and can be paused, continued and left', () 
       assert.ok(Math.abs(first - Math.log(10)) < 0.3 && last < first - 0.1, `the loss goes from ${first} to ${last}`);
       assert.match(await page.locator('#curve').getAttribute('aria-label'), /^Loss: \d\.\d{3} after \d+ of 2375 steps$/);
       assert.match(await text(page, 'model-line'), /trained in this page$/);
-      // Back, while steps are on their way.
+      // Back, while steps are in flight.
       await button(page, 'Back to the trained network').click();
       await answers(page, '3');
       assert.equal(await text(page, 'model-line'), model);
-      // And at once again from scratch.
+      // And immediately again from scratch.
       await button(page, 'Train from scratch').click();
       await page.waitForFunction(() => losses.length >= 1 && losses[0].step <= 2, null, { timeout: 120_000 });
       await button(page, 'Back to the trained network').click();

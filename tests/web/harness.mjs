@@ -1,4 +1,4 @@
-// What the checks share: a browser, a page of the folder that run.sh made, and how people use it.
+// Code shared by the checks: a browser, a page of the folder made by run.sh, and how people use it.
 
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
@@ -39,7 +39,7 @@ export async function test(name, run) {
   }
 }
 
-/** Opens a page, lets `use` use it, and fails if the console had errors or anything was loaded from elsewhere. */
+/** Opens a page, lets `use` use it, and fails on console errors and on anything loaded from elsewhere. */
 export async function withPage(use, { file = 'seed', before, options = {} } = {}) {
   const context = await browser.newContext({ viewport: { width: 1100, height: 900 }, ...options });
   const page = await context.newPage();
@@ -67,7 +67,7 @@ export const engine = (page) => page.evaluate(() => document.body.dataset.engine
 export const answers = (page, name) =>
   page.waitForFunction((name) => document.getElementById('answer').textContent === name, name, { timeout: 10_000 });
 
-/** Draws strokes of points in parts of the board's side, with the mouse. */
+/** Draws strokes with the mouse; points are fractions of the board's side. */
 export async function draw(page, strokes) {
   const { x, y, width } = await page.locator('#board').boundingBox();
   for (const [[startX, startY], ...rest] of strokes) {
@@ -80,7 +80,7 @@ export async function draw(page, strokes) {
   }
 }
 
-/** The one tensor of a safetensors file, in rows. */
+/** The only tensor of a safetensors file, in rows. */
 export function logitsOf(path) {
   const bytes = readFileSync(path);
   const start = 8 + Number(bytes.readBigUInt64LE(0));

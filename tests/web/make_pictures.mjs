@@ -1,5 +1,6 @@
-// Draws the pictures of two data sets into the folder named as argument: `colours`, whose classes are colours, and `greys`, whose
-// classes are light and dark: PNG and JPEG of many sizes, transparent, of another gamma, turned by EXIF. And 7_finished.png, as MNIST's are.
+// Draws the pictures of two datasets into the folder named as argument: `colours`, whose classes are colours, and
+// `greys`, whose classes are light and dark: PNG and JPEG of many sizes, with transparency, another gamma, rotation
+// by EXIF. And 7_finished.png, in MNIST's style.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -16,14 +17,14 @@ const SIZES = [[32, 32], [20, 20], [64, 48], [31, 77], [7, 5], [1, 1], [200, 3],
 /** Orientation 6, a camera held upright. */
 const EXIF = Buffer.from('\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0', 'latin1');
 
-/** A PNG chunk that tells of linear light, which colour management would act on. */
+/** A PNG chunk that declares linear light, on which colour management would act. */
 const GAMMA = Buffer.from('\0\0\0\x04gAMA\0\x01\x86\xa0\0\0\0\0', 'latin1');
 GAMMA.writeUInt32BE(crc32(GAMMA.subarray(4, 12)), 12);
 
-/** Puts a part of a picture file where others can be: in a JPEG behind its first mark, in a PNG behind its header. */
+/** Inserts a chunk where a picture file allows it: in a JPEG after its first marker, in a PNG after its header. */
 const insert = (file, at, part) => Buffer.concat([file.subarray(0, at), part, file.subarray(at)]);
 
-/** In the browser: a colour with an uneven light and noise, as a data URL. */
+/** In the browser: a colour with uneven light and noise, as a data URL. */
 function drawn({ width, height, colour, type, salt, transparent }) {
   const canvas = document.createElement('canvas');
   [canvas.width, canvas.height] = [width, height];

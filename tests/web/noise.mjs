@@ -1,4 +1,4 @@
-// Writes a data set of noise for all_layers.toml into the folder named as argument.
+// Writes a dataset of noise for all_layers.toml into the folder named as argument.
 
 import { mkdirSync, writeFileSync } from 'node:fs';
 

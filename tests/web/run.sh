@@ -13,7 +13,7 @@ target=${CARGO_TARGET_DIR:-../../target}/release
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# Four networks: the one that ships, a small one with every other layer, taught some noise, and two taught pictures.
+# Four networks: the one that ships, a small one with every other layer, trained on noise, and two trained on pictures.
 prepare() {
     "$target/shadernet" export "$2" --html "$work/$1.html"
     "$target/shadernet" eval "$2" --data "$3" --device cpu --logits "$work/$1.logits"

@@ -1,4 +1,4 @@
-// Digits as a hand draws them: strokes of points in parts of the board's side.
+// Hand-drawn digits: strokes whose points are fractions of the board's side.
 
 /** Points on an ellipse, from one angle to another in degrees clockwise from 3 o'clock. */
 function arc(centreX, centreY, radiusX, radiusY, from, to) {

@@ -1,8 +1,8 @@
-//! Everything that a user can get wrong: one message that says where and what would fit, and nothing half-written.
+//! Everything that a user can get wrong: one message that says where and what would be valid, and nothing half-written.
 
 use super::*;
 
-/// What is wrong, how to make it so, the arguments, the exit code, and words that the message must have.
+/// The error, how to cause it, the arguments, the exit code, and words that the message must contain.
 type Case<'a> = (&'a str, &'a dyn Fn(&Path), &'a [&'a str], i32, &'a [&'a str]);
 
 fn check(cases: &[Case<'_>]) {
@@ -150,7 +150,7 @@ fn arguments_and_devices() {
         fs::create_dir(dir.join("taken")).unwrap();
         fs::write(dir.join("taken/file"), "").unwrap();
     };
-    // Weight decay turns each weight into -99 times itself, step by step.
+    // Weight decay multiplies each weight by -99 in every step.
     let diverging = model(
         "optimizer = { type = \"adam\" }\nlearning_rate = { schedule = \"cosine\", peak = 0.02 }",
         "optimizer = { type = \"sgd\", weight_decay = 1.0 }\nlearning_rate = { schedule = \"constant\", rate = 100.0 }",
@@ -212,7 +212,7 @@ fn arguments_and_devices() {
 
 #[test]
 fn trained_models() {
-    // Made once, and copied into each workplace.
+    // Created once, and copied into each workplace.
     let source = workplace();
     ok(source.path(), &train(&["--max-steps", "2", "--out", "run"]));
     let file = |name: &str| fs::read(source.path().join("run").join(name)).unwrap();
@@ -288,7 +288,7 @@ fn trained_models() {
     check(cases);
 }
 
-/// Each format alone: `export seed.safetensors --html page.html` and so on.
+/// Each format separately: `export seed.safetensors --html page.html` and so on.
 #[test]
 fn exports() {
     const SEED: &[u8] = include_bytes!("../../../data/models/seed.safetensors");
@@ -409,7 +409,7 @@ fn exports() {
     check(cases);
 }
 
-/// Permissions do not stop the superuser.
+/// Permissions don't stop the superuser.
 #[cfg(unix)]
 #[test]
 fn a_read_only_folder() {

@@ -1,4 +1,4 @@
-//! What is odd or wrong with folders of pictures: a warning, or one message that says what would fit.
+//! Odd or invalid folders of pictures: a warning, or one message that says what would be valid.
 
 use super::pictures::{add, album, bar, save};
 use super::*;
@@ -43,7 +43,7 @@ fn what_is_odd_is_said_and_does_not_stop() {
         assert!(line.starts_with(wanted.as_str()), "{line}\n{wanted}");
     }
     assert_eq!(done.stdout.lines().count(), 1, "{}", done.stdout);
-    // Three times as many is not worth a word.
+    // Three times as many isn't worth a warning.
     for index in 2..4 {
         save(dir.path(), &format!("data/train/mid/{index}.png"), bar(2, index));
     }

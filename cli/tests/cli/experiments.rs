@@ -1,4 +1,4 @@
-//! Suites of experiments: what is chosen and tested, that nothing is done twice, and that parts make up the whole.
+//! Suites of experiments: what is chosen and tested, that nothing is done twice, and that parts add up to the whole.
 
 use super::*;
 
@@ -54,7 +54,7 @@ fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
     let first = ok(dir.path(), &experiments(&[]));
     let all = rows(&table);
     let count = |phase: &str| all.iter().filter(|row| row[0] == phase).count();
-    // Two candidates of two seeds; then three recipes of three seeds, one of which two arms share.
+    // Two candidates with two seeds; then three recipes with three seeds, one of which is shared by two arms.
     assert_eq!((count("select"), count("test")), (4, 9), "{all:?}");
     assert_eq!(first.stdout.lines().filter(|line| line.contains(", seed ")).count(), 13, "{}", first.stdout);
     let tuned: BTreeSet<_> = all.iter().filter(|row| row[0] == "test" && row[1] == "tuned").collect();
@@ -64,7 +64,7 @@ fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
     let hashes: BTreeSet<_> = all.iter().map(|row| &row[5]).collect();
     assert_eq!(hashes.len(), 13, "every run has weights of its own");
 
-    // A net of the suite is the net that `train` makes.
+    // A net in the suite equals the one that `train` makes.
     ok(dir.path(), &train(&["--seed", "41", "--out", "single"]));
     let alone = Checkpoint::load(dir.path().join("single/model.safetensors")).unwrap();
     let same = all.iter().find(|row| row[0] == "test" && row[1] == "as it is" && row[3] == "41").unwrap();
@@ -76,7 +76,7 @@ fn recipes_are_chosen_then_tested_and_nothing_is_done_twice() {
     assert!(!again.stdout.contains(", seed "), "{}", again.stdout);
     assert_eq!(fs::read_to_string(&table).unwrap(), before);
 
-    // What is missing is done, to the same bits.
+    // What is missing is run again, to the same bits.
     let lines: Vec<&str> = before.lines().collect();
     let without = [&lines[..7], &lines[8..]].concat().join("\n") + "\n";
     fs::write(&table, without).unwrap();
@@ -114,7 +114,7 @@ fn the_report_is_made_from_the_rows() {
         let cells = cells.replace("133", &parameters.to_string());
         assert!(report.contains(&cells), "{cells} is not in {report}");
     }
-    // The first arm of the second group has its runs from the first.
+    // The first arm of the second group shares the runs of the first.
     assert!(report.contains("| as it is, again | "), "{report}");
     assert!(
         report.contains("| tuned | learning_rate.peak = 0.04 | ") && report.contains("| chosen |"),
@@ -128,7 +128,7 @@ fn the_report_is_made_from_the_rows() {
     }
 }
 
-/// A group can have seeds of its own, and choose by the loss where the accuracy says otherwise.
+/// A group can have its own seeds, and choose by loss where accuracy disagrees.
 #[test]
 fn a_group_has_its_own_protocol() {
     let own = r#"name = "rate"
@@ -140,7 +140,7 @@ test = { first_seed = 41, seeds = 1 }"#;
     let choice = rows(&table);
     assert_eq!(choice.len(), 2, "{choice:?}");
     assert!(choice.iter().all(|row| row[3] == "8"), "{choice:?}");
-    // As if the first were right more often and the second surer.
+    // As if the first were right more often and the second more confident.
     let mut reader = csv::Reader::from_path(&table).unwrap();
     let header = reader.headers().unwrap().clone();
     let mut lines: Vec<csv::StringRecord> = vec![header.clone()];
@@ -165,7 +165,7 @@ test = { first_seed = 41, seeds = 1 }"#;
     let tested = of("test", "tuned");
     assert_eq!(tested.len(), 1);
     assert!(tested[0][2] == "learning_rate.peak = 0.04" && tested[0][3] == "41", "{tested:?}");
-    // Three seeds of the recipe that both groups have: one for the first, the other two for the second.
+    // Three seeds of the recipe that both groups share: one for the first, the other two for the second.
     assert_eq!((of("test", "as it is").len(), of("test", "as it is, again").len()), (1, 2), "{all:?}");
     let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
     assert!(report.contains("Seeds 41 to 41.") && report.contains("Seeds 40 to 42."), "{report}");
@@ -199,7 +199,7 @@ fn shards_together_are_the_whole() {
     assert_eq!(without_times(report(&whole)), without_times(report(&parts)));
 }
 
-/// The protocol is not a promise: while recipes are chosen there is no test set.
+/// The protocol is enforced: while recipes are chosen there is no test set.
 #[test]
 fn the_choice_does_not_open_the_test_set() {
     let dir = suite(SUITE);
@@ -226,7 +226,7 @@ fn a_run_that_was_stopped_goes_on() {
     fs::write(&table, kept.join("\n") + "\n").unwrap();
     let fingerprint = gone[0].rsplit(',').nth(1).unwrap();
     let folder = dir.path().join(format!("out/runs/rate-test-{fingerprint}-seed41"));
-    // As a process leaves it that is killed in the second epoch.
+    // The state left by a process that is killed in the second epoch.
     fs::remove_dir_all(&folder).unwrap();
     ok(dir.path(), &train(&["--seed", "41", "--max-steps", "5", "--out", folder.to_str().unwrap()]));
     fs::write(folder.join("marker"), "").unwrap();
@@ -294,7 +294,8 @@ fn bad_suites() {
     assert!(done.code == 2 && done.stderr.contains("I from 1 to N"), "{}", done.stderr);
 }
 
-/// A row belongs to the images, the hold-out and the rules that it was made by; what belongs to others stays, and does not count.
+/// A row belongs to the images, the hold-out and the rules that produced it; rows that belong to others are kept, but
+/// don't count.
 #[test]
 fn rows_of_other_data_or_another_hold_out_are_not_results() {
     let dir = suite(SUITE);
@@ -304,7 +305,7 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     let table = dir.path().join("out/runs.csv");
     let first = rows(&table);
 
-    // The same data set by another path is the same data set.
+    // The same dataset under another path is the same dataset.
     fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
     let moved = ["experiments", "suite.toml", "--data", "moved", "--device", "cpu", "--out", "out"];
     assert_eq!(trained(&ok(dir.path(), &moved)), 0);
@@ -325,7 +326,7 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     let both: BTreeSet<_> = both.into_iter().collect();
     assert!(first.iter().all(|row| both.contains(row)), "results were lost");
 
-    // Nothing is trained again for either, and a report without data does not guess.
+    // Nothing is retrained for either, and a report without data does not guess.
     assert_eq!(trained(&ok(dir.path(), &moved)), 0);
     assert_eq!(trained(&ok(dir.path(), &experiments(&[]))), 0);
     let unsure = run(dir.path(), &["experiments", "suite.toml", "--out", "out", "--report"]);
@@ -333,12 +334,12 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     ok(dir.path(), &[&moved[..], &["--report"]].concat());
     assert!(report().contains("\n13 runs so far"), "{}", report());
 
-    // Another hold-out: the choice is made anew, the tests stay if it is the same.
+    // Another hold-out: the choice is made again, and the tests are kept if the choice is the same.
     fs::write(dir.path().join("suite.toml"), SUITE.replace("hold_out = 20", "hold_out = 24")).unwrap();
     let held = ok(dir.path(), &moved);
     assert_eq!(held.stdout.lines().filter(|line| line.contains("select: ")).count(), 4, "{}", held.stdout);
 
-    // Rows of before there were origins are read, and the report says so.
+    // Rows from before origins were recorded are read, and the report says so.
     let text = fs::read_to_string(&table).unwrap();
     let mut reader = csv::Reader::from_reader(text.as_bytes());
     let header = reader.headers().unwrap().clone();
@@ -384,7 +385,7 @@ fn a_suite_is_stopped_and_goes_on_and_has_one_process() {
     let second = run(dir.path(), &experiments(&[]));
     let owner = format!("out: in use by process {} on ", child.id());
     assert!(second.code == 1 && second.stderr.contains(&owner), "{}", second.stderr);
-    // A shard has a table of its own, and looking on is free.
+    // A shard has its own table, and `--report` works meanwhile.
     ok(dir.path(), &experiments(&["--report"]));
     Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
     let output = child.wait_with_output().unwrap();
@@ -397,7 +398,7 @@ fn a_suite_is_stopped_and_goes_on_and_has_one_process() {
     ok(dir.path(), &experiments(&[]));
     let all: BTreeSet<_> = rows(&table).into_iter().collect();
     assert!(kept.iter().all(|row| all.contains(row)));
-    // Tables, models and charts; no state of a run that is done, no lock, no temporary file.
+    // Tables, models and charts; no state of a finished run, no lock, no temporary file.
     let left: Vec<_> = listing(&dir.path().join("out"))
         .into_iter()
         .filter(|path| {
@@ -444,7 +445,7 @@ fn rows_that_cannot_be_are_refused_and_doubles_count_once() {
         assert_eq!(done.code, 2, "{name} = {value}: {}", done.stderr);
         assert!(done.stderr.contains("runs.csv:4: ") && done.stderr.contains(name), "{}", done.stderr);
     }
-    // The same row twice, and one that says otherwise.
+    // The same row twice, and a contradictory one.
     let mut doubled = records.clone();
     doubled.push(records[5].clone());
     doubled.push(changed(6, "weights_sha256", "0")[6].clone());
@@ -456,7 +457,7 @@ fn rows_that_cannot_be_are_refused_and_doubles_count_once() {
     assert!(report.contains("\n13 runs so far"), "{report}");
     let none = run(dir.path(), &["experiments", "suite.toml", "--out", "typo", "--report"]);
     assert!(none.code == 1 && none.stderr.contains("typo: there is no such folder"), "{}", none.stderr);
-    // A suite without its data leaves nothing.
+    // A suite without its data leaves nothing behind.
     let none =
         run(dir.path(), &["experiments", "suite.toml", "--data", "no", "--device", "cpu", "--out", "a/b"]);
     assert!(none.code == 1 && !dir.path().join("a").exists(), "{}", none.stderr);

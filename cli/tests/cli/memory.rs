@@ -1,4 +1,4 @@
-//! Where memory or threads are short, a command says so and what would fit; it does not die.
+//! When memory or threads are short, a command says so, and what would fit, instead of crashing.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn limited(dir: &Path, limit: &str, args: &[&str]) -> Done {
     }
 }
 
-/// So many images take their memory as floats, of which a limit of 1 GB has no room.
+/// These images need their memory as floats, which a limit of 1 GB can't hold.
 fn wide(channels: usize) -> String {
     TINY.replace(
         "  { type = \"conv2d\", out_channels = 4, kernel = 3 },\n",
@@ -41,13 +41,13 @@ fn what_does_not_fit_says_what_does() {
     said("error: CPU engine: training in batches of 3000 needs ");
     said("are free: a batch size of ");
     assert_eq!(listing(dir.path()), before);
-    // And that is true.
+    // And that is correct.
     let size = done.stderr.split("a batch size of ").nth(1).unwrap().split(' ').next().unwrap();
     let arguments = train(&["--batch-size", size, "--threads", "2", "--max-steps", "1", "--no-report"]);
     let done = limited(dir.path(), "-v 1000000", &arguments);
     assert_eq!(done.code, 0, "batch size {size}: {}", done.stderr);
 
-    // Many nets, and a net that nobody can even use.
+    // Many nets, and a net that is too large by itself.
     fs::write(dir.path().join("tiny.toml"), wide(1024)).unwrap();
     let done = limited(dir.path(), "-v 1000000", &train(&["--replicas", "250", "--threads", "1"]));
     assert_eq!(done.code, 1, "{}", done.stderr);
@@ -62,7 +62,7 @@ fn what_does_not_fit_says_what_does() {
     assert!(done.code == 1 && done.stderr.starts_with("error: "), "{} {}", done.code, done.stderr);
 }
 
-/// A thousand stacks have no room in the address space.
+/// A thousand stacks don't fit the address space.
 #[test]
 fn threads_that_cannot_start_are_an_error() {
     let dir = workplace();
@@ -72,7 +72,7 @@ fn threads_that_cannot_start_are_an_error() {
     assert!(!dir.path().join("runs").exists());
 }
 
-/// At whatever point memory ends, an answer or an error comes, in few words.
+/// Wherever memory runs out, there is an answer or a short error.
 #[test]
 fn pictures_that_do_not_fit_are_an_error() {
     let dir = workplace();
@@ -96,7 +96,7 @@ fn pictures_that_do_not_fit_are_an_error() {
         }
         assert_eq!(codes, BTreeSet::from([0, 1]), "{picture}");
     }
-    // Several at a time, for each of which there is room.
+    // Several at a time, each of which fits alone.
     for class in ["a", "b"] {
         let folder = dir.path().join("pictures/train").join(class);
         fs::create_dir_all(&folder).unwrap();
@@ -107,12 +107,12 @@ fn pictures_that_do_not_fit_are_an_error() {
     let new = ["new", "--data", "pictures"];
     let done = limited(dir.path(), "-v 60000", &new);
     assert!(done.code == 1 && done.stderr.contains("pixels needs"), "{}", done.stderr);
-    // Every thread takes address space of its own.
+    // Every thread takes additional address space.
     let done = limited(dir.path(), "-v 330000; export RAYON_NUM_THREADS=2", &new);
     assert_eq!(done.code, 0, "{}", done.stderr);
 }
 
-/// The logits, probabilities and numbers of all images at once would be many times the images.
+/// The logits, probabilities and numbers of all images at once would take many times the memory of the images.
 #[test]
 fn a_large_test_set_is_verified_and_reported_in_pieces() {
     let dir = workplace();

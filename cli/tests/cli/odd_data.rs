@@ -1,4 +1,4 @@
-//! Data sets as people have them: other layouts, other files, labels of another kind than the model's classes.
+//! Datasets found in practice: other layouts, other files, labels that don't match the model's classes.
 
 use std::io::{Cursor, Write};
 
@@ -7,7 +7,7 @@ use image::{DynamicImage, GrayImage, ImageFormat};
 use super::pictures::{add, album, bar, save};
 use super::*;
 
-/// Runs a program that reads `input` from a pipe.
+/// Runs the program with `input` piped to it.
 fn run_with_input(dir: &Path, args: &[&str], input: &[u8]) -> Done {
     let mut process = command(dir, args)
         .stdin(Stdio::piped())
@@ -105,7 +105,7 @@ fn the_command_that_new_proposes_can_be_pasted() {
     assert!(shell.status().unwrap().success());
 }
 
-/// "10" is sorted before "2": where numbers are names, a label is not the place of its class.
+/// "10" sorts before "2": where names are numbers, a label is not the index of its class.
 #[test]
 fn folders_of_numbers_and_labels_are_the_same_classes() {
     let dir = album();
@@ -146,7 +146,7 @@ fn folders_of_numbers_and_labels_are_the_same_classes() {
         done.stderr
     );
 
-    // The other way round, a network of labels knows folders by their numbers.
+    // Conversely, a network trained on labels knows folders by their numbers.
     let labelled = workplace();
     ok(labelled.path(), &train(&["--out", "run"]));
     for (class, name) in ["00", "01", "2"].into_iter().enumerate() {
@@ -156,7 +156,7 @@ fn folders_of_numbers_and_labels_are_the_same_classes() {
     assert_eq!(ok(labelled.path(), &args).json()["total"], 3);
 }
 
-/// A stack that is larger than any memory: no thread can be started.
+/// A stack larger than any memory: no thread can be started.
 #[cfg(unix)]
 #[test]
 fn without_threads_pictures_are_read_and_training_says_why_not() {

@@ -1,8 +1,8 @@
-//! What a user names to be written never replaces what a command reads, and nothing at all without being asked to.
+//! Output files never replace a command's inputs, and never anything at all without being asked to.
 
 use super::*;
 
-/// A folder with a data set, a trained model and a picture that it fits.
+/// A folder with a dataset, a trained model and a picture that fits it.
 fn trained() -> tempfile::TempDir {
     let dir = workplace();
     ok(dir.path(), &train(&["--epochs", "1", "--out", "x", "--no-report", "--quiet"]));
@@ -58,7 +58,7 @@ fn nothing_that_is_read_is_replaced() {
         assert!(done.stderr.contains(words), "{args:?}: {}", done.stderr);
         assert!(contents(dir.path()) == before, "{args:?} changed files");
     }
-    // What is asked for is done.
+    // Done if asked for.
     ok(dir.path(), &[&eval[..], &["thesis.txt", "--force"]].concat());
     let first = fs::read(dir.path().join("thesis.txt")).unwrap();
     ok(dir.path(), &[&eval[..], &["new.safetensors"]].concat());
@@ -82,7 +82,7 @@ fn manual_pages_replace_files_alone() {
     }
 }
 
-/// Writes `tiny.toml`'s network with these weights for all its tensors.
+/// Writes `tiny.toml`'s network with all its tensors set to `value`.
 fn with_weights(dir: &Path, name: &str, value: f32, classes: [&str; 3]) {
     let model = Model::parse(TINY, "tiny.toml").unwrap();
     let mut weights = model.init(0);
@@ -129,7 +129,7 @@ fn there_is_no_answer_without_finite_logits() {
 #[test]
 fn commands_can_be_pasted_and_names_stay_on_one_line() {
     let dir = workplace();
-    // Windows' editors, and names from elsewhere.
+    // As saved by Windows editors, and names from elsewhere.
     let utf16: Vec<u8> = TINY.encode_utf16().flat_map(u16::to_le_bytes).collect();
     fs::write(dir.path().join("utf16.toml"), [&[0xff, 0xfe], &utf16[..]].concat()).unwrap();
     let done = run(dir.path(), &["summary", "utf16.toml"]);

@@ -1,4 +1,4 @@
-//! Folders of pictures for each class: from `new` to `classify`, split or not, beside models of other sizes.
+//! Folders of pictures per class: from `new` to `classify`, split or not, next to models of other sizes.
 
 use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 use shadernet::dataset::Part;
@@ -11,7 +11,7 @@ pub(super) fn save(dir: &Path, name: &str, picture: impl Into<DynamicImage>) {
     picture.into().save(path).unwrap();
 }
 
-/// A grey picture of 8x8 pixels with a bar where its class is, unlike every other.
+/// A grey picture of 8x8 pixels with a bar at its class's position, different from all others.
 pub(super) fn bar(class: u32, index: u32) -> GrayImage {
     let (pixels, _) = bars(3 * (index + 1), 3);
     let pixels = &pixels[pixels.len() - 64 * (3 - class as usize)..][..64];
@@ -27,7 +27,7 @@ pub(super) fn add(dir: &Path, name: &str, numbers: std::ops::Range<u32>) {
     }
 }
 
-/// `tiny.toml` beside pictures of its three classes, split into `train` and `test`.
+/// `tiny.toml` next to pictures of its three classes, split into `train` and `test`.
 pub(super) fn album() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
@@ -85,7 +85,7 @@ fn two_thousand_digits_as_pictures() {
         ok(dir.path(), &["eval", "run/model.safetensors", "--data", "digits", "--device", "cpu", "--json"]);
     assert!((eval.json()["accuracy"].as_f64().unwrap() - accuracy).abs() < 1e-4, "{}", eval.stdout);
 
-    // What it was trained on, it sees as it was trained: stretched, not drawn anew.
+    // It sees its training pictures as in training: stretched, not redrawn.
     let checkpoint = Checkpoint::load(dir.path().join("run/model.safetensors")).unwrap();
     assert!(checkpoint.trained.pictures && checkpoint.classes[3] == "3");
     let name = listing(&dir.path().join("digits/3")).into_iter().next().unwrap();
@@ -98,7 +98,7 @@ fn two_thousand_digits_as_pictures() {
 #[test]
 fn colours_are_learned_and_classified() {
     let dir = tempfile::tempdir().unwrap();
-    // Which of two colours of one lightness it is, only a model that sees colours can tell.
+    // Only a model that sees colours can distinguish two colours of equal lightness.
     for (class, [r, g, b]) in [("blue", [60u8, 100, 200]), ("olive", [120, 101, 15])] {
         for index in 0..24u32 {
             let tone =
@@ -136,7 +136,7 @@ fn colours_are_learned_and_classified() {
     let args = ["classify", "--model", "run/model.safetensors", "data/olive/3.png"];
     assert!(ok(dir.path(), &args).stdout.starts_with("data/olive/3.png: olive ("));
 
-    // A model of one channel sees the same pictures in grey.
+    // A one-channel model sees the same pictures in grey.
     let grey =
         fs::read_to_string(dir.path().join("colours.toml")).unwrap().replace("[3, 32, 52]", "[1, 32, 52]");
     fs::write(dir.path().join("grey.toml"), grey).unwrap();
@@ -174,12 +174,12 @@ fn parts_and_held_out_images() {
     let mean = pixels.iter().map(|&pixel| f64::from(pixel)).sum::<f64>() / 255.0 / pixels.len() as f64;
     assert!((f64::from(model.mean) - mean).abs() < 1e-4, "{} {mean}", model.mean);
 
-    // The test folder is not even looked at.
+    // The test folder is not opened.
     assert_eq!(counts(&summary("data", &["--hold-out", "6"])), [30, 6]);
     fs::rename(dir.path().join("data/test"), dir.path().join("kept")).unwrap();
     assert_eq!(counts(&summary("data", &["--out", "split"])), [30, 6]);
     assert_eq!(counts(&summary("data", &["--hold-out", "6"])), [24, 6]);
-    // The split is one of names: where the folder is does not matter.
+    // The split is by name: the folder's location does not matter.
     fs::rename(dir.path().join("data/train"), dir.path().join("moved")).unwrap();
     let sorted = summary("moved", &["--out", "moved-run"]);
     let hash = |folder: &str| {
@@ -187,7 +187,7 @@ fn parts_and_held_out_images() {
     };
     assert_eq!((counts(&sorted), hash("moved-run")), ([30, 6], hash("split")));
 
-    // A run goes on with the same pictures, and not with others.
+    // A run resumes with the same pictures, but not with others.
     let start =
         ["train", "tiny.toml", "--data", "moved", "--device", "cpu", "--max-steps", "1", "--out", "run"];
     ok(dir.path(), &start);
@@ -196,7 +196,7 @@ fn parts_and_held_out_images() {
     let done = run(dir.path(), &["train", "--resume", "run", "--device", "cpu"]);
     assert!(done.stderr.contains("not the images that the run in run began with"), "{}", done.stderr);
 
-    // A trained model knows its classes by name, whatever folders there are.
+    // A trained model knows its classes by name, whatever folders exist.
     fs::remove_dir_all(dir.path().join("kept/high")).unwrap();
     fs::create_dir(dir.path().join("some")).unwrap();
     fs::rename(dir.path().join("kept"), dir.path().join("some/test")).unwrap();
@@ -241,7 +241,7 @@ arms = [{ name = "8", model = "tiny.toml" }, { name = "12", model = "large.toml"
 #[test]
 fn idx_files_stay_idx_files() {
     let dir = workplace();
-    // Folders beside them do not matter.
+    // Folders next to them don't matter.
     add(dir.path(), "data", 0..2);
     let summary = ok(dir.path(), &train(&["--epochs", "1", "--json"])).json();
     assert_eq!((&summary["train_images"], &summary["test_images"]), (&60.into(), &30.into()));

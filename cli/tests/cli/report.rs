@@ -1,4 +1,4 @@
-//! `report`: the page says what the logits say, needs nothing beside it, and bad input is named.
+//! `report`: the page agrees with the logits, needs no other files, and bad input is named.
 
 use super::*;
 
@@ -6,13 +6,13 @@ fn text(path: PathBuf) -> String {
     fs::read_to_string(path).unwrap()
 }
 
-/// What stands between the first `from` and the next `to` behind it.
+/// The text between the first `from` and the next `to` after it.
 fn between<'a>(text: &'a str, from: &str, to: &str) -> &'a str {
     let start = text.find(from).unwrap_or_else(|| panic!("{from:?} is not in {text}")) + from.len();
     &text[start..start + text[start..].find(to).unwrap()]
 }
 
-/// The text of every cell of a table, row by row, without its tags.
+/// The text of every cell of a table, row by row, without tags.
 fn cells(table: &str) -> Vec<Vec<String>> {
     let plain = |cell: &str| {
         let mut text = String::new();
@@ -37,7 +37,7 @@ fn section<'a>(page: &'a str, title: &str) -> &'a str {
     between(page, &format!("<h2>{title}</h2>"), "</section>")
 }
 
-/// Nothing is fetched from anywhere, and nothing runs.
+/// Nothing is fetched from anywhere, and no script runs.
 fn check_alone(page: &str) {
     for word in ["<script", "<link", "@import", "url(", " onload", "javascript:"] {
         assert!(!page.contains(word), "{word} is in the page");
@@ -50,7 +50,7 @@ fn check_alone(page: &str) {
     assert!(!page.contains("NaN") && !page.contains("inf<"), "{page}");
 }
 
-/// Softmax in a plain way.
+/// Softmax, written plainly.
 fn probabilities(logits: &[f32]) -> Vec<f64> {
     let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit).exp()).collect();
     powers.iter().map(|power| power / powers.iter().sum::<f64>()).collect()
@@ -59,14 +59,14 @@ fn probabilities(logits: &[f32]) -> Vec<f64> {
 #[test]
 fn the_page_says_what_the_logits_say() {
     let dir = workplace();
-    // Labels that even a net that has learned finds wrong.
+    // Labels that even a trained net gets wrong.
     let label = |image: usize| if image.is_multiple_of(7) { (image + 1) % 3 } else { image % 3 };
     let labels: Vec<u8> = (0..30).map(|image| label(image) as u8).collect();
     fs::write(dir.path().join(TEST_LABELS), idx(&[30], &labels)).unwrap();
     let done = ok(dir.path(), &train(&["--max-steps", "3", "--out", "x"]));
     assert!(done.stdout.contains("report.html"), "{}", done.stdout);
     let at_the_end = text(dir.path().join("x/report.html"));
-    // Again, from the folder alone and from elsewhere: the same bytes.
+    // Again, from the folder alone and from another working directory: the same bytes.
     fs::remove_file(dir.path().join("x/report.html")).unwrap();
     ok(&dir.path().join("x"), &["report", "."]);
     let page = text(dir.path().join("x/report.html"));
@@ -209,7 +209,7 @@ fn runs_are_compared_side_by_side() {
     assert_eq!(differing, want.map(|row| row.map(String::from).to_vec()));
     assert!(!page.contains('±') && page.contains("differ by chance"));
 
-    // Folders of one name, and a run of several nets.
+    // Folders with the same name, and a run of several nets.
     ok(dir.path(), &["report", "runs/a", "c/a", "--out", "two.html"]);
     let page = text(dir.path().join("two.html"));
     assert!(page.contains("<td>runs/a</td>") && page.contains("<td>c/a</td>"));
@@ -251,7 +251,7 @@ fn what_is_in_the_way_stays() {
         );
     }
     assert_eq!(text(own.clone()), "my notes");
-    // What the report is made of stays even so.
+    // The inputs of the report are kept even then.
     for name in ["model.safetensors", "metrics.csv", "summary.json", "checkpoint.safetensors"] {
         let path = format!("x/{name}");
         for runs in [&["x"][..], &["x", "x"]] {
@@ -340,7 +340,7 @@ fn what_is_no_run_is_named() {
     }
     assert!(!at("comparison.html").exists());
 
-    // A data set that moved.
+    // A dataset that moved.
     fs::rename(at("data"), at("moved")).unwrap();
     let done = run(dir.path(), &["report", "x"]);
     assert_eq!(done.code, 1);
@@ -348,7 +348,7 @@ fn what_is_no_run_is_named() {
     ok(dir.path(), &["report", "x", "--data", "moved"]);
 }
 
-/// Other images of the same number would be mixed with the run's figures.
+/// As many other images would be mixed with the run's figures.
 #[test]
 fn other_images_are_not_those_of_the_run() {
     let dir = workplace();

@@ -1,4 +1,4 @@
-//! Completions and manual pages, as a packager gets them.
+//! Completions and manual pages, as packagers use them.
 
 use super::*;
 
@@ -33,7 +33,7 @@ fn a_shell_that_is_not_known() {
     assert!(done.stderr.contains("invalid value 'tcsh'") && done.stderr.contains("bash"), "{}", done.stderr);
 }
 
-/// What bash itself offers, where there is one.
+/// What bash itself offers, where it is installed.
 #[cfg(unix)]
 #[test]
 fn bash_completes() {
@@ -71,7 +71,7 @@ fn every_command_has_a_page() {
     {
         assert!(train.contains(words), "{words:?} is not in {train}");
     }
-    // A newer version's pages take the places of the old ones.
+    // A newer version's pages replace the old ones.
     ok(dir.path(), &["man", "--out", "share/man1"]);
     assert_eq!(run(dir.path(), &["man", "--out", "tiny.toml/x"]).code, 1);
 }

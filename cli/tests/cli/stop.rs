@@ -1,4 +1,4 @@
-//! Stopping: by a signal, by a kill, while another process is at work, and on another device.
+//! Stopping: by a signal, by a kill, while another process is running, and on another device.
 
 use std::io::{BufRead, BufReader};
 use std::process::Child;
@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 
-/// A workplace whose epochs are long enough to stop in them.
+/// A workplace whose epochs are long enough to be interrupted.
 fn long_epochs(images: u32) -> tempfile::TempDir {
     let dir = workplace();
     let (pixels, labels) = bars(images, 3);
@@ -19,7 +19,7 @@ fn long_epochs(images: u32) -> tempfile::TempDir {
 /// Eight epochs of 30,000 steps: long enough for a signal on a busy machine.
 const LONG: [&str; 4] = ["--batch-size", "2", "--epochs", "8"];
 
-/// Starts a training and waits until it prints that the epoch `first` is over.
+/// Starts a training and waits until it reports the end of epoch `first`.
 fn started(dir: &Path, args: &[&str], first: usize) -> Child {
     let mut child = command(dir, args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let wanted = format!("epoch {first}/");
@@ -60,13 +60,13 @@ fn a_signal_loses_no_step() {
         signal(&child, name);
         let (ended_with, said, time) = ended(child);
         assert_eq!(ended_with, Some(code), "{said}");
-        // One second on a machine that has nothing else to do.
+        // One second on an otherwise idle machine.
         assert!(time < Duration::from_secs(4), "{time:?}");
         let after: u32 =
             said.split_once("stopped after step ").unwrap().1.split(',').next().unwrap().parse().unwrap();
         assert!((30_000..240_000).contains(&after), "{said}");
         assert!(said.contains(&format!("shadernet train --resume {name}\n")), "{said}");
-        // What the first epoch made is there for others.
+        // The results of the first epoch are there for others.
         assert!(steps(dir.path(), name) >= 30_000);
         hash(dir.path(), name);
         let done = ok(dir.path(), &["train", "--resume", name, "--device", "cpu", "--no-report"]);
@@ -115,7 +115,7 @@ fn a_folder_has_one_owner() {
     }
     signal(&child, "KILL");
     assert_eq!(ended(child).0, None);
-    // The dead do not own anything.
+    // Dead processes own nothing.
     ok(dir.path(), &["train", "--resume", "run", "--device", "cpu", "--max-steps", "30500", "--no-report"]);
 }
 
@@ -156,17 +156,17 @@ fn going_on_elsewhere_is_said() {
     let devices = summary["devices"].as_array().unwrap();
     let from: Vec<_> = devices.iter().map(|span| span["from_step"].as_u64().unwrap()).collect();
     assert_eq!(from, [0, 5]);
-    // On the same device there is nothing to say.
+    // On the same device there is no message.
     ok(dir.path(), &train(&["--out", "same", "--max-steps", "5", "--no-report"]));
     let done = ok(dir.path(), &["train", "--resume", "same", "--device", "cpu", "--no-report"]);
     assert!(!done.stderr.contains("round"), "{}", done.stderr);
 }
 
-/// What a run is worth does not depend on when its last epoch went wrong.
+/// A run's value does not depend on when its last epoch diverged.
 #[test]
 fn a_diverged_run_keeps_its_last_good_epoch() {
     let dir = workplace();
-    // Weight decay turns each weight into -2 times itself, step by step, until they overflow.
+    // Weight decay multiplies each weight by -2 in every step, until they overflow.
     let sgd = TINY
         .replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0")
         .replace("\"cosine\", peak = 0.02", "\"constant\", rate = 3.0")
@@ -184,7 +184,7 @@ fn a_diverged_run_keeps_its_last_good_epoch() {
     ok(dir.path(), &["eval", "run/model.safetensors", "--data", "data", "--device", "cpu"]);
 }
 
-/// One seed of several must not decide about the others.
+/// One of several seeds must not affect the others.
 #[test]
 fn a_seed_that_diverges_does_not_stop_the_others() {
     let dir = workplace();
@@ -209,7 +209,7 @@ fn a_seed_that_diverges_does_not_stop_the_others() {
     ok(dir.path(), &["report", "run", "--data", "data", "--device", "cpu"]);
 }
 
-/// Whoever takes the folder away and starts again must not find another run's state in it.
+/// If the folder is removed and a run started again, it must not find another run's state there.
 #[test]
 fn a_folder_that_is_replaced_belongs_to_the_new_run() {
     let dir = long_epochs(60_000);
@@ -224,7 +224,7 @@ fn a_folder_that_is_replaced_belongs_to_the_new_run() {
     assert!(said.contains("run: this folder was removed, moved or replaced"), "{said}");
     assert!(!said.contains("--resume"), "{said}");
     assert_eq!(hash(dir.path(), "run"), new);
-    // What it had saved before goes on where it is now.
+    // What it had saved before can be resumed in its new location.
     ok(dir.path(), &["train", "--resume", "old", "--device", "cpu", "--max-steps", "30001", "--no-report"]);
 }
 
@@ -242,7 +242,7 @@ fn metrics_summary_and_report_agree_wherever_a_run_was_stopped() {
     let metrics = fs::read_to_string(dir.path().join("run/metrics.csv")).unwrap();
     let last = metrics.lines().last().unwrap().split(',').nth(1).unwrap().parse::<u64>().unwrap();
     assert_eq!(last, steps(dir.path(), "run"), "{metrics}");
-    // Data that were moved are where they were found last.
+    // Data that was moved is where it was found last.
     fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
     let gone = run(dir.path(), &["train", "--resume", "run", "--device", "cpu"]);
     assert!(gone.code == 1 && gone.stderr.contains("--data says where it is now"), "{}", gone.stderr);

@@ -1,4 +1,4 @@
-//! Sweeps: one run, a net for each point and seed, each with a file and a recipe of its own.
+//! Sweeps: one run, a net for each point and seed, each with its own file and recipe.
 
 use super::*;
 
@@ -34,7 +34,7 @@ fn a_sweep_trains_the_nets_of_single_runs() {
     assert_eq!(alone.weights_sha256(), swept.weights_sha256());
     assert_eq!(alone.weights_sha256(), nets[3]["weights_sha256"].as_str().unwrap());
     assert_ne!(alone.weights_sha256(), load(&format!("sweep/{}", want[1])).weights_sha256());
-    // What a net carries with it is its own recipe.
+    // Each net's file has its own recipe.
     let recipe = |checkpoint: &Checkpoint| checkpoint.model.to_toml().replace("\"single\"", "\"tiny\"");
     assert_eq!(recipe(&swept), recipe(&alone));
     let evaluated =
@@ -56,7 +56,7 @@ fn a_sweep_trains_the_nets_of_single_runs() {
     assert!(lines[4].starts_with("0.3,0.01,4,1,4,0.00"), "{metrics}");
     assert!(lines[24].starts_with("0.3,0.02,4,3,12,"), "{metrics}");
 
-    // Every point with mean and deviation of its nets, worked out here.
+    // Every point has the mean and deviation of its nets, recomputed here.
     let points = summary["points"].as_array().unwrap();
     assert_eq!(points.len(), 4);
     for (point, pair) in points.iter().zip(nets.chunks(2)) {
@@ -92,7 +92,7 @@ fn a_sweep_with_one_seed_has_one_line_a_point() {
         let path = dir.path().join(format!("runs/tiny-1/{file}.safetensors"));
         assert_eq!(Checkpoint::load(path).unwrap().model.train.augment.rotate_degrees, rotate);
     }
-    // One value alone names its net, too.
+    // A single value also names its net.
     let one = ok(dir.path(), &train(&["--sweep", "dropout=0.2", "--epochs", "1", "--json"])).json();
     assert_eq!(one["replicas"][0]["file"], "model-dropout=0.2-seed0.safetensors");
     assert_eq!(one["points"].as_array().unwrap().len(), 1);
@@ -120,7 +120,7 @@ fn a_resumed_sweep_ends_like_one_that_never_stopped() {
 #[test]
 fn a_sweep_that_does_not_fit_is_refused_at_once() {
     let dir = workplace();
-    // Nothing is loaded before: there is no data.
+    // Nothing is loaded before that: there is no data.
     fs::remove_dir_all(dir.path().join("data")).unwrap();
     for (more, words) in [
         (
@@ -145,7 +145,7 @@ fn a_sweep_that_does_not_fit_is_refused_at_once() {
     assert!(!dir.path().join("runs").exists());
 }
 
-/// On a GPU the self-check must have every kernel that any of the nets has.
+/// On a GPU the self-check must cover every kernel that any of the nets uses.
 #[test]
 fn a_sweep_runs_on_a_gpu() {
     let dir = workplace();
@@ -163,11 +163,11 @@ fn a_sweep_runs_on_a_gpu() {
     }
 }
 
-/// To find out which values do not train is what a sweep is for: it goes on without them.
+/// Finding values that don't train is what sweeps are for: it continues without them.
 #[test]
 fn a_net_that_diverges_does_not_stop_the_others() {
     let dir = workplace();
-    // Weight decay turns each weight into -99 times itself, step by step.
+    // Weight decay multiplies each weight by -99 in every step.
     let sgd = TINY
         .replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0")
         .replace("\"cosine\", peak", "\"constant\", rate");
@@ -192,7 +192,7 @@ fn a_net_that_diverges_does_not_stop_the_others() {
     let models = listing(&dir.path().join("whole"));
     assert_eq!(models.iter().filter(|path| path.to_str().unwrap().contains("model-")).count(), 2);
 
-    // It stays out when the run goes on.
+    // It stays excluded when the run is resumed.
     ok(dir.path(), &train(&[&more[..], &["--out", "parts", "--max-steps", "60"]].concat()));
     ok(dir.path(), &["train", "--resume", "parts", "--device", "cpu"]);
     for file in ["metrics.csv", "summary.json"] {

@@ -1,4 +1,4 @@
-//! Plain values as serde reads them, with the way to each in what it says of them.
+//! Plain values as serde reads them, recording the path to each for error messages.
 
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, Expected, IntoDeserializer, Unexpected, Visitor};
@@ -21,7 +21,7 @@ impl<'de> de::Deserializer<'de> for Node {
             Value::Datetime(_) => Err(de::Error::invalid_type(Unexpected::Other("date"), &visitor)),
             Value::Array(items) => {
                 let (len, wanted) = (items.len(), words(&(&visitor as &dyn Expected).to_string()));
-                // Serde would take the items for the values of the keys.
+                // Serde would take the items as the values of the keys.
                 if wanted.starts_with("a table") {
                     return Err(Problem::must_be(&wanted, "a list"));
                 }

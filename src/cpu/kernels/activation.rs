@@ -4,7 +4,7 @@ use super::{dispatch, vectors, vectors_mut};
 use crate::layers::{Activation, TAIL, TANH_NEAR_0};
 use pulp::{Arch, Simd};
 
-/// Applies `function` in place, to blocks of any shape. Only a prelu has a `weight`: one slope for each channel of
+/// Applies `function` in place, to blocks of any shape. Only a prelu has a `weight`: one slope per channel of
 /// `[channels, ..., 16]`, or one for all.
 pub(crate) fn activation(arch: Arch, function: Activation, weight: &[f32], values: &mut [f32]) {
     if function == Activation::Prelu {
@@ -40,8 +40,9 @@ fn forward<S: Simd>(simd: S, function: Activation, values: &mut [f32]) {
     }
 }
 
-/// Makes the gradient of the output that of the input, in place: multiplies it by the derivative `from` the input where
-/// [`Activation::reads_input`], else from the output. Slices of one length, blocks of any shape; `weight` as in [`activation`].
+/// Turns the gradient of the output into that of the input, in place: multiplies it by the derivative, taken `from`
+/// the input if [`Activation::reads_input`], else from the output. Slices of equal length, blocks of any shape;
+/// `weight` as in [`activation`].
 pub(crate) fn activation_grad(
     arch: Arch,
     function: Activation,
@@ -110,8 +111,9 @@ fn backward<S: Simd>(simd: S, function: Activation, from: &[f32], grad: &mut [f3
     }
 }
 
-/// The gradient of a prelu's slopes: `grad_weight[c]` = Σ grad · min(input, 0) over what slope c multiplies. `input` and `grad`
-/// are `[channels, ..., 16]`, `grad` being 0 in the lanes behind the batch; one slope for each channel or for all.
+/// The gradient of a prelu's slopes: `grad_weight[c]` = Σ grad · min(input, 0) over the values that slope c
+/// multiplies. `input` and `grad` are `[channels, ..., 16]`, with `grad` 0 in the lanes past the batch; one slope per
+/// channel or one for all.
 pub(crate) fn prelu_grad_weight(arch: Arch, input: &[f32], grad: &[f32], grad_weight: &mut [f32]) {
     assert_eq!(input.len(), grad.len());
     dispatch!(arch, negative_sums(input: &'a [f32], grad: &'a [f32], grad_weight: &'a mut [f32]));
@@ -144,15 +146,15 @@ fn each_grad<S: Simd>(from: &[f32], grad: &mut [f32], function: impl Fn(S::f32s,
     }
 }
 
-/// 1 where `x` is positive, else `slope`. A choice between the old value and another, rather than between factors, would
-/// become a masked store, which is slow.
+/// 1 where `x` is positive, else `slope`. Selecting between the old value and another, rather than between factors,
+/// would become a masked store, which is slow.
 #[inline(always)]
 fn factor<S: Simd>(simd: S, slope: f32, x: S::f32s) -> S::f32s {
     let positive = simd.greater_than_f32s(x, simd.splat_f32s(0.0));
     simd.select_f32s(positive, simd.splat_f32s(1.0), simd.splat_f32s(slope))
 }
 
-/// `value` where `x` lies between the bounds, else 0.
+/// `value` where `x` is between the bounds, else 0.
 #[inline(always)]
 fn if_between<S: Simd>(simd: S, x: S::f32s, [low, high]: [f32; 2], value: S::f32s) -> S::f32s {
     let zero = simd.splat_f32s(0.0);
@@ -222,17 +224,17 @@ fn horner<S: Simd>(simd: S, coefficients: &[f32], x: S::f32s) -> S::f32s {
 /// Highest power first, from Cephes' `expf`: (exp(x) − 1 − x)/x² for |x| up to ln 2 / 2.
 const EXP: [f32; 6] = [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 5e-1];
 
-/// exp of what is not positive, as 2ⁿ · exp(rest). Off by at most two units in the last place; below the normal numbers by
-/// less than the smallest of them.
+/// exp of a non-positive number, as 2ⁿ · exp(rest). Accurate to two units in the last place; below the normal
+/// numbers, to less than the smallest of them.
 #[inline(always)]
 fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let splat = |value: f32| simd.splat_f32s(value);
-    // Added to a number, this leaves it rounded to an integer in the lowest bits. −88 is the n = −127 that makes zero.
+    // Adding this to a number rounds it to an integer in the lowest bits. −88 is the n = −127 that gives zero.
     const TO_INTEGER: f32 = 12_582_912.0;
     let x = simd.max_f32s(x, splat(-88.0));
     let shifted = simd.mul_add_e_f32s(x, splat(std::f32::consts::LOG2_E), splat(TO_INTEGER));
     let n = simd.sub_f32s(shifted, splat(TO_INTEGER));
-    // ln 2 in two parts, the first of so few bits that its product with n is exact.
+    // ln 2 in two parts, the first with few enough bits for an exact product with n.
     let rest = simd.mul_add_e_f32s(n, splat(-0.693_359_4), x);
     let rest = simd.mul_add_e_f32s(n, splat(2.121_944_4e-4), rest);
     let square = simd.mul_f32s(rest, rest);
@@ -258,7 +260,7 @@ mod tests {
         x
     }
 
-    /// The largest error as a part of its bound.
+    /// The largest error as a fraction of its bound.
     #[track_caller]
     fn check(got: &[f32], want: &Array, what: &str) -> f64 {
         let mut worst = 0.0f64;
@@ -274,7 +276,7 @@ mod tests {
         worst
     }
 
-    /// The polynomials stand in three languages; a digit more or less in one of them would be an error that no bound knows.
+    /// The polynomials exist in three languages; a wrong digit in one of them would be an error that no bound covers.
     #[test]
     fn shader_and_page_have_the_same_polynomials() {
         let coefficients = |text: &str, from: &str, to: &str| -> Vec<f32> {

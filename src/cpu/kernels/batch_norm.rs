@@ -1,13 +1,13 @@
-//! Batch normalisation in training: sums over a block, and what is done with the sums over the batch.
+//! Batch normalisation in training: sums over a block, and what is computed from the sums over the batch.
 
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
 use pulp::{Arch, Simd, bytemuck};
 
-/// Two sums for each channel of a block: for every channel c, over its pixels and the first `valid` lanes,
+/// Two sums per channel of a block: for every channel c, over its pixels and the first `valid` lanes,
 /// `sums[c] = [Σ (x - shift[c]), Σ (x - shift[c])²]`.
 ///
-/// `input` is `[channels, ..., 16]`, `shift` and `sums` `[channels]`. With a shift near the mean (the running mean, say)
-/// the variance does not cancel. Blocks are free to have their own shifts.
+/// `input` is `[channels, ..., 16]`, `shift` and `sums` `[channels]`. With a shift near the mean (the running mean,
+/// say) the variance suffers no cancellation. Each block may have its own shifts.
 pub(crate) fn batch_norm_sums(arch: Arch, input: &[f32], shift: &[f32], valid: usize, sums: &mut [[f64; 2]]) {
     check(&[input], shift.len());
     assert!(sums.len() == shift.len() && valid <= LANES);
@@ -59,14 +59,14 @@ fn apply<S: Simd>(simd: S, input: &[f32], scale: &[f32], offset: &[f32], output:
     }
 }
 
-/// What the gradient of a batch normalisation needs to know of the batch; slices `[channels]`.
+/// What the gradient of a batch normalisation needs from the whole batch; slices `[channels]`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct BatchNormGrad<'a> {
     /// Mean of the input over the batch.
     pub(crate) mean: &'a [f32],
     /// `1 / √(variance + ε)` of the input.
     pub(crate) inv_std: &'a [f32],
-    /// Factor in front of the gradient: weight · `inv_std`.
+    /// Factor of the gradient: weight · `inv_std`.
     pub(crate) scale: &'a [f32],
     /// Mean of `grad_output` over the batch.
     pub(crate) mean_grad: &'a [f32],
@@ -74,7 +74,7 @@ pub(crate) struct BatchNormGrad<'a> {
     pub(crate) mean_grad_xhat: &'a [f32],
 }
 
-/// Two sums for each channel of a block: `sums[c] = [Σ grad_output, Σ grad_output · x̂]`, where
+/// Two sums per channel of a block: `sums[c] = [Σ grad_output, Σ grad_output · x̂]`, where
 /// `x̂ = (input - mean[c]) · inv_std[c]`, over the pixels and the first `valid` lanes.
 ///
 /// `input` and `grad_output` are `[channels, ..., 16]`, the other slices `[channels]`.
@@ -122,7 +122,7 @@ fn grad_sums<S: Simd>(
     }
 }
 
-/// Makes the gradient of a batch normalisation's output that of its input, in place, for a block:
+/// Turns the gradient of a batch normalisation's output into that of its input, in place, for a block:
 /// `scale · (grad - mean_grad - x̂ · mean_grad_xhat)`, and 0 in all but the first `valid` lanes.
 ///
 /// `input` and `grad` are `[channels, ..., 16]`.
@@ -188,10 +188,11 @@ fn plane_sums<S: Simd>(
     total
 }
 
-/// Sums that run beside each other.
+/// Independent running sums.
 const STRANDS: usize = 4;
 
-/// `[Σ a, Σ a · b]` in strands, over those of `len` vectors that are number `part` of a pixel, where `(a, b) = term(index)`.
+/// `[Σ a, Σ a · b]` in strands, over those of `len` vectors that are part `part` of a pixel,
+/// where `(a, b) = term(index)`.
 #[inline(always)]
 pub(super) fn part_sums<S: Simd>(
     simd: S,
@@ -218,7 +219,7 @@ pub(super) fn part_sums<S: Simd>(
     sums
 }
 
-/// Panics unless the blocks have one length, with `channels` planes.
+/// Panics unless the blocks have equal lengths, with `channels` planes.
 fn check(blocks: &[&[f32]], channels: usize) {
     assert!(blocks.iter().all(|block| block.len() == blocks[0].len()));
     assert!(blocks[0].len().is_multiple_of(channels * LANES));

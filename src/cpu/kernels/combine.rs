@@ -3,7 +3,7 @@
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
 use pulp::{Arch, Simd};
 
-/// output = a + b. Blocks of one shape.
+/// output = a + b. Blocks of the same shape.
 pub(crate) fn sum(arch: Arch, a: &[f32], b: &[f32], output: &mut [f32]) {
     assert!(a.len() == b.len() && a.len() == output.len());
     dispatch!(arch, add(a: &'a [f32], b: &'a [f32], output: &'a mut [f32]));
@@ -17,7 +17,7 @@ fn add<S: Simd>(simd: S, a: &[f32], b: &[f32], output: &mut [f32]) {
     }
 }
 
-/// total += part. Blocks of one shape.
+/// total += part. Blocks of the same shape.
 pub(crate) fn add_to(arch: Arch, part: &[f32], total: &mut [f32]) {
     assert_eq!(part.len(), total.len());
     dispatch!(arch, accumulate(part: &'a [f32], total: &'a mut [f32]));
@@ -30,7 +30,7 @@ fn accumulate<S: Simd>(simd: S, part: &[f32], total: &mut [f32]) {
     }
 }
 
-/// output = a · b. A value of an input stands for as many pixels of the output as `maps` says: 1, or a whole map.
+/// output = a · b. Each input value applies to `maps` pixels of the output: 1, or a whole map.
 pub(crate) fn multiply(arch: Arch, maps: [usize; 2], a: &[f32], b: &[f32], output: &mut [f32]) {
     assert!(a.len() * maps[0] == output.len() && b.len() * maps[1] == output.len());
     dispatch!(arch, product(maps: [usize; 2], a: &'a [f32], b: &'a [f32], output: &'a mut [f32]));
@@ -45,8 +45,8 @@ fn product<S: Simd>(simd: S, maps: [usize; 2], a: &[f32], b: &[f32], output: &mu
     }
 }
 
-/// The gradient of one factor: that of the output times the other one, summed over the pixels that a value stands for.
-/// `maps` are those of this factor and of the other one.
+/// The gradient of one factor: that of the output times the other factor, summed over the pixels that a value applies
+/// to. `maps` are those of this factor and of the other.
 pub(crate) fn multiply_grad(
     arch: Arch,
     maps: [usize; 2],

@@ -11,7 +11,7 @@ thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
-/// The same convolution, with the image drawn out to one row where pixels do not mix.
+/// The same convolution, with the image flattened to one row where pixels don't mix.
 pub(super) fn flattened(mut conv: Conv) -> Conv {
     if conv.is_pointwise() {
         for shape in [&mut conv.input, &mut conv.output] {
@@ -97,7 +97,7 @@ fn forward<S: Simd>(
     }
 }
 
-/// The gradient of a convolution's input, for a block.
+/// The gradient of a convolution's input for a block.
 ///
 /// `grad_output` is `[out_channels, out_height, out_width, 16]`, `weight`
 /// `[out_channels, in_channels / groups, height, width]`; `grad_input`, `[in_channels, in_height, in_width, 16]`, is
@@ -125,8 +125,8 @@ pub(crate) fn conv2d_grad_input(
     });
 }
 
-/// Input pixels whose coordinate has one remainder modulo the stride take the same taps, every so many. For each pair of
-/// remainders the gradient is a correlation of stride 1 with these taps, turned round.
+/// Input pixels with the same remainder of their coordinate modulo the stride use the same taps, at regular
+/// intervals. For each pair of remainders the gradient is a correlation of stride 1 with these taps, reversed.
 #[inline(always)]
 fn backward<S: Simd>(
     simd: S,
@@ -171,7 +171,7 @@ fn backward<S: Simd>(
     }
 }
 
-/// Along one axis, the input pixels `first + q·stride`, `q` in `0..count`, that are `phase` away from a window's start
+/// Along one axis, the input pixels `first + q·stride`, `q` in `0..count`, at offset `phase` from a window's start
 /// modulo the stride. Taps `last_tap - t·tap_stride`, `t` in `0..taps`, reach them, from output pixel
 /// `q + origin + t·dilation`.
 struct Phase {
@@ -190,7 +190,7 @@ impl Phase {
         let Axis { input, kernel, stride, dilation, padding: [padding, _] } = *axis;
         let first = (phase + stride - padding % stride) % stride;
         let count = input.checked_sub(first).filter(|&rest| rest > 0)?.div_ceil(stride);
-        // Tap i reaches them if i·dilation ≡ phase modulo the stride: if one does, then every (stride / common)-th.
+        // Tap i reaches them if i·dilation ≡ phase modulo the stride: if any does, then every (stride / common)-th.
         let common = greatest_common_divisor(stride, dilation);
         let tap_stride = stride / common;
         let first_tap = (0..tap_stride.min(kernel)).find(|tap| tap * dilation % stride == phase);
@@ -212,7 +212,7 @@ mod tests {
     use crate::cpu::kernels::conv2d_grad_weight;
     use crate::cpu::kernels::testing::{Exact, archs, random};
 
-    /// Channels in, channels out, groups: every tile size and its remainders, plain, grouped, depthwise.
+    /// Input channels, output channels, groups: every tile size and its remainders, plain, grouped, depthwise.
     const CHANNELS: [[usize; 3]; 9] = [
         [1, 8, 1],
         [3, 5, 1],
@@ -225,8 +225,8 @@ mod tests {
         [2, 6, 2],
     ];
 
-    /// Kernel, dilation and padding of windows that are not square, dilated by divisors, multiples and others of the stride,
-    /// unevenly padded, wider than the image.
+    /// Kernel, dilation and padding of windows that are not square, with dilations that divide the stride, are
+    /// multiples of it or neither, unevenly padded, wider than the image.
     const WINDOWS: [([usize; 2], [usize; 2], [usize; 4]); 9] = [
         ([3, 2], [1, 1], [0, 2, 1, 0]),
         ([1, 4], [1, 1], [0, 0, 2, 1]),

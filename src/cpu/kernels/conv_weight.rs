@@ -8,7 +8,7 @@ use pulp::{Arch, Simd};
 use std::cell::RefCell;
 
 thread_local! {
-    /// Holds the input with its padding, so that a step allocates nothing.
+    /// Holds the padded input; kept to avoid allocations in each step.
     static PADDED: RefCell<Buffer> = RefCell::default();
 }
 
@@ -35,7 +35,7 @@ pub(crate) fn conv2d_grad_weight(
     });
 }
 
-/// Copies `input` into the middle of the zeros of `padded`. Returns both, with the shape without padding.
+/// Copies `input` into the middle of a zeroed `padded`. Returns both, with the shape without padding.
 fn pad<'a>(conv: &Conv, input: &[f32], padded: &'a mut Buffer) -> (Conv, &'a [f32]) {
     let Shape { channels, height, width } = conv.input;
     let [top, bottom, left, right] = conv.padding;
@@ -101,7 +101,7 @@ fn grad_parameters<S: Simd>(
     }
 }
 
-/// Adds up a plane in four sums that do not wait for one another.
+/// Adds up a plane in four independent sums.
 #[inline(always)]
 fn plane_sum<S: Simd>(simd: S, plane: &[S::f32s]) -> f32 {
     let mut sums = [simd.splat_f32s(0.0); 4];
@@ -118,7 +118,7 @@ fn plane_sum<S: Simd>(simd: S, plane: &[S::f32s]) -> f32 {
     simd.reduce_sum_f32s(simd.add_f32s(simd.add_f32s(a, b), simd.add_f32s(c, d)))
 }
 
-/// The channels of one group, without padding. All the weights' sums run over the lanes too, so that the vectors of a
+/// The channels of one group, without padding. All the weights' sums run over the lanes too, so the vectors of a
 /// pixel count as pixels.
 struct Group<'a, V> {
     conv: Conv,
@@ -157,7 +157,7 @@ impl<V: Copy> Group<'_, V> {
         1
     }
 
-    /// The gradients of O filters at T taps, or as many as there are, summed up in registers. Returns T.
+    /// The gradients of O filters at T taps (or as many as there are), summed in registers. Returns T.
     #[inline(always)]
     fn tile<const O: usize, const T: usize>(
         &self,
@@ -189,8 +189,8 @@ impl<V: Copy> Group<'_, V> {
     ) -> [[V; T]; O] {
         let Conv { input, output, kernel: [height, width], dilation, .. } = self.conv;
         let parts = parts::<S>();
-        // Counts the taps up, as divisions for each would take longer than a small image. Those behind the last start
-        // with the first pixel.
+        // Increments tap indices, as a division for each would take longer than a small image. Those past the last
+        // start at the first pixel.
         let (mut c, mut i, mut j) = (tap / (height * width), tap / width % height, tap % width);
         let mut starts = [0; T];
         let taps = self.conv.filter() - tap;

@@ -4,8 +4,8 @@ use super::{LANES, dispatch};
 use crate::rng;
 use pulp::{Arch, Simd};
 
-/// Drops each number of a block with probability `rate`, else scales it by `1 / (1 - rate)`. `input` and `output` are
-/// `[elements, 16]`. On the gradient this is also the backward pass.
+/// Drops each value of a block with probability `rate`, else scales it by `1 / (1 - rate)`. `input` and `output` are
+/// `[elements, 16]`. Applied to the gradient, this is also the backward pass.
 ///
 /// Element e of image n, counted in the batch, is kept if word n mod 4 of `rng::words(key, step, n / 4, e)` is at least
 /// `rng::drop_threshold(rate)`. `first_image`, a multiple of 16, is the image in lane 0.
@@ -60,7 +60,7 @@ fn masked<S: Simd>(
         let lanes = input.as_chunks::<4>().0.iter().zip(output.as_chunks_mut::<4>().0);
         for (i, (x, y)) in lanes.enumerate() {
             for j in 0..4 {
-                // A branch that goes either way at random costs more than the product.
+                // A randomly taken branch costs more than the product.
                 let keep = u32::from(words[j][i] >= threshold).wrapping_neg();
                 y[j] = f32::from_bits((x[j] * scale).to_bits() & keep);
             }

@@ -1,9 +1,9 @@
-//! The register-tiled correlation under both the forward convolution and the gradient of its input.
+//! The register-tiled correlation used by both the forward convolution and the gradient of its input.
 
 use super::{Buffer, LANES, parts, taps_inside, vectors_mut};
 use pulp::Simd;
 
-/// Pixels of a tile of several channels, and of one channel.
+/// Pixels in a tile of several channels, and in one of a single channel.
 const PIXELS: usize = 2;
 const DEPTHWISE_PIXELS: usize = 4;
 
@@ -11,7 +11,7 @@ const DEPTHWISE_PIXELS: usize = 4;
 ///
 /// `out[o, y, x] = bias[o] + Σ weight[o, c, i, j] · in[c, y·step + origin₀ + i·dilation₀, x·step + origin₁ + j·dilation₁]`
 ///
-/// over all c and those taps (i, j) that fall on the input. Strides into weight and output are free.
+/// over all c and those taps (i, j) that are inside the input. Strides into weight and output are free.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Gather {
     pub(crate) channels: usize,
@@ -28,35 +28,35 @@ pub(crate) struct Gather {
     /// Pixels from one output channel, row, column to the next, and the first pixel to write.
     pub(crate) out_strides: [usize; 3],
     pub(crate) out_first: usize,
-    /// Numbers from one filter to the next, and from one channel to the next.
+    /// Values from one filter to the next, and from one channel to the next.
     pub(crate) weight_out: usize,
     pub(crate) weight_in: usize,
-    /// Numbers from one tap to the next, and the place of tap (0, 0).
+    /// Values from one tap to the next, and the position of tap (0, 0).
     pub(crate) tap_strides: [isize; 2],
     pub(crate) tap_first: usize,
 }
 
-/// What a correlation works with: kept from one to the next, so that a step allocates nothing.
+/// Scratch space of a correlation, kept to avoid allocations in each step.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
-    /// Weights in the order of use: [tile of channels, input channel, tap row, tap column, channel of the tile].
+    /// Weights in order of use: [tile of channels, input channel, tap row, tap column, channel of the tile].
     weights: Vec<f32>,
-    /// What the output row at hand takes.
+    /// What the current output row uses.
     taps: Vec<Taps>,
-    /// The input with its padding left and right.
+    /// The input with its padding on the left and right.
     padded: Buffer,
 }
 
-/// Taps side by side, without dilation if there are several, and where the first output of the row at hand finds them.
+/// Adjacent taps (undilated if several), and where the first output of the current row finds them.
 #[derive(Debug, Clone, Copy)]
 struct Taps {
-    /// Number of the first tap in a filter.
+    /// Index of the first tap in a filter.
     first: usize,
-    /// Pixel of the input under it.
+    /// Input pixel under it.
     pixel: usize,
 }
 
-/// Where a tile of output starts, and what it takes.
+/// Where a tile of output starts, and what it uses.
 #[derive(Clone, Copy)]
 struct Tile<'a> {
     channel: usize,
@@ -86,7 +86,7 @@ impl Gather {
             self.pack(weight, channel, tile, weights);
             channel += tile;
         }
-        // With columns of zeros left and right, tiles at the edge are like all others.
+        // With columns of zeros on the left and right, tiles at the edge are like all others.
         let reach = self.taps[1].saturating_sub(1) * self.dilation[1] + 1;
         let last = (self.columns.max(self.tile_pixels()) - 1) * self.step + reach;
         let left = (-self.origin[1]).max(0) as usize;
@@ -103,7 +103,7 @@ impl Gather {
             pad_columns(simd, input, padded, [left, self.width, right].map(|columns| columns * parts::<S>()));
             padded
         };
-        // A constant step, and three taps side by side at a time, leave one bounds check for all their pixels.
+        // A constant step, with three adjacent taps at a time, leaves one bounds check for all their pixels.
         match (self.step, self.taps[1] % 3) {
             (1, 0) if self.dilation[1] == 1 => wide.rows::<S, 3>(simd, 1, input, weights, bias, taps, output),
             (1, _) => wide.rows::<S, 1>(simd, 1, input, weights, bias, taps, output),
@@ -111,13 +111,13 @@ impl Gather {
         }
     }
 
-    /// Pixels of a tile.
+    /// Pixels in a tile.
     #[inline(always)]
     fn tile_pixels(&self) -> usize {
         if self.out_channels == 1 { DEPTHWISE_PIXELS } else { PIXELS }
     }
 
-    /// Channels of the tile that starts with `channel`. Those behind the last have weights of zero, and are not written.
+    /// Channels in the tile that starts with `channel`. Those past the last have zero weights and are not written.
     #[inline(always)]
     fn tile_channels<S: Simd>(&self, channel: usize) -> usize {
         match self.out_channels - channel {
@@ -148,7 +148,7 @@ impl Gather {
         }
     }
 
-    /// Lists the taps of output row `y` that fall on rows of the input, K side by side.
+    /// Lists the taps of output row `y` that are on rows of the input, K side by side.
     #[inline(always)]
     fn list<const K: usize>(&self, y: usize, taps: &mut Vec<Taps>) {
         let [rows, columns] = self.taps;
@@ -183,7 +183,7 @@ impl Gather {
         let pixels = self.tile_pixels();
         for y in 0..self.rows {
             self.list::<K>(y, taps);
-            // The last tile of a row goes back over pixels of the one before it, rather than beyond the end.
+            // The last tile of a row overlaps the one before it instead of going past the end.
             for x in (0..self.columns).step_by(pixels) {
                 let x = x.min(self.columns.saturating_sub(pixels));
                 let mut channel = 0;
@@ -234,8 +234,8 @@ impl Gather {
 }
 
 impl Tile<'_> {
-    /// O channels × P pixels of output, summed up in registers: accumulators, pixels and weights fit the 32 (or 16)
-    /// vector registers, with one or two to spare, as the compiler loads ahead. `input` starts with the tile's first
+    /// O channels × P pixels of output, summed in registers: accumulators, pixels and weights fit the 32 (or 16)
+    /// vector registers, with one or two to spare, as the compiler loads ahead. `input` starts at the tile's first
     /// column.
     #[inline(always)]
     fn sums<S: Simd, const O: usize, const P: usize, const K: usize>(

@@ -1,4 +1,4 @@
-//! Group normalisation: each lane by itself, from the statistics to the gradients.
+//! Group normalisation: each lane separately, from the statistics to the gradients.
 
 use super::batch_norm::part_sums;
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
@@ -15,7 +15,7 @@ pub(crate) struct GroupNormDims {
 }
 
 impl GroupNormDims {
-    /// Panics unless the blocks of a call have one length, with so many channels.
+    /// Panics unless the blocks of a call have equal lengths, with the right number of channels.
     fn check(&self, blocks: &[&[f32]], params: &[&[f32]]) {
         assert!(self.channels.is_multiple_of(self.groups));
         assert!(blocks.iter().all(|block| block.len() == blocks[0].len()));
@@ -102,9 +102,9 @@ fn lane_sums<S: Simd>(
     [pairs(a, b, c, d), pairs(e, f, g, h)]
 }
 
-/// The gradients of a group normalisation: of `weight` and `bias`, summed over the block, and that of the input, if it is
-/// wanted. All are overwritten; blocks are `[channels, ..., 16]`, the others `[channels]`. A lane whose `grad_output` is 0 adds
-/// nothing and gets 0.
+/// The gradients of a group normalisation: of `weight` and `bias`, summed over the block, and of the input, if
+/// needed. All are overwritten; blocks are `[channels, ..., 16]`, the others `[channels]`. A lane whose `grad_output`
+/// is 0 adds nothing and gets 0.
 #[expect(clippy::too_many_arguments, reason = "three gradients, and what they are made from")]
 pub(crate) fn group_norm_grad(
     arch: Arch,
@@ -190,8 +190,7 @@ mod tests {
     use crate::layers::{Context, LayerKind};
     use crate::tensor::{Array, Arrays};
 
-    /// Every value is within the bound that the reference proves for it, on all instruction sets, and lanes without a gradient
-    /// have none.
+    /// Every value is within the reference's proven bound, on all instruction sets, and lanes without a gradient get none.
     #[test]
     fn is_within_the_reference_s_bounds() {
         let context = Context { training: true, seed: 0, step: 0, layer: 0, first_image: 0 };
@@ -202,7 +201,7 @@ mod tests {
             let keys = toml::from_str(&format!("groups = {groups}\neps = 1e-3")).unwrap();
             let layer = LayerKind::find("group_norm").unwrap().parse(keys).unwrap();
             let image = channels * height * width;
-            // A mean that is large beside the deviation.
+            // A mean that is large relative to the deviation.
             let input: Vec<f32> = random(1, image * LANES).iter().map(|x| x + 3.0).collect();
             let [weight, bias] = [2, 3].map(|key| random(key, channels));
             let mut upstream = random(4, input.len());

@@ -1,8 +1,8 @@
 //! The arithmetic of the CPU engine: one function per layer and direction, on blocks of 16 images.
 //!
-//! A block holds 16 images with the image index innermost: `[channels, height, width, 16]`. Every operation is then the
-//! same scalar code run on whole vectors of images, whatever the image size, stride, padding or grouping. Vectors
-//! narrower than 16 visit the block in equal parts. Buffers work at any address and are fastest at multiples of 64
+//! A block holds 16 images with the image index innermost: `[channels, height, width, 16]`. Every operation is then
+//! the same scalar code run on whole vectors of images, whatever the image size, stride, padding or grouping. Vectors
+//! narrower than 16 process the block in equal parts. Buffers work at any address and are fastest at multiples of 64
 //! bytes, where no vector straddles two cache lines.
 
 mod activation;
@@ -30,7 +30,7 @@ pub(crate) use pool::{PoolDims, avg_pool2d, avg_pool2d_grad, max_pool2d, max_poo
 
 use pulp::Simd;
 
-/// Images in a block.
+/// Images per block.
 pub(crate) const LANES: usize = 16;
 
 /// Values of blocks at an address that is a multiple of 64: no vector straddles two cache lines.
@@ -42,7 +42,7 @@ pub(crate) struct Buffer(Vec<Lanes>);
 struct Lanes([f32; LANES]);
 
 impl Buffer {
-    /// So many zeros, or a few more.
+    /// `values` zeros, or slightly more.
     pub(crate) fn new(values: usize) -> Self {
         Self(vec![Lanes([0.0; LANES]); values.div_ceil(LANES)])
     }
@@ -55,7 +55,7 @@ impl Buffer {
         bytemuck::cast_slice_mut(&mut self.0)
     }
 
-    /// The first values, so many; the buffer grows when it must.
+    /// The first `values` values; the buffer grows when necessary.
     fn room(&mut self, values: usize) -> &mut [f32] {
         if self.0.len() * LANES < values {
             *self = Self::new(values);
@@ -64,9 +64,9 @@ impl Buffer {
     }
 }
 
-/// Runs a function generic over the instruction set with the one that `arch` stands for. The function must be
-/// `#[inline(always)]`, with all it calls: code left out of line is compiled for the baseline processor. Small arrays
-/// are filled by loops for that reason; `array::from_fn` and `array::map` now and then stay calls.
+/// Runs a function generic over the instruction set with the one selected by `arch`. The function and everything it
+/// calls must be `#[inline(always)]`: code left out of line is compiled for the baseline processor. For the same
+/// reason, small arrays are filled by loops; `array::from_fn` and `array::map` sometimes remain calls.
 macro_rules! dispatch {
     ($arch:expr, $function:ident($($argument:ident: $type:ty),* $(,)?)) => {{
         struct Kernel<'a> {
@@ -84,7 +84,7 @@ macro_rules! dispatch {
 }
 use dispatch;
 
-/// Vectors that make up the 16 lanes.
+/// Number of vectors in the 16 lanes.
 #[inline(always)]
 const fn parts<S: Simd>() -> usize {
     LANES / S::F32_LANES
@@ -102,10 +102,10 @@ fn vectors_mut<S: Simd>(block: &mut [f32]) -> &mut [S::f32s] {
     S::as_mut_simd_f32s(block).0
 }
 
-/// Taps `k` in `0..taps` with `0 <= start + k·dilation < len`: those that fall on the image, not on its padding.
+/// Taps `k` in `0..taps` with `0 <= start + k·dilation < len`: those on the image, not on its padding.
 #[inline(always)]
 fn taps_inside(start: isize, taps: usize, dilation: usize, len: usize) -> std::ops::Range<usize> {
-    // The first tap at `place` or behind it. Next to the few pixels of a row in one channel, a division takes long.
+    // The first tap at or after `place`. Compared with the few pixels of a row in one channel, a division takes long.
     let tap_from = |place: isize| {
         let distance = (place - start).max(0) as usize;
         taps.min(if dilation == 1 { distance } else { distance.div_ceil(dilation) })
@@ -113,7 +113,7 @@ fn taps_inside(start: isize, taps: usize, dilation: usize, len: usize) -> std::o
     tap_from(0)..tap_from(len as isize)
 }
 
-/// Turns up to 16 `images`, `[n, features]`, into a `block`, `[features, 16]`. Missing images become zeros.
+/// Packs up to 16 `images`, `[n, features]`, into a `block`, `[features, 16]`. Missing images become zeros.
 pub(crate) fn pack(images: &[f32], features: usize, block: &mut [f32]) {
     assert_eq!(block.len(), features * LANES);
     assert!(images.len() <= block.len() && images.len().is_multiple_of(features));
@@ -125,7 +125,7 @@ pub(crate) fn pack(images: &[f32], features: usize, block: &mut [f32]) {
     }
 }
 
-/// Takes the first images out of a `block`, `[features, 16]`, as many as fill `images`, `[n, features]`.
+/// Unpacks as many images as fit `images`, `[n, features]`, from a `block`, `[features, 16]`.
 pub(crate) fn unpack(block: &[f32], features: usize, images: &mut [f32]) {
     assert_eq!(block.len(), features * LANES);
     assert!(images.len() <= block.len() && images.len().is_multiple_of(features));

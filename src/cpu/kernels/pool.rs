@@ -55,7 +55,7 @@ impl PoolDims {
         }
     }
 
-    /// Whether some pixel may be in two windows.
+    /// Whether any pixel can be in two windows.
     fn overlaps(&self) -> bool {
         self.stride[0] < self.kernel[0] || self.stride[1] < self.kernel[1]
     }
@@ -68,7 +68,7 @@ impl PoolDims {
     }
 }
 
-/// The part of a window that is on the image, in vectors.
+/// The part of a window inside the image, in vectors.
 #[derive(Clone, Copy)]
 struct Window {
     first: usize,
@@ -83,7 +83,7 @@ impl Window {
     #[inline(always)]
     fn taps(self, mut visit: impl FnMut(usize)) {
         if (self.rows, self.columns) == (2, 2) {
-            // By far the most common window, unrolled.
+            // The by far most common window, unrolled.
             let next = self.first + self.row_step;
             let taps = [self.first, self.first + self.column_step, next, next + self.column_step];
             return taps.into_iter().for_each(visit);
@@ -146,7 +146,7 @@ fn max_grad<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], grad_output: &[f32
     dims.windows::<S>(|out, window| {
         let mut best = input[window.first];
         window.taps(|tap| best = simd.max_f32s(best, input[tap]));
-        // The first maximum takes the gradient and leaves none to the next.
+        // The first maximum takes the gradient and leaves none for the rest.
         let mut left = grad[out];
         window.taps(|tap| {
             let hit = simd.equal_f32s(input[tap], best);
@@ -204,7 +204,7 @@ mod tests {
     use super::*;
     use crate::cpu::kernels::testing::{Exact, archs, random};
 
-    /// Kernels, strides and paddings; overlapping, touching and with gaps between windows.
+    /// Kernels, strides and paddings; overlapping windows, adjacent windows and windows with gaps.
     const WINDOWS: [[[usize; 2]; 3]; 8] = [
         [[1, 1], [1, 1], [0, 0]],
         [[2, 2], [2, 2], [0, 0]],
@@ -248,7 +248,7 @@ mod tests {
 
     fn data(dims: &PoolDims) -> (Vec<f32>, Vec<f32>) {
         let input = random(1, dims.channels * dims.in_height * dims.in_width * LANES);
-        // Few different values, so that windows have several maxima.
+        // Few distinct values, so that windows have several maxima.
         let input = input.iter().map(|x| (x * 3.0).round()).collect();
         (input, random(2, dims.channels * dims.out_height * dims.out_width * LANES))
     }

@@ -1,9 +1,9 @@
-//! What the tests of the kernels share.
+//! Shared test code of the kernels.
 
 use crate::rng;
 use pulp::Arch;
 
-/// The instruction sets under test: all this machine has, from none to the best.
+/// The instruction sets under test: all that this machine has, from none to the best.
 pub(crate) fn archs() -> Vec<Arch> {
     let mut archs = vec![Arch::Scalar];
     #[cfg(target_arch = "x86_64")]
@@ -17,7 +17,7 @@ pub(crate) fn random(key: u32, len: usize) -> Vec<f32> {
     (0..len as u32).map(|i| rng::signed(rng::words(key, 0, 0, i)[0])).collect()
 }
 
-/// A sum of products in f64, with what it takes to bound the rounding errors of the same sum in f32.
+/// A sum of products in f64, with what is needed to bound the rounding errors of the same sum in f32.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Exact {
     value: f64,

@@ -1,4 +1,4 @@
-//! What a device made in a step, by the names that it has in the reference, and which launch made it.
+//! What a device made in a step, by the names that the reference uses, and which launch made it.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ impl StepCheck<'_> {
         &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
     }
 
-    /// The launch that a constant tells where to write: fused kernels make several small tensors in shared buffers.
+    /// The launch that a constant tells where to write: fused kernels write several small tensors into shared buffers.
     pub(super) fn maker_by_constant(&self, entry_points: &[&str], constants: &[(&str, usize)]) -> &str {
         let fits = |dispatch: &&Dispatch| {
             let has = |&(name, value): &(&str, usize)| dispatch.constants.get(name) == Some(&(value as f64));
@@ -27,8 +27,9 @@ impl StepCheck<'_> {
         &dispatch.unwrap_or_else(|| panic!("no launch has {constants:?}")).label
     }
 
-    /// What a layer makes besides its output and the gradient of its input: statistics, and the gradients of parameters.
-    /// The launch that makes it, and the values with their bounds; `None` if the plan makes no such thing.
+    /// Tensors that a layer makes besides its output and the gradient of its input: statistics, and the gradients of
+    /// parameters. Returns the launch that makes it, and the values with their bounds; `None` if the plan makes no
+    /// such thing.
     pub(super) fn small(
         &self,
         replica: usize,
@@ -100,19 +101,19 @@ impl StepCheck<'_> {
             for row in rows.clone() {
                 sum.add(f32::from_bits(words[row * self.layout.trained_len() + start + element]).into());
             }
-            // A device that adds up the rows rounds; one row is what it is.
+            // A device that adds up the rows rounds; a single row is exact.
             array.data[element] = sum.value;
             array.bound[element] = if rows.len() > 1 { sum.bound() } else { 0.0 };
         }
         array
     }
 
-    /// Where a parameter that a layer computes with lies.
+    /// Where a parameter that a layer uses is.
     fn entry(&self, layer: usize, name: &str) -> &Entry {
         self.layout.entry(layer, name).expect("a parameter of the layer")
     }
 
-    /// Rows of `grads` that a layer's launches write; there are so many for each use of a shared parameter.
+    /// Rows of `grads` that a layer's launches write; the number is the same for each use of a shared parameter.
     pub(super) fn parts(&self) -> usize {
         let rows = self.tensors["grads"].len() / self.layout.trained_len();
         rows / self.layout.grad_rows(1)
@@ -129,7 +130,7 @@ impl StepCheck<'_> {
         self.part(tensor, replica).iter().map(|&word| f32::from_bits(word)).collect()
     }
 
-    /// Values [image, ...] of a tensor [quad, ..., 4 images]: those of the batch, and those of the lanes behind it.
+    /// Values [image, ...] of a tensor [quad, ..., 4 images]: those of the batch, and those of the lanes past it.
     pub(super) fn split(&self, tensor: &str, replica: usize) -> (Vec<f32>, Vec<f32>) {
         let values = self.floats(tensor, replica);
         let size = values.len() / (4 * self.quads());

@@ -1,4 +1,5 @@
-//! What a page needs to train its network itself: the plans of a step and of a test, some images, and the first weights.
+//! What a page needs to train its network itself: the plans of a training and a test step, some images, and the
+//! initial weights.
 
 use std::io::Write as _;
 
@@ -16,12 +17,12 @@ use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
 use crate::replica::Replica;
 use crate::rng::{self, Permutation, Stream};
 
-/// Most images in a page, four fifths of them to train with, and most bytes of their pixels.
+/// Maximum number of images in a page, four fifths of them for training, and of bytes in their pixels.
 const MOST_IMAGES: usize = 5000;
 const MOST_BYTES: usize = 8 << 20;
 
-/// The plans, whose shaders the page must have, and all else, as `Recipe` in `web/training.js` has it. The first weights are
-/// those of the checkpoint's seed.
+/// The plans, whose shaders the page needs, and everything else, as `Recipe` in `web/training.js`. The initial
+/// weights are those of the checkpoint's seed.
 pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images) -> ([Plan; 2], Value) {
     let Checkpoint { model, mean, std, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
@@ -72,12 +73,12 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
     ([step, judged], described)
 }
 
-/// True if what is judged and shown is the moving average of the weights.
+/// True if the moving average of the weights is evaluated and shown.
 pub(super) fn is_averaged(checkpoint: &Checkpoint) -> bool {
     checkpoint.model.train.average_decay > 0.0
 }
 
-/// All images, or so many of them drawn at random: a data set may be sorted by class.
+/// All images, or `most` of them drawn at random: a dataset may be sorted by class.
 fn some(images: &Images, most: usize) -> Images {
     let size = images.pixels.len() / images.count;
     let order = Permutation::new(images.count as u32, rng::key(0, Stream::Shuffle), 0);
@@ -105,7 +106,7 @@ mod tests {
 
     use super::*;
 
-    /// Images of one pixel, whose value and class tell which it is.
+    /// One-pixel images, each identified by its value and class.
     fn images(count: u8) -> Images {
         let values: Vec<u8> = (0..count).collect();
         Images {
@@ -124,7 +125,7 @@ mod tests {
         let drawn = some(&images(200), 40);
         assert_eq!((drawn.count, &drawn.pixels), (40, &drawn.labels));
         assert_eq!(drawn.labels.iter().collect::<BTreeSet<_>>().len(), 40);
-        // From everywhere, though a data set may be sorted.
+        // Drawn from the whole set, though a dataset may be sorted.
         let late = drawn.labels.iter().filter(|&&label| label >= 100).count();
         assert!((10..=30).contains(&late), "{:?}", drawn.labels);
     }

@@ -12,11 +12,11 @@ use crate::layers::{self, Activation};
 use crate::model::Source;
 use crate::tensor::Shape;
 
-/// Readers since 2022 know both.
+/// Supported by readers since 2022.
 const OPSET: i64 = 17;
 const IR_VERSION: i64 = 8;
 
-/// One operator of the network, its numbers beside it.
+/// One operator of the network, with its numbers.
 #[derive(Debug)]
 struct Op {
     name: String,
@@ -67,15 +67,15 @@ enum Kind {
     Concat,
     Multiply,
     Reshape,
-    /// Its input: what was folded into a neighbour, and what does nothing in use.
+    /// Its input: for what was folded into a neighbour, or does nothing in inference.
     Nothing,
 }
 
-/// The network as the bytes of an ONNX file. With `fold_batch_norm`, a batch normalisation directly behind a convolution or
-/// linear layer, or directly before one without padding, goes into its weights; others stay.
+/// The network as the bytes of an ONNX file. With `fold_batch_norm`, a batch normalisation directly after a
+/// convolution or linear layer, or directly before one without padding, is folded into its weights; others stay.
 ///
 /// # Errors
-/// A kind of layer that has no operator here.
+/// A kind of layer for which there is no operator here.
 ///
 /// # Examples
 /// ```
@@ -83,7 +83,7 @@ enum Kind {
 /// use shadernet::export::onnx::{Graph, to_onnx};
 ///
 /// let bytes = to_onnx(&Checkpoint::seed()?, true)?;
-/// // A reader of its own computes the file, to check it.
+/// // A separate reader runs the file, to check it.
 /// let probabilities = Graph::read(&bytes)?.run(&[0.0; 28 * 28], "probabilities")?;
 /// assert_eq!(probabilities.len(), 10);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -99,7 +99,7 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     graph.graph.input.push(typed("pixels", &[channels, height, width]));
     graph.floats("mean", &[1], &[checkpoint.mean]);
     graph.floats("std", &[1], &[checkpoint.std]);
-    // No layer can be called input or loss, so that no other node is called so.
+    // No layer can be called input or loss, so these names are unique.
     graph.node("input.centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
     graph.node("input.scale", "Div", &["centred", "std"], "normalised", Vec::new());
     let mut made: Vec<String> = Vec::new();
@@ -129,7 +129,7 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     Ok(model.encode_to_vec())
 }
 
-/// The layers, each as an operator.
+/// The layers as operators.
 fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
     let model = &checkpoint.model;
     let indices = model.param_indices();
@@ -181,9 +181,9 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
     Ok(ops)
 }
 
-/// Puts batch normalisations into neighbouring convolutions: scale · (W x + b) + shift = (scale · W) x + (scale · b + shift)
-/// behind one; W (scale · x + shift) + b = (W · scale) x + (W · shift + b) before one, if no zeros are put around x.
-/// The neighbour has to have no other reader or source.
+/// Folds batch normalisations into adjacent convolutions: scale · (W x + b) + shift = (scale · W) x + (scale · b +
+/// shift) after one; W (scale · x + shift) + b = (W · scale) x + (W · shift + b) before one, if x is not zero-padded.
+/// The neighbour must not have any other reader or source.
 fn fold(ops: &mut [Op]) {
     let mut readers: Vec<Vec<usize>> = vec![Vec::new(); ops.len()];
     for (index, op) in ops.iter().enumerate() {
@@ -193,7 +193,7 @@ fn fold(ops: &mut [Op]) {
             }
         }
     }
-    // Past what does nothing.
+    // Skips what does nothing.
     let behind = |ops: &[Op], mut at: usize| loop {
         let [reader] = readers[at][..] else { return None };
         match ops[reader].kind {
@@ -223,7 +223,7 @@ fn fold(ops: &mut [Op]) {
     }
 }
 
-/// Scale and shift of each channel.
+/// Scale and shift per channel.
 fn affine(kind: &Kind) -> Option<Vec<[f64; 2]>> {
     let Kind::BatchNorm { eps, weight, bias, mean, var } = kind else { return None };
     let channel = |c: usize| {
@@ -266,7 +266,7 @@ fn scale_inputs(kind: &mut Kind, affine: &[[f64; 2]]) -> bool {
     true
 }
 
-/// A graph in the making.
+/// A graph under construction.
 struct Draft {
     graph: GraphProto,
 }
@@ -282,7 +282,7 @@ impl Draft {
         self.tensor(name, TensorProto::FLOAT, dims, bytes);
     }
 
-    /// A shape for a Reshape: the batch, which a 0 keeps as it is, and `rest`.
+    /// A shape for a Reshape: the batch, which a 0 leaves unchanged, and `rest`.
     fn shape(&mut self, name: &str, rest: &[usize]) {
         let extents = std::iter::once(0).chain(rest.iter().map(|&extent| extent as i64));
         let bytes = extents.flat_map(i64::to_le_bytes).collect();
@@ -331,7 +331,7 @@ impl Draft {
     /// Adds an operator that reads `inputs` and returns the name of its output.
     fn op(&mut self, Op { name, kind, output: shape, .. }: &Op, mut inputs: Vec<String>) -> String {
         let output = format!("{name}.output");
-        // Of layers that share weights each has a copy: folding makes them differ.
+        // Layers that share weights get separate copies: folding makes them differ.
         let mut floats = |graph: &mut Self, of: &str, dims: &[usize], values: &[f32]| {
             let tensor = format!("{name}.{of}");
             graph.floats(&tensor, dims, values);
@@ -361,7 +361,7 @@ impl Draft {
                 ("BatchNormalization", vec![float("epsilon", *eps)])
             }
             Kind::GroupNorm { groups, eps, weight, bias } => {
-                // This opset has no word for it: a map for each group, normalised as such, then shaped as before and scaled.
+                // This opset lacks it: one map per group, normalised as such, then reshaped back and scaled.
                 let part = |part: &str| format!("{name}.{part}");
                 let [groups_shape, ones, zeros] = ["groups", "ones", "zeros"].map(part);
                 self.shape(&groups_shape, &[*groups, shape.len() / groups]);
@@ -398,7 +398,7 @@ impl Draft {
                 }
                 Activation::Sigmoid => ("Sigmoid", Vec::new()),
                 Activation::Tanh => ("Tanh", Vec::new()),
-                // These two have operators of their own in later opsets only.
+                // Only later opsets have operators for these two.
                 Activation::Silu => {
                     let sigmoid = format!("{name}.sigmoid");
                     self.node(&sigmoid, "Sigmoid", &[&inputs[0]], &sigmoid, Vec::new());
@@ -437,7 +437,7 @@ impl Draft {
     }
 }
 
-/// Of the padding ONNX has the beginnings of both axes first.
+/// For padding, ONNX lists the beginnings of both axes first.
 fn window(kernel: [usize; 2], stride: [usize; 2], pads: [usize; 4]) -> Vec<AttributeProto> {
     vec![ints("kernel_shape", &kernel), ints("strides", &stride), ints("pads", &pads)]
 }

@@ -1,4 +1,4 @@
-//! Computes a written graph, in `f64` and image by image, from nothing but the file: what was written is what is checked.
+//! Runs a written graph, in `f64` and image by image, from the file alone: the check covers exactly what was written.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,7 +9,7 @@ use super::proto::*;
 use crate::layers::window::Axis;
 use crate::threads::on_all_processors;
 
-/// A graph that was read.
+/// A parsed graph.
 #[derive(Debug)]
 pub struct Graph {
     nodes: Vec<NodeProto>,
@@ -17,7 +17,7 @@ pub struct Graph {
     input: [usize; 3],
 }
 
-/// A tensor without the batch axis: (channels, height, width) of an image, whatever dimensions a constant has.
+/// A tensor without the batch axis: (channels, height, width) of an image, or a constant of any dimensions.
 #[derive(Debug, Clone, PartialEq)]
 struct Value {
     shape: Vec<usize>,
@@ -25,10 +25,10 @@ struct Value {
 }
 
 impl Graph {
-    /// Reads a file.
+    /// Parses a file.
     ///
     /// # Errors
-    /// Bytes that are no ONNX file, and tensors and shapes that [`super::to_onnx`] does not write.
+    /// Bytes that are not an ONNX file, and tensors and shapes that [`super::to_onnx`] does not write.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let model = ModelProto::decode(bytes).map_err(|error| format!("no ONNX file: {error}"))?;
         let graph = model.graph.ok_or("a file without a graph")?;
@@ -50,7 +50,7 @@ impl Graph {
     /// Values of the output called `name` for each image; `pixels` are all images' [channels, height, width], from 0 to 1.
     ///
     /// # Errors
-    /// An operator that is not known or does not fit its inputs.
+    /// An operator that is unknown or does not fit its inputs.
     pub fn run(&self, pixels: &[f32], name: &str) -> Result<Vec<f64>, String> {
         let images = pixels.par_chunks(self.input.iter().product());
         let images: Vec<Vec<f64>> = on_all_processors(|| {
@@ -80,7 +80,7 @@ impl Graph {
     }
 }
 
-/// The extents behind the batch.
+/// The extents after the batch.
 fn extents(info: &ValueInfoProto) -> Option<[usize; 3]> {
     let dims = &info.r#type.as_ref()?.tensor_type.as_ref()?.shape.as_ref()?.dim;
     let fixed = dims.get(1..)?.iter().map(|dim| usize::try_from(dim.dim_value?).ok());
@@ -104,12 +104,12 @@ fn constant(tensor: &TensorProto) -> Option<Value> {
     (len_of(&shape)? == data.len()).then_some(Value { shape, data })
 }
 
-/// Number of values of a shape; `None` if nobody could count them.
+/// Number of values of a shape; `None` if it overflows.
 fn len_of(shape: &[usize]) -> Option<usize> {
     shape.iter().try_fold(1usize, |len, &extent| len.checked_mul(extent))
 }
 
-/// One node's output; `None` if it is not known or does not fit.
+/// One node's output; `None` if it is unknown or does not fit.
 fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
     let &x = inputs.first()?;
     let of = |name: &str| node.attribute.iter().find(|attribute| attribute.name == name);
@@ -214,7 +214,8 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
     })
 }
 
-/// Two values of one shape, joined; one of them may have a single value, for all of the other or for each of its channels.
+/// Two values of the same shape, combined; one of them may have a single value, for the whole other one or for each
+/// of its channels.
 fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     let (large, small) = if a.data.len() >= b.data.len() { (a, b) } else { (b, a) };
     let gates =
@@ -227,7 +228,7 @@ fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     Some(Value { shape: large.shape.clone(), data })
 }
 
-/// The axes, down and across, of a window that slides over maps of `shape`; nothing if it does not fit.
+/// The axes, down and across, of a window that slides over maps of `shape`; `None` if it does not fit.
 fn window(node: &NodeProto, shape: &[usize]) -> Option<[Axis; 2]> {
     fn ints<const N: usize>(node: &NodeProto, name: &str) -> Option<[usize; N]> {
         let attribute = node.attribute.iter().find(|attribute| attribute.name == name)?;

@@ -1,4 +1,4 @@
-//! The messages of ONNX that an exported classifier needs, after onnx.proto3 of ONNX 1.22 (IR version 8).
+//! The ONNX messages that an exported classifier needs, after onnx.proto3 of ONNX 1.22 (IR version 8).
 
 use prost::Message;
 
@@ -19,7 +19,7 @@ pub(super) struct ModelProto {
     pub(super) metadata_props: Vec<StringStringEntryProto>,
 }
 
-/// Which version of the operators is meant; the empty domain is ONNX's own.
+/// Operator set version; the empty domain is ONNX's own.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct OperatorSetIdProto {
     #[prost(string, tag = "1")]
@@ -37,7 +37,7 @@ pub(super) struct StringStringEntryProto {
     pub(super) value: String,
 }
 
-/// Nodes in an order in which they can be computed.
+/// Nodes in a computable order.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct GraphProto {
     #[prost(message, repeated, tag = "1")]
@@ -67,7 +67,7 @@ pub(super) struct NodeProto {
     pub(super) attribute: Vec<AttributeProto>,
 }
 
-/// A setting of an operator. Readers want the value to be there even where it is 0.
+/// A setting of an operator. Readers expect the value to be present even if it is 0.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct AttributeProto {
     #[prost(string, tag = "1")]
@@ -118,14 +118,14 @@ pub(super) struct ValueInfoProto {
     pub(super) r#type: Option<TypeProto>,
 }
 
-/// Always a tensor's type here.
+/// Always a tensor type here.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TypeProto {
     #[prost(message, optional, tag = "1")]
     pub(super) tensor_type: Option<TensorTypeProto>,
 }
 
-/// What a tensor holds, and its shape.
+/// Element type and shape of a tensor.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct TensorTypeProto {
     #[prost(int32, tag = "1")]
@@ -141,7 +141,7 @@ pub(super) struct TensorShapeProto {
     pub(super) dim: Vec<Dimension>,
 }
 
-/// A number, or a name for one that each call has its own of.
+/// A number, or a name for one that may differ between calls.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Dimension {
     #[prost(int64, optional, tag = "1")]

@@ -1,17 +1,17 @@
 'use strict';
 // The board: strokes by mouse, pen, finger or keyboard, and pictures; undo and clear.
 
-/** @typedef {{ x: number, y: number }} Point in parts of the board's side, from its upper left corner */
+/** @typedef {{ x: number, y: number }} Point as fractions of the board's side, from its upper left corner */
 
 /**
- * What was done: a stroke, a picture shown, or all wiped away. What is seen is what came after the last wipe or picture.
+ * What was done: a stroke, a picture shown, or a wipe. Only what came after the last wipe or picture is visible.
  * @typedef {{ stroke: Point[] } | { picture: Picture } | 'wiped'} Mark
  */
 
-/** Width of the pen, and a step of the arrow keys, in parts of the board's side. */
+/** Width of the pen, and a step of the arrow keys, as fractions of the board's side. */
 const PEN = 0.075;
 const KEY_STEP = 0.025;
-/** Side in pixels of the picture that is made of strokes: the same on every screen. */
+/** Side in pixels of the picture made from strokes: the same on every screen. */
 const PICTURE_SIDE = 280;
 const ARROWS = new Map([
   ['ArrowLeft', [-1, 0]],
@@ -24,14 +24,14 @@ class Board {
   /**
    * @param {HTMLCanvasElement} canvas
    * @param {boolean} draws false if the board only shows pictures
-   * @param {(said?: string) => void} changed called after every change, with words for those who cannot see it
+   * @param {(said?: string) => void} changed called after every change, with text for screen readers
    */
   constructor(canvas, draws, changed) {
     this.canvas = canvas;
     this.changed = changed;
     /** @type {Mark[]} */
     this.marks = [];
-    /** The stroke in the making, by pointer or keyboard. */
+    /** The stroke being drawn, by pointer or keyboard. */
     /** @type {Point[] | null} */
     this.open = null;
     /** @type {number | null} */
@@ -46,7 +46,7 @@ class Board {
     matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => this.paint());
   }
 
-  /** Makes the board one to draw on. */
+  /** Makes the board drawable. */
   listen() {
     const { canvas } = this;
     canvas.addEventListener('pointerdown', (event) => this.down(event));
@@ -62,7 +62,7 @@ class Board {
     });
   }
 
-  /** The strokes and the picture that are seen. */
+  /** The visible strokes and picture. */
   seen() {
     /** @type {Point[][]} */
     const strokes = [];
@@ -81,14 +81,14 @@ class Board {
     return { strokes, picture };
   }
 
-  /** True if there is nothing to see. */
+  /** True if nothing is visible. */
   get empty() {
     const { strokes, picture } = this.seen();
     return strokes.length === 0 && !picture;
   }
 
   /**
-   * The strokes that are seen, black on white.
+   * The visible strokes, black on white.
    * @returns {ImageData}
    */
   drawing() {
@@ -101,14 +101,14 @@ class Board {
     return context.getImageData(0, 0, PICTURE_SIDE, PICTURE_SIDE);
   }
 
-  /** Takes the last mark back. */
+  /** Undoes the last mark. */
   undo() {
     this.lift();
     this.marks.pop();
     this.done(this.empty ? 'The board is empty.' : 'Taken back.');
   }
 
-  /** Wipes the board; this can be taken back. */
+  /** Wipes the board; this can be undone. */
   clear() {
     this.lift();
     if (!this.empty) {
@@ -118,7 +118,7 @@ class Board {
   }
 
   /**
-   * Shows a picture in place of what is seen.
+   * Shows a picture instead of the current content.
    * @param {Picture} picture
    */
   show(picture) {
@@ -202,7 +202,7 @@ class Board {
     return { x: (clientX - left) / width, y: (clientY - top) / height };
   }
 
-  /** Draws what is seen in the page's colours. */
+  /** Draws the visible content in the page's colours. */
   paint() {
     const { canvas } = this;
     const side = Math.round(canvas.clientWidth * devicePixelRatio);
@@ -249,13 +249,13 @@ function drawStrokes(context, strokes, side, colour) {
     const points = stroke.map(({ x, y }) => [x * side, y * side]);
     context.beginPath();
     context.moveTo(points[0][0], points[0][1]);
-    // Curves through the middles between neighbouring points, so that a quick hand leaves no corners.
+    // Curves through the midpoints between adjacent points, so quick strokes have no corners.
     for (let i = 1; i < points.length - 1; i++) {
       const [[x, y], [nextX, nextY]] = [points[i], points[i + 1]];
       context.quadraticCurveTo(x, y, (x + nextX) / 2, (y + nextY) / 2);
     }
     const [lastX, lastY] = points[points.length - 1];
-    context.lineTo(lastX, lastY); // of a single point, a dot
+    context.lineTo(lastX, lastY); // a dot if there is a single point
     context.stroke();
   }
 }

@@ -1,11 +1,11 @@
 'use strict';
-// The network in plain JavaScript, for where there is no WebGPU: evaluation of each layer as src/layers defines it.
+// The network in plain JavaScript, for use without WebGPU: evaluation of each layer as src/layers defines it.
 
 /** @typedef {[channels: number, height: number, width: number]} Shape */
 
 /**
  * A layer of the network: `sources` are the indices of the layers that it reads, -1 for the image; `op` is what it computes,
- * with its sizes, as `Op` in src/layers has it. `params` holds the parameters, its own or those of `weights_of`, and running
+ * with its sizes, as in `Op` in src/layers. `params` holds the parameters, its own or those of `weights_of`, and running
  * statistics by name.
  * @typedef {{
  *   name: string, weights_of: string | null, sources: number[], output: Shape, op: { type: string } & Record<string, any>,
@@ -17,7 +17,7 @@
  * The logits of an image.
  * @param {Model} model
  * @param {Uint8Array} pixels [channel][row][column]
- * @returns {Float32Array} one for each class
+ * @returns {Float32Array} one per class
  */
 function evaluate(model, pixels) {
   const image = Float32Array.from(pixels, (pixel) => pixel * model.pixel_scale + model.pixel_offset);
@@ -51,7 +51,7 @@ const FORWARD = {
   max_pool2d: (input, { op }) => pooling(input, op, -Infinity, Math.max),
   multiply: (input, { output: [channels, height, width] }, [other]) => {
     const product = new Float32Array(channels * height * width);
-    // A gate has one value for each map.
+    // A gate has one value per map.
     const [map, otherMap] = [product.length / input.length, product.length / other.length];
     return product.map((_, at) => input[Math.floor(at / map)] * other[Math.floor(at / otherMap)]);
   },
@@ -137,7 +137,7 @@ function groupNorm(input, { output: [, height, width], op, params }) {
 }
 
 /**
- * Weight is [out_channels, channels of a group, kernel height, kernel width].
+ * Weight is [out_channels, channels per group, kernel height, kernel width].
  * @param {Float32Array} input
  * @param {Layer} layer
  */
@@ -187,7 +187,7 @@ function averages(input, { op }) {
 }
 
 /**
- * The windows of each map, folded by `join`; padding is left out.
+ * The windows of each map, folded by `join`; without padding.
  * @param {Float32Array} input
  * @param {Record<string, any>} op
  * @param {number} start

@@ -1,12 +1,12 @@
 'use strict';
-// Pictures that people open: by button, drag and drop, or paste.
+// Pictures that users open: by button, drag and drop, or paste.
 
 /**
- * An opened picture: how it is shown, and the image that the network sees, [channel][row][column].
+ * An opened picture: its canvas, and the image that the network gets, [channel][row][column].
  * @typedef {{ name: string, shown: HTMLCanvasElement, pixels: Uint8Array }} Picture
  */
 
-/** Longest side in pixels of a picture that is shown. */
+/** Longest side in pixels of a displayed picture. */
 const SHOWN_SIDE = 1024;
 
 /**
@@ -35,17 +35,17 @@ async function openPicture(model, file, name) {
 }
 
 /**
- * What the network sees of a picture: the same as by `shadernet classify`.
+ * The network's input for a picture: the same as for `shadernet classify`.
  * @param {Model} model
  * @param {ImageData} picture
- * @returns {Uint8Array | null} [channel][row][column], or null of a drawing without ink
+ * @returns {Uint8Array | null} [channel][row][column], or null if a drawing has no ink
  */
 function imageFor({ pictures, input }, picture) {
   return pictures ? stretched(picture, input) : prepare(picture, input[1], input[2]);
 }
 
 /**
- * Calls `take` with every file that is chosen, dropped or pasted; of several at once, with the first.
+ * Calls `take` with every file chosen, dropped or pasted, or with the first of several.
  * @param {HTMLElement} button
  * @param {HTMLInputElement} input of type file
  * @param {(file: File) => void} take
@@ -56,7 +56,7 @@ function takeFiles(button, input, take) {
   button.addEventListener('click', () => input.click());
   input.addEventListener('change', () => {
     takeFirst(input.files);
-    input.value = ''; // else the same file could not be chosen again
+    input.value = ''; // otherwise the same file could not be chosen again
   });
   document.addEventListener('paste', (event) => takeFirst(event.clipboardData?.files));
   const { classList } = document.body;
@@ -64,7 +64,7 @@ function takeFiles(button, input, take) {
     event.preventDefault();
     classList.add('dropping');
   });
-  // Leaving one element for the next is no leaving.
+  // Moving between elements doesn't count as leaving.
   document.addEventListener('dragleave', (event) => event.relatedTarget || classList.remove('dropping'));
   document.addEventListener('drop', (event) => {
     event.preventDefault();

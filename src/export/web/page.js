@@ -1,5 +1,5 @@
 'use strict';
-// The page: the model that the exporter put in, the board, and what the network says of it.
+// The page: the model that the exporter embedded, the board, and the network's answer.
 
 /**
  * @param {string} id
@@ -13,14 +13,14 @@ const element = (id) => document.getElementById(id);
  */
 const bytesOf = (base64) => Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
 
-/** The answers of a check on a device may differ this much from those of plain JavaScript, in parts of the largest. */
+/** Allowed difference of a device's answers from those of plain JavaScript, as a fraction of the largest. */
 const TOLERANCE = 1e-3;
 /** Milliseconds without a change after which the answer is read out. */
 const READ_OUT_AFTER = 700;
 
 const model = readModel(element('model').textContent);
 const [channels, height, width] = model.input;
-/** Nobody draws what a network of colours has learnt. */
+/** Drawings make no sense for a network trained on colour images. */
 const draws = channels === 1;
 
 /**
@@ -49,7 +49,7 @@ function readModel(json) {
 }
 
 /**
- * WebGPU, once it is ready and as long as it works; until then and after that, plain JavaScript answers.
+ * WebGPU, once it is ready and as long as it works; before and after that, plain JavaScript answers.
  * @type {Program | null}
  */
 let program = null;
@@ -57,7 +57,7 @@ let program = null;
 async function openWebGpu() {
   try {
     const opened = await Program.open(model);
-    // A driver that computes wrongly would answer wrongly without a word.
+    // A faulty driver would silently give wrong answers.
     const probe = Uint8Array.from({ length: channels * height * width }, (_, i) => (i * 97) % 256);
     const [got, want] = [await opened.run(probe), evaluate(model, probe)];
     const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
@@ -77,7 +77,7 @@ async function openWebGpu() {
 }
 
 /**
- * Goes on in plain JavaScript.
+ * Continues in plain JavaScript.
  * @param {Program} failed
  * @param {string} reason
  */
@@ -124,7 +124,7 @@ async function compute(pixels) {
  * @returns {number[]}
  */
 function softmax(logits) {
-  // Without the largest, exp would overflow.
+  // Without subtracting the largest, exp would overflow.
   const largest = Math.max(...logits);
   const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
   const sum = powers.reduce((sum, power) => sum + power, 0);
@@ -133,7 +133,7 @@ function softmax(logits) {
 
 let [busy, outdated] = [false, false];
 
-/** Shows what the network says of the board. While it computes, later changes wait, and only the last one counts. */
+/** Shows the network's answer for the board. During computation, later changes wait, and only the last one counts. */
 async function update() {
   outdated = true;
   if (busy) {
@@ -206,7 +206,7 @@ function showAnswer(probabilities) {
   element('certainty').textContent = probabilities ? percentOf(probabilities[best]) : '';
   answer = probabilities ? `${model.classes[best]}, ${percentOf(probabilities[best])}` : '';
   element('hint').hidden = !board.empty;
-  // Not `disabled`, which would take the focus away from the button that was just pressed.
+  // Not `disabled`, which would take the focus from the button just pressed.
   element('undo').ariaDisabled = String(board.marks.length === 0);
   element('clear').ariaDisabled = String(board.empty);
 }
@@ -229,7 +229,7 @@ function changed(said) {
   }, READ_OUT_AFTER);
 }
 
-/** Files are opened one after the other, however long each takes. */
+/** Files are opened in order, however long each takes. */
 let opening = Promise.resolve();
 
 /** @param {File} file */

@@ -1,7 +1,7 @@
 'use strict';
-// The part of the page on which the network is trained again: two buttons, a curve, and how far it is.
+// The part of the page that retrains the network: two buttons, a curve, and the progress.
 
-/** Milliseconds that a submission should last: the page stays usable meanwhile. */
+/** Target duration of a submission: short enough to keep the page responsive. */
 const SUBMISSION_MS = 100;
 /** Losses at the upper and the lower edge of the curve. */
 const [MOST_LOSS, LEAST_LOSS] = [4, 0.01];
@@ -14,11 +14,11 @@ let training = null;
 
 /** @type {Phase} */
 let phase = 'off';
-/** Whether it is so now: buttons change it while others wait. @param {Phase} wanted */
+/** Whether `phase` is `wanted` now: buttons change it during waits. @param {Phase} wanted */
 const is = (wanted) => phase === wanted;
 /** @type {{ step: number, loss: number }[]} */
 let losses = [];
-/** Right answers among the test images after each epoch, in parts of one. */
+/** Test accuracy after each epoch, from 0 to 1. */
 let tested = /** @type {number[]} */ ([]);
 
 /** @param {Phase} next */
@@ -57,14 +57,14 @@ function drawCurve() {
   element('curve').ariaLabel = `Loss: ${last ? `${last.loss.toFixed(3)} after ${last.step} of ${length} steps` : 'nothing yet'}`;
 }
 
-/** The run that is under way, or the last one. */
+/** The current run, or the last one. */
 let running = Promise.resolve();
 let clicks = 0;
-/** True if the next run begins with random weights, and the one under way is of no interest any more. */
+/** True if the next run begins with random weights, and the current one is obsolete. */
 let fresh = true;
 
 /**
- * Trains until the end, a pause, or the way back.
+ * Trains until the end, a pause, or a reset.
  * @param {number} click
  */
 async function run(click) {
@@ -80,7 +80,7 @@ async function run(click) {
     if (fresh) {
       return;
     }
-    // An epoch's last batch may be a smaller one.
+    // An epoch's last batch may be smaller.
     const images = Math.min((first + steps) * recipe.batch, recipe.images) - first * recipe.batch;
     losses.push({ step: training.step, loss: sums.loss / images });
     if (right !== null) {
@@ -95,7 +95,7 @@ async function run(click) {
   }
 }
 
-/** Begins, pauses or goes on. */
+/** Starts, pauses or resumes. */
 async function train() {
   const device = program;
   if (is('running') || !device) {
@@ -110,7 +110,7 @@ async function train() {
   enter('running');
   clicks += 1;
   const click = clicks;
-  // What was paused or left a moment ago may still have steps on the device.
+  // A run that was just paused or reset may still have steps on the device.
   await running;
   if (click === clicks && is('running')) {
     running = runOn(device, click);

@@ -1,19 +1,19 @@
 'use strict';
-// Reads a picture as `shadernet classify` does for networks that see pictures as they are: src/dataset/picture.rs. `f` rounds
-// to f32, so that the same pixels come out.
+// Reads a picture as `shadernet classify` does for networks that take whole pictures: src/dataset/picture.rs. `f`
+// rounds to f32 to get the same pixels.
 
-/** Pixels along a side, at most. */
+/** Maximum side in pixels. */
 const MAX_SIDE = 8192;
-/** Rows that are read at a time: on phones a canvas may hold fewer pixels than a photograph has. */
+/** Rows read at a time: on phones, a canvas may hold fewer pixels than a photograph has. */
 const BAND = 512;
 /** Rec. 709. */
 const LIGHTNESS = [0.21264, 0.71517, 0.07219];
 
-/** Why a picture cannot be used: one sentence. */
+/** Why a picture cannot be used, in one sentence. */
 class BadPicture extends Error {}
 
 /**
- * Decodes a picture, upright as its EXIF data say, with the colours that the file has.
+ * Decodes a picture, rotated by its EXIF data, with the file's colours.
  * @param {Blob} file
  * @param {string} name for messages
  * @returns {Promise<ImageBitmap>} fails with {@link BadPicture}
@@ -47,7 +47,7 @@ function pixelsOf(bitmap) {
 }
 
 /**
- * A picture on white, in grey or RGB, stretched to the input as a whole. One of the right size stays as it is.
+ * A picture on white, in grey or RGB, stretched to the input size. One of the right size is unchanged.
  * @param {ImageData} picture
  * @param {Shape} input 1 or 3 channels
  * @returns {Uint8Array} [channel][row][column]
@@ -65,7 +65,7 @@ function stretched(picture, [channels, height, width]) {
 /**
  * @param {ImageData} picture
  * @param {number} channels
- * @returns {Uint8Array[]} a plane for each channel
+ * @returns {Uint8Array[]} one plane per channel
  */
 function flattened({ data, width, height }, channels) {
   const planes = Array.from({ length: channels }, () => new Uint8Array(width * height));
@@ -88,7 +88,7 @@ function flattened({ data, width, height }, channels) {
 }
 
 /**
- * Resizes by a triangle filter as wide as the reduction, first along columns, then along rows.
+ * Resizes with a triangle filter as wide as the reduction, first along columns, then along rows.
  * @param {Uint8Array} plane
  * @param {number} planeWidth
  * @param {number} height of the result
@@ -117,7 +117,7 @@ function resized(plane, planeWidth, height, width) {
 }
 
 /**
- * For each of `side` pixels that are made of `length`, the first under its triangle and the weights of that and the following.
+ * For each of `side` pixels made from `length`, the first source pixel under its triangle and the weights from there on.
  * @param {number} length
  * @param {number} side
  */

@@ -1,22 +1,22 @@
 'use strict';
-// Turns a drawing into what MNIST would have made of it, as `shadernet classify` does: src/classify/prepare.rs and
+// Turns a drawing into an MNIST-style image, as `shadernet classify` does: src/classify/prepare.rs and
 // src/classify/prepare/ink.rs say why. `f` rounds to f32 where another rounding could move the image by a pixel.
 
-/** Ink box in parts of the output's side. */
+/** Ink box as a fraction of the output's side. */
 const BOX = Math.fround(20 / 28);
 /** Strokes are widened to about this many output pixels. */
 const STROKE = Math.fround(2.6);
-/** Differences below this part of the ink's contrast are paper. */
+/** Differences below this fraction of the ink's contrast are paper. */
 const NOISE = Math.fround(0.15);
-/** A picture whose values differ less than this from its background, of 255, is blank. */
+/** A picture whose values (of 255) differ less than this from its background is blank. */
 const MIN_CONTRAST = 32;
 
 const f = Math.fround;
 
 /**
- * One grey image, bright ink on black, sized and centred as MNIST is.
+ * One grey image, bright ink on black, sized and centred as in MNIST.
  * @param {ImageData} picture any size and colours, dark on light or light on dark; a finished image is returned unchanged
- * @param {number} height of the image that is made
+ * @param {number} height of the result
  * @param {number} width
  * @returns {Uint8Array | null} [height][width], or null where there is no ink
  */
@@ -34,7 +34,7 @@ function prepare(picture, height, width) {
 }
 
 /**
- * True for what looks like an image of MNIST already: grey, with a black border.
+ * True if a picture already looks like an MNIST image: grey, with a black border.
  * @param {ImageData} picture
  * @param {number[]} paper
  */
@@ -48,7 +48,7 @@ function isFinished({ data }, paper) {
 }
 
 /**
- * The colour of the paper: the median of the border or, where that is transparent, what contrasts with the ink.
+ * The colour of the paper: the median of the border or, if that is transparent, what contrasts with the ink.
  * @param {ImageData} picture
  * @returns {number[]} red, green, blue
  */
@@ -77,7 +77,7 @@ function background({ data, width, height }) {
 }
 
 /**
- * How much ink is in each pixel: its distance to the paper's colour. Transparency is paper.
+ * How much ink is in each pixel: its distance from the paper's colour. Transparency is paper.
  * @param {ImageData} picture
  * @param {number[]} paper
  */
@@ -105,7 +105,7 @@ function stretch(ink) {
 }
 
 /**
- * The finished image: scaled so that the ink fits its box, its centre of mass on pixel (height / 2, width / 2).
+ * The finished image: scaled to fit the ink into its box, with its centre of mass on pixel (height / 2, width / 2).
  * @param {Uint8Array} ink
  * @param {number} inkWidth
  * @param {number} height
@@ -182,7 +182,7 @@ function peak(values) {
   return Math.max(f(sum / count), 2 ** -126);
 }
 
-/** @param {Uint8Array | Float32Array} values of a photograph: too many for the arguments of `Math.max` */
+/** @param {Uint8Array | Float32Array} values of a photograph: too many to pass as arguments to `Math.max` */
 function largestOf(values) {
   let most = 0;
   for (const value of values) {
@@ -191,10 +191,10 @@ function largestOf(values) {
   return most;
 }
 
-/** @typedef {{ length: number, first: number, end: number, centre: number }} Extent where the ink lies along one axis */
+/** @typedef {{ length: number, first: number, end: number, centre: number }} Extent where the ink is along one axis */
 
 /**
- * From the ink per row or column. A thousandth of the ink at either end does not count: specks of dust.
+ * From the ink per row or column. A thousandth of the ink at either end is ignored as specks of dust.
  * @param {number[]} sums
  * @returns {Extent}
  */
@@ -221,7 +221,7 @@ function extent(sums) {
 function taps({ length, first: begin, end: stop, centre }, side, scale, widening) {
   const first = f(begin - f(widening / 2));
   const size = f(f(stop - begin + widening) / scale);
-  // The box begins on an output pixel, as in MNIST, and stays inside however uneven the ink is.
+  // The box begins on an output pixel, as in MNIST, and stays inside even if the ink is uneven.
   const middle = Math.floor(side / 2) + 0.5;
   const wanted = Math.round(f(middle - f(f(centre - first) / scale)));
   const left = Math.max(Math.min(wanted, Math.floor(f(side - size))), 0);

@@ -1,8 +1,8 @@
 'use strict';
-// Carries out plans on WebGPU, as src/gpu/program.rs does natively: the same launches, the same WGSL.
+// Runs plans on WebGPU, as src/gpu/program.rs does natively: the same launches, the same WGSL.
 
 /**
- * A plan as `Plan` in src/plan/mod.rs has it.
+ * A plan, as `Plan` in src/plan/mod.rs.
  * @typedef {{ name: string, bytes: number, place: { Slot: number } | { Kept: { buffer: string, offset: number } } }} Tensor
  * @typedef {{ index: number, tensor: number, writable: boolean }} Bound
  * @typedef {{
@@ -13,7 +13,7 @@
  */
 
 /**
- * All that the exporter put into the page.
+ * Everything that the exporter embedded in the page.
  * @typedef {{
  *   name: string, input: Shape, pictures: boolean, classes: string[], pixel_scale: number, pixel_offset: number, parameters: number,
  *   test_accuracy: number, layers: Layer[], plan: Plan, logits: string, shaders: Record<string, string>,
@@ -22,7 +22,7 @@
  * @typedef {{ pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: [number, number, number] }[]} Launches
  */
 
-/** Why WebGPU cannot be used: a sentence without its full stop, and the first line of the driver's own words. */
+/** Why WebGPU cannot be used: a sentence without its full stop, and the first line of the driver's message. */
 class NoWebGpu extends Error {
   /**
    * @param {string} sentence
@@ -35,14 +35,14 @@ class NoWebGpu extends Error {
 }
 
 /**
- * Name of the buffer that a tensor is in, and its place there.
+ * Name of a tensor's buffer, and its offset there.
  * @param {Tensor} tensor
  */
 function placeOf({ place }) {
   return 'Slot' in place ? { buffer: `slot ${place.Slot}`, offset: 0 } : place.Kept;
 }
 
-/** A device with the buffers of some plans, and the plan that answers for one image. */
+/** A device with the buffers of some plans, and the plan that classifies one image. */
 class Program {
   /**
    * @param {Model} model
@@ -73,7 +73,7 @@ class Program {
   }
 
   /**
-   * Makes the buffers of all plans of the model and the pipelines of the one that answers, and uploads the weights.
+   * Makes the buffers of all plans of the model and the pipelines of the classifying one, and uploads the weights.
    * @param {Model} model
    * @returns {Promise<Program>} fails with {@link NoWebGpu}
    */
@@ -105,7 +105,7 @@ class Program {
   }
 
   /**
-   * Does what the device may refuse, and fails with {@link NoWebGpu} if it does.
+   * Does work that the device may refuse; fails with {@link NoWebGpu} if it does.
    * @param {() => Promise<void>} work
    */
   async checked(work) {
@@ -120,7 +120,7 @@ class Program {
   }
 
   /**
-   * A zeroed buffer for every name in the plans, large enough for all tensors; the weights into theirs.
+   * A zeroed buffer for every name in the plans, large enough for all tensors; uploads the weights.
    * @param {Plan[]} plans
    * @param {Record<string, Float32Array>} buffers
    */
@@ -217,9 +217,9 @@ class Program {
   }
 
   /**
-   * Launches a plan for some steps in a row, then reads a tensor. Others may submit meanwhile, but not with this `readback`.
+   * Launches a plan for consecutive steps, then reads a tensor. Submissions may overlap, but not with this `readback`.
    * @param {Launches} launches
-   * @param {number} step number of the first one; each counts on
+   * @param {number} step number of the first one; it increments with each
    * @param {number} times
    * @param {{ buffer: string, offset: number, bytes: number }} tensor
    * @param {GPUBuffer} readback
@@ -248,14 +248,14 @@ class Program {
   /**
    * The logits of an image. One call at a time.
    * @param {Uint8Array} pixels [channel][row][column]
-   * @returns {Promise<Float32Array>} one for each class
+   * @returns {Promise<Float32Array>} one per class
    */
   async run(pixels) {
     const words = new Uint8Array(Math.ceil(pixels.length / 4) * 4);
     words.set(pixels);
     this.write('drawing.images', words);
     const values = new Float32Array(await this.submit(this.launches, 0, 1, this.logits, this.readback));
-    // A value of four images lies together, and the drawing is the first of them.
+    // Values of four images are interleaved, and the drawing is the first image.
     return Float32Array.from({ length: this.classes }, (_, index) => values[4 * index]);
   }
 }

@@ -2,8 +2,8 @@
 // Trains the network on WebGPU: the plan of a step, launched again and again, as src/gpu/mod.rs does natively.
 
 /**
- * What the exporter put into a page that trains: plans, settings, images and first weights. Bytes are in base64, those of
- * `data` zipped.
+ * What the exporter embedded in a page that trains: plans, settings, images and initial weights. Bytes are in base64,
+ * with `data` gzipped.
  * @typedef {{
  *   plan: Plan, test_plan: Plan, epochs: number, steps_per_epoch: number, images: number, test_images: number,
  *   batch: number, test_batch: number, ring: number, settings: Record<string, string>, first: Record<string, string>,
@@ -72,7 +72,7 @@ class Training {
     return training;
   }
 
-  /** Everything that a step changes, as it is before the first one. */
+  /** Resets everything that a step changes to its initial state. */
   begin() {
     const { recipe, program } = this;
     this.step = 0;
@@ -92,7 +92,7 @@ class Training {
     }
   }
 
-  /** Steps of the whole training. */
+  /** Number of steps in the whole training. */
   get length() {
     return this.recipe.epochs * this.recipe.steps_per_epoch;
   }

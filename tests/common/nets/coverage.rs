@@ -1,4 +1,4 @@
-//! What the random networks must have between them.
+//! What the random networks must cover.
 
 use std::collections::BTreeSet;
 
@@ -30,7 +30,7 @@ impl Case {
                 );
                 has("uneven above and below", top != bottom);
                 has("uneven left and right", left != right);
-                // More than a row of the shader holds.
+                // Wider than the shader's row.
                 has("of wide reach", across.kernel > 1 && across.reach() > 13);
             }
             if layer.weights_of.is_some() {
@@ -53,7 +53,7 @@ impl Case {
     }
 }
 
-/// Options that the networks must have between them, besides every kind of layer.
+/// Options that the networks must cover, besides every kind of layer.
 pub(super) const EVERY_PART: &[&str] = &[
     "Adam",
     "Adamw",

@@ -19,14 +19,14 @@ from safetensors.numpy import save_file
 
 SUITE = Path(onnx.__file__).parent / "backend/test/data"
 FOLDERS = ["node", "pytorch-converted", "pytorch-operator", "simple"]
-LARGEST = 200_000  # bytes of a case
+LARGEST = 200_000  # bytes per case
 ROUNDED = ["node/test_averagepool_2d_ceil_last_window_starts_on_pad"]  # an output written down by hand: 0.1511
 
 
 def window(attributes, size, out, kernel):
     """Why a convolution or pooling with an input of `size`, an output of `out` and this kernel does not apply, or None.
 
-    Resolves auto_pad: afterwards `pads` is there.
+    Resolves auto_pad: afterwards `pads` is set.
     """
     if len(size) != 2:
         return "not two-dimensional"
