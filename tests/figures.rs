@@ -64,6 +64,7 @@ fn cell(suite: &str, arm: &str, field: &str) -> String {
         "best" => cells[5].clone(),
         "above" => cells[6].clone(),
         "difference" => cells[7].trim_end_matches(" *").replace('-', "−"),
+        "gap" => cells[7].trim_start_matches(['+', '-']).trim_end_matches(" *").into(),
         "train" => cells[8].clone(),
         other => panic!("{suite}, {arm}: no field {other:?}"),
     }
@@ -96,7 +97,7 @@ fn with_tables(text: &str, path: &str, source: &Source) -> (String, String) {
             rest.split_once("<!-- end -->").unwrap_or_else(|| panic!("{path}: {name} has no end"));
         let table = source.tables.get(name).unwrap_or_else(|| panic!("{path}: no table {name:?}"));
         let table = fill(table, &source.figures, path);
-        made += &format!("<!-- table: {name} -->\n{}\n<!-- end -->{rest}", table.trim());
+        made += &format!("<!-- table: {name} -->\n\n{}\n\n<!-- end -->{rest}", table.trim());
         prose += rest;
     }
     (made, prose)
