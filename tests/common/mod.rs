@@ -1,5 +1,5 @@
 //! Code shared by several tests: a source of random cases, an adapter, and the comparison of the GPU with the reference.
-#![allow(dead_code, reason = "each test file uses its own part of this")]
+#![allow(dead_code, unused_imports, reason = "each test file uses its own part of this")]
 
 use std::sync::Arc;
 
