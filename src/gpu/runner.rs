@@ -16,12 +16,13 @@ pub struct PlanRunner<'g> {
 
 impl<'g> PlanRunner<'g> {
     /// Makes buffers and pipelines. Pooled memory is filled with `poison`, so that what a kernel forgets to write shows;
-    /// all other memory holds zeros.
+    /// all other memory holds what the plan says.
     ///
     /// # Errors
     /// Too little memory, or what the device refused.
     pub fn new(gpu: &'g Gpu, plan: Plan, poison: u32, options: GpuOptions) -> Result<Self> {
         let buffers = Buffers::new(gpu, &[&plan])?;
+        buffers.fill(gpu, &[&plan]);
         buffers.poison(gpu, poison);
         let program = Program::new(gpu, &plan, &buffers, &Pipelines::new(gpu, &[&plan], options))?;
         Ok(Self { gpu, plan, buffers, program })

@@ -178,14 +178,6 @@ pub fn grad_input_name(count: usize, position: usize) -> &'static str {
     if count == 1 { "grad_input" } else { GRAD_INPUTS[position] }
 }
 
-/// Words of each layer among a net's settings in the tensor `state`; `Replica::words` has the list.
-pub const LAYER_SETTINGS: usize = 3;
-
-/// Number of the first word of a layer among them: those that belong to no layer come before.
-pub const fn first_setting(layer: usize) -> usize {
-    9 + LAYER_SETTINGS * layer
-}
-
 /// How finely work is cut up for the lanes of a device. Results agree but for rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Grain {
