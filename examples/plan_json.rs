@@ -1,5 +1,6 @@
-//! Prints the plans of a model as JSON: every tensor with its place in memory, and every kernel launch with shader, entry
-//! point, override constants, bindings and workgroups. `{"training": ..., "evaluation": ...}`, one step of each.
+//! Prints the plans of a model as JSON: every tensor with its place in memory, what the buffers hold before the first step, and
+//! every kernel launch with shader, entry point, override constants, bindings and workgroups.
+//! `{"training": ..., "evaluation": ...}`, one step of each.
 //!
 //! `cargo run --release --example plan_json -- [MODEL.toml] [--batch-size N] [--replicas R] [--fine]`
 
@@ -12,6 +13,7 @@ use shadernet::error::{Error, Result};
 use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{Plan, PlanOptions};
+use shadernet::replica::Replica;
 
 /// Prints the plans of a training step and of an evaluation step as JSON.
 #[derive(Parser)]
@@ -57,10 +59,10 @@ fn print_plans(args: &Args) -> Result<()> {
         std: 0.3081,
     };
     let grain = if args.fine { Grain::Fine } else { Grain::Coarse };
-    let options =
-        |fuse| PlanOptions { replicas: args.replicas as usize, fuse, grain, ..PlanOptions::default() };
-    let training = |fuse| Plan::training(&model, &batch, &model.train, options(fuse));
-    let evaluation = |fuse| Plan::evaluation(&model, &batch, false, "test", options(fuse));
+    let options = |fuse| PlanOptions { fuse, grain, ..PlanOptions::default() };
+    let nets = Replica::of_seeds(&model, &model.train, 0..args.replicas);
+    let training = |fuse| Plan::training(&model, &nets, &batch, &model.train, options(fuse));
+    let evaluation = |fuse| Plan::evaluation(&model, &nets, &batch, false, "test", options(fuse));
     let plans = serde_json::json!({
         "training": training(true),
         "evaluation": evaluation(true),

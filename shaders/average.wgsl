@@ -2,10 +2,12 @@
 
 override ELEMENTS: u32;
 override DECAY: f32;
+// Places in `state`.
+override THIS_STEP: u32;
 
 @group(0) @binding(0) var<storage, read_write> average: array<f32>;
 @group(0) @binding(1) var<storage, read> values: array<f32>;
-// next step, this step, images of this step's batch
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(2) var<storage, read> state: array<u32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
@@ -18,7 +20,7 @@ fn update(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups)
     if (index >= ELEMENTS) {
         return;
     }
-    let steps = f32(state[1]);
+    let steps = f32(state[THIS_STEP]);
     let decay = min(DECAY, (1.0 + steps) / (10.0 + steps));
     average[index] += (1.0 - decay) * (values[index] - average[index]);
 }

@@ -15,12 +15,24 @@ override HALF_BITS: u32; // of the shuffling Feistel network: the smallest h wit
 override AUGMENT: bool; // true if any replica augments its images
 override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
 override PIXEL_OFFSET: f32;
-override SETTINGS: u32; // words per replica in `state`
 override PACKED: u32;
+// Places in `state`: of words, and of settings among those of a replica.
+override NEXT_STEP: u32;
+override THIS_STEP: u32;
+override STEP_IMAGES: u32; // images of this step's batch
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override SHUFFLE_KEY: u32; // of the random words that shuffle
+override AUGMENT_KEY: u32; // of those that change images
+override AUGMENT_ROTATE: u32; // largest rotation in radians
+override AUGMENT_SHIFT: u32; // largest shift in pixels
+override AUGMENT_SCALE: u32; // largest relative change of size
+override AUGMENT_SHEAR: u32; // largest shear, columns per row
+override PLAIN_FROM: u32; // first epoch whose images stay as they are
 
 @group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four per word
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(2) var<storage, read_write> state: array<u32>;
 @group(0) @binding(4) var<storage, read_write> indices: array<u32>; // [replica, n]
 @group(0) @binding(5) var<storage, read_write> targets: array<u32>; // [replica, n]
@@ -34,21 +46,14 @@ override PACKED: u32;
 @group(0) @binding(10) var<storage, read_write> packed: array<vec4<f32>>; // [replica, PACKED]
 
 const NOTHING = 0xffffffffu;
-const SHUFFLE_KEY = 0u;
-const AUGMENT_KEY = 1u;
-const ROTATE = 3u; // largest rotation in radians
-const SHIFT = 4u; // largest shift in pixels
-const SCALE = 5u; // largest relative change in size
-const SHEAR = 6u; // largest shear, columns per row
-const PLAIN_FROM = 8u; // first epoch without augmentation
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -114,17 +119,17 @@ fn drawn(replica: u32, epoch: u32, index: u32) -> Transform {
     let key = setting(replica, AUGMENT_KEY);
     let random = signed_units(pcg4d(vec4(index, 0u, epoch, key)));
     let more = signed_units(pcg4d(vec4(index, 1u, epoch, key)));
-    let angle = strength(replica, ROTATE) * random.x;
+    let angle = strength(replica, AUGMENT_ROTATE) * random.x;
     let square = angle * angle;
     // Taylor series: accurate to f32 up to 45°, and the same on every device.
     let sine = angle * (1.0 + square * (-1.0 / 6.0 + square * (1.0 / 120.0 - square * (1.0 / 5040.0))));
     let cosine = 1.0 + square * (-0.5 + square * (1.0 / 24.0 + square * (-1.0 / 720.0 + square * (1.0 / 40320.0))));
-    let shrink = 1.0 / (1.0 + strength(replica, SCALE) * random.w);
-    let shear = strength(replica, SHEAR) * more.x;
+    let shrink = 1.0 / (1.0 + strength(replica, AUGMENT_SCALE) * random.w);
+    let shear = strength(replica, AUGMENT_SHEAR) * more.x;
     let centre_x = f32(WIDTH - 1u) * 0.5;
     let centre_y = f32(HEIGHT - 1u) * 0.5;
-    let from_x = centre_x + strength(replica, SHIFT) * random.y;
-    let from_y = centre_y + strength(replica, SHIFT) * random.z;
+    let from_x = centre_x + strength(replica, AUGMENT_SHIFT) * random.y;
+    let from_y = centre_y + strength(replica, AUGMENT_SHIFT) * random.z;
     let a = cosine * shrink;
     let b = (sine + shear * cosine) * shrink;
     let d = -sine * shrink;
@@ -142,8 +147,8 @@ fn chosen(replica: u32, this_step: u32, n: u32) -> u32 {
 }
 
 fn begin_step(this_step: u32) {
-    state[1] = this_step;
-    state[2] = min(BATCH_SIZE, IMAGE_COUNT - this_step % STEPS_PER_EPOCH * BATCH_SIZE);
+    state[THIS_STEP] = this_step;
+    state[STEP_IMAGES] = min(BATCH_SIZE, IMAGE_COUNT - this_step % STEPS_PER_EPOCH * BATCH_SIZE);
 }
 
 @compute @workgroup_size(64)
@@ -152,7 +157,7 @@ fn begin(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) 
     if (n >= QUADS * 4u) {
         return;
     }
-    let this_step = state[0];
+    let this_step = state[NEXT_STEP];
     if (n == 0u && id.z == 0u) {
         begin_step(this_step);
     }
@@ -249,7 +254,7 @@ fn prepare(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
             );
         }
     } else {
-        let this_step = state[0];
+        let this_step = state[NEXT_STEP];
         if (group.x == 0u && group.z == 0u && local == 0u) {
             begin_step(this_step);
         }

@@ -11,6 +11,8 @@ override HEIGHT: u32;
 override WIDTH: u32;
 override EPS: f32;
 override MOMENTUM: f32;
+// Places in `state`.
+override STEP_IMAGES: u32; // images of this step's batch
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read> weight: array<f32>;
@@ -26,7 +28,7 @@ override MOMENTUM: f32;
 @group(0) @binding(11) var<storage, read_write> grad_weight: array<f32>;
 @group(0) @binding(12) var<storage, read_write> grad_bias: array<f32>;
 @group(0) @binding(13) var<storage, read_write> grad_sums: array<vec2<f32>>; // [replica, channel, quad, row]
-// next step, this step, images of this step's batch
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(14) var<storage, read> state: array<u32>;
 @group(0) @binding(15) var<storage, read_write> grad_means: array<vec2<f32>>; // grad_bias/M and grad_weight/M
 
@@ -67,7 +69,7 @@ fn row_sums(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroup
     }
     let start = row_start(id.z, index);
     let shift = first_value(id.z, index / ROWS);
-    let mask = lane_mask(index / HEIGHT % QUADS, state[2]);
+    let mask = lane_mask(index / HEIGHT % QUADS, state[STEP_IMAGES]);
     var sum = vec4(0.0);
     var squares = vec4(0.0);
     for (var x = 0u; x < WIDTH; x++) {
@@ -97,7 +99,7 @@ fn statistics(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) 
         }
     }
     if (local == 0u && channel < CHANNELS) {
-        let count = f32(state[2] * HEIGHT * WIDTH);
+        let count = f32(state[STEP_IMAGES] * HEIGHT * WIDTH);
         let from_first = tree[0] / count;
         let batch_mean = first_value(group.z, channel) + from_first.x;
         let batch_var = max(from_first.y - from_first.x * from_first.x, 0.0);
@@ -171,7 +173,7 @@ fn grad_params(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups)
     if (local == 0u && channel < CHANNELS) {
         grad_bias[group.z * CHANNELS + channel] = tree[0].x;
         grad_weight[group.z * CHANNELS + channel] = tree[0].y;
-        grad_means[group.z * CHANNELS + channel] = tree[0] / f32(state[2] * HEIGHT * WIDTH);
+        grad_means[group.z * CHANNELS + channel] = tree[0] / f32(state[STEP_IMAGES] * HEIGHT * WIDTH);
     }
 }
 
@@ -185,6 +187,6 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     let at = id.z * CHANNELS * ROWS * WIDTH + index;
     let normalised = (input[at] - mean[c]) * inv_std[c];
     let centred = grad_output[at] - grad_means[c].x - normalised * grad_means[c].y;
-    let mask = lane_mask(index / (CHANNELS * HEIGHT * WIDTH), state[2]);
+    let mask = lane_mask(index / (CHANNELS * HEIGHT * WIDTH), state[STEP_IMAGES]);
     grad_input[at] = weight[c] * inv_std[c] * centred * mask;
 }

@@ -6,20 +6,24 @@
 override QUADS: u32;
 override CLASSES: u32;
 override BATCH_SIZE: u32;
-override SETTINGS: u32; // words per replica in `state`
+override RING: u32; // steps in `metrics_ring`
+// Places in `state`: of words, and of settings among those of a replica.
+override NEXT_STEP: u32;
+override THIS_STEP: u32;
+override STEP_IMAGES: u32; // images of this step's batch
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override LABEL_SMOOTHING: u32;
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
 @group(0) @binding(2) var<storage, read_write> loss: array<vec4<f32>>; // [replica, quad]
 @group(0) @binding(3) var<storage, read_write> correct: array<vec4<f32>>; // [replica, quad]: 1 for a hit
 @group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(5) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica]: sum of the losses, hits.
 @group(0) @binding(6) var<storage, read_write> metrics_ring: array<vec2<f32>>;
-
-const RING = 1024u;
-const LABEL_SMOOTHING = 2u;
 
 var<workgroup> tree: array<vec2<f32>, 64>;
 
@@ -32,9 +36,9 @@ fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
 }
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // q of a class.
@@ -68,7 +72,7 @@ fn losses(replica: u32, quad: u32, smoothing: f32) -> Softmax {
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
         sum += smoothed(wanted, class_index, smoothing) * (log_total - (logits[start + class_index] - max_logit));
     }
-    let mask = lane_mask(quad, state[2]);
+    let mask = lane_mask(quad, state[STEP_IMAGES]);
     loss[replica * QUADS + quad] = sum * mask;
     correct[replica * QUADS + quad] = select(vec4(0.0), mask, best == wanted);
     return Softmax(max_logit, total);
@@ -84,7 +88,7 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     let softmax = losses(id.z, quad, smoothing);
     let start = (id.z * QUADS + quad) * CLASSES;
     let wanted = targets[id.z * QUADS + quad];
-    let share = lane_mask(quad, state[2]) / f32(state[2]);
+    let share = lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES]);
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
         let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
         let q = smoothed(wanted, class_index, smoothing);
@@ -118,10 +122,10 @@ fn metrics(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gro
         }
     }
     if (local == 0u) {
-        let this_step = state[1];
+        let this_step = state[THIS_STEP];
         metrics_ring[this_step % RING * groups.z + group.z] = tree[0];
         if (group.z == 0u) {
-            state[0] = this_step + 1u;
+            state[NEXT_STEP] = this_step + 1u;
         }
     }
 }

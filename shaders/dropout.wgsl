@@ -1,25 +1,30 @@
 // In training a value is zeroed with probability rate, otherwise multiplied by 1 / (1 − rate).
 // The mask is not stored: both passes draw the same random words, a function of (seed, layer, step, image, element).
 
-override ELEMENTS: u32; // vec4s per replica
-override IMAGE_ELEMENTS: u32; // values per image
-override SETTINGS: u32; // words per replica in `state`
-override DROPOUT: u32; // first of this layer's settings: key of its random words, rate · 2³², 1 / (1 − rate)
+override ELEMENTS: u32; // vec4s of one replica
+override IMAGE_ELEMENTS: u32; // values of one image
+// Places in `state`: of words, and of settings among those of a replica.
+override THIS_STEP: u32;
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override DROPOUT_KEY: u32; // of this layer's random words
+override DROPOUT_THRESHOLD: u32; // rate · 2³²
+override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>;
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> grad_input: array<vec4<f32>>;
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(4) var<storage, read> state: array<u32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -38,10 +43,10 @@ fn pcg4d(words: vec4<u32>) -> vec4<u32> {
 }
 
 fn masked(value: vec4<f32>, index: u32, replica: u32) -> vec4<f32> {
-    let key = setting(replica, DROPOUT);
-    let threshold = setting(replica, DROPOUT + 1u);
-    let scale = bitcast<f32>(setting(replica, DROPOUT + 2u));
-    let words = pcg4d(vec4(index % IMAGE_ELEMENTS, index / IMAGE_ELEMENTS, state[1], key));
+    let key = setting(replica, DROPOUT_KEY);
+    let threshold = setting(replica, DROPOUT_THRESHOLD);
+    let scale = bitcast<f32>(setting(replica, DROPOUT_SCALE));
+    let words = pcg4d(vec4(index % IMAGE_ELEMENTS, index / IMAGE_ELEMENTS, state[THIS_STEP], key));
     return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 

@@ -38,13 +38,19 @@ override IN_RECTIFY: bool;
 override IN_SLOPE: f32;
 override POOL: u32;
 override DROP: bool;
-override DROPOUT: u32; // first of its settings: key of its random words, rate · 2³², 1 / (1 − rate)
-override SETTINGS: u32; // words per replica in `state`
-// After: rectifier; batch normalisation, whose sums start at OUT_SUMS.
+// Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
 override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
 override OUT_NORMALISE: bool;
 override OUT_SUMS: u32;
+// Places in `state`: of words, and of settings among those of a replica.
+override THIS_STEP: u32;
+override STEP_IMAGES: u32; // images of this step's batch
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override DROPOUT_KEY: u32; // of this layer's random words
+override DROPOUT_THRESHOLD: u32; // rate · 2³²
+override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before everything that is applied on loading
 // Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
@@ -54,7 +60,7 @@ override OUT_SUMS: u32;
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read_write> running: array<f32>;
 @group(0) @binding(5) var<storage, read_write> average_running: array<f32>;
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 
 // An invocation makes CHANNELS maps at a time, and a strip of adjacent pixels of each. TAPS weights of a kernel row
@@ -80,9 +86,9 @@ var<workgroup> tree_a: array<vec4<f32>, 64>;
 var<workgroup> tree_b: array<vec4<f32>, 64>;
 var<workgroup> tree_count: array<f32, 64>;
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -150,7 +156,7 @@ fn normalisation(replica: u32, c: u32, images: u32, first: bool) -> vec4<f32> {
         running[at_mean] = new_mean;
         running[at_var] = new_var;
         if (AVERAGE_DECAY > 0.0) {
-            let steps = f32(state[1]);
+            let steps = f32(state[THIS_STEP]);
             let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));
             average_running[at_mean] += (1.0 - decay) * (new_mean - average_running[at_mean]);
             average_running[at_var] += (1.0 - decay) * (new_var - average_running[at_var]);
@@ -203,10 +209,10 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     if (!DROP) {
         return value;
     }
-    let key = setting(replica, DROPOUT);
-    let threshold = setting(replica, DROPOUT + 1u);
-    let scale = bitcast<f32>(setting(replica, DROPOUT + 2u));
-    let words = pcg4d(vec4(element, quad, state[1], key));
+    let key = setting(replica, DROPOUT_KEY);
+    let threshold = setting(replica, DROPOUT_THRESHOLD);
+    let scale = bitcast<f32>(setting(replica, DROPOUT_SCALE));
+    let words = pcg4d(vec4(element, quad, state[THIS_STEP], key));
     return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
@@ -357,7 +363,7 @@ fn store_sums(replica: u32, part: u32, o: u32, local: u32, count: f32, first: ve
 
 @compute @workgroup_size(64)
 fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
+    let images = state[STEP_IMAGES];
     if (IN_NORMALISE) {
         for (var c = local; c < IN_CHANNELS; c += 64u) {
             in_norms[c] = normalisation(group.z, c, images, group.x == 0u);

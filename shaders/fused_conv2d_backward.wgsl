@@ -32,9 +32,7 @@ override IN_RECTIFY: bool;
 override IN_SLOPE: f32;
 override POOL: u32;
 override DROP: bool;
-override DROPOUT: u32; // first of its settings: key of its random words, rate · 2³², 1 / (1 − rate)
-override SETTINGS: u32; // words per replica in `state`
-// After: rectifier; batch normalisation, whose sums start at OUT_SUMS.
+// Behind: rectifier; batch normalisation, whose sums start at OUT_SUMS.
 override OUT_RECTIFY: bool;
 override OUT_SLOPE: f32;
 override OUT_NORMALISE: bool;
@@ -49,14 +47,22 @@ override GRAD_IN_SHIFT: u32;
 override GRAD_OUT_SCALE: u32;
 override GRAD_OUT_SHIFT: u32;
 override GRAD_LANES: u32; // invocations that share a tile of the weight gradient: a power of two, at most 64
-override INPUT_GROUPS: u32; // workgroups of `backward` that compute the gradient of the input
+override INPUT_GROUPS: u32; // workgroups of `backward` that make the gradient of the input
+// Places in `state`: of words, and of settings among those of a replica.
+override THIS_STEP: u32;
+override STEP_IMAGES: u32; // images of this step's batch
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override DROPOUT_KEY: u32; // of this layer's random words
+override DROPOUT_THRESHOLD: u32; // rate · 2³²
+override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // before everything that is applied on loading
 // Parameters; weights as [c, i, j, o/4] and [o, i, j, c/4], vec4s of four channels
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
 // [part, replica, channel]: mean and Σ(x − mean)²; after the parts one row with mean and 1/√(var + EPS) of the batch
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 @group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of its normalised values
@@ -102,9 +108,9 @@ var<workgroup> out_norms: array<vec4<f32>, MOST_CHANNELS>;
 var<workgroup> tree_a: array<vec4<f32>, 64>;
 var<workgroup> tree_b: array<vec4<f32>, 64>;
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // PCG4D: Jarzynski and Olano, JCGT 9(3), 2020. The same function is in src/rng.rs.
@@ -176,10 +182,10 @@ fn dropped(value: vec4<f32>, replica: u32, quad: u32, element: u32) -> vec4<f32>
     if (!DROP) {
         return value;
     }
-    let key = setting(replica, DROPOUT);
-    let threshold = setting(replica, DROPOUT + 1u);
-    let scale = bitcast<f32>(setting(replica, DROPOUT + 2u));
-    let words = pcg4d(vec4(element, quad, state[1], key));
+    let key = setting(replica, DROPOUT_KEY);
+    let threshold = setting(replica, DROPOUT_THRESHOLD);
+    let scale = bitcast<f32>(setting(replica, DROPOUT_SCALE));
+    let words = pcg4d(vec4(element, quad, state[THIS_STEP], key));
     return select(vec4(0.0), value * scale, words >= vec4(threshold));
 }
 
@@ -599,7 +605,7 @@ fn weight_gradient(replica: u32, group: u32, local: u32, images: u32) {
 @compute @workgroup_size(64)
 fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>,
             @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
+    let images = state[STEP_IMAGES];
     load_norms(group.z, local, images);
     workgroupBarrier();
     // Interleaves the two kinds evenly, since devices assign workgroups in order.
@@ -615,7 +621,7 @@ fn backward(@builtin(workgroup_id) group: vec3<u32>, @builtin(num_workgroups) gr
 // For a layer with nothing trainable below it.
 @compute @workgroup_size(64)
 fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
+    let images = state[STEP_IMAGES];
     load_norms(group.z, local, images);
     workgroupBarrier();
     weight_gradient(group.z, group.x, local, images);
@@ -625,7 +631,7 @@ fn backward_weight(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invoc
 // workgroup makes one map of one quad.
 @compute @workgroup_size(64)
 fn backward_output(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let images = state[2];
+    let images = state[STEP_IMAGES];
     let quad = group.x / OUT_CHANNELS;
     let o = group.x % OUT_CHANNELS;
     if (local == 0u) {

@@ -8,7 +8,6 @@ override PARTS: u32;
 override CHANNELS: u32;
 override PIXELS: u32;
 override CLASSES: u32;
-override SETTINGS: u32; // words per replica in `state`
 override HAS_BIAS: bool;
 override PACKED: u32; // vec4s per replica in `packed`
 override WEIGHT: u32; // first vec4 of this layer's weights [j, k]; likewise its bias
@@ -16,6 +15,14 @@ override BIAS: u32;
 override GRADS: u32; // elements per row of `grads`
 override GRAD_WEIGHT: u32;
 override GRAD_BIAS: u32;
+override RING: u32; // steps in `metrics_ring`
+// Places in `state`: of words, and of settings among those of a replica.
+override NEXT_STEP: u32;
+override THIS_STEP: u32;
+override STEP_IMAGES: u32; // images of this step's batch
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override LABEL_SMOOTHING: u32;
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // [replica, quad, k, pixel]
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
@@ -23,7 +30,7 @@ override GRAD_BIAS: u32;
 @group(0) @binding(3) var<storage, read_write> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(4) var<storage, read_write> grad_input: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> grads: array<f32>; // [part, element]
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica, quad]: sum of the losses, hits.
 @group(0) @binding(7) var<storage, read_write> metrics_ring: array<vec2<f32>>;
@@ -32,8 +39,6 @@ override REPLICAS: u32;
 override PART_QUADS: u32 = (QUADS + PARTS - 1u) / PARTS;
 override SHARE: f32 = 1.0 / f32(PIXELS);
 
-const RING = 1024u;
-const LABEL_SMOOTHING = 2u;
 const MOST_CHANNELS = 512u;
 const MOST_CLASSES = 256u;
 
@@ -47,9 +52,9 @@ fn lane_mask(quad: u32, images: u32) -> vec4<f32> {
     return select(vec4(0.0), vec4(1.0), vec4(0u, 1u, 2u, 3u) + quad * 4u < vec4(images));
 }
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // Element number `index` of a parameter that starts at vec4 `start` of the packed ones.
@@ -107,14 +112,14 @@ fn judge(replica: u32, quad: u32, smoothing: f32) {
     }
     softmax_max = max_logit;
     softmax_total = total;
-    let mask = lane_mask(quad, state[2]);
+    let mask = lane_mask(quad, state[STEP_IMAGES]);
     let hits = select(vec4(0.0), mask, best == wanted);
-    metrics_ring[(state[1] % RING * REPLICAS + replica) * QUADS + quad] = vec2(dot(loss, mask), dot(hits, vec4(1.0)));
+    metrics_ring[(state[THIS_STEP] % RING * REPLICAS + replica) * QUADS + quad] = vec2(dot(loss, mask), dot(hits, vec4(1.0)));
 }
 
 fn end_step(group: vec3<u32>, local: u32) {
     if (group.x == 0u && group.z == 0u && local == 0u) {
-        state[0] = state[1] + 1u;
+        state[NEXT_STEP] = state[THIS_STEP] + 1u;
     }
 }
 
@@ -130,7 +135,7 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         }
         workgroupBarrier();
         let wanted = targets[group.z * QUADS + quad];
-        let share = lane_mask(quad, state[2]) / f32(state[2]);
+        let share = lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES]);
         for (var j = local; j < CLASSES; j += 64u) {
             let p = exp(values[j] - softmax_max) / softmax_total;
             values[j] = (p - smoothed(wanted, j, smoothing)) * share;

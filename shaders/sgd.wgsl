@@ -2,38 +2,40 @@
 //   g = grad + weight_decay · p;  v = MOMENTUM · v + g;  p = p − rate · (v, or g + MOMENTUM · v with Nesterov)
 
 override ELEMENTS: u32;
-override PARTS: u32; // rows of `grads`; their sum is the gradient
-override SETTINGS: u32; // words per replica in `state`
+override PARTS: u32; // rows of `grads`, whose sum is the gradient
 override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
 override MOMENTUM: f32;
 override NESTEROV: bool;
+// Places in `state`: of words, and of settings among those of a replica.
+override THIS_STEP: u32;
+override FIRST_SETTING: u32; // of the first replica
+override SETTINGS: u32; // of a replica
+override WEIGHT_DECAY: u32;
 
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
 @group(0) @binding(3) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies
 @group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // [replica, step]
-// next step, this step, images of this step's batch, 0; then SETTINGS words for each replica: src/replica.rs
+// words about the step, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(5) var<storage, read> state: array<u32>;
 @group(0) @binding(6) var<storage, read_write> average: array<f32>;
-
-const WEIGHT_DECAY = 7u;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {
     return id.x + id.y * groups.x * 64u;
 }
 
-// Setting number `index` of a replica.
+// A setting of a replica.
 fn setting(replica: u32, index: u32) -> u32 {
-    return state[4u + replica * SETTINGS + index];
+    return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
 // Learning rate and weight decay of an element.
 fn rates(index: u32) -> vec2<f32> {
     let replica = owners[index] / 2u;
     let decay = select(0.0, bitcast<f32>(setting(replica, WEIGHT_DECAY)), owners[index] % 2u == 1u);
-    return vec2(learning_rates[replica * STEPS + state[1]], decay);
+    return vec2(learning_rates[replica * STEPS + state[THIS_STEP]], decay);
 }
 
 fn gradient(index: u32) -> f32 {
@@ -71,7 +73,7 @@ fn update_averaged(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wo
     }
     let value = sgd(index);
     params[index] = value;
-    let steps = f32(state[1]);
+    let steps = f32(state[THIS_STEP]);
     let decay = min(AVERAGE_DECAY, (1.0 + steps) / (10.0 + steps));
     average[index] += (1.0 - decay) * (value - average[index]);
 }

@@ -61,6 +61,12 @@ impl BatchSettings {
         self.batch_size.min(self.image_count - start)
     }
 
+    /// The learning rate of a net in every step of the run.
+    pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
+        let steps = self.steps_per_epoch();
+        net.learning_rate.rates(self.epochs * steps, steps)
+    }
+
     /// Normalised value = pixel · scale + offset.
     pub fn pixel_scale(&self) -> (f32, f32) {
         (1.0 / (255.0 * self.std), -self.mean / self.std)

@@ -59,7 +59,7 @@ impl Setup<'_> {
             batch_size: most.min(test.count),
             image_count: test.count,
             image: Shape::new(test.channels, test.height, test.width),
-            epochs: 1,
+            epochs: self.train.epochs,
             shuffle: false,
             augment: false,
             mean: self.mean,
@@ -67,10 +67,9 @@ impl Setup<'_> {
         }
     }
 
-    /// The learning rate of every step of the run of a net.
+    /// The learning rate of every step of the run of a net; none for an engine that only evaluates.
     pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
-        let steps = self.train_batches().map_or(0, |batches| batches.steps_per_epoch());
-        net.learning_rate.rates(steps * self.train.epochs, steps)
+        self.train_batches().map_or(Vec::new(), |batches| batches.learning_rates(net))
     }
 }
 

@@ -61,6 +61,7 @@ pub mod report;
 pub mod rng;
 pub mod schedule;
 pub mod shader;
+pub mod state;
 pub mod tensor;
 pub(crate) mod threads;
 pub mod train;

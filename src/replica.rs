@@ -31,9 +31,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{Augment, LearningRate, TrainConfig};
 use crate::error::{Error, Result};
-use crate::layers::{LAYER_SETTINGS, first_setting};
 use crate::model::Model;
 use crate::rng::{self, Stream};
+use crate::state::{LayerSettings, NetSettings};
 
 /// A net's seed and settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -150,39 +150,28 @@ impl Replica {
         Model::new(config)
     }
 
-    /// The net's words in the tensor `state` in a run of `epochs`, as the shaders' function `setting` counts them:
-    /// key of the shuffle, key of the augmentation, label smoothing, rotation in radians, shift in pixels, relative change of
-    /// size, shear, weight decay, first epoch without augmentation; then three for each layer: if it is dropout, the key of
-    /// its random words, the threshold below which they drop, and 1 / (1 − rate).
-    pub fn words(&self, model: &Model, epochs: usize) -> Vec<u32> {
+    /// The net's settings in the tensor `state` in a run of `epochs`, and those of each layer.
+    pub fn settings(&self, model: &Model, epochs: usize) -> (NetSettings, Vec<LayerSettings>) {
         let Augment { rotate_degrees, shift_pixels, scale, shear, .. } = self.augment;
-        let settings = [
-            self.label_smoothing,
-            rotate_degrees.to_radians(),
-            shift_pixels,
+        let net = NetSettings {
+            shuffle_key: rng::key(self.seed, Stream::Shuffle),
+            augment_key: rng::key(self.seed, Stream::Augment),
+            label_smoothing: self.label_smoothing,
+            rotate: rotate_degrees.to_radians(),
+            shift: shift_pixels,
             scale,
             shear,
-            self.weight_decay,
-        ];
-        let mut words = vec![rng::key(self.seed, Stream::Shuffle), rng::key(self.seed, Stream::Augment)];
-        words.extend(settings.map(f32::to_bits));
-        words.push(self.augment.plain_from(epochs));
-        words.resize(Self::word_count(model), 0);
+            weight_decay: self.weight_decay,
+            plain_from: self.augment.plain_from(epochs),
+        };
+        let mut layers = vec![LayerSettings::default(); model.layers.len()];
         for ((layer, _), &rate) in model.dropout_rates().zip(&self.dropout) {
-            let start = first_setting(layer);
-            let key = rng::key(self.seed, Stream::Dropout(layer as u32));
-            let scale = 1.0 / (1.0 - rate);
-            words[start..start + LAYER_SETTINGS].copy_from_slice(&[
-                key,
-                rng::drop_threshold(rate),
-                scale.to_bits(),
-            ]);
+            layers[layer] = LayerSettings {
+                dropout_key: rng::key(self.seed, Stream::Dropout(layer as u32)),
+                dropout_threshold: rng::drop_threshold(rate),
+                dropout_scale: 1.0 / (1.0 - rate),
+            };
         }
-        words
-    }
-
-    /// How many words these are.
-    pub fn word_count(model: &Model) -> usize {
-        first_setting(model.layers.len())
+        (net, layers)
     }
 }

@@ -119,11 +119,11 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("group_norm", "- normalised * mean_product", "+ normalised * mean_product"),
     (
         "cross_entropy",
-        "lane_mask(quad, state[2]) / f32(state[2])",
-        "lane_mask(quad, state[2]) / f32(BATCH_SIZE)",
+        "lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES])",
+        "lane_mask(quad, state[STEP_IMAGES]) / f32(BATCH_SIZE)",
     ),
-    // The backward pass draws a different mask than the forward pass.
-    ("dropout", "index / IMAGE_ELEMENTS, state[1], key", "index / IMAGE_ELEMENTS, state[0], key"),
+    // The backward pass draws another mask than the forward pass.
+    ("dropout", "index / IMAGE_ELEMENTS, state[THIS_STEP], key", "index / IMAGE_ELEMENTS, state[0], key"),
     ("conv2d", "column < IN_WIDTH + PADDING", "column <= IN_WIDTH + PADDING"),
     ("conv2d", "if (HAS_BIAS && first_column == 0u)", "if (HAS_BIAS && first_column == 1u)"),
     ("batch", "round < 4u", "round < 3u"),

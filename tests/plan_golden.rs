@@ -6,9 +6,12 @@ use std::fs;
 use std::path::Path;
 
 use shadernet::batch::BatchSettings;
+use shadernet::config::{LearningRate, TrainConfig};
 use shadernet::layers::Grain;
 use shadernet::model::Model;
-use shadernet::plan::{ParamLayout, Place, Plan, PlanOptions};
+use shadernet::plan::{Contents, ParamLayout, Place, Plan, PlanOptions};
+use shadernet::replica::Replica;
+use shadernet::state::{self, StepWords};
 
 const SEED: &str = include_str!("../data/models/seed.toml");
 
@@ -53,36 +56,37 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
     }
 }
 
-fn training(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
-    let model = Model::parse(text, "test").unwrap();
-    Plan::training(
-        &model,
-        &batch(&model, batch_size),
-        &model.train,
-        PlanOptions { replicas, reuse, ..PlanOptions::default() },
-    )
+fn nets(model: &Model, count: u32) -> Vec<Replica> {
+    Replica::of_seeds(model, &model.train, 0..count)
 }
 
-fn fused(text: &str, batch_size: usize, replicas: usize, reuse: bool) -> Plan {
+fn planned(text: &str, batch_size: usize, replicas: u32, options: PlanOptions) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    Plan::training(
-        &model,
-        &batch(&model, batch_size),
-        &model.train,
-        PlanOptions { replicas, reuse, fuse: true, ..PlanOptions::default() },
-    )
+    Plan::training(&model, &nets(&model, replicas), &batch(&model, batch_size), &model.train, options)
+}
+
+fn training(text: &str, batch_size: usize, replicas: u32, reuse: bool) -> Plan {
+    planned(text, batch_size, replicas, PlanOptions { reuse, ..PlanOptions::default() })
+}
+
+fn fused(text: &str, batch_size: usize, replicas: u32, reuse: bool) -> Plan {
+    planned(text, batch_size, replicas, PlanOptions { reuse, fuse: true, ..PlanOptions::default() })
 }
 
 fn fine(text: &str, fuse: bool) -> Plan {
-    let model = Model::parse(text, "test").unwrap();
-    let options = PlanOptions { fuse, grain: Grain::Fine, ..PlanOptions::default() };
-    Plan::training(&model, &batch(&model, 128), &model.train, options)
+    planned(text, 128, 1, PlanOptions { fuse, grain: Grain::Fine, ..PlanOptions::default() })
 }
 
 fn evaluation(text: &str, batch_size: usize, averaged: bool) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    let options = PlanOptions { replicas: 3, ..PlanOptions::default() };
-    Plan::evaluation(&model, &batch(&model, batch_size), averaged, "test", options)
+    let nets = nets(&model, 3);
+    Plan::evaluation(&model, &nets, &batch(&model, batch_size), averaged, "test", PlanOptions::default())
+}
+
+/// Where each value of `packed` comes from: place in the parameters, distance to the next net's.
+fn sources(plan: &Plan) -> Vec<[u32; 2]> {
+    let Contents::Words(sources) = &plan.buffers["sources"] else { panic!("{:?}", plan.buffers["sources"]) };
+    sources.chunks(2).map(|pair| pair.try_into().unwrap()).collect()
 }
 
 fn assert_golden(file: &str, plan: &Plan) {
@@ -120,9 +124,8 @@ fn the_parts_of_a_large_layer_stay_few() {
             "{{ type = \"conv2d\", out_channels = {channels}, kernel = 3 }}, {{ type = \"global_avg_pool2d\" }}"
         );
         let text = format!("name = \"wide\"\ninput = [{channels}, 30, 30]\nlayers = [{layers}]");
-        let model = Model::parse(&text, "wide").unwrap();
         let options = PlanOptions { grain, ..PlanOptions::default() };
-        let plan = Plan::training(&model, &batch(&model, 128), &model.train, options);
+        let plan = planned(&text, 128, 1, options);
         plan.tensor("conv1.parts").unwrap().bytes
     };
     assert_eq!(wide(128, Grain::Fine), wide(128, Grain::Coarse));
@@ -135,7 +138,8 @@ fn every_parameter_is_packed() {
     let model = Model::parse(SEED, "seed").unwrap();
     let plan = fused(SEED, 128, 3, true);
     let packed = plan.tensor("packed").unwrap().bytes as usize;
-    assert_eq!(4 * 3 * plan.sources.len(), packed);
+    let sources = sources(&plan);
+    assert_eq!(4 * 3 * sources.len(), packed);
     let layout = ParamLayout::new(&model, 3);
     for entry in layout.entries().iter().filter(|entry| entry.param.param.trained) {
         let len = entry.len / 3;
@@ -143,11 +147,11 @@ fn every_parameter_is_packed() {
         let want = if twice && entry.param.param.name == "weight" { 2 } else { 1 };
         for value in 0..len {
             let source = [(entry.offset + value) as u32, len as u32];
-            let count = plan.sources.iter().filter(|&&other| other == source).count();
+            let count = sources.iter().filter(|&&other| other == source).count();
             assert_eq!(count, want, "{}[{value}]", entry.param.name);
         }
     }
-    assert!(evaluation(SEED, 4, false).sources.is_empty(), "nothing is fused");
+    assert!(!evaluation(SEED, 4, false).buffers.contains_key("sources"), "nothing is fused");
 }
 
 #[test]
@@ -165,6 +169,42 @@ fn the_plans_of_a_net_of_all_layers_are_the_golden_ones() {
     // 54 images are 14 quads, the last half full, and enough for a convolution to sum several rows per part.
     assert_golden("all_layers.txt", &training(ALL_LAYERS, 54, 3, true));
     assert_golden("all_layers_eval.txt", &evaluation(ALL_LAYERS, 54, true));
+}
+
+/// What a plan says of its buffers before the first step: who carries it out goes by that alone.
+#[test]
+fn buffers_begin_with_what_the_steps_read() {
+    let model = Model::parse(ALL_LAYERS, "test").unwrap();
+    let mut nets = nets(&model, 3);
+    nets[1].weight_decay = 0.25;
+    nets[2].learning_rate = LearningRate::Constant { rate: 0.5 };
+    let batch = batch(&model, 6000);
+    let options = PlanOptions { fuse: true, ..PlanOptions::default() };
+    let step = Plan::training(&model, &nets, &batch, &model.train, options);
+    let settings: Vec<_> = nets.iter().map(|net| net.settings(&model, batch.epochs)).collect();
+    let state = Contents::Words(state::words(StepWords::default(), &settings));
+    assert_eq!(step.buffers["state"], state);
+    let rates: Vec<f32> = nets.iter().flat_map(|net| batch.learning_rates(net)).collect();
+    assert_eq!(rates[rates.len() - 1..], [0.5], "a rate for every step of every net");
+    assert_eq!(rates.len(), 3 * 10 * model.train.epochs);
+    let words = rates.into_iter().map(f32::to_bits).collect();
+    assert_eq!(step.buffers["learning_rates"], Contents::Words(words));
+    assert_eq!(step.buffers["owners"], Contents::Words(ParamLayout::new(&model, 3).owners()));
+    for zero in ["first_moment", "second_moment", "grads", "metrics_ring", "sums"] {
+        assert_eq!(step.buffers[zero], Contents::Zeros, "{zero}");
+    }
+    let given = |plan: &Plan| {
+        let given = plan.buffers.iter().filter(|(_, contents)| **contents == Contents::Given);
+        given.map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(given(&step), "average_params average_running params running train.images train.labels");
+    let train = TrainConfig { average_decay: 0.0, ..model.train.clone() };
+    let step = Plan::training(&model, &nets, &batch, &train, options);
+    assert_eq!(given(&step), "params running train.images train.labels");
+    // An evaluation shares the state with the steps, and its buffer.
+    let judged = Plan::evaluation(&model, &nets, &batch, false, "test", options);
+    assert_eq!(judged.buffers["state"], state);
+    assert_eq!(given(&judged), "params running test.images test.labels");
 }
 
 #[test]
@@ -225,9 +265,8 @@ fn each_use_of_shared_weights_has_gradients_of_its_own() {
         let names: Vec<_> = weights.map(|tensor| tensor.name.as_str()).collect();
         assert!(names.iter().all(|name| ["own.weight", "conv4.weight"].contains(name)), "{names:?}");
     }
-    // 4 x 4 channels and 9 taps in either direction and the bias, no padding needed; the head's weight and its lack
-    // of a bias.
-    assert_eq!(fused(text, 8, 2, true).sources.len(), 2 * 144 + 4 + 8);
+    // 4 x 4 channels and 9 taps in either direction and the bias, padded to nothing; the head's weight and its lack of a bias.
+    assert_eq!(sources(&fused(text, 8, 2, true)).len(), 2 * 144 + 4 + 8);
 }
 
 /// A net without running statistics has no average of them.
@@ -272,7 +311,9 @@ fn pooled_memory_is_shared_and_never_by_two_that_live() {
         let lives = lives(&shared);
         let mut largest = vec![0; shared.slots.len()];
         for (a, tensor) in shared.tensors.iter().enumerate() {
-            assert_ne!(lives[a].0, usize::MAX, "{} is planned and not used", tensor.name);
+            // The words about the step have names of their own for the host, and none for kernels.
+            let used = lives[a].0 != usize::MAX || tensor.name.starts_with("state.");
+            assert!(used, "{} is planned and not used", tensor.name);
             let Place::Slot(slot) = tensor.place else { continue };
             largest[slot] = tensor.bytes.max(largest[slot]);
             for (b, other) in shared.tensors.iter().enumerate().take(a) {

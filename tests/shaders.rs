@@ -12,6 +12,7 @@ use shadernet::gpu::Ceilings;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
+use shadernet::replica::Replica;
 use shadernet::shader;
 
 /// Every layer, and with the shipped models every loss and optimizer.
@@ -52,9 +53,10 @@ fn plans() -> Vec<Plan> {
                 mean: 0.5,
                 std: 0.25,
             };
-            let options = PlanOptions { replicas, reuse: true, fuse, grain };
-            plans.push(Plan::training(model, &batch, &model.train, options));
-            plans.push(Plan::evaluation(model, &batch, false, "test", options));
+            let nets = Replica::of_seeds(model, &model.train, 0..replicas);
+            let options = PlanOptions { reuse: true, fuse, grain };
+            plans.push(Plan::training(model, &nets, &batch, &model.train, options));
+            plans.push(Plan::evaluation(model, &nets, &batch, false, "test", options));
         }
     }
     // Not part of any network: only `bench` runs them.

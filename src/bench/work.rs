@@ -128,6 +128,7 @@ fn touched(
 mod tests {
     use super::*;
     use crate::plan::PlanOptions;
+    use crate::replica::Replica;
 
     const MODEL: &str = r#"
         name = "counted"
@@ -146,7 +147,7 @@ mod tests {
         "#;
     const IMAGES: usize = 8;
 
-    fn planned(fuse: bool, replicas: usize) -> (Model, Plan, Vec<Work>) {
+    fn planned(fuse: bool, replicas: u32) -> (Model, Plan, Vec<Work>) {
         let model = Model::parse(MODEL, "counted").unwrap();
         let batches = BatchSettings {
             batch_size: IMAGES,
@@ -158,8 +159,9 @@ mod tests {
             mean: 0.0,
             std: 1.0,
         };
-        let options = PlanOptions { replicas, fuse, ..PlanOptions::default() };
-        let plan = Plan::training(&model, &batches, &model.train, options);
+        let nets = Replica::of_seeds(&model, &model.train, 0..replicas);
+        let options = PlanOptions { fuse, ..PlanOptions::default() };
+        let plan = Plan::training(&model, &nets, &batches, &model.train, options);
         let work = of_launches(&model, &plan, &batches);
         (model, plan, work)
     }
@@ -180,7 +182,7 @@ mod tests {
         for (fuse, replicas) in [(false, 1), (true, 1), (true, 3)] {
             let (model, plan, work) = planned(fuse, replicas);
             let sum: f64 = work.iter().map(|work| work.flops).sum();
-            assert_eq!(sum, replicas as f64 * step_flops(&model, IMAGES), "{plan}");
+            assert_eq!(sum, f64::from(replicas) * step_flops(&model, IMAGES), "{plan}");
         }
     }
 

@@ -331,9 +331,11 @@ impl StepCheck<'_> {
         if (metrics.correct, metrics.images) != wanted {
             table.wrong(launch, format!("{place}: metrics {metrics:?}, not (correct, images) {wanted:?}"));
         }
-        let state = &self.tensors["state"][..3];
-        if *state != [self.step + 1, self.step, self.valid() as u32] {
-            table.wrong(launch, format!("{place}: state = {state:?} after step {}", self.step));
+        let state =
+            ["next_step", "this_step", "step_images"].map(|word| self.tensors[&format!("state.{word}")][0]);
+        if state != [self.step + 1, self.step, self.valid() as u32] {
+            let message = format!("{place}: next step, step, images = {state:?} after step {}", self.step);
+            table.wrong(launch, message);
         }
         grad_logits
     }

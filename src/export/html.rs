@@ -14,7 +14,8 @@ use crate::dataset::Images;
 use crate::error::{Error, Result};
 use crate::layers::Op;
 use crate::model::{Model, Source};
-use crate::plan::{ParamLayout, Plan, PlanOptions};
+use crate::plan::{AVERAGES, ParamLayout, Plan, PlanOptions, WEIGHTS};
+use crate::replica::Replica;
 use crate::shader;
 use crate::tensor::Tensor;
 
@@ -123,7 +124,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         batch_size: 1,
         image_count: 1,
         image: model.input,
-        epochs: 1,
+        epochs: model.train.epochs,
         shuffle: false,
         augment: false,
         mean: *mean,
@@ -132,7 +133,8 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     let options = PlanOptions::default();
     // While the page trains, drawings go to the weights that a test would evaluate.
     let averaged = images.is_some() && training::is_averaged(checkpoint);
-    let plan = Plan::evaluation(model, &batch, averaged, "drawing", options);
+    let nets = [Replica::new(model, &model.train, checkpoint.trained.seed)];
+    let plan = Plan::evaluation(model, &nets, &batch, averaged, "drawing", options);
     let training = images.map(|(train, test)| training::description(checkpoint, train, test));
     let plans = training.iter().flat_map(|(plans, _)| plans).chain([&plan]);
     let names: BTreeSet<&str> =
@@ -171,7 +173,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         "logits": plan.logits().name,
         "plan": plan,
         "shaders": shaders,
-        "buffers": buffers_of(model, weights, averaged),
+        "buffers": buffers_of(model, weights, if averaged { AVERAGES } else { WEIGHTS }),
         "training": training.map(|(_, training)| training),
         "examples": examples
             .map(|(name, png)| json!({ "name": name, "png": STANDARD.encode(png) }))
@@ -179,10 +181,12 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     })
 }
 
-/// Parameters and running statistics as their buffers hold them, or as the moving averages' buffers do.
-fn buffers_of(model: &Model, weights: &[Tensor], averaged: bool) -> BTreeMap<&'static str, String> {
-    let (params, running) =
-        if averaged { ("average_params", "average_running") } else { ("params", "running") };
+/// Parameters and running statistics as buffers of these names hold them.
+fn buffers_of(
+    model: &Model,
+    weights: &[Tensor],
+    [params, running]: [&'static str; 2],
+) -> BTreeMap<&'static str, String> {
     let mut buffers = BTreeMap::<&str, Vec<f32>>::new();
     for (entry, tensor) in ParamLayout::new(model, 1).entries().iter().zip(weights) {
         let buffer = buffers.entry(if entry.param.param.trained { params } else { running }).or_default();

@@ -4,11 +4,10 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
-use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::layers::Grain;
-use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::plan::{AVERAGES, METRICS_RING, ParamLayout, Plan, PlanOptions, WEIGHTS, image_buffers};
 use crate::replica::Replica;
 use crate::tensor::Tensor;
 
@@ -84,15 +83,17 @@ impl GpuEngine {
     pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
         let GpuOptions { reuse, fuse, grain, .. } = options;
         let grain = grain.unwrap_or(if gpu.report.is_software() { Grain::Coarse } else { Grain::Fine });
-        let plan_options = PlanOptions { replicas: setup.replicas.len(), reuse, fuse, grain };
+        let plan_options = PlanOptions { reuse, fuse, grain };
         let eval_batches = setup.eval_batches();
+        let nets = setup.replicas;
         let evaluate =
-            |averaged| Plan::evaluation(setup.model, &eval_batches, averaged, "test", plan_options);
+            |averaged| Plan::evaluation(setup.model, nets, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
-        // Dropout in one net is planned for all.
-        let planned = Replica::strongest(setup.replicas).model(setup.model, setup.train)?;
-        let training =
-            batches.as_ref().map(|batches| Plan::training(&planned, batches, setup.train, plan_options));
+        // What drops in one net is planned for all.
+        let planned = Replica::strongest(nets).model(setup.model, setup.train)?;
+        let training = batches
+            .as_ref()
+            .map(|batches| Plan::training(&planned, nets, batches, setup.train, plan_options));
         let evaluation = evaluate(false);
         let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
@@ -100,15 +101,23 @@ impl GpuEngine {
         let start = Instant::now();
         let pipelines = Pipelines::new(&gpu, &plans, options);
         let pipelines_seconds = start.elapsed().as_secs_f64();
+        let start = Instant::now();
+        buffers.fill(&gpu, &plans);
+        for (part, images) in [("test", Some(setup.test)), ("train", setup.training)] {
+            for (name, bytes) in images.iter().flat_map(|images| image_buffers(part, images)) {
+                buffers.write(&gpu, &name, 0, &bytes);
+            }
+        }
+        let upload_seconds = start.elapsed().as_secs_f64();
         let program = |plan: Plan| -> Result<(Plan, Program)> {
             let program = Program::new(&gpu, &plan, &buffers, &pipelines)?;
             Ok((plan, program))
         };
-        let layout = ParamLayout::new(setup.model, setup.replicas.len());
+        let layout = ParamLayout::new(setup.model, nets.len());
         let training = training.map(program).transpose()?;
         let evaluation = program(evaluation)?;
         let averaged = averaged.map(program).transpose()?;
-        let mut engine = Self {
+        let engine = Self {
             training,
             output: evaluation.0.logits().name.clone(),
             evaluation,
@@ -119,30 +128,16 @@ impl GpuEngine {
             test_count: setup.test.count,
             eval_batch: eval_batches.batch_size,
             classes: setup.model.class_count(),
-            replicas: setup.replicas.len(),
+            replicas: nets.len(),
             step: 0,
             steps_per_submit: 1,
             in_flight: VecDeque::new(),
             started: VecDeque::new(),
             collected: Instant::now(),
-            preparation: Preparation::default(),
+            preparation: Preparation { pipelines_seconds, upload_seconds },
             gpu,
         };
-        let start = Instant::now();
-        engine.upload("sources", bytemuck::cast_slice(&engine.evaluation.0.sources));
-        let settings = setup.replicas.iter().flat_map(|net| net.words(setup.model, setup.train.epochs));
-        let state: Vec<u32> = [0; 4].into_iter().chain(settings).collect();
-        engine.upload("state", bytemuck::cast_slice(&state));
-        engine.upload_images("test", setup.test);
-        if let Some(images) = setup.training {
-            engine.upload_images("train", images);
-            let rates: Vec<f32> = setup.replicas.iter().flat_map(|net| setup.learning_rates(net)).collect();
-            engine.upload("learning_rates", bytemuck::cast_slice(&rates));
-            engine.upload("owners", bytemuck::cast_slice(&engine.layout.owners()));
-        }
         engine.gpu.check()?;
-        let upload_seconds = start.elapsed().as_secs_f64();
-        engine.preparation = Preparation { pipelines_seconds, upload_seconds };
         Ok(engine)
     }
 
@@ -194,28 +189,10 @@ impl GpuEngine {
         self.buffers.broken_guards(&self.gpu)
     }
 
-    fn upload(&self, name: &str, bytes: &[u8]) {
-        if self.buffers.contains(name) {
-            self.gpu.queue.write_buffer(self.buffers.get(name), 0, bytes);
-        }
-    }
-
-    fn upload_images(&self, part: &str, images: &Images) {
-        // Copies need whole words; the last one is padded.
-        let whole = images.pixels.len() / 4 * 4;
-        let buffer = self.buffers.get(&format!("{part}.images"));
-        self.gpu.queue.write_buffer(buffer, 0, &images.pixels[..whole]);
-        if whole < images.pixels.len() {
-            let mut last = [0; 4];
-            last[..images.pixels.len() - whole].copy_from_slice(&images.pixels[whole..]);
-            self.gpu.queue.write_buffer(buffer, whole as u64, &last);
-        }
-        let labels: Vec<u32> = images.labels.iter().map(|&label| u32::from(label)).collect();
-        self.upload(&format!("{part}.labels"), bytemuck::cast_slice(&labels));
-    }
-
     fn write_step(&self, step: u32) {
-        self.upload("state", bytemuck::cast_slice(&[step, 0, 0, 0]));
+        let place = self.buffers.place(&self.evaluation.0, "state.next_step");
+        let (buffer, offset, _) = place.expect("every plan has a step");
+        self.gpu.queue.write_buffer(buffer, offset, bytemuck::bytes_of(&step));
     }
 
     /// Submits the steps of a range, never far ahead of the device, and copies of their metrics.
@@ -274,11 +251,12 @@ impl GpuEngine {
     }
 
     fn vector_buffers(vector: Vector) -> (&'static str, Option<&'static str>) {
-        match vector {
-            Vector::Weights => ("params", Some("running")),
-            Vector::Average => ("average_params", Some("average_running")),
-            Vector::Memory(name) => (name, None),
-        }
+        let [trained, running] = match vector {
+            Vector::Weights => WEIGHTS,
+            Vector::Average => AVERAGES,
+            Vector::Memory(name) => return (name, None),
+        };
+        (trained, Some(running))
     }
 }
 

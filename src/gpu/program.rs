@@ -9,7 +9,7 @@ use super::device::Gpu;
 use crate::error::{Error, Result};
 use crate::layers::Grain;
 use crate::memory;
-use crate::plan::{Dispatch, Place, Plan};
+use crate::plan::{Contents, Dispatch, Place, Plan};
 use crate::shader;
 use crate::threads::on_all_processors;
 
@@ -110,6 +110,26 @@ impl Buffers {
             gpu.queue.write_buffer(buffer, *size, bytemuck::cast_slice(&[GUARD; GUARD_WORDS as usize]));
         }
         Ok(Self { by_name })
+    }
+
+    /// Writes what the plans say that the buffers hold before the first step. New ones hold zeros.
+    ///
+    /// # Panics
+    /// Where two plans do not agree.
+    pub(super) fn fill(&self, gpu: &Gpu, plans: &[&Plan]) {
+        let mut filled = BTreeMap::new();
+        for (name, contents) in plans.iter().flat_map(|plan| &plan.buffers) {
+            let Contents::Words(words) = contents else { continue };
+            match filled.insert(name, words) {
+                None => self.write(gpu, name, 0, bytemuck::cast_slice(words)),
+                Some(other) => assert!(words == other, "two plans differ in what `{name}` holds"),
+            }
+        }
+    }
+
+    /// Writes a buffer from a byte on.
+    pub(super) fn write(&self, gpu: &Gpu, name: &str, offset: u64, bytes: &[u8]) {
+        gpu.queue.write_buffer(self.get(name), offset, bytes);
     }
 
     pub(super) fn get(&self, name: &str) -> &wgpu::Buffer {

@@ -15,13 +15,14 @@ pub struct PlanRunner<'g> {
 }
 
 impl<'g> PlanRunner<'g> {
-    /// Makes buffers and pipelines. Pooled memory is filled with `poison`, to expose values that a kernel forgets to
-    /// write; all other memory is zeroed.
+    /// Makes buffers and pipelines. Pooled memory is filled with `poison`, so that what a kernel forgets to write shows;
+    /// all other memory holds what the plan says.
     ///
     /// # Errors
     /// Out of memory, or an error from the device.
     pub fn new(gpu: &'g Gpu, plan: Plan, poison: u32, options: GpuOptions) -> Result<Self> {
         let buffers = Buffers::new(gpu, &[&plan])?;
+        buffers.fill(gpu, &[&plan]);
         buffers.poison(gpu, poison);
         let program = Program::new(gpu, &plan, &buffers, &Pipelines::new(gpu, &[&plan], options))?;
         Ok(Self { gpu, plan, buffers, program })

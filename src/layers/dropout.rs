@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::rng::{self, Stream};
+use crate::state;
 use crate::tensor::{Array, FLUSH, gamma};
 
 pub(super) const KIND: LayerKind = LayerKind::new::<Dropout>("dropout", "Dropout", "dropout");
@@ -66,11 +67,8 @@ impl Layer for Dropout {
             Pass::Backward => "backward_input",
         };
         let elements = context.quads * context.output.len();
-        let constants = [
-            ("ELEMENTS", elements as f64),
-            ("IMAGE_ELEMENTS", context.output.len() as f64),
-            ("DROPOUT", first_setting(context.layer as usize) as f64),
-        ];
+        let constants = [("ELEMENTS", elements as f64), ("IMAGE_ELEMENTS", context.output.len() as f64)];
+        let constants = constants.into_iter().chain(state::layer_constants(context.layer as usize));
         vec![Launch::new("dropout", entry_point, elements, constants)]
     }
 

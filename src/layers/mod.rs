@@ -178,15 +178,7 @@ pub fn grad_input_name(count: usize, position: usize) -> &'static str {
     if count == 1 { "grad_input" } else { GRAD_INPUTS[position] }
 }
 
-/// Words of each layer among a net's settings in the tensor `state`; `Replica::words` has the list.
-pub const LAYER_SETTINGS: usize = 3;
-
-/// Index of a layer's first word among them: the words that belong to no layer come first.
-pub const fn first_setting(layer: usize) -> usize {
-    9 + LAYER_SETTINGS * layer
-}
-
-/// How finely work is split among a device's lanes. Results are the same except for rounding.
+/// How finely work is cut up for the lanes of a device. Results agree but for rounding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Grain {
     /// Large pieces: each loaded value is used for many sums. For few lanes: a software GPU.

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use super::{Bound, Dispatch, Place, Plan, PlanOptions, TensorPlan, memory};
+use super::{Bound, Contents, Dispatch, METRICS_RING, Place, Plan, PlanOptions, TensorPlan, memory};
 use crate::layers::Launch;
 use crate::shader;
+use crate::state;
 
 /// WebGPU's limit on workgroups along one axis.
 const MAX_WORKGROUPS: usize = 65_535;
@@ -40,8 +41,10 @@ impl Wires {
 /// Tensors by name, and the launches so far.
 pub(super) struct Draft {
     options: PlanOptions,
+    replicas: usize,
     tensors: Vec<TensorPlan>,
     by_name: BTreeMap<String, usize>,
+    buffers: BTreeMap<String, Contents>,
     pinned: Vec<usize>,
     dispatches: Vec<Dispatch>,
     /// Constants of every launch whose shader declares them.
@@ -49,20 +52,19 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    pub(super) fn new(options: PlanOptions) -> Self {
+    /// For so many nets of so many layers.
+    pub(super) fn new(options: PlanOptions, replicas: usize, layers: usize) -> Self {
+        let constants = state::constants(layers).chain([("RING", METRICS_RING)]);
         Self {
             options,
+            replicas,
             tensors: Vec::new(),
             by_name: BTreeMap::new(),
+            buffers: BTreeMap::new(),
             pinned: Vec::new(),
             dispatches: Vec::new(),
-            constants: BTreeMap::new(),
+            constants: constants.map(|(name, value)| (name, value as f64)).collect(),
         }
-    }
-
-    /// A constant of every launch whose shader declares it.
-    pub(super) fn constant(&mut self, name: &'static str, value: usize) {
-        self.constants.insert(name, value as f64);
     }
 
     fn add(&mut self, name: &str, floats: usize, place: Place) -> usize {
@@ -82,6 +84,18 @@ impl Draft {
         self.keep_view(name, name, 0, floats)
     }
 
+    /// Such a tensor that holds these words before the first step.
+    pub(super) fn keep_words(&mut self, name: &str, words: Vec<u32>) -> usize {
+        let tensor = self.keep(name, words.len());
+        self.contents(name, Contents::Words(words));
+        tensor
+    }
+
+    /// Says what a buffer that outlives the step holds before the first one, if it is not zeros.
+    pub(super) fn contents(&mut self, buffer: &str, contents: Contents) {
+        self.buffers.insert(buffer.to_owned(), contents);
+    }
+
     /// A tensor that is part of a buffer that outlives the step.
     pub(super) fn keep_view(&mut self, name: &str, buffer: &str, offset: usize, floats: usize) -> usize {
         self.add(name, floats, Place::Kept { buffer: buffer.to_owned(), offset: 4 * offset as u64 })
@@ -94,7 +108,7 @@ impl Draft {
 
     /// A launch for each replica. `wires` maps variables to tensors; other variables bind the tensors of the same name.
     pub(super) fn launch(&mut self, owner: &str, launch: &Launch, wires: &Wires) {
-        self.launch_times(owner, launch, wires, self.options.replicas);
+        self.launch_times(owner, launch, wires, self.replicas);
     }
 
     /// A launch that covers the elements of all replicas.
@@ -133,7 +147,7 @@ impl Draft {
 
     /// Drops unused tensors and places the others.
     pub(super) fn finish(self, batch_size: usize) -> Plan {
-        let Self { mut tensors, mut dispatches, options, pinned, .. } = self;
+        let Self { mut tensors, mut dispatches, options, replicas, mut buffers, pinned, .. } = self;
         let mut used = vec![false; tensors.len()];
         pinned.into_iter().for_each(|tensor| used[tensor] = true);
         for bound in dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
@@ -153,6 +167,14 @@ impl Draft {
         let mut keep = used.iter();
         tensors.retain(|_| *keep.next().expect("one flag each tensor"));
         let slots = memory::assign(&mut tensors, &dispatches, options.reuse);
-        Plan { batch_size, replicas: options.replicas, tensors, slots, sources: Vec::new(), dispatches }
+        let mut kept = BTreeMap::new();
+        for tensor in &tensors {
+            if let Place::Kept { buffer, .. } = &tensor.place
+                && !kept.contains_key(buffer)
+            {
+                kept.insert(buffer.clone(), buffers.remove(buffer).unwrap_or(Contents::Zeros));
+            }
+        }
+        Plan { batch_size, replicas, tensors, slots, buffers: kept, dispatches }
     }
 }

@@ -8,9 +8,10 @@ use super::draft::Draft;
 use super::values::Values;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
-use crate::layers::{Activation, Grain, Launch, Op, first_setting};
+use crate::layers::{Activation, Grain, Launch, Op};
 use crate::model::Model;
 use crate::shader;
+use crate::state;
 
 /// Workgroup size of every fused kernel.
 const WORKGROUP: usize = 64;
@@ -48,6 +49,8 @@ pub(super) struct Fusion<'a> {
 struct Packing {
     /// First vec4 of a parameter, by the layer that owns it and what is read from there.
     starts: BTreeMap<(usize, &'static str), usize>,
+    /// Where each value of one replica comes from: its place in the parameters of the first replica, and the distance to the
+    /// next one's.
     sources: Vec<[u32; 2]>,
 }
 
@@ -130,11 +133,6 @@ impl<'a> Fusion<'a> {
         norms.all(|(index, _)| self.sums.contains_key(&index))
     }
 
-    /// Where each value of `packed` comes from: index in the parameters for the first replica, distance to the next one.
-    pub(super) fn sources(&self) -> &[[u32; 2]] {
-        &self.packing.sources
-    }
-
     /// Sources of a parameter's values, in order.
     fn param(&self, layer: usize, name: &str) -> Option<Vec<[u32; 2]>> {
         let entry = self.layout.entry(layer, name)?;
@@ -211,7 +209,8 @@ impl<'a> Fusion<'a> {
 
     /// Tensors that the fused kernels share.
     pub(super) fn tensors(&self, draft: &mut Draft) {
-        draft.keep("sources", 2 * self.packing.sources.len());
+        let sources = self.packing.sources.iter().flatten().copied();
+        draft.keep_words("sources", sources.collect());
         draft.pool("packed", self.replicas * self.packing.sources.len());
         draft.keep("sums", 2 * self.sums_len.max(1));
         draft.keep("grads", self.layout.grad_rows(self.parts) * self.layout.trained_len());
@@ -372,11 +371,12 @@ impl<'a> Fusion<'a> {
             ("IN_SLOPE", slope),
             ("POOL", pool as f64),
             ("DROP", flag(training && rate > 0.0)),
-            ("DROPOUT", first_setting(before.dropout.unwrap_or(0)) as f64),
             ("GRAD_IN_SCALE", self.grad(norm, "weight")),
             ("GRAD_IN_SHIFT", self.grad(norm, "bias")),
         ]
-        .into()
+        .into_iter()
+        .chain(state::layer_constants(before.dropout.unwrap_or(0)))
+        .collect()
     }
 
     /// The launch of the head: loss, hits, logits and, in training, gradients.

@@ -15,8 +15,10 @@ use crate::model::Model;
 use crate::optimizers::average;
 use crate::replica::Replica;
 use crate::shader;
+use crate::state::{self, StepWords};
 
 mod blocks;
+mod contents;
 mod draft;
 mod fuse;
 mod layout;
@@ -24,6 +26,7 @@ mod memory;
 mod values;
 
 use blocks::Block;
+pub use contents::{AVERAGES, Contents, WEIGHTS, image_buffers};
 use draft::{Draft, Wires};
 use fuse::Fusion;
 pub use layout::{Entry, ParamLayout};
@@ -36,12 +39,14 @@ use values::Values;
 /// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
 /// use shadernet::model::Model;
 /// use shadernet::plan::{Plan, PlanOptions};
+/// use shadernet::replica::Replica;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let batch = shadernet::batch::BatchSettings {
 /// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
 /// # };
-/// let plan = Plan::training(&model, &batch, &model.train, PlanOptions::default());
+/// let nets = [Replica::new(&model, &model.train, 0)];
+/// let plan = Plan::training(&model, &nets, &batch, &model.train, PlanOptions::default());
 /// let conv = plan.dispatches.iter().find(|dispatch| dispatch.label == "conv1.forward").unwrap();
 /// assert_eq!((conv.shader.as_str(), conv.entry_point.as_str()), ("conv2d", "forward"));
 /// let (shared, alone) = plan.pooled_bytes();
@@ -58,9 +63,8 @@ pub struct Plan {
     pub tensors: Vec<TensorPlan>,
     /// Bytes of each slot of pooled memory.
     pub slots: Vec<u64>,
-    /// Required contents of the tensor `sources`: for each value of `packed` in one replica, its index in the
-    /// parameters of the first replica and the distance to the next replica's. Empty if nothing is fused.
-    pub sources: Vec<[u32; 2]>,
+    /// Every buffer that outlives a step, and what it holds before the first one.
+    pub buffers: BTreeMap<String, Contents>,
     /// The launches, in order.
     pub dispatches: Vec<Dispatch>,
 }
@@ -81,7 +85,7 @@ pub struct TensorPlan {
 pub enum Place {
     /// In pooled memory, in the slot with this number: only between its first and its last use in a step.
     Slot(usize),
-    /// In a buffer of this name that outlives the step, at a byte offset.
+    /// In a buffer of this name that outlives the step ([`Plan::buffers`]), at a byte offset.
     Kept {
         /// Name of the buffer: `params`, `images`, ...
         buffer: String,
@@ -125,9 +129,7 @@ pub struct Bound {
 /// Planning options.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PlanOptions {
-    /// Nets trained side by side.
-    pub replicas: usize,
-    /// Let tensors that are never alive at the same time share memory.
+    /// Let tensors that are never alive together share memory.
     pub reuse: bool,
     /// Compute adjacent layers in one launch where there is a kernel for it.
     pub fuse: bool,
@@ -136,43 +138,53 @@ pub struct PlanOptions {
 }
 
 impl Default for PlanOptions {
-    /// One net, each layer separate, shared memory, for a device with few lanes.
+    /// Each layer alone, shared memory, for a device with few lanes.
     fn default() -> Self {
-        Self { replicas: 1, reuse: true, fuse: false, grain: Grain::Coarse }
+        Self { reuse: true, fuse: false, grain: Grain::Coarse }
     }
 }
 
-/// Entries in the metrics ring, as in `shaders/cross_entropy.wgsl`.
+/// Entries of the ring of metrics.
 pub const METRICS_RING: usize = 1024;
 
 impl Plan {
-    /// One training step: batch, forward, loss, backward, optimizer, average. A plan only knows whether there is any
-    /// dropout or augmentation: the strengths are settings of each net, which the kernels read from `state`.
-    pub fn training(model: &Model, batch: &BatchSettings, train: &TrainConfig, options: PlanOptions) -> Self {
-        let mut planner = Planner::new(model, batch, options, "params", "running");
+    /// One training step of `nets`, side by side: batch, forward, loss, backward, optimizer, average. The launches know of
+    /// dropout and augmentation only whether `model` and `batch` have any: the strengths are settings of each net, which the
+    /// kernels read from `state`.
+    pub fn training(
+        model: &Model,
+        nets: &[Replica],
+        batch: &BatchSettings,
+        train: &TrainConfig,
+        options: PlanOptions,
+    ) -> Self {
+        let mut planner = Planner::new(model, nets, batch, options, WEIGHTS);
+        if train.average_decay > 0.0 {
+            AVERAGES.iter().for_each(|name| planner.draft.contents(name, Contents::Given));
+        }
         planner.batch(batch, "train");
         planner.forward(Pass::Train, train.average_decay);
         planner.loss(batch.batch_size, true);
         planner.backward();
-        planner.update(train, train.epochs * batch.steps_per_epoch());
-        planner.finish(batch.batch_size)
+        planner.update(nets, batch, train);
+        planner.draft.finish(batch.batch_size)
     }
 
-    /// One evaluation step. `averaged` uses the moving averages instead of the weights.
+    /// One step of evaluation of `nets`. `averaged` takes the moving averages in place of the weights.
     pub fn evaluation(
         model: &Model,
+        nets: &[Replica],
         batch: &BatchSettings,
         averaged: bool,
         part: &str,
         options: PlanOptions,
     ) -> Self {
-        let (params, running) =
-            if averaged { ("average_params", "average_running") } else { ("params", "running") };
-        let mut planner = Planner::new(model, batch, options, params, running);
+        let weights = if averaged { AVERAGES } else { WEIGHTS };
+        let mut planner = Planner::new(model, nets, batch, options, weights);
         planner.batch(batch, part);
         planner.forward(Pass::Eval, 0.0);
         planner.loss(batch.batch_size, false);
-        planner.finish(batch.batch_size)
+        planner.draft.finish(batch.batch_size)
     }
 
     /// Some launches alone, on tensors named after the shaders' variables, each with the given number of 32-bit
@@ -186,7 +198,7 @@ impl Plan {
         launches: &[Launch],
         tensors: &[(&str, usize)],
     ) -> Self {
-        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() });
+        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() }, 1, 0);
         let mut wires = Wires::default();
         for (name, words) in tensors {
             wires.set(name, draft.pool(name, *words));
@@ -224,7 +236,8 @@ impl Plan {
 struct Planner<'a> {
     model: &'a Model,
     quads: usize,
-    options: PlanOptions,
+    grain: Grain,
+    replicas: usize,
     fusion: Option<Fusion<'a>>,
     draft: Draft,
     values: Values,
@@ -239,32 +252,35 @@ fn context(model: &Model, index: usize, quads: usize, grain: Grain) -> PlanConte
 impl<'a> Planner<'a> {
     fn new(
         model: &'a Model,
+        nets: &[Replica],
         batch: &BatchSettings,
         options: PlanOptions,
-        params: &str,
-        running: &str,
+        [params, running]: [&str; 2],
     ) -> Self {
-        let quads = batch.batch_size.div_ceil(4);
-        let fusion =
-            options.fuse.then(|| Fusion::new(model, batch.batch_size, options.replicas, options.grain));
+        let (quads, replicas, grain) = (batch.batch_size.div_ceil(4), nets.len(), options.grain);
+        let fusion = options.fuse.then(|| Fusion::new(model, batch.batch_size, replicas, grain));
         let fusion = fusion.filter(Fusion::fuses);
-        let mut draft = Draft::new(options);
-        let images = 4 * quads * options.replicas;
-        let settings = Replica::word_count(model);
-        draft.constant("SETTINGS", settings);
-        draft.keep("state", 4 + options.replicas * settings);
+        let mut draft = Draft::new(options, replicas, model.layers.len());
+        let images = 4 * quads * replicas;
+        let settings: Vec<_> = nets.iter().map(|net| net.settings(model, batch.epochs)).collect();
+        draft.keep_words("state", state::words(StepWords::default(), &settings));
+        for (name, word) in state::step_words() {
+            let view = draft.keep_view(&format!("state.{name}"), "state", word, 1);
+            draft.pin(view);
+        }
         let ring_width = if fusion.as_ref().is_some_and(Fusion::has_head) { quads } else { 1 };
-        draft.keep("metrics_ring", 2 * METRICS_RING * options.replicas * ring_width);
+        draft.keep("metrics_ring", 2 * METRICS_RING * replicas * ring_width);
         let image = draft.pool("input", images * model.input.len());
         for name in ["indices", "targets", "loss", "correct"] {
             draft.pool(name, images);
         }
         draft.pool("transforms", 6 * images);
         let grad_logits = draft.pool("loss.grad_logits", images * model.class_count());
-        let context = |index| context(model, index, quads, options.grain);
+        let context = |index| context(model, index, quads, grain);
         let ends = [image, grad_logits];
-        let mut values = Values::new(model, &mut draft, ends, images, options.replicas, context);
-        let layout = ParamLayout::new(model, options.replicas);
+        let mut values = Values::new(model, &mut draft, ends, images, replicas, context);
+        let layout = ParamLayout::new(model, replicas);
+        [params, running].iter().for_each(|name| draft.contents(name, Contents::Given));
         draft.keep_view("params", params, 0, layout.trained_len());
         // A fused convolution binds it even if nothing is normalised.
         draft.keep_view("running", running, 0, layout.running_len().max(1));
@@ -287,7 +303,7 @@ impl<'a> Planner<'a> {
                 }
             }
         }
-        Self { model, quads, options, fusion, draft, values }
+        Self { model, quads, grain, replicas, fusion, draft, values }
     }
 
     /// Gradient rows that a launch writes.
@@ -296,14 +312,17 @@ impl<'a> Planner<'a> {
     }
 
     fn launches(&self, pass: Pass, index: usize) -> Vec<Launch> {
-        let context = context(self.model, index, self.quads, self.options.grain);
+        let context = context(self.model, index, self.quads, self.grain);
         self.model.layers[index].layer.launches(pass, &context)
     }
 
     fn batch(&mut self, batch: &BatchSettings, part: &str) {
         let image_bytes = batch.image_count * batch.image.len();
-        self.draft.keep_view("images", &format!("{part}.images"), 0, image_bytes.div_ceil(4));
-        self.draft.keep_view("labels", &format!("{part}.labels"), 0, batch.image_count);
+        for (name, words) in [("images", image_bytes.div_ceil(4)), ("labels", batch.image_count)] {
+            let buffer = format!("{part}.{name}");
+            self.draft.keep_view(name, &buffer, 0, words);
+            self.draft.contents(&buffer, Contents::Given);
+        }
         match &self.fusion {
             Some(fusion) => self.draft.launch("batch", &fusion.prepare(batch), &Wires::default()),
             None => batch
@@ -386,17 +405,20 @@ impl<'a> Planner<'a> {
     }
 
     /// Optimizer and moving averages.
-    fn update(&mut self, train: &TrainConfig, steps: usize) {
-        let layout = ParamLayout::new(self.model, self.options.replicas);
+    fn update(&mut self, nets: &[Replica], batch: &BatchSettings, train: &TrainConfig) {
+        let layout = ParamLayout::new(self.model, self.replicas);
         let (trained, running) = (layout.trained_len(), layout.running_len());
         let rows = layout.grad_rows(self.parts());
         let draft = &mut self.draft;
-        draft.keep("learning_rates", self.options.replicas * steps);
+        let rates: Vec<u32> =
+            nets.iter().flat_map(|net| batch.learning_rates(net)).map(f32::to_bits).collect();
+        let steps = rates.len() / nets.len();
+        draft.keep_words("learning_rates", rates);
         draft.keep("grads", rows * trained);
         for memory in train.optimizer.memory() {
             draft.keep(memory, trained);
         }
-        draft.keep("owners", trained);
+        draft.keep_words("owners", layout.owners());
         let average_params = draft.keep("average_params", trained);
         // Fused, the optimizer averages the parameters, and the kernels that update the running statistics average them.
         let (fused_params, fused_running) = match &self.fusion {
@@ -417,11 +439,6 @@ impl<'a> Planner<'a> {
             }
         }
     }
-
-    fn finish(self, batch_size: usize) -> Plan {
-        let sources = self.fusion.map_or(Vec::new(), |fusion| fusion.sources().to_vec());
-        Plan { sources, ..self.draft.finish(batch_size) }
-    }
 }
 
 impl fmt::Display for Plan {
@@ -434,6 +451,13 @@ impl fmt::Display for Plan {
             self.dispatches.len(),
             self.slots.len()
         )?;
+        for (buffer, contents) in &self.buffers {
+            match contents {
+                Contents::Zeros => {}
+                Contents::Words(words) => writeln!(f, "{buffer} begins as {} words", words.len())?,
+                Contents::Given => writeln!(f, "{buffer} is given")?,
+            }
+        }
         for dispatch in &self.dispatches {
             let [x, y, z] = dispatch.workgroups;
             writeln!(f, "\n{} ({}.wgsl) {x}x{y}x{z}", dispatch.label, dispatch.shader)?;

@@ -85,7 +85,7 @@ const RULES: &[(&str, &str, &str)] = &[
     ("swapped stride", "* OUT_CHANNELS", "* IN_CHANNELS"),
     ("swapped stride", "* PIXELS", "* CHANNELS"),
     ("swapped stride", "* CHANNELS + ", "* CLASSES + "),
-    ("another value", "state[1]", "state[0]"),
+    ("another value", "state[THIS_STEP]", "state[0]"),
     ("another value", "min(", "max("),
     ("another value", "floor(", "ceil("),
     ("another value", " > ", " >= "),

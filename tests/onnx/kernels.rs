@@ -2,14 +2,12 @@
 
 use shadernet::config::Optimizer;
 use shadernet::gpu::{Gpu, GpuOptions, PlanRunner};
-use shadernet::layers::{
-    Context, Grain, LAYER_SETTINGS, Launch, Layer, Op, Pass, PlanContext, first_setting,
-};
+use shadernet::layers::{Context, Grain, Launch, Layer, Op, Pass, PlanContext};
 use shadernet::losses::cross_entropy;
 use shadernet::optimizers::Step;
 use shadernet::plan::{METRICS_RING, Plan};
 use shadernet::rng::{self, Stream};
-use shadernet::shader;
+use shadernet::state::{self, LayerSettings, NetSettings, StepWords};
 use shadernet::tensor::{Array, Arrays, Shape};
 
 /// A NaN, to expose values that were never written.
@@ -47,14 +45,10 @@ fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
     ((0..images).flat_map(image).collect(), behind.flat_map(image).collect())
 }
 
-/// Words of a net's settings with one layer.
-const SETTINGS: usize = first_setting(1);
-/// Weight decay is the setting with this index; most others are for batches: see `Replica::words`.
-const WEIGHT_DECAY: usize = 7;
-
-/// The tensor `state` of a step with one net.
-fn state(step: u32, images: usize, settings: Vec<u32>) -> Vec<u32> {
-    [vec![step + 1, step, images as u32, 0], settings].concat()
+/// The tensor `state` of a step with one net of one layer.
+fn state(step: u32, images: usize, net: NetSettings, layer: LayerSettings) -> Vec<u32> {
+    let step = StepWords { next_step: step + 1, this_step: step, step_images: images as u32 };
+    state::words(step, &[(net, vec![layer])])
 }
 
 fn floats(words: Vec<u32>) -> Vec<f32> {
@@ -85,13 +79,7 @@ impl Kernels {
         let arrays = given.iter().chain(wanted).map(|(&name, array)| (name, len(name, array)));
         let words_len = words.iter().map(|(name, words)| (*name, words.len()));
         let tensors: Vec<_> = arrays.chain(words_len).chain(others.iter().copied()).collect();
-        let mut launches = launches.to_vec();
-        for launch in &mut launches {
-            if shader::find(launch.shader).overrides().any(|(name, _)| name == "SETTINGS") {
-                launch.constants.insert("SETTINGS", SETTINGS as f64);
-            }
-        }
-        let plan = Plan::of_launches(images, "kernel", &launches, &tensors);
+        let plan = Plan::of_launches(images, "kernel", launches, &tensors);
         self.launches += plan.dispatches.len();
         let runner = PlanRunner::new(&self.gpu, plan, POISON, self.options).unwrap();
         let has = |name: &str| runner.plan().tensor(name).is_some();
@@ -145,14 +133,15 @@ impl Kernels {
         if given.contains_key("grad_output") {
             launches.extend(layer.launches(Pass::Backward, &plan));
         }
-        let mut settings = vec![0; SETTINGS];
+        let mut settings = LayerSettings::default();
         if let Op::Dropout { rate } = layer.op(&[input]) {
-            let key = rng::key(context.seed, Stream::Dropout(context.layer));
-            let scale: f32 = 1.0 / (1.0 - rate);
-            let words = [key, rng::drop_threshold(rate), scale.to_bits()];
-            settings[first_setting(context.layer as usize)..][..LAYER_SETTINGS].copy_from_slice(&words);
+            settings = LayerSettings {
+                dropout_key: rng::key(context.seed, Stream::Dropout(context.layer)),
+                dropout_threshold: rng::drop_threshold(rate),
+                dropout_scale: 1.0 / (1.0 - rate),
+            };
         }
-        let words = [("state", state(context.step, images, settings))];
+        let words = [("state", state(context.step, images, NetSettings::default(), settings))];
         Some(self.run(images, &launches, given, wanted, &words, &layer.saved(&plan)))
     }
 
@@ -161,7 +150,8 @@ impl Kernels {
         let [images, classes] = logits.shape[..] else { panic!("{:?} is no matrix", logits.shape) };
         let launches = cross_entropy::launches(images.div_ceil(4), classes, images, true);
         let targets: Vec<u32> = targets.iter().map(|&target| target.into()).collect();
-        let words = [("targets", pack(&targets, images, 0)), ("state", state(0, images, vec![0; SETTINGS]))];
+        let state = state(0, images, NetSettings::default(), LayerSettings::default());
+        let words = [("targets", pack(&targets, images, 0)), ("state", state)];
         let given = Arrays::from([("logits", logits.clone())]);
         let mut wanted = wanted.clone();
         wanted.remove("sum");
@@ -184,12 +174,11 @@ impl Kernels {
         let (len, steps) = (given["params"].data.len(), step.step as usize + 1);
         let launch = rule.launch(len, 1, steps, 0.0);
         let rates = vec![(step.learning_rate as f32).to_bits(); steps];
-        let mut settings = vec![0; SETTINGS];
-        settings[WEIGHT_DECAY] = (given["weight_decay"].data[0] as f32).to_bits();
+        let net = NetSettings { weight_decay: given["weight_decay"].data[0] as f32, ..Default::default() };
         let words = [
             ("learning_rates", rates),
-            ("state", state(step.step, 1, settings)),
-            // All belong to the first net, and weight decay applies to all.
+            ("state", state(step.step, 1, net, LayerSettings::default())),
+            // All of the first net, and all decay.
             ("owners", vec![1; len]),
         ];
         self.run(1, &[launch], given, wanted, &words, &[])

@@ -173,7 +173,10 @@ function race(code, { plan, dispatch }) {
     const declared = code.match(new RegExp(`@binding\\(${index}\\) var<[^>]+> \\w+: array<(?:vec\\d<)?(\\w+)`))[1];
     const values = declared === 'u32' ? new Uint32Array(bytes / 4) : new Float32Array(bytes / 4).fill(0.3 + index / 8);
     if (name === 'state') {
-      values.set([1, 0, plan.batch_size, 0]);
+      for (const [word, value] of [['next_step', 1], ['this_step', 0], ['step_images', plan.batch_size]]) {
+        const { place } = plan.tensors.find((tensor) => tensor.name === `state.${word}`);
+        values[place.Kept.offset / 4] = value;
+      }
     }
     buffers[index] = values;
   }

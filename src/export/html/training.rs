@@ -1,6 +1,7 @@
 //! What a page needs to train its network itself: the plans of a training and a test step, some images, and the
 //! initial weights.
 
+use std::collections::BTreeMap;
 use std::io::Write as _;
 
 use base64::Engine as _;
@@ -9,11 +10,11 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 
-use super::{base64_of, buffers_of};
+use super::buffers_of;
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
 use crate::engine::Setup;
-use crate::plan::{METRICS_RING, ParamLayout, Plan, PlanOptions};
+use crate::plan::{AVERAGES, Contents, METRICS_RING, Plan, PlanOptions, WEIGHTS, image_buffers};
 use crate::replica::Replica;
 use crate::rng::{self, Permutation, Stream};
 
@@ -27,11 +28,11 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
     let Checkpoint { model, mean, std, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
     let (train, test) = (some(train, most * 4 / 5), some(test, most / 5));
-    let net = Replica::new(model, &model.train, trained.seed);
+    let nets = [Replica::new(model, &model.train, trained.seed)];
     let setup = Setup {
         model,
         train: &model.train,
-        replicas: std::slice::from_ref(&net),
+        replicas: &nets,
         shuffle: true,
         mean: *mean,
         std: *std,
@@ -41,17 +42,20 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
     let batches = setup.train_batches().expect("there are training images");
     let test_batches = setup.eval_batches();
     let options = PlanOptions::default();
-    let step = Plan::training(model, &batches, &model.train, options);
-    let judged = Plan::evaluation(model, &test_batches, is_averaged(checkpoint), "test", options);
-    let owners = ParamLayout::new(model, 1).owners();
-    let state: Vec<u32> = [0; 4].into_iter().chain(net.words(model, model.train.epochs)).collect();
-    let data = json!({
-        "train.images": zipped(&train.pixels),
-        "train.labels": zipped(&train.labels),
-        "test.images": zipped(&test.pixels),
-        "test.labels": zipped(&test.labels),
+    let step = Plan::training(model, &nets, &batches, &model.train, options);
+    let judged = Plan::evaluation(model, &nets, &test_batches, is_averaged(checkpoint), "test", options);
+    let images = [image_buffers("train", &train), image_buffers("test", &test)];
+    let data: BTreeMap<String, String> =
+        images.into_iter().flatten().map(|(buffer, bytes)| (buffer, zipped(&bytes))).collect();
+    // The moving averages begin as what they are averages of.
+    let given = |buffer: &&str| step.buffers.get(*buffer) == Some(&Contents::Given);
+    let weights = buffers_of(model, &model.init(trained.seed), WEIGHTS);
+    let first = weights.into_iter().map(|(buffer, values)| {
+        let buffers = WEIGHTS.into_iter().zip(AVERAGES).filter(|(weights, _)| *weights == buffer);
+        let buffers = buffers.flat_map(|(weights, averages)| [weights, averages]).filter(given);
+        json!({ "buffers": buffers.collect::<Vec<_>>(), "values": values })
     });
-    let words = |words: &[u32]| STANDARD.encode(bytemuck::cast_slice::<_, u8>(words));
+    let first: Vec<Value> = first.collect();
     let described = json!({
         "plan": step,
         "test_plan": judged,
@@ -62,12 +66,7 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
         "batch": batches.batch_size,
         "test_batch": test_batches.batch_size,
         "ring": METRICS_RING,
-        "settings": {
-            "state": words(&state),
-            "owners": words(&owners),
-            "learning_rates": base64_of(&setup.learning_rates(&net)),
-        },
-        "first": buffers_of(model, &model.init(trained.seed), false),
+        "first": first,
         "data": data,
     });
     ([step, judged], described)

@@ -9,7 +9,8 @@
  *   label: string, shader: string, entry_point: string, constants: Record<string, number>, bindings: Bound[],
  *   workgroups: [number, number, number],
  * }} Dispatch
- * @typedef {{ tensors: Tensor[], dispatches: Dispatch[] }} Plan
+ * @typedef {'Zeros' | 'Given' | { Words: string }} Contents of a buffer before the first step; words in base64
+ * @typedef {{ tensors: Tensor[], buffers: Record<string, Contents>, dispatches: Dispatch[] }} Plan
  */
 
 /**
@@ -42,7 +43,20 @@ function placeOf({ place }) {
   return 'Slot' in place ? { buffer: `slot ${place.Slot}`, offset: 0 } : place.Kept;
 }
 
-/** A device with the buffers of some plans, and the plan that classifies one image. */
+/**
+ * The place of a tensor that the plan has by this name.
+ * @param {Plan} plan
+ * @param {string} wanted
+ */
+function placeIn(plan, wanted) {
+  const tensor = plan.tensors.find(({ name }) => name === wanted);
+  if (!tensor) {
+    throw new Error(`the plan has no tensor ${wanted}`);
+  }
+  return { ...placeOf(tensor), bytes: tensor.bytes };
+}
+
+/** A device with the buffers of some plans, and the plan that answers for one image. */
 class Program {
   /**
    * @param {Model} model
@@ -61,13 +75,10 @@ class Program {
     this.modules = new Map();
     /** @type {Launches} */
     this.launches = [];
-    const logits = model.plan.tensors.find(({ name }) => name === model.logits);
-    if (!logits) {
-      throw new Error(`the plan has no tensor ${model.logits}`);
-    }
-    this.logits = { ...placeOf(logits), bytes: logits.bytes };
+    this.logits = placeIn(model.plan, model.logits);
+    this.nextStep = placeIn(model.plan, 'state.next_step');
     this.readback = device.createBuffer({
-      size: logits.bytes,
+      size: this.logits.bytes,
       usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ,
     });
   }
@@ -120,7 +131,7 @@ class Program {
   }
 
   /**
-   * A zeroed buffer for every name in the plans, large enough for all tensors; uploads the weights.
+   * A buffer for every name in the plans, large enough for all tensors, with what it holds at first; the weights into theirs.
    * @param {Plan[]} plans
    * @param {Record<string, Float32Array>} buffers
    */
@@ -136,8 +147,23 @@ class Program {
     for (const [label, size] of sizes) {
       this.buffers.set(label, this.device.createBuffer({ label, size, usage }));
     }
+    plans.forEach((plan) => this.fill(plan));
     for (const [name, values] of Object.entries(buffers)) {
       this.write(name, values);
+    }
+  }
+
+  /**
+   * Gives every buffer that outlives a step what it holds before the first one, as far as the plan knows.
+   * @param {Plan} plan
+   */
+  fill(plan) {
+    for (const [name, contents] of Object.entries(plan.buffers)) {
+      if (contents === 'Zeros') {
+        this.write(name, new Uint8Array(this.buffer(name).size));
+      } else if (contents !== 'Given') {
+        this.write(name, bytesOf(contents.Words));
+      }
     }
   }
 
@@ -211,9 +237,10 @@ class Program {
   /**
    * @param {string} name
    * @param {Float32Array | Uint8Array | Uint32Array} values a multiple of four bytes
+   * @param {number} [offset] in bytes
    */
-  write(name, values) {
-    this.device.queue.writeBuffer(this.buffer(name), 0, /** @type {Float32Array<ArrayBuffer>} */ (values));
+  write(name, values, offset = 0) {
+    this.device.queue.writeBuffer(this.buffer(name), offset, /** @type {Float32Array<ArrayBuffer>} */ (values));
   }
 
   /**
@@ -226,7 +253,7 @@ class Program {
    * @returns {Promise<ArrayBuffer>}
    */
   async submit(launches, step, times, { buffer, offset, bytes }, readback) {
-    this.write('state', new Uint32Array([step, 0, 0, 0]));
+    this.write(this.nextStep.buffer, new Uint32Array([step]), this.nextStep.offset);
     const encoder = this.device.createCommandEncoder();
     const pass = encoder.beginComputePass();
     for (let i = 0; i < times; i++) {

@@ -2,11 +2,11 @@
 // Trains the network on WebGPU: the plan of a step, launched again and again, as src/gpu/mod.rs does natively.
 
 /**
- * What the exporter embedded in a page that trains: plans, settings, images and initial weights. Bytes are in base64,
- * with `data` gzipped.
+ * What the exporter put into a page that trains: plans, images and first weights, as their buffers hold them. Bytes are in
+ * base64, those of `data` zipped.
  * @typedef {{
  *   plan: Plan, test_plan: Plan, epochs: number, steps_per_epoch: number, images: number, test_images: number,
- *   batch: number, test_batch: number, ring: number, settings: Record<string, string>, first: Record<string, string>,
+ *   batch: number, test_batch: number, ring: number, first: { buffers: string[], values: string }[],
  *   data: Record<string, string>,
  * }} Recipe
  * @typedef {{ loss: number, right: number }} Sums over images
@@ -35,13 +35,9 @@ class Training {
     this.steps = [];
     /** @type {Launches} */
     this.tests = [];
-    const ring = recipe.plan.tensors.find(({ name }) => name === 'metrics_ring');
-    if (!ring) {
-      throw new Error('the plan has no metrics');
-    }
-    this.ring = { ...placeOf(ring), bytes: ring.bytes };
+    this.ring = placeIn(recipe.plan, 'metrics_ring');
     this.readback = program.device.createBuffer({
-      size: ring.bytes,
+      size: this.ring.bytes,
       usage: GPUBufferUsage.COPY_DST | GPUBufferUsage.MAP_READ,
     });
   }
@@ -59,14 +55,7 @@ class Training {
       training.steps = await program.compile(recipe.plan, model.shaders);
       training.tests = await program.compile(recipe.test_plan, model.shaders);
       for (const [name, base64] of Object.entries(recipe.data)) {
-        const bytes = await unzipped(bytesOf(base64));
-        if (name.endsWith('labels')) {
-          program.write(name, Uint32Array.from(bytes));
-        } else {
-          const words = new Uint8Array(Math.ceil(bytes.length / 4) * 4);
-          words.set(bytes);
-          program.write(name, words);
-        }
+        program.write(name, await unzipped(bytesOf(base64)));
       }
     });
     return training;
@@ -76,19 +65,9 @@ class Training {
   begin() {
     const { recipe, program } = this;
     this.step = 0;
-    for (const { place } of recipe.plan.tensors) {
-      if ('Kept' in place && !(place.Kept.buffer in recipe.data)) {
-        program.write(place.Kept.buffer, new Uint8Array(program.buffer(place.Kept.buffer).size));
-      }
-    }
-    for (const [name, base64] of Object.entries(recipe.settings)) {
-      program.write(name, bytesOf(base64));
-    }
-    for (const [name, base64] of Object.entries(recipe.first)) {
-      program.write(name, bytesOf(base64));
-      if (program.buffers.has(`average_${name}`)) {
-        program.write(`average_${name}`, bytesOf(base64));
-      }
+    program.fill(recipe.plan);
+    for (const { buffers, values } of recipe.first) {
+      buffers.forEach((buffer) => program.write(buffer, bytesOf(values)));
     }
   }
 

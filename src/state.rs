@@ -1,0 +1,171 @@
+//! What lies where in the tensor `state`: what every step of training is told, and writes down for the next one. This is the
+//! only place that knows. Kernels know the places as override constants, the host as views of the tensor.
+//!
+//! First come the words about the step, which all nets share; then, net by net, the settings in which nets may differ; behind
+//! those of a net, those of each of its layers.
+
+/// A piece of `state`: what its words are, in order, and by which override constants kernels know their places.
+macro_rules! piece {
+    ($(#[$doc:meta])* $name:ident { $($(#[$about:meta])* $constant:ident: $field:ident: $kind:ty,)* }) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, Copy, PartialEq, Default)]
+        pub struct $name {
+            $($(#[$about])* pub $field: $kind,)*
+        }
+
+        impl $name {
+            const CONSTANTS: &'static [&'static str] = &[$(stringify!($constant)),*];
+
+            fn words(self) -> [u32; Self::CONSTANTS.len()] {
+                [$(Word::word(self.$field)),*]
+            }
+        }
+    };
+}
+
+trait Word {
+    fn word(self) -> u32;
+}
+
+impl Word for u32 {
+    fn word(self) -> u32 {
+        self
+    }
+}
+
+impl Word for f32 {
+    fn word(self) -> u32 {
+        self.to_bits()
+    }
+}
+
+piece! {
+    /// Words about the step.
+    StepWords {
+        /// Number of the step to begin, which the end of each step moves on.
+        NEXT_STEP: next_step: u32,
+        /// Number of the step under way.
+        THIS_STEP: this_step: u32,
+        /// Images of its batch.
+        STEP_IMAGES: step_images: u32,
+    }
+}
+
+piece! {
+    /// Settings of a net.
+    NetSettings {
+        /// Key of the random words that shuffle.
+        SHUFFLE_KEY: shuffle_key: u32,
+        /// Key of those that change images.
+        AUGMENT_KEY: augment_key: u32,
+        /// Share of the target that is spread over all classes.
+        LABEL_SMOOTHING: label_smoothing: f32,
+        /// Largest rotation in radians.
+        AUGMENT_ROTATE: rotate: f32,
+        /// Largest shift in pixels.
+        AUGMENT_SHIFT: shift: f32,
+        /// Largest relative change of size.
+        AUGMENT_SCALE: scale: f32,
+        /// Largest shear in columns per row.
+        AUGMENT_SHEAR: shear: f32,
+        /// Weight decay.
+        WEIGHT_DECAY: weight_decay: f32,
+        /// First epoch whose images stay as they are.
+        PLAIN_FROM: plain_from: u32,
+    }
+}
+
+piece! {
+    /// Settings of a layer; all 0 if it is not dropout.
+    LayerSettings {
+        /// Key of its random words.
+        DROPOUT_KEY: dropout_key: u32,
+        /// Those below it drop a value: rate · 2³².
+        DROPOUT_THRESHOLD: dropout_threshold: u32,
+        /// What the others are multiplied by: 1 / (1 − rate).
+        DROPOUT_SCALE: dropout_scale: f32,
+    }
+}
+
+/// Words of a net of so many layers.
+const fn net_len(layers: usize) -> usize {
+    NetSettings::CONSTANTS.len() + layers * LayerSettings::CONSTANTS.len()
+}
+
+/// The tensor `state` of nets that have equally many layers.
+///
+/// # Panics
+/// If they have not.
+///
+/// # Examples
+/// ```
+/// use shadernet::state::{LayerSettings, NetSettings, StepWords, words};
+///
+/// let step = StepWords { next_step: 7, ..Default::default() };
+/// let net = NetSettings { weight_decay: 0.5, ..Default::default() };
+/// let words = words(step, &[(net, vec![LayerSettings::default(); 4])]);
+/// assert_eq!(words[0], 7);
+/// assert!(words.contains(&0.5f32.to_bits()));
+/// ```
+pub fn words(step: StepWords, nets: &[(NetSettings, Vec<LayerSettings>)]) -> Vec<u32> {
+    let mut words = step.words().to_vec();
+    for (net, layers) in nets {
+        assert_eq!(layers.len(), nets[0].1.len(), "nets side by side have the same layers");
+        words.extend(net.words());
+        words.extend(layers.iter().flat_map(|layer| layer.words()));
+    }
+    words
+}
+
+/// Where kernels find the words about the step and the settings of nets of so many layers: `FIRST_SETTING` is the first word
+/// of the first net, `SETTINGS` the words of each, and the others are places among these.
+pub(crate) fn constants(layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
+    let places =
+        |names: &'static [&'static str]| names.iter().enumerate().map(|(place, name)| (*name, place));
+    let nets = [("FIRST_SETTING", StepWords::CONSTANTS.len()), ("SETTINGS", net_len(layers))];
+    places(StepWords::CONSTANTS).chain(nets).chain(places(NetSettings::CONSTANTS))
+}
+
+/// Where they find the settings of the layer with this number, among those of a net.
+pub(crate) fn layer_constants(layer: usize) -> impl Iterator<Item = (&'static str, f64)> {
+    let names = LayerSettings::CONSTANTS.iter().enumerate();
+    names.map(move |(place, name)| (*name, (net_len(layer) + place) as f64))
+}
+
+/// The words about the step, `next_step`, `this_step` and `step_images`, and where they are.
+pub(crate) fn step_words() -> impl Iterator<Item = (String, usize)> {
+    StepWords::CONSTANTS.iter().enumerate().map(|(place, name)| (name.to_lowercase(), place))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every setting of every net is where the constants say.
+    #[test]
+    fn words_are_where_the_kernels_look() {
+        let layer = |number: u32| LayerSettings {
+            dropout_key: 100 * number + 1,
+            dropout_threshold: 100 * number + 2,
+            dropout_scale: number as f32,
+        };
+        let net =
+            |number: u32| NetSettings { augment_key: number, plain_from: 70 + number, ..Default::default() };
+        let nets: Vec<_> = (1..=3).map(|n| (net(n), vec![layer(10 * n), layer(10 * n + 1)])).collect();
+        let words = words(StepWords { next_step: 5, this_step: 4, step_images: 64 }, &nets);
+        let place = |name: &str| constants(2).find(|(other, _)| *other == name).unwrap().1;
+        let step = ["NEXT_STEP", "THIS_STEP", "STEP_IMAGES"].map(|name| words[place(name)]);
+        assert_eq!(step, [5, 4, 64]);
+        assert_eq!(step_words().map(|(_, place)| words[place]).collect::<Vec<_>>(), step);
+        assert_eq!(words.len(), place("FIRST_SETTING") + 3 * place("SETTINGS"));
+        for number in 0..3 {
+            let setting = |at: usize| words[place("FIRST_SETTING") + number * place("SETTINGS") + at];
+            let n = number as u32 + 1;
+            assert_eq!([setting(place("AUGMENT_KEY")), setting(place("PLAIN_FROM"))], [n, 70 + n]);
+            for index in 0..2 {
+                let found: Vec<u32> = layer_constants(index).map(|(_, at)| setting(at as usize)).collect();
+                assert_eq!(found, layer(10 * n + index as u32).words(), "net {number}, layer {index}");
+            }
+        }
+    }
+}
