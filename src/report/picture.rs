@@ -101,7 +101,7 @@ fn colour(value: f64) -> [u8; 4] {
 
 #[cfg(test)]
 mod tests {
-    use image::{DynamicImage, RgbImage};
+    use image::{DynamicImage, RgbImage, RgbaImage};
 
     use super::*;
 
@@ -130,6 +130,22 @@ mod tests {
         assert_eq!(size([100, 60, 60]), (8 * 62 - 2, 8 * 62 - 2));
     }
 
+    #[test]
+    fn tiles_have_the_colours_of_their_values() {
+        let text = of_tiles(&[1.0, 0.0, -2.0, 0.0], [2, 1, 2], "");
+        let data = text.split("base64,").nth(1).unwrap().split('"').next().unwrap();
+        let picture = image::load_from_memory(&STANDARD.decode(data).unwrap()).unwrap().to_rgba8();
+        // Two tiles of 2x1 values, 14 pixels wide each, and a line between them.
+        assert_eq!(picture.dimensions(), (58, 14));
+        let pixel = |x, y| picture.get_pixel(x, y).0;
+        assert_eq!(pixel(0, 0), colour(0.5));
+        assert_eq!(pixel(13, 13), colour(0.5));
+        assert_eq!([14, 27].map(|x| pixel(x, 5)), [colour(0.0); 2]);
+        assert_eq!([28, 29].map(|x| pixel(x, 5)), [[128, 128, 128, 160]; 2]);
+        assert_eq!(pixel(30, 0), colour(-1.0));
+        assert_eq!(pixel(57, 13), colour(0.0));
+    }
+
     /// The bytes of an `<img>`'s PNG as the `image` crate writes them, and its size on the page.
     fn reference(picture: &DynamicImage, zoom: u32) -> String {
         let mut bytes = std::io::Cursor::new(Vec::new());
@@ -139,8 +155,9 @@ mod tests {
         format!("<img src=\"data:image/png;base64,{data}\" width={width} height={height} alt=\"\">")
     }
 
+    /// Smooth ones, of which compression makes something.
     fn images([channels, height, width]: [usize; 3]) -> Images {
-        let sample = |at: usize| (crate::rng::pcg4d([at as u32, 0, 0, 0])[0] >> 24) as u8;
+        let sample = |at: usize| (at / width * 3 + at % width * 2) as u8;
         let pixels = (0..2 * channels * height * width).map(sample).collect();
         Images { count: 2, channels, height, width, pixels, labels: vec![0, 0] }
     }
@@ -151,6 +168,9 @@ mod tests {
         let pixels: Vec<u8> = images([3, 1, 2]).pixels[6..].to_vec();
         let interleaved = [0, 2, 4, 1, 3, 5].map(|at| pixels[at]).to_vec();
         assert_eq!(text, reference(&RgbImage::from_raw(2, 1, interleaved).unwrap().into(), 56));
+        let pixels = images([1, 40, 56]).pixels;
+        let rgba = Raster { width: 28, height: 40, channels: 4, samples: pixels.clone() };
+        assert_eq!(img(&rgba, "", 2), reference(&RgbaImage::from_raw(28, 40, pixels).unwrap().into(), 2));
         // Large ones shrink to 64 pixels, or what is asked for.
         for (height, width) in [(100, 90), (300, 7), (1, 200), (64, 64), (113, 20)] {
             for side in [56, 112] {
