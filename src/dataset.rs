@@ -1,6 +1,9 @@
 //! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
+pub(crate) mod bitmap;
+mod decode;
 mod entries;
+mod exif;
 mod folders;
 mod idx;
 mod images;
@@ -8,6 +11,7 @@ mod jpeg;
 mod layout;
 pub(crate) mod picture;
 mod pictures;
+pub(crate) mod resize;
 
 use std::path::Path;
 

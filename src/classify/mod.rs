@@ -3,9 +3,9 @@
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use image::DynamicImage;
-
 use crate::checkpoint::Checkpoint;
+use crate::dataset::bitmap::Bitmap;
+use crate::dataset::resize::stretch;
 use crate::dataset::{Images, picture};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -25,7 +25,7 @@ pub struct Answer {
 /// A decoded picture.
 #[derive(Debug)]
 pub struct Picture {
-    image: DynamicImage,
+    image: Bitmap,
     name: PathBuf,
 }
 
@@ -50,7 +50,7 @@ impl Picture {
 
     /// What is odd about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
     pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
-        picture::faint(&self.image).filter(|_| takes_pictures(checkpoint)).map(|most| {
+        self.image.faint().filter(|_| takes_pictures(checkpoint)).map(|most| {
             format!(
                 "{}: nearly black, since its values fill only 0 to {most} of 16 bits; stretch them to all of it, such as by \
                  `mogrify -auto-level`",
@@ -76,9 +76,7 @@ impl Picture {
             );
             return Err(Error::Usage(message));
         }
-        let flat = picture::flatten(self.image, input.channels);
-        picture::check_memory(&flat, input.height, &self.name)?;
-        Ok(picture::stretch(&flat, input))
+        Ok(stretch(&self.image.flatten(input.channels), input))
     }
 }
 

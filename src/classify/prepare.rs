@@ -6,9 +6,8 @@ mod ink;
 
 use std::path::Path;
 
-use image::{DynamicImage, RgbaImage};
-
-use crate::dataset::picture::{decode, faint};
+use crate::dataset::bitmap::{Bitmap, Raster};
+use crate::dataset::picture::decode;
 use crate::error::{Error, Result};
 use ink::Ink;
 
@@ -37,16 +36,11 @@ pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
 }
 
 /// Prepares a picture that is decoded already; errors name it `path`.
-pub(super) fn prepare_decoded(
-    picture: DynamicImage,
-    path: &Path,
-    height: usize,
-    width: usize,
-) -> Result<Vec<u8>> {
-    let hint = faint(&picture).map_or(String::new(), |most| {
+pub(super) fn prepare_decoded(picture: Bitmap, path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
+    let hint = picture.faint().map_or(String::new(), |most| {
         format!("; its values fill only 0 to {most} of 16 bits: stretch them to all of it")
     });
-    let picture = picture.into_rgba8();
+    let picture = picture.into_rgba();
     let paper = background(&picture);
     let mut ink = Ink::new(&picture, paper);
     let contrast = ink.values.iter().copied().max().unwrap_or(0);
@@ -57,12 +51,12 @@ pub(super) fn prepare_decoded(
         );
         return Err(Error::data(path, message));
     }
-    let finished = |p: &image::Rgba<u8>| p[0] == p[1] && p[1] == p[2] && p[3] == 255;
+    let finished = |p: &[u8; 4]| p[0] == p[1] && p[1] == p[2] && p[3] == 255;
     if (ink.height, ink.width) == (height, width)
         && paper.iter().all(|&v| v < 16)
-        && picture.pixels().all(finished)
+        && picture.pixels().iter().all(finished)
     {
-        return Ok(picture.pixels().map(|p| p[0]).collect());
+        return Ok(picture.pixels::<4>().iter().map(|p| p[0]).collect());
     }
     drop(picture);
     ink.stretch();
@@ -70,11 +64,12 @@ pub(super) fn prepare_decoded(
 }
 
 /// The colour of the paper: the median of the border or, where that is transparent, what contrasts with the ink.
-fn background(picture: &RgbaImage) -> [u8; 3] {
-    let (right, bottom) = (picture.width() - 1, picture.height() - 1);
+fn background(picture: &Raster<u8>) -> [u8; 3] {
+    let (right, bottom) = (picture.width - 1, picture.height - 1);
+    let pixels = picture.pixels::<4>();
     let rows = (0..=right).flat_map(|x| [(x, 0), (x, bottom)]);
     let columns = (0..=bottom).flat_map(|y| [(0, y), (right, y)]);
-    let border: Vec<_> = rows.chain(columns).map(|(x, y)| picture.get_pixel(x, y).0).collect();
+    let border: Vec<_> = rows.chain(columns).map(|(x, y)| pixels[y * picture.width + x]).collect();
     let opaque = border.iter().filter(|p| p[3] >= 128);
     if opaque.clone().count() * 2 > border.len() {
         return [0, 1, 2].map(|channel| {
@@ -84,7 +79,7 @@ fn background(picture: &RgbaImage) -> [u8; 3] {
         });
     }
     let (mut light, mut weight) = (0, 0);
-    for &image::Rgba([r, g, b, alpha]) in picture.pixels() {
+    for &[r, g, b, alpha] in pixels {
         light += (u64::from(r) + u64::from(g) + u64::from(b)) * u64::from(alpha);
         weight += 3 * 255 * u64::from(alpha);
     }
@@ -110,7 +105,7 @@ pub fn ascii(pixels: &[u8], height: usize, width: usize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, Rgba};
+    use image::{DynamicImage, GrayImage, ImageBuffer, Luma, LumaA, Rgb, Rgba, RgbaImage};
     use std::{fs, path::PathBuf};
 
     /// A seven in a box of 50x80, drawn `zoom` times larger with its corner at `at`: ink from 0 to 1 at (x, y).

@@ -240,7 +240,7 @@ impl Jpeg {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use base64::Engine;
     use image::{ImageFormat, Rgb, RgbImage};
 
@@ -256,7 +256,7 @@ mod tests {
         AAEAEWH/2gAIAQMBAT8QckdzF//EABgRAAIDAAAAAAAAAAAAAAAAAAABEBFh/9oACAECAQE/EGdRR//EABsQAQACAwEBAAAAAAAAAAAA\
         AAEAIRExQWGR/9oACAEBAAE/EMi1Fk3cFO6lNPyLfJlNzLcLE7n/2Q==";
 
-    fn progressive() -> Vec<u8> {
+    pub(in super::super) fn progressive() -> Vec<u8> {
         base64::prelude::BASE64_STANDARD.decode(PROGRESSIVE).unwrap()
     }
 

@@ -1,23 +1,18 @@
-//! Pictures in PNG and JPEG files, and how one becomes the input of a network.
+//! Pictures in PNG and JPEG files: what is read of them, and what is said of those that are not.
 
-use std::io::{Cursor, Read};
+use std::io::Read;
 use std::path::Path;
 
-use image::imageops::FilterType;
-use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgba};
-
+use super::bitmap::Bitmap;
+use super::decode::{Decoder, Format, Refusal};
+use super::exif::Orientation;
 use super::jpeg;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::memory::{self, Budget, Share};
-use crate::tensor::Shape;
+use crate::memory::{Budget, Share};
 
-const MAX_SIDE: u32 = 8192;
+const MAX_SIDE: usize = 8192;
 const MAX_MIB: u64 = 256;
-/// A picture of 16 bits whose values all are below this was hardly meant to be that dark: cameras and microscopes store
-/// 10, 12 or 14 bits in 16.
-const MIN_DEEP: u16 = 1 << 14;
 
 /// Reads a whole picture file; what the system refuses is no damage.
 pub(super) fn read_file(path: &Path) -> Result<Vec<u8>> {
@@ -39,7 +34,7 @@ fn too_long(path: &Path) -> Error {
 ///
 /// # Errors
 /// Files that are missing, neither PNG nor JPEG, damaged or too large.
-pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
+pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
     let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
     if kind.is_dir() {
         let message = "this is a folder; give the pictures in it, such as its *.png";
@@ -59,11 +54,11 @@ pub(crate) fn decode(path: &Path) -> Result<DynamicImage> {
 ///
 /// # Errors
 /// As [`decode_within`].
-pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<DynamicImage> {
-    Ok(decode_within(bytes, path, &Budget::of_what_is_free(), 0)?.0)
+pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Bitmap> {
+    Ok(decode_within(bytes, path, &Budget::of_what_is_free())?.0)
 }
 
-/// The same with a share of the memory, to be kept until the picture is flattened and stretched to so many rows.
+/// The same with a share of the memory, to be kept until the picture is small.
 ///
 /// # Errors
 /// [`Error::Data`] about the content, and [`Error::Device`] where it does not fit into memory.
@@ -71,78 +66,51 @@ pub(super) fn decode_within<'a>(
     bytes: &[u8],
     path: &Path,
     budget: &'a Budget,
-    rows: usize,
-) -> Result<(DynamicImage, Share<'a>)> {
+) -> Result<(Bitmap, Share<'a>)> {
     let bad = |message: String| Error::data(path, message);
-    let format = match image::guess_format(bytes) {
-        Ok(format @ (ImageFormat::Png | ImageFormat::Jpeg)) => format,
-        _ => return Err(bad(what_else(bytes))),
-    };
+    let format = Format::of(bytes).ok_or_else(|| bad(what_else(bytes)))?;
     let check = match format {
-        ImageFormat::Jpeg => jpeg::check,
-        _ => check_png,
+        Format::Jpeg => jpeg::check,
+        Format::Png => check_png,
     };
-    // The libraries' words are for programmers, and what our check lets pass is whole.
-    let refused = |error: ImageError| match (error, check(bytes), format) {
-        (ImageError::Limits(_), ..) => {
+    // What our check lets pass is whole.
+    let refused = |refusal| match (refusal, check(bytes), format) {
+        (Refusal::TooLarge, ..) => {
             bad(format!("too large: at most {MAX_SIDE}x{MAX_SIDE} pixels and {MAX_MIB} MiB fit"))
         }
-        (_, Err(reason), _) => bad(reason.into()),
-        (_, Ok(()), ImageFormat::Jpeg) => bad(jpeg::RARE.into()),
-        _ => bad(PNG_CORRUPT.into()),
+        (Refusal::Unreadable, Err(reason), _) => bad(reason.into()),
+        (Refusal::Unreadable, Ok(()), Format::Jpeg) => bad(jpeg::RARE.into()),
+        (Refusal::Unreadable, Ok(()), Format::Png) => bad(PNG_CORRUPT.into()),
     };
-    let mut limits = Limits::no_limits();
-    limits.max_alloc = Some(MAX_MIB << 20);
-    let mut reader = ImageReader::with_format(Cursor::new(bytes), format);
-    reader.limits(limits);
-    let mut decoder = reader.into_decoder().map_err(refused)?;
-    let (width, height) = decoder.dimensions();
-    let mib = decoder.total_bytes().div_ceil(1 << 20);
+    let decoder = Decoder::new(bytes, format, (MAX_MIB << 20) as usize).map_err(refused)?;
+    let (width, height) = (decoder.width, decoder.height);
+    let mib = decoder.bytes().div_ceil(1 << 20);
     if width > MAX_SIDE || height > MAX_SIDE || mib > MAX_MIB {
         return Err(bad(format!(
             "too large: {width}x{height} pixels, {mib} MiB decoded; \
              at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
         )));
     }
-    let orientation = decoder.orientation().map_err(refused)?;
     let what = format!("{}: decoding {width}x{height} pixels", path.display());
-    let share = budget.take(memory_of(&decoder, format, orientation, rows), &what, SMALLER)?;
+    let share = budget.take(memory_of(&decoder, format), &what, "a smaller picture needs less")?;
     check(bytes).map_err(|reason| bad(reason.into()))?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(refused)?;
-    picture.apply_orientation(orientation);
-    Ok((picture, share))
+    Ok((decoder.decode().map_err(refused)?, share))
 }
 
-/// What helps where a picture does not fit into memory.
-const SMALLER: &str = "a smaller picture needs less";
-/// What the decoders take beside the pixels.
+/// What the decoders and a line of a resized picture take beside the pixels.
 const WORKSPACE: u64 = 4 << 20;
 
-/// The most bytes that a picture takes at a time, from decoding it to stretching it to so many rows.
-fn memory_of(decoder: &impl ImageDecoder, format: ImageFormat, orientation: Orientation, rows: usize) -> u64 {
-    let (width, height) = decoder.dimensions();
-    let (width, pixels) = (u64::from(width), u64::from(width) * u64::from(height));
-    let decoded = decoder.total_bytes();
+/// The most bytes that a picture takes at a time, from decoding it to resizing it.
+fn memory_of(decoder: &Decoder, format: Format) -> u64 {
+    let (decoded, pixels) = (decoder.bytes(), decoder.pixels());
     let decoding = match format {
         // A progressive one keeps its coefficients, of two bytes each; in CMYK these are four for three channels.
-        ImageFormat::Jpeg => 3 * decoded + 2 * pixels,
-        _ if orientation == Orientation::NoTransforms => decoded,
-        _ => 2 * decoded,
+        Format::Jpeg => 3 * decoded + 2 * pixels,
+        Format::Png if decoder.orientation == Orientation::UPRIGHT => decoded,
+        Format::Png => 2 * decoded,
     };
-    // To RGBA of 8 bits, and on to RGB.
-    let copies = decoded.max(3 * pixels) + 4 * pixels;
-    decoding.max(copies).max(3 * pixels + stretching(width, rows)) + WORKSPACE
-}
-
-/// What [`stretch`] takes beside the picture: after the first of its two passes the pixels are four `f32` each.
-fn stretching(width: u64, rows: usize) -> u64 {
-    16 * width * rows as u64
-}
-
-/// Fails if there is no memory to [`stretch`] a picture of which only the decoding was asked for.
-pub(crate) fn check_memory(picture: &DynamicImage, rows: usize, path: &Path) -> Result<()> {
-    let needed = stretching(picture.width().into(), rows) + WORKSPACE;
-    memory::check(needed, &format!("{}: resizing it", path.display()), SMALLER)
+    // Drawings are measured in RGBA, and networks get no more channels than that.
+    decoding.max(decoded + 4 * pixels) + WORKSPACE
 }
 
 const PNG_CUT: &str = "damaged PNG: it ends early";
@@ -207,55 +175,15 @@ fn what_else(bytes: &[u8]) -> String {
     format!("this is {format}, whatever its name says; only PNG and JPEG fit, please convert it")
 }
 
-/// The largest value of a picture of 16 bits that hardly uses them.
-pub(crate) fn faint(picture: &DynamicImage) -> Option<u16> {
-    let samples = picture.as_flat_samples_u16()?.samples;
-    let channels = usize::from(picture.color().channel_count());
-    let colours = channels - usize::from(picture.color().has_alpha());
-    let most = samples.chunks(channels).flat_map(|pixel| &pixel[..colours]).copied().max()?;
-    (1..MIN_DEEP).contains(&most).then_some(most)
-}
-
-/// A picture of 8 bits in as many channels as a network takes, 1 or 3; what is transparent is laid on white.
-pub(crate) fn flatten(picture: DynamicImage, channels: usize) -> DynamicImage {
-    let opaque = if picture.color().has_alpha() {
-        let mut picture = picture.into_rgba8();
-        for Rgba([colours @ .., alpha]) in picture.pixels_mut() {
-            let alpha = u32::from(*alpha);
-            for colour in colours {
-                *colour = ((u32::from(*colour) * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
-            }
-        }
-        DynamicImage::from(picture)
-    } else {
-        picture
-    };
-    if channels == 1 { opaque.into_luma8().into() } else { opaque.into_rgb8().into() }
-}
-
-/// The pixels `[channels][height][width]` of a flattened picture, resized by a triangle filter as wide as the reduction
-/// (bilinear where the picture grows). One of the right size stays as it is.
-pub(crate) fn stretch(picture: &DynamicImage, input: Shape) -> Vec<u8> {
-    let (width, height) = (input.width as u32, input.height as u32);
-    let resized;
-    let picture = if (picture.width(), picture.height()) == (width, height) {
-        picture
-    } else {
-        resized = picture.resize_exact(width, height, FilterType::Triangle);
-        &resized
-    };
-    let bytes = picture.as_bytes();
-    let plane = |channel| bytes.iter().skip(channel).step_by(input.channels).copied();
-    (0..input.channels).flat_map(plane).collect()
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::resize::stretch;
     use super::*;
-    use image::{GrayAlphaImage, GrayImage, Luma, LumaA, Rgb, RgbImage};
+    use crate::tensor::Shape;
+    use image::{DynamicImage, GrayAlphaImage, GrayImage, Luma, LumaA, Rgb, RgbImage};
 
     fn read(path: &Path, input: Shape) -> Result<Vec<u8>> {
-        Ok(stretch(&flatten(decode(path)?, input.channels), input))
+        Ok(stretch(&decode(path)?.flatten(input.channels), input))
     }
 
     fn saved(picture: impl Into<DynamicImage>, name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -346,14 +274,14 @@ mod tests {
         let halves = GrayImage::from_fn(32, 16, |x, _| Luma([if x < 16 { 0 } else { 255 }]));
         let (_dir, path) = saved(halves, "x.jpg");
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(decode(&path).unwrap().width(), 32);
+        assert_eq!(decode(&path).unwrap().size(), (32, 16));
         // An EXIF segment behind the start of the file: orientation 6, a camera held upright.
         let exif =
             b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         std::fs::write(&path, [&bytes[..2], exif, &bytes[2..]].concat()).unwrap();
         let upright = decode(&path).unwrap();
-        assert_eq!((upright.width(), upright.height()), (16, 32));
-        let pixels = stretch(&flatten(upright, 1), Shape::new(1, 32, 16));
+        assert_eq!(upright.size(), (16, 32));
+        let pixels = stretch(&upright.flatten(1), Shape::new(1, 32, 16));
         assert!(pixels[0] < 50 && pixels[31 * 16] > 200, "{} {}", pixels[0], pixels[31 * 16]);
     }
 }

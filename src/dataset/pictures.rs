@@ -3,13 +3,14 @@
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use image::DynamicImage;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+use super::bitmap::Raster;
 use super::entries::{count_of, shown, some};
 use super::folders::{Class, classes};
 use super::layout::Layout;
+use super::resize::stretch;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{self, Error, Result};
 use crate::files;
@@ -21,8 +22,6 @@ use crate::threads::on_all_processors;
 const MAX_IMBALANCE: usize = 3;
 /// Pictures that are looked at to propose a network.
 const SAMPLE: usize = 500;
-/// A pixel whose channels differ by more has a colour; less is a tint, or what JPEG adds to grey.
-const MIN_COLOUR: u8 = 32;
 
 /// Both parts. Test images whose class training does not have, and classes that are not tested, are refused.
 pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> Result<Dataset> {
@@ -162,14 +161,14 @@ fn read(
         let one = |((file, _), pixels): (&(&PathBuf, u8), &mut [u8])| -> Result<Seen> {
             // What the system refuses ends the work; only what is in the file may be at fault.
             let bytes = picture::read_file(file)?;
-            let (picture, _share) = match picture::decode_within(&bytes, file, &budget, input.height) {
+            let (picture, _share) = match picture::decode_within(&bytes, file, &budget) {
                 Ok(picture) => picture,
                 Err(error @ Error::Data { .. }) => return Ok(Seen::Bad(error.to_string())),
                 Err(error) => return Err(error),
             };
-            let faint = picture::faint(&picture).is_some();
-            let flat = picture::flatten(picture, input.channels);
-            pixels.copy_from_slice(&picture::stretch(&flat, input));
+            let faint = picture.faint().is_some();
+            let flat = picture.flatten(input.channels);
+            pixels.copy_from_slice(&stretch(&flat, input));
             Ok(Seen::Good { hash: hash(&flat), faint })
         };
         files.par_iter().zip(pixels.par_chunks_exact_mut(size)).map(one).collect()
@@ -227,9 +226,9 @@ fn read(
     Ok(kept)
 }
 
-fn hash(flat: &DynamicImage) -> [u8; 32] {
-    let size = [flat.width().to_le_bytes(), flat.height().to_le_bytes()].concat();
-    Sha256::new().chain_update(size).chain_update(flat.as_bytes()).finalize().into()
+fn hash(flat: &Raster<u8>) -> [u8; 32] {
+    let size = [flat.width.to_le_bytes(), flat.height.to_le_bytes()].concat();
+    Sha256::new().chain_update(size).chain_update(&flat.samples).finalize().into()
 }
 
 /// A warning if one class has many times the training images of another.
@@ -273,9 +272,12 @@ pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Surve
     let train = classes(layout, Part::Train, &mut warnings)?;
     let names = train.iter().map(|class| class.name.clone()).collect();
     let files: Vec<&PathBuf> = train.iter().flat_map(|class| &class.files).collect();
-    let look = |budget: &Budget, file: &Path| -> Result<Option<(u32, u32, bool)>> {
-        match picture::decode_within(&picture::read_file(file)?, file, budget, 0) {
-            Ok((picture, _share)) => Ok(Some((picture.height(), picture.width(), is_coloured(&picture)))),
+    let look = |budget: &Budget, file: &Path| -> Result<Option<(usize, usize, bool)>> {
+        match picture::decode_within(&picture::read_file(file)?, file, budget) {
+            Ok((picture, _share)) => {
+                let (width, height) = picture.size();
+                Ok(Some((height, width, picture.is_coloured())))
+            }
             Err(Error::Data { .. }) => Ok(None),
             Err(error) => Err(error),
         }
@@ -285,23 +287,18 @@ pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Surve
         let budget = Budget::of_what_is_free();
         files.par_iter().step_by(sample).map(|file| look(&budget, file)).collect::<Result<_>>()
     })?;
-    let seen: Vec<(u32, u32, bool)> = seen.into_iter().flatten().collect();
+    let seen: Vec<(usize, usize, bool)> = seen.into_iter().flatten().collect();
     if seen.is_empty() {
         return Err(Error::data(dir, "none of its pictures can be read"));
     }
-    let median = |side: fn(&(u32, u32, bool)) -> u32| {
-        let mut sides: Vec<u32> = seen.iter().map(side).collect();
+    let median = |side: fn(&(usize, usize, bool)) -> usize| {
+        let mut sides: Vec<usize> = seen.iter().map(side).collect();
         sides.sort_unstable();
-        sides[sides.len() / 2] as usize
+        sides[sides.len() / 2]
     };
     let channels = if seen.iter().any(|&(.., colour)| colour) { 3 } else { 1 };
     let images = Shape::new(channels, median(|&(height, ..)| height), median(|&(_, width, _)| width));
     Ok(Survey { images, count: files.len(), classes: names, pictures: true, warnings: once(warnings) })
-}
-
-fn is_coloured(picture: &DynamicImage) -> bool {
-    let spread = |[r, g, b]: [u8; 3]| r.max(g).max(b) - r.min(g).min(b);
-    picture.color().has_color() && picture.to_rgb8().pixels().any(|pixel| spread(pixel.0) > MIN_COLOUR)
 }
 
 #[cfg(test)]
@@ -334,7 +331,7 @@ mod tests {
         let deep = |most: u16| {
             let picture =
                 image::ImageBuffer::from_fn(4, 4, |x, y| image::Luma([most / (1 + x as u16 * y as u16)]));
-            DynamicImage::from(picture).save(dir.path().join("2.png")).unwrap();
+            image::DynamicImage::from(picture).save(dir.path().join("2.png")).unwrap();
             read_class(dir.path()).unwrap().1
         };
         let warnings = deep(4095);

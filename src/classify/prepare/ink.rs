@@ -1,6 +1,6 @@
 //! Measuring ink and placing it as MNIST does.
 
-use image::{Rgba, RgbaImage};
+use crate::dataset::bitmap::Raster;
 
 /// Ink box in parts of the output's side.
 const BOX: f32 = 20.0 / 28.0;
@@ -18,16 +18,16 @@ pub(super) struct Ink {
 }
 
 impl Ink {
-    /// The distance to the paper's colour, which serves dark and light ink alike; transparency is paper.
-    pub(super) fn new(picture: &RgbaImage, paper: [u8; 3]) -> Self {
-        let distance = |&Rgba([r, g, b, alpha]): &Rgba<u8>| {
+    /// The distance in a picture of four channels to the paper's colour, which serves dark and light ink alike; transparency is paper.
+    pub(super) fn new(picture: &Raster<u8>, paper: [u8; 3]) -> Self {
+        let distance = |&[r, g, b, alpha]: &[u8; 4]| {
             let [r, g, b] = [(r, 0), (g, 1), (b, 2)].map(|(v, i)| v.abs_diff(paper[i]));
             (u32::from(r.max(g).max(b)) * u32::from(alpha) / 255) as u8
         };
         Self {
-            height: picture.height() as usize,
-            width: picture.width() as usize,
-            values: picture.pixels().map(distance).collect(),
+            height: picture.height,
+            width: picture.width,
+            values: picture.pixels().iter().map(distance).collect(),
         }
     }
 
