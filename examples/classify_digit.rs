@@ -1,37 +1,27 @@
 //! Which digit is in a picture? `cargo run --release --example classify_digit -- drawn.png`
 
-use std::path::PathBuf;
-
-use shadernet::checkpoint::Checkpoint;
-use shadernet::classify::{classify, prepare};
-use shadernet::device::Device;
-use shadernet::error::{Error, Result};
+use shadernet::{Checkpoint, Classifier, Device, Result};
 
 fn main() {
-    if let Err(error) = classify_all() {
+    let paths: Vec<_> = std::env::args_os().skip(1).collect();
+    if paths.is_empty() {
+        eprintln!("error: give a PNG picture of a digit, or several");
+        std::process::exit(2);
+    }
+    if let Err(error) = classify(&paths) {
         eprintln!("error: {error}");
-        std::process::exit(error.exit_code().into());
+        std::process::exit(1);
     }
 }
 
-fn classify_all() -> Result<()> {
-    // The network that ships with shadernet; `Checkpoint::load` reads your own.
-    let checkpoint = Checkpoint::seed()?;
-    let device = Device::cpu(None);
-    let input = checkpoint.model.input;
-
-    let paths: Vec<PathBuf> = std::env::args_os().skip(1).map(PathBuf::from).collect();
-    if paths.is_empty() {
-        return Err(Error::Usage("give a PNG picture of a digit, or several".into()));
-    }
-    // Size, position and colours are adapted to the images that the network was trained on.
-    let prepare = |path: &PathBuf| prepare::prepare(path, input.height, input.width);
-    let images = paths.iter().map(prepare).collect::<Result<Vec<_>>>()?;
-
-    for (path, answer) in paths.iter().zip(classify(&checkpoint, &images, &device)?) {
-        let digit = &checkpoint.classes[answer.class];
+fn classify(paths: &[std::ffi::OsString]) -> Result<()> {
+    // The network that comes with shadernet; `Classifier::open` reads your own from a file.
+    let mut classifier = Classifier::new(Checkpoint::seed()?, &Device::cpu())?;
+    for path in paths {
+        // Size, position and colours are adapted to the images that the network was trained on.
+        let answer = classifier.classify_file(path)?;
         let probability = 100.0 * answer.probabilities[answer.class];
-        println!("{}: {digit} ({probability:.1} %)", path.display());
+        println!("{}: {} ({probability:.1} %)", path.display(), classifier.name_of(&answer));
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ struct Args {
 fn main() {
     if let Err(error) = print_plans(&Args::parse()) {
         eprintln!("error: {error}");
-        std::process::exit(error.exit_code().into());
+        std::process::exit(1);
     }
 }
 

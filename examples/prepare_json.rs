@@ -8,13 +8,13 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value};
 use shadernet::checkpoint::Checkpoint;
-use shadernet::classify::read;
+use shadernet::classify::Picture;
 use shadernet::error::{Error, Result};
 
 fn main() {
     if let Err(error) = print_images() {
         eprintln!("error: {error}");
-        std::process::exit(error.exit_code().into());
+        std::process::exit(1);
     }
 }
 
@@ -26,7 +26,7 @@ fn print_images() -> Result<()> {
     };
     let mut images = Map::new();
     for path in paths {
-        images.insert(path.display().to_string(), read(&path, &model)?.into());
+        images.insert(path.display().to_string(), Picture::open(&path)?.input(&model)?.into());
     }
     // Not println!, which panics when the reader goes away (`| head`).
     match writeln!(std::io::stdout(), "{}", Value::from(images)) {

@@ -1,59 +1,38 @@
 //! Trains a network of 2,170 parameters on MNIST for three epochs, on a GPU or the processor, and writes runs/tiny-1.
 //! `cargo run --release --example train`
 
+use std::ops::ControlFlow;
 use std::path::Path;
 
-use shadernet::device::Device;
-use shadernet::error::Result;
-use shadernet::gpu::GpuOptions;
-use shadernet::model::Model;
-use shadernet::replica::Replica;
-use shadernet::train::{Row, Run, Settings, TrainingData, Watch};
-
-const MODEL: &str = r#"
-name = "tiny"
-input = [1, 28, 28]            # channels, height, width
-layers = [
-  { type = "conv2d", out_channels = 8, kernel = 3, stride = 2 },
-  { type = "relu" },
-  { type = "batch_norm2d" },
-  { type = "conv2d", out_channels = 16, kernel = 3, stride = 2, groups = 2 },
-  { type = "relu" },
-  { type = "batch_norm2d" },
-  { type = "conv2d", out_channels = 10, kernel = 3 },
-  { type = "global_avg_pool2d" },
-]
-[train]
-epochs = 3
-batch_size = 64
-learning_rate = { schedule = "one_cycle", peak = 0.2 }
-"#;
-
-/// Prints a line per epoch.
-struct Printer;
-
-impl Watch for Printer {
-    fn epoch(&mut self, rows: &[Row]) {
-        for row in rows {
-            println!(
-                "epoch {}: {:.2} % of the test images, {:.1} s",
-                row.epoch, row.test_accuracy, row.seconds
-            );
-        }
-    }
-}
+use shadernet::config::{LearningRate, TrainConfig};
+use shadernet::train::Row;
+use shadernet::{Device, Model, Result, Run, TrainingData};
 
 fn main() -> Result<()> {
-    let model = Model::parse(MODEL, "the example")?;
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist");
-    let data = TrainingData::load(&folder, model.input, 0)?;
-    let device = Device::choose("auto", None)?;
+    let recipe = TrainConfig::default().epochs(3).batch_size(64).learning_rate(LearningRate::one_cycle(0.2));
+    let model = Model::builder("tiny", [1, 28, 28]) // channels, height, width
+        .conv2d(8, 3)
+        .stride(2)
+        .relu()
+        .batch_norm2d()
+        .conv2d(16, 3)
+        .stride(2)
+        .groups(2)
+        .relu()
+        .batch_norm2d()
+        .conv2d(10, 3)
+        .global_avg_pool2d()
+        .train(recipe)
+        .build()?;
+    let data = TrainingData::load(Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist"), model.input)?;
+    let device = Device::auto();
     println!("{}: {} parameters, on {device}", model.name, model.parameter_count());
 
-    let replicas = vec![Replica::new(&model, &model.train, 0)]; // seed 0; several would train side by side
-    let settings = Settings { replicas, shuffle: true, data: folder, hold_out: 0 };
-    let mut run = Run::start(&model, &settings, &data, &device, GpuOptions::DEFAULT, None, None)?;
-    run.train(None, &mut Printer)?;
+    let mut run = Run::builder(model, data).device(device).start()?;
+    run.train(&mut |rows: &[Row]| {
+        println!("epoch {}: {:.2} % of the test images", rows[0].epoch, rows[0].test_accuracy);
+        ControlFlow::Continue(())
+    })?;
     let summary = run.finish()?;
     println!("{:.2} %, saved in {}", summary.final_test_accuracy, summary.folder.display());
     Ok(())

@@ -1,6 +1,7 @@
 //! How fast a model trains on a device, compared with what the device could do. Accuracy is not measured.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -20,8 +21,9 @@ use crate::train::TrainingData;
 mod scaling;
 mod work;
 
-pub use scaling::{Point, Quantity, chart, scaling};
-pub(crate) use work::forward_flops;
+#[cfg(feature = "report")]
+pub use scaling::chart;
+pub use scaling::{Point, Quantity, scaling};
 
 /// What to measure besides the model, whose own batch size is used.
 #[derive(Debug, Clone)]
@@ -38,6 +40,16 @@ pub struct Options<'a> {
     pub gpu: GpuOptions,
     /// Dataset to train on; images are generated if there is none, or none that fits the model.
     pub data: &'a Path,
+}
+
+impl Options<'_> {
+    fn device(&self) -> Result<Device> {
+        let device = Device::named(self.device)?.with_options(self.gpu);
+        Ok(match self.threads {
+            Some(threads) => device.threads(threads),
+            None => device,
+        })
+    }
 }
 
 /// Results of a measurement.
@@ -214,14 +226,11 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
         test: &data.test,
     };
     let start = Instant::now();
-    let device = Device::choose(options.device, options.threads)?;
+    let device = options.device()?;
     let found = Found { device, seconds: start.elapsed().as_secs_f64(), start };
     let measured = match found.device.adapter() {
         None => on_cpu(&found, &setup, options)?,
-        Some((adapters, index)) => {
-            let open = || open_gpu(adapters, index);
-            on_gpu(&found, open, &setup, options)?
-        }
+        Some(adapter) => on_gpu(&found, || open_gpu(adapter), &setup, options)?,
     };
     let flop = options.replicas as f64 * work::step_flops(model, measured.batch_size);
     let Measured { start_up, ceilings, plan, launches, batch_size, .. } = measured;
@@ -267,7 +276,7 @@ fn batch_size(setup: &Setup<'_>) -> usize {
 }
 
 fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Measured> {
-    let mut engine = found.device.open(setup, options.gpu)?.engine;
+    let mut engine = found.device.open(setup)?.engine;
     let first_step_seconds = first_step(engine.as_mut(), setup)?;
     let start_up = StartUp {
         seconds: found.start.elapsed().as_secs_f64(),
@@ -278,9 +287,8 @@ fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Mea
         first_step_seconds,
     };
     let times = Times::measure(engine.as_mut(), options.steps)?;
-    let threads = options.threads.unwrap_or_else(cpu::default_threads);
     let ceilings = Ceilings {
-        gflop_per_second: cpu::flops_per_second(threads)? / 1e9,
+        gflop_per_second: cpu::flops_per_second(found.device.cpu_threads())? / 1e9,
         gb_per_second: None,
         dispatch_microseconds: None,
     };
@@ -441,8 +449,8 @@ impl Bound {
 
 /// Images to train on. Their content doesn't affect the time.
 struct Data {
-    train: Images,
-    test: Images,
+    train: Arc<Images>,
+    test: Arc<Images>,
     mean: f32,
     std: f32,
     generated: bool,
@@ -452,7 +460,7 @@ impl Data {
     /// The dataset in `dir`, or generated images of the model's shape if it is missing or doesn't fit.
     fn new(model: &Model, dir: &Path) -> Result<Self> {
         if dir.is_dir() {
-            let data = TrainingData::load(dir, model.input, 0)?;
+            let data = TrainingData::load(dir, model.input)?;
             if data.check(model).is_ok() {
                 let TrainingData { train, test, mean, std, .. } = data;
                 return Ok(Self { train, test, mean, std, generated: false });
@@ -460,7 +468,7 @@ impl Data {
         }
         let train = made_up(model, MADE_IMAGES.min(MADE_BYTES / model.input.len()).max(1));
         let (mean, std) = train.mean_std();
-        Ok(Self { train, test: made_up(model, 1), mean, std, generated: true })
+        Ok(Self { train: train.into(), test: made_up(model, 1).into(), mean, std, generated: true })
     }
 }
 

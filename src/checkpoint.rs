@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result, shown};
+use crate::error::{Error, Remedy, Result, shown};
 use crate::files;
 use crate::model::Model;
 use crate::tensor::Tensor;
@@ -109,13 +109,11 @@ impl Checkpoint {
         let bad = |message: String| Error::checkpoint(path, message);
         match file.metadata.get("format").map(String::as_str) {
             Some(FORMAT) => {}
-            Some(RUN_FORMAT) => return Err(bad(state_of_a_run(path))),
+            Some(RUN_FORMAT) => return Err(state_of_a_run(path)),
             _ => {
-                return Err(bad(
-                    "this file holds tensors, but not the model, normalisation and classes that shadernet's files \
-                     carry (a PyTorch state_dict?); `shadernet train MODEL.toml --init FILE` starts from such weights"
-                        .into(),
-                ));
+                let message = "this file holds tensors, but not the model, normalisation and classes that shadernet's files \
+                               carry (a PyTorch state_dict?)";
+                return Err(bad(message.into()).with(Remedy::InitialWeights));
             }
         }
         let get = |key: &str| {
@@ -204,17 +202,17 @@ impl Checkpoint {
 }
 
 /// Says what a file is that runs go on from, and where the model is, if there is one.
-fn state_of_a_run(path: &Path) -> String {
+fn state_of_a_run(path: &Path) -> Error {
     let folder = path.parent().unwrap_or(Path::new(""));
     let model = folder.join("model.safetensors");
     if model.is_file() {
-        format!("this is the state of a run; its trained model is {}", shown(&model.to_string_lossy()))
+        let message =
+            format!("this is the state of a run; its trained model is {}", shown(&model.to_string_lossy()));
+        Error::checkpoint(path, message)
     } else {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        format!(
-            "this is the state of a run; `shadernet train --resume {}` goes on with it; there is no model.safetensors beside it",
-            files::quoted(folder)
-        )
+        let message = "this is the state of a run, without a model.safetensors next to it";
+        Error::checkpoint(path, message).with(Remedy::Resume(folder.to_owned()))
     }
 }
 
@@ -237,7 +235,7 @@ fn state_of_a_run(path: &Path) -> String {
 pub fn read_weights(path: &Path, model: &Model) -> Result<(Vec<Tensor>, Vec<String>)> {
     let file = TensorFile::read(path, MAX_HEADER, MAX_FILE)?;
     if file.metadata.get("format").map(String::as_str) == Some(RUN_FORMAT) {
-        return Err(Error::checkpoint(path, state_of_a_run(path)));
+        return Err(state_of_a_run(path));
     }
     let (weights, notes) = file.foreign_tensors(&wanted(model))?;
     check::range(&weights, model).map_err(|message| Error::checkpoint(path, message))?;

@@ -2,13 +2,16 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
 mod read;
+mod setters;
 
+#[cfg(feature = "experiments")]
+pub(crate) use read::MAX_TEXT;
 use read::Step;
-pub(crate) use read::{Document, MAX_TEXT, from_table, nearest, shortened, unknown};
+pub(crate) use read::{Document, from_table, nearest, shortened, unknown};
 
 /// A model file: `data/models/seed.toml` is one.
 #[derive(Debug, Clone)]
@@ -107,12 +110,7 @@ impl ModelConfig {
         file.train
             .check()
             .map_err(|message| document.fail(&train_key(&message), format!("[train]: {message}")))?;
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-        if !(1..=MAX_NAME).contains(&file.name.len()) || !file.name.chars().all(is_plain) {
-            let message =
-                format!("name: use 1 to {MAX_NAME} letters, digits, '-', '_' and '.', nothing else");
-            return Err(document.fail(&at("name"), message));
-        }
+        check_name(&file.name).map_err(|message| document.fail(&at("name"), message))?;
         if let Some(classes) = &file.classes {
             check_classes(classes).map_err(|message| document.fail(&at("classes"), message))?;
         }
@@ -127,6 +125,24 @@ impl ModelConfig {
     }
 }
 
+impl ModelConfig {
+    /// What [`ModelConfig::parse`] checks besides the text, for a description that was not parsed.
+    pub(crate) fn check(&self) -> Result<()> {
+        let classes = self.classes.as_ref().map_or(Ok(()), |names| check_classes(names));
+        let checked = check_name(&self.name).and(classes).and_then(|()| self.train.check());
+        checked.map_err(|message| Error::Config { path: self.path.clone(), line: None, message })
+    }
+}
+
+/// A model's name becomes part of names of files and folders.
+fn check_name(name: &str) -> Result<(), String> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if (1..=MAX_NAME).contains(&name.len()) && name.chars().all(is_plain) {
+        return Ok(());
+    }
+    Err(format!("name: use 1 to {MAX_NAME} letters, digits, '-', '_' and '.', nothing else"))
+}
+
 /// Location of the key that a message of [`TrainConfig::check`] begins with.
 fn train_key(message: &str) -> Vec<Step> {
     let key = message.split(' ').next().unwrap_or_default();
@@ -134,7 +150,7 @@ fn train_key(message: &str) -> Vec<Step> {
 }
 
 /// Class names must be distinct and printable.
-fn check_classes(names: &[String]) -> Result<(), String> {
+pub(crate) fn check_classes(names: &[String]) -> Result<(), String> {
     let mut seen = std::collections::BTreeSet::new();
     for (index, name) in names.iter().enumerate() {
         if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
@@ -153,6 +169,7 @@ fn check_classes(names: &[String]) -> Result<(), String> {
 /// How to train: the `[train]` table.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct TrainConfig {
     /// Passes through the training set.
     pub epochs: usize,
@@ -179,7 +196,7 @@ impl Default for TrainConfig {
             epochs: 19,
             batch_size: 128,
             optimizer: Optimizer::default(),
-            learning_rate: LearningRate::OneCycle { peak: 0.2, warmup: 0.2, start: 0.04, end: 1e-4 },
+            learning_rate: LearningRate::one_cycle(0.2),
             init: WeightInit::Pytorch,
             label_smoothing: 0.0,
             average_decay: 0.0,
@@ -384,6 +401,7 @@ pub enum WeightInit {
 /// Maximum random changes of a training image. All zero means none.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
 pub struct Augment {
     /// Rotation in either direction.
     pub rotate_degrees: f32,

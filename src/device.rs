@@ -1,131 +1,188 @@
 //! Choosing a device and making an engine on it.
 
 use std::fmt;
+#[cfg(feature = "gpu")]
 use std::path::PathBuf;
 
 use crate::cpu::{self, CpuEngine};
 use crate::engine::{Engine, Setup};
-use crate::error::{Error, Result};
-use crate::gpu::{Adapters, Gpu, GpuEngine, GpuOptions};
+use crate::error::{Error, Remedy, Result};
+#[cfg(feature = "gpu")]
+use crate::gpu::{Adapter, Gpu, GpuEngine, GpuOptions};
 use crate::layers::Op;
 use crate::model::Model;
 
-/// A device and why it was chosen. `Display` says both.
-#[derive(Debug)]
+/// Where to compute, and why there. `Display` says both.
+///
+/// # Examples
+/// ```
+/// use shadernet::Device;
+///
+/// let device = Device::cpu().threads(2);
+/// assert!(device.to_string().starts_with("CPU engine, 2 threads, "));
+/// assert!(Device::named("no such adapter").is_err());
+/// println!("training here would use the {}", Device::auto());
+/// # Ok::<(), shadernet::Error>(())
+/// ```
+#[derive(Debug, Clone)]
 pub struct Device {
     place: Place,
     why: String,
+    threads: Option<usize>,
+    #[cfg(feature = "gpu")]
+    options: GpuOptions,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Place {
-    Cpu { threads: Option<usize> },
-    Gpu { adapters: Adapters, index: usize },
+    Cpu,
+    #[cfg(feature = "gpu")]
+    Gpu(Adapter),
 }
 
 /// An engine, ready for its weights.
-pub struct Opened<'a> {
+pub struct Opened {
     /// The engine.
-    pub engine: Box<dyn Engine + 'a>,
+    pub engine: Box<dyn Engine>,
     /// On a GPU: bytes of shared working memory in training, and what it would be if no tensors shared their place.
     pub memory: Option<(u64, u64)>,
 }
 
-impl fmt::Debug for Opened<'_> {
+impl fmt::Debug for Opened {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Opened").field("memory", &self.memory).finish_non_exhaustive()
     }
 }
 
 impl Device {
-    /// The CPU engine, on so many threads or one for each processor.
-    pub fn cpu(threads: Option<usize>) -> Self {
-        Self { place: Place::Cpu { threads }, why: String::new() }
+    fn new(place: Place, why: impl Into<String>) -> Self {
+        Self {
+            place,
+            why: why.into(),
+            threads: None,
+            #[cfg(feature = "gpu")]
+            options: GpuOptions::DEFAULT,
+        }
     }
 
-    /// What `--device` says: `auto`, `cpu`, `gpu`, or a part of an adapter's name. `threads` is for the CPU engine.
-    ///
-    /// `auto` takes the first real GPU, else the CPU engine, which beats every software adapter.
+    /// The first real GPU, otherwise the CPU engine, which is faster than every software adapter.
+    pub fn auto() -> Self {
+        #[cfg(feature = "gpu")]
+        {
+            let found = Adapter::all();
+            match found.iter().find(|adapter| !adapter.info().is_software()) {
+                Some(adapter) => Self::new(Place::Gpu(adapter.clone()), "the first real GPU"),
+                None => Self::new(Place::Cpu, without_gpu(&found)),
+            }
+        }
+        #[cfg(not(feature = "gpu"))]
+        Self::new(Place::Cpu, "this build has the CPU engine only")
+    }
+
+    /// The CPU engine, with one thread per processor.
+    pub fn cpu() -> Self {
+        Self::new(Place::Cpu, "")
+    }
+
+    /// The first real GPU.
     ///
     /// # Errors
-    /// `gpu` where there is none; a name that no adapter or more than one has.
-    ///
-    /// # Examples
-    /// ```
-    /// use shadernet::device::Device;
-    ///
-    /// let device = Device::choose("cpu", Some(2))?;
-    /// assert!(device.to_string().starts_with("CPU engine, 2 threads, "));
-    /// assert!(Device::choose("no such adapter", None).is_err());
-    /// # Ok::<(), shadernet::error::Error>(())
-    /// ```
-    pub fn choose(wanted: &str, threads: Option<usize>) -> Result<Self> {
-        let wanted = wanted.trim();
-        if wanted.eq_ignore_ascii_case("cpu") {
-            // Without a look at the adapters, which takes longer than classifying an image.
-            return Ok(Self { why: "as asked".into(), ..Self::cpu(threads) });
-        }
-        let automatic = wanted.eq_ignore_ascii_case("auto");
-        if threads.is_some() && !automatic {
-            return Err(Error::Usage(format!(
-                "--threads is for the CPU engine; it does not go with --device {wanted}"
-            )));
-        }
-        let gpu =
-            |adapters, index, why: &str| Self { place: Place::Gpu { adapters, index }, why: why.into() };
-        let adapters = Adapters::find();
-        if automatic {
-            let why = without_gpu(&adapters);
-            return Ok(match adapters.real_gpu() {
-                Some(index) => gpu(adapters, index, "the first real GPU"),
-                None => Self { why, ..Self::cpu(threads) },
-            });
-        }
-        if wanted.eq_ignore_ascii_case("gpu") {
-            let index = adapters.real_gpu().ok_or_else(|| {
-                Error::Usage(format!(
-                    "--device gpu: there is no GPU; {}\n`--device cpu` needs none, software adapters are used when named",
-                    adapters.listing()
-                ))
+    /// There is none. Software adapters are used only when named.
+    pub fn gpu() -> Result<Self> {
+        #[cfg(feature = "gpu")]
+        {
+            let found = Adapter::all();
+            let gpu = found.iter().find(|adapter| !adapter.info().is_software());
+            let gpu = gpu.ok_or_else(|| {
+                let message = format!(
+                    "there is no GPU; {}\nsoftware adapters are used only when named",
+                    Adapter::listing(&found)
+                );
+                Error::Usage(message).with(Remedy::UseCpu)
             })?;
-            return Ok(gpu(adapters, index, "as asked, the first real GPU"));
+            Ok(Self::new(Place::Gpu(gpu.clone()), "as requested, the first real GPU"))
         }
-        if wanted.is_empty() {
-            return Err(Error::Usage(
-                "--device is empty: give auto, cpu, gpu or a part of an adapter's name".into(),
-            ));
+        #[cfg(not(feature = "gpu"))]
+        Err(Error::Usage(NO_GPU.into()).with(Remedy::UseCpu))
+    }
+
+    /// `auto`, `cpu`, `gpu`, or a part of an adapter's name, in upper or lower case.
+    ///
+    /// # Errors
+    /// `gpu` where there is none; a name that no adapter has, or more than one.
+    pub fn named(name: &str) -> Result<Self> {
+        match name.trim().to_lowercase().as_str() {
+            "" => Err(Error::Usage("empty: give auto, cpu, gpu or a part of an adapter's name".into())),
+            "auto" => Ok(Self::auto()),
+            // Without looking for adapters, which takes longer than classifying an image.
+            "cpu" => Ok(Self::new(Place::Cpu, "as requested")),
+            "gpu" => Self::gpu(),
+            #[cfg(feature = "gpu")]
+            part => Ok(Self::new(Place::Gpu(Adapter::named(part)?), "as requested")),
+            #[cfg(not(feature = "gpu"))]
+            _ => Err(Error::Usage(NO_GPU.into()).with(Remedy::UseCpu)),
         }
-        let index = adapters.named(wanted)?;
-        Ok(gpu(adapters, index, "as asked"))
+    }
+
+    /// The same device with this many threads for the CPU engine; a GPU needs none.
+    #[must_use]
+    pub fn threads(self, threads: usize) -> Self {
+        Self { threads: Some(threads), ..self }
+    }
+
+    /// The same device with these options, if it is a GPU.
+    #[cfg(feature = "gpu")]
+    #[must_use]
+    pub fn with_options(self, options: GpuOptions) -> Self {
+        Self { options, ..self }
+    }
+
+    /// How a GPU carries out a plan.
+    #[cfg(feature = "gpu")]
+    pub fn options(&self) -> GpuOptions {
+        self.options
     }
 
     /// The adapter, if the device is a GPU.
-    pub fn adapter(&self) -> Option<(&Adapters, usize)> {
+    #[cfg(feature = "gpu")]
+    pub fn adapter(&self) -> Option<&Adapter> {
         match &self.place {
-            Place::Cpu { .. } => None,
-            Place::Gpu { adapters, index } => Some((adapters, *index)),
+            Place::Cpu => None,
+            Place::Gpu(adapter) => Some(adapter),
         }
+    }
+
+    /// True for a GPU or a software adapter, false for the CPU engine.
+    pub fn is_gpu(&self) -> bool {
+        !matches!(self.place, Place::Cpu)
     }
 
     /// Name of the device, without the reason.
     pub fn name(&self) -> String {
         match &self.place {
-            Place::Cpu { threads } => {
-                let threads = threads.unwrap_or_else(cpu::default_threads);
+            Place::Cpu => {
+                let threads = self.cpu_threads();
                 let plural = if threads == 1 { "" } else { "s" };
                 format!("CPU engine, {threads} thread{plural}, {}", instruction_set())
             }
-            Place::Gpu { adapters, index } => adapters.report(*index).to_string(),
+            #[cfg(feature = "gpu")]
+            Place::Gpu(adapter) => adapter.to_string(),
         }
     }
 
-    /// Name of what decides how results are rounded: devices for which it is the same give the same bits.
-    pub fn arithmetic(&self, options: GpuOptions) -> String {
+    /// Threads that the CPU engine has.
+    pub fn cpu_threads(&self) -> usize {
+        self.threads.unwrap_or_else(cpu::default_threads)
+    }
+
+    /// Name of what determines how results are rounded: devices with the same name give the same bits.
+    pub fn arithmetic(&self) -> String {
         match &self.place {
-            Place::Cpu { .. } => format!("CPU engine, {}", instruction_set()),
-            Place::Gpu { adapters, index } => {
-                let fused = if options.fuse { ", fused kernels" } else { "" };
-                format!("{}{fused}", adapters.report(*index))
+            Place::Cpu => format!("CPU engine, {}", instruction_set()),
+            #[cfg(feature = "gpu")]
+            Place::Gpu(adapter) => {
+                let fused = if self.options.fuse { ", fused kernels" } else { "" };
+                format!("{adapter}{fused}")
             }
         }
     }
@@ -135,30 +192,38 @@ impl Device {
     pub fn warning(&self, model: &Model) -> Option<String> {
         let opaque = model.layers.iter().filter(|layer| matches!(layer.op, Op::Opaque));
         let names: Vec<_> = opaque.map(|layer| format!("`{}`", layer.name)).collect();
-        (self.adapter().is_none() && !names.is_empty()).then(|| {
+        (!self.is_gpu() && !names.is_empty()).then(|| {
             format!(
-                "the CPU engine has no kernels of its own for {}: the reference implementation computes there, which is slow",
+                "the CPU engine has no kernels of its own for {}: the reference implementation runs instead, which is slow",
                 names.join(", ")
             )
         })
     }
 
-    /// Makes an engine; `options` are for GPUs.
+    /// Makes an engine.
     ///
     /// # Errors
     /// A device that cannot be opened or has too little memory.
-    pub fn open<'a>(&self, setup: &Setup<'a>, options: GpuOptions) -> Result<Opened<'a>> {
+    pub fn open(&self, setup: &Setup<'_>) -> Result<Opened> {
         match &self.place {
-            Place::Cpu { threads } => {
-                Ok(Opened { engine: Box::new(CpuEngine::new(setup, *threads)?), memory: None })
+            Place::Cpu => {
+                let engine = CpuEngine::new(setup, Some(self.cpu_threads()))?;
+                Ok(Opened { engine: Box::new(engine), memory: None })
             }
-            Place::Gpu { adapters, index } => {
-                let gpu = open_gpu(adapters, *index)?;
-                let engine = GpuEngine::new(gpu, setup, options)?;
+            #[cfg(feature = "gpu")]
+            Place::Gpu(adapter) => {
+                let engine = GpuEngine::new(open_gpu(adapter)?, setup, self.options)?;
                 let memory = engine.training_plan().map(|plan| plan.pooled_bytes());
                 Ok(Opened { engine: Box::new(engine), memory })
             }
         }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl From<Adapter> for Device {
+    fn from(adapter: Adapter) -> Self {
+        Self::new(Place::Gpu(adapter), "")
     }
 }
 
@@ -169,21 +234,27 @@ impl fmt::Display for Device {
     }
 }
 
+#[cfg(not(feature = "gpu"))]
+const NO_GPU: &str = "this build of shadernet has the CPU engine only: its feature `gpu` is off";
+
 /// Opens an adapter that keeps what its driver compiles in the user's cache.
-pub(crate) fn open_gpu(adapters: &Adapters, index: usize) -> Result<Gpu> {
-    let mut gpu = adapters.open(index)?;
+#[cfg(feature = "gpu")]
+pub(crate) fn open_gpu(adapter: &Adapter) -> Result<Gpu> {
+    let mut gpu = adapter.open()?;
     gpu.pipelines = cache_folder("pipelines");
     Ok(gpu)
 }
 
 /// Where shadernet remembers things between runs: `part` of its folder in the user's cache, if there is such a place.
+#[cfg(feature = "gpu")]
 pub fn cache_folder(part: &str) -> Option<PathBuf> {
     dirs::cache_dir().map(|folder| folder.join("shadernet").join(part))
 }
 
-/// Why `auto` takes the CPU engine.
-fn without_gpu(adapters: &Adapters) -> String {
-    let mut names: Vec<_> = adapters.reports().map(|report| report.name.as_str()).collect();
+/// Why [`Device::auto`] takes the CPU engine.
+#[cfg(feature = "gpu")]
+fn without_gpu(found: &[Adapter]) -> String {
+    let mut names: Vec<_> = found.iter().map(|adapter| adapter.info().name.as_str()).collect();
     names.dedup();
     match names[..] {
         [] => "no GPU was found".into(),

@@ -1,5 +1,6 @@
 //! Does this adapter compute correctly? Runs every kernel of a model's training on it and compares with the reference.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -9,7 +10,7 @@ use crate::config::{Augment, LearningRate, TrainConfig};
 use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
-use crate::gpu::{AdapterLimits, AdapterReport, Adapters, GpuEngine, GpuOptions};
+use crate::gpu::{Adapter, AdapterInfo, AdapterLimits, GpuEngine, GpuOptions};
 use crate::model::Model;
 use crate::reference::{At, Reference};
 use crate::replica::Replica;
@@ -41,7 +42,7 @@ pub struct Report {
     /// Version of shadernet.
     pub version: &'static str,
     /// The adapter, with backend and driver.
-    pub adapter: AdapterReport,
+    pub adapter: AdapterInfo,
     /// The adapter's limits, and what shadernet requests.
     pub limits: AdapterLimits,
     /// The model whose kernels were run.
@@ -167,7 +168,7 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
     Ok(())
 }
 
-/// Examines adapter `index` with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] except in tests.
+/// Examines an adapter with the kernels of `model`'s training; `options` are [`GpuOptions::DEFAULT`] except in tests.
 ///
 /// # Errors
 /// An adapter that cannot be opened. Wrong results are not errors; they are in the report.
@@ -176,20 +177,14 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
 /// ```no_run
 /// use shadernet::checkpoint::Checkpoint;
 /// use shadernet::doctor::{Depth, examine};
-/// use shadernet::gpu::{Adapters, GpuOptions};
+/// use shadernet::gpu::{Adapter, GpuOptions};
 ///
 /// let model = Checkpoint::seed()?.model;
-/// let report = examine(&model, &Adapters::find(), 0, Depth::Full, GpuOptions::DEFAULT)?;
+/// let report = examine(&model, &Adapter::all()[0], Depth::Full, GpuOptions::DEFAULT)?;
 /// assert!(report.is_well(), "{:?}", report.wrong_kernel);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn examine(
-    model: &Model,
-    adapters: &Adapters,
-    index: usize,
-    depth: Depth,
-    options: GpuOptions,
-) -> Result<Report> {
+pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptions) -> Result<Report> {
     let begin = Instant::now();
     // Three steps per epoch, the last with half a batch, and neither a whole number of quads. In a full examination a
     // batch fills more than one subgroup wherever a workgroup sums over images, to expose barriers that do nothing.
@@ -201,14 +196,14 @@ pub fn examine(
         learning_rate: LearningRate::Cosine { peak: 0.01, end: 0.0 },
         ..model.train.clone()
     };
-    let images = images(model, 5 * batch_size / 2);
+    let images = Arc::new(images(model, 5 * batch_size / 2));
     // An evaluation is compared in a single batch.
-    let test = Images {
+    let test = Arc::new(Images {
         count: batch_size,
         pixels: images.pixels[..batch_size * model.input.len()].to_vec(),
         labels: images.labels[..batch_size].to_vec(),
-        ..images
-    };
+        ..*images
+    });
     let replicas = replicas(model, &train);
     let setup = Setup {
         model,
@@ -221,7 +216,7 @@ pub fn examine(
         test: &test,
     };
     let weights: Vec<_> = replicas.iter().map(|net| weights(model, net.seed)).collect();
-    let mut engine = GpuEngine::new(adapters.open(index)?, &setup, GpuOptions { reuse: false, ..options })?;
+    let mut engine = GpuEngine::new(adapter.open()?, &setup, GpuOptions { reuse: false, ..options })?;
     let mut table = Table::default();
     let mut wrong_kernel = None;
     start(&mut engine, &setup, &weights, 0.01)?;
@@ -252,8 +247,8 @@ pub fn examine(
         (depth == Depth::Full).then(|| train_twice(&mut engine, &setup, &images, &weights)).transpose()?;
     Ok(Report {
         version: env!("CARGO_PKG_VERSION"),
-        adapter: adapters.report(index).clone(),
-        limits: adapters.limits(index),
+        adapter: adapter.info().clone(),
+        limits: adapter.limits(),
         model: model.name.clone(),
         launches: table.launches().to_vec(),
         wrong_kernel,

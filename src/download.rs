@@ -8,7 +8,7 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::StatusCode;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::files;
 
 /// A dataset on a server.
@@ -221,11 +221,8 @@ fn missing<'a>(
                 Part::open(&path)?.remove()?;
             }
         } else if is_there && !force {
-            let message = format!(
-                "this file is there and is not that of {}; `--force` replaces it, `--out` names another folder",
-                set.name
-            );
-            return Err(Error::data(path, message));
+            let message = format!("this file exists and is not that of {}", set.name);
+            return Err(Error::data(path, message).with(Remedy::ReplaceDownload));
         } else {
             missing.push(file);
         }
@@ -318,9 +315,8 @@ impl Part {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    let reason = "another process is fetching it into this folder; wait for that one, or name \
-                                  another folder with `--out`";
-                    return Err(refuse(reason.into()));
+                    let reason = "another process is fetching it into this folder; wait for that one";
+                    return Err(refuse(reason.into()).with(Remedy::OtherFolder));
                 }
                 // A file system without locks.
                 Err(TryLockError::Error(_)) => {}

@@ -1,6 +1,7 @@
 //! What an engine is made from and what it can do: the border between training and devices.
 
 use std::ops::Range;
+use std::sync::Arc;
 
 use crate::batch::BatchSettings;
 use crate::config::TrainConfig;
@@ -26,9 +27,9 @@ pub struct Setup<'a> {
     /// Deviation of pixels/255 that becomes 1.
     pub std: f32,
     /// Training images; `None` for an engine that only evaluates.
-    pub training: Option<&'a Images>,
+    pub training: Option<&'a Arc<Images>>,
     /// Images to evaluate on.
-    pub test: &'a Images,
+    pub test: &'a Arc<Images>,
 }
 
 /// Most images of one step of evaluation.
@@ -124,17 +125,18 @@ pub enum Vector {
 /// # Examples
 /// ```
 /// # let text = "name = \"tiny\"\ninput = [1, 28, 28]\nlayers = [{ type = \"conv2d\", out_channels = 10, kernel = 5, stride = 4 }, { type = \"global_avg_pool2d\" }]";
+/// use std::sync::Arc;
+///
 /// use shadernet::model::Model;
 /// use shadernet::dataset::Images;
 /// use shadernet::device::Device;
 /// use shadernet::engine::{Setup, Vector};
-/// use shadernet::gpu::GpuOptions;
 /// use shadernet::replica::Replica;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let pixels = (0..40 * 784).map(|at| if at % 10 == at / 784 % 10 { 255 } else { 0 }).collect();
 /// # let labels = (0..40).map(|image| image % 10).collect();
-/// let images = Images { count: 40, channels: 1, height: 28, width: 28, pixels, labels };
+/// let images = Arc::new(Images { count: 40, channels: 1, height: 28, width: 28, pixels, labels });
 /// let setup = Setup {
 ///     model: &model,
 ///     train: &model.train,
@@ -145,7 +147,7 @@ pub enum Vector {
 ///     training: Some(&images),
 ///     test: &images,
 /// };
-/// let mut engine = Device::cpu(None).open(&setup, GpuOptions::DEFAULT)?.engine;
+/// let mut engine = Device::cpu().open(&setup)?.engine;
 /// engine.write(Vector::Weights, 0, &model.init(0))?;
 /// let before = engine.evaluate(false)?[0];
 /// engine.train(5)?;
@@ -153,7 +155,7 @@ pub enum Vector {
 /// assert!(after.loss() < before.loss());
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub trait Engine {
+pub trait Engine: Send {
     /// Starts `steps` training steps. They may be taken now, in the background, or when they are collected.
     fn start_training(&mut self, steps: usize) -> Result<()>;
 
@@ -184,6 +186,10 @@ pub trait Engine {
 
     /// Logits [images, classes] of the test images for the first replica.
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>>;
+
+    /// Logits [images, classes] of other images of the same shape, at most as many as the test images, for the first
+    /// replica. An engine that has classified others evaluates no more.
+    fn classify(&mut self, images: &Images) -> Result<Vec<f32>>;
 
     /// Reads a vector of every replica, as tensors in the order of [`Model::params`].
     fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>>;

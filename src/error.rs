@@ -15,7 +15,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// let error = Checkpoint::load("no-such-file.safetensors").unwrap_err();
 /// assert!(error.to_string().starts_with("cannot read no-such-file.safetensors: "));
-/// assert_eq!(error.exit_code(), 1);
+/// assert!(matches!(error, shadernet::Error::Io { .. }));
 /// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -77,15 +77,62 @@ pub enum Error {
         owner: String,
     },
     /// The operating system refused a file operation.
-    #[error("cannot {action} {}: {source}", shown_path(path))]
+    #[error("cannot {action} {}: {reason}", shown_path(path))]
     Io {
         /// What was tried: "read", "write", ...
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The system's reason.
-        source: std::io::Error,
+        reason: std::io::Error,
     },
+    /// Any of the others, with what would help.
+    #[error("{error}")]
+    WithRemedy {
+        /// What went wrong.
+        error: Box<Self>,
+        /// What would help.
+        remedy: Remedy,
+    },
+}
+
+/// What would help against an error, if that is something that the program around the library can offer: it knows by which
+/// option or command. Everything else is said in the error's message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Remedy {
+    /// The CPU engine, which needs no GPU.
+    UseCpu,
+    /// The CPU engine, and a report about the GPU, which computes wrongly.
+    ReportGpu,
+    /// Consent to replace the file, or another name.
+    Replace,
+    /// Consent to replace the file, or another folder to download into.
+    ReplaceDownload,
+    /// Another folder to download into.
+    OtherFolder,
+    /// A new or empty folder for the run, or resuming the one in it.
+    NewFolder,
+    /// Resuming the run in this folder.
+    Resume(PathBuf),
+    /// A training, which writes the folder of a run.
+    Train,
+    /// A training of the model in this file.
+    TrainModel(PathBuf),
+    /// A dataset that can be fetched, or the folder of another.
+    Dataset,
+    /// The folder in which the images of the run are now.
+    ImagesOfRun,
+    /// Saying from which images the report's rows are to be.
+    ImagesOfReport,
+    /// A model made for the dataset in this folder.
+    FitModel(PathBuf),
+    /// A training that starts from the weights in the file.
+    InitialWeights,
+    /// Reading the picture from a stream, such as standard input.
+    Stream,
+    /// The choice of recipes, finished on all shards.
+    FinishSelection,
 }
 
 impl Error {
@@ -102,14 +149,27 @@ impl Error {
     /// An [`Error::Io`]: for `map_err` after a file operation.
     pub fn io(action: &'static str, path: impl AsRef<Path>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.as_ref().to_owned();
-        move |source| Self::Io { action, path, source }
+        move |reason| Self::Io { action, path, reason }
     }
 
-    /// Exit code of the program: 2 for what the user typed or wrote, 1 for everything else.
-    pub fn exit_code(&self) -> u8 {
+    /// The same error with what would help.
+    pub(crate) fn with(self, remedy: Remedy) -> Self {
+        Self::WithRemedy { error: Box::new(self), remedy }
+    }
+
+    /// What would help, if it is something that a program can offer.
+    pub fn remedy(&self) -> Option<&Remedy> {
         match self {
-            Self::Usage(_) | Self::Config { .. } | Self::Diverged { .. } => 2,
-            _ => 1,
+            Self::WithRemedy { remedy, .. } => Some(remedy),
+            _ => None,
+        }
+    }
+
+    /// The error without its remedy.
+    pub fn kind(&self) -> &Self {
+        match self {
+            Self::WithRemedy { error, .. } => error,
+            error => error,
         }
     }
 }

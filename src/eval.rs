@@ -1,21 +1,21 @@
 //! Judging a trained network.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::config::TrainConfig;
 use crate::dataset::{Images, load_test};
-use crate::device::Device;
+use crate::device::{Device, Opened};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
-use crate::gpu::GpuOptions;
 use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Shape;
 
 /// Loads the test part of the data set in `dir`, if it fits the model: images of its size, and no label or folder that is not
 /// one of its classes; with what is odd about them, a line each. Classes are compared by name, and numbers by value.
-pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, Vec<String>)> {
+pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Arc<Images>, Vec<String>)> {
     let Checkpoint { model, classes, trained, .. } = checkpoint;
     let (images, warnings) = load_test(dir, model.input, classes, trained.pictures)?;
     check_images(&images, dir, &checkpoint.model)?;
@@ -29,7 +29,7 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, 
         );
         return Err(Error::data(dir, message));
     }
-    Ok((images, warnings))
+    Ok((Arc::new(images), warnings))
 }
 
 /// Sums of the losses and right answers over labelled images.
@@ -42,11 +42,11 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Images, 
 ///
 /// let checkpoint = Checkpoint::seed()?;
 /// let (images, _) = load_test_images("data/mnist".as_ref(), &checkpoint)?;
-/// let metrics = evaluate(&checkpoint, &images, &Device::cpu(None))?;
+/// let metrics = evaluate(&checkpoint, &images, &Device::cpu())?;
 /// assert!(metrics.images == 10_000 && metrics.accuracy() > 99.4);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn evaluate(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Metrics> {
+pub fn evaluate(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Metrics> {
     with_engine(checkpoint, images, device, |engine| metrics(checkpoint, engine))
 }
 
@@ -54,14 +54,14 @@ pub fn evaluate(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Re
 ///
 /// # Errors
 /// [`Error::NotFinite`] where one is NaN or infinite, and a failing device.
-pub fn logits(checkpoint: &Checkpoint, images: &Images, device: &Device) -> Result<Vec<f32>> {
+pub fn logits(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Vec<f32>> {
     with_engine(checkpoint, images, device, |engine| finite_logits(checkpoint, engine))
 }
 
 /// Both, with one engine.
 pub fn evaluate_with_logits(
     checkpoint: &Checkpoint,
-    images: &Images,
+    images: &Arc<Images>,
     device: &Device,
 ) -> Result<(Metrics, Vec<f32>)> {
     with_engine(checkpoint, images, device, |engine| {
@@ -77,16 +77,18 @@ fn metrics(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Metrics> 
     Err(not_finite(checkpoint, format!("the loss of the test images is {}", metrics.loss())))
 }
 
-/// Logits that stand for an answer: where one is no number, the largest is not the network's choice.
+/// Logits that can be trusted as an answer.
 fn finite_logits(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Vec<f32>> {
     let logits = engine.logits(false)?;
-    match logits.iter().position(|logit| !logit.is_finite()) {
-        None => Ok(logits),
-        Some(at) => {
-            let (image, class) = (at / checkpoint.model.class_count(), at % checkpoint.model.class_count());
-            Err(not_finite(checkpoint, format!("logit {class} of image {image} is {}", logits[at])))
-        }
-    }
+    check_finite(checkpoint, &logits)?;
+    Ok(logits)
+}
+
+/// Fails if a logit is NaN or infinite: the largest is then not the network's choice.
+pub(crate) fn check_finite(checkpoint: &Checkpoint, logits: &[f32]) -> Result<()> {
+    let Some(at) = logits.iter().position(|logit| !logit.is_finite()) else { return Ok(()) };
+    let (image, class) = (at / checkpoint.model.class_count(), at % checkpoint.model.class_count());
+    Err(not_finite(checkpoint, format!("logit {class} of image {image} is {}", logits[at])))
 }
 
 fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
@@ -99,10 +101,15 @@ fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
 
 fn with_engine<T>(
     checkpoint: &Checkpoint,
-    images: &Images,
+    images: &Arc<Images>,
     device: &Device,
     work: impl FnOnce(&mut dyn Engine) -> Result<T>,
 ) -> Result<T> {
+    work(&mut *open(checkpoint, images, device)?.engine)
+}
+
+/// An engine with a trained network that only evaluates.
+pub(crate) fn open(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Opened> {
     // The loss of a test is the plain one, whatever it was in training.
     let train = TrainConfig::default();
     let setup = Setup {
@@ -115,9 +122,9 @@ fn with_engine<T>(
         training: None,
         test: images,
     };
-    let mut engine = device.open(&setup, GpuOptions::DEFAULT)?.engine;
-    engine.write(Vector::Weights, 0, &checkpoint.weights)?;
-    work(&mut *engine)
+    let mut opened = device.open(&setup)?;
+    opened.engine.write(Vector::Weights, 0, &checkpoint.weights)?;
+    Ok(opened)
 }
 
 /// Fails if `model` takes other images than those of the data set in `dir`.

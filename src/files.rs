@@ -89,6 +89,7 @@ pub(crate) fn folder_of(path: &Path) -> &Path {
 }
 
 /// Fails if no file can be created in `folder`: better now than after an hour of training.
+#[cfg(feature = "download")]
 pub(crate) fn check_writable(folder: &Path) -> Result<()> {
     temporary_in(folder).map(drop).map_err(Error::io("write into", folder))
 }

@@ -31,6 +31,7 @@
 //! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
 
 pub mod batch;
+#[cfg(feature = "gpu")]
 pub mod bench;
 pub mod checkpoint;
 pub mod classify;
@@ -38,14 +39,18 @@ pub mod config;
 pub mod cpu;
 pub mod dataset;
 pub mod device;
+#[cfg(feature = "gpu")]
 pub mod doctor;
+#[cfg(feature = "download")]
 pub mod download;
 pub mod engine;
 pub mod error;
 pub mod eval;
+#[cfg(feature = "experiments")]
 pub mod experiments;
 pub mod export;
 pub mod files;
+#[cfg(feature = "gpu")]
 pub mod gpu;
 pub mod layers;
 mod lock;
@@ -53,13 +58,17 @@ pub mod losses;
 mod memory;
 pub mod model;
 pub mod optimizers;
+#[cfg(feature = "gpu")]
 pub mod plan;
+#[cfg(feature = "report")]
 pub mod plot;
 pub mod reference;
 pub mod replica;
+#[cfg(feature = "report")]
 pub mod report;
 pub mod rng;
 pub mod schedule;
+#[cfg(feature = "gpu")]
 pub mod shader;
 pub mod state;
 pub mod tensor;
@@ -68,3 +77,12 @@ pub mod train;
 
 /// The crate whose tables hold a layer's keys, for layers of one's own.
 pub use toml;
+
+pub use checkpoint::Checkpoint;
+pub use classify::Classifier;
+pub use config::TrainConfig;
+pub use dataset::Images;
+pub use device::Device;
+pub use error::{Error, Result};
+pub use model::Model;
+pub use train::{Run, TrainingData};

@@ -8,10 +8,13 @@ use crate::layers::{Init, Layer, LayerKind, Op, Param};
 use crate::rng::{self, Stream};
 use crate::tensor::{Shape, Tensor};
 
+mod builder;
 mod graph;
 mod table;
 
+pub use builder::ModelBuilder;
 pub use graph::{Reader, Source};
+#[cfg(feature = "report")]
 pub(crate) use table::thousands;
 
 /// A network whose shapes fit together: a graph whose layers are listed so that each only reads earlier ones.
@@ -397,6 +400,14 @@ fn normal(words: [u32; 4]) -> f64 {
 }
 
 impl NamedLayer {
+    /// Multiplications and additions of the forward pass for one image, in convolutions and linear layers.
+    pub fn forward_flops(&self) -> f64 {
+        match self.op {
+            Op::Conv2d(conv) => 2.0 * (conv.output.len() * conv.filter()) as f64,
+            _ => 0.0,
+        }
+    }
+
     /// Those of [`NamedLayer::params`] that are the layer's own.
     fn own_params(&self) -> impl Iterator<Item = &Param> {
         self.params.iter().filter(|param| self.weights_of.is_none() || !param.trained)

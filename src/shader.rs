@@ -44,6 +44,9 @@ pub struct Shader {
     pub name: &'static str,
     /// WGSL text.
     pub source: &'static str,
+    /// True if devices compile it without checks of indices and loops: the shaders of this crate, whose tests show that the
+    /// checks would find nothing.
+    pub is_trusted: bool,
     module: naga::Module,
     info: ModuleInfo,
 }
@@ -70,7 +73,7 @@ pub fn all() -> &'static [Shader] {
         let shader = |&(name, source)| {
             // They are compiled in, so a broken one is a bug.
             let (module, info) = parse(name, source).unwrap_or_else(|error| panic!("{error}"));
-            Shader { name, source, module, info }
+            Shader { name, source, is_trusted: true, module, info }
         };
         SOURCES.iter().chain(MEASURING).map(shader).collect()
     })
@@ -85,13 +88,13 @@ pub fn registered() -> Vec<&'static Shader> {
 }
 
 /// Adds a shader for the lifetime of the process.
-pub(crate) fn register(name: &'static str, source: &str) -> Result<()> {
+pub(crate) fn register(name: &'static str, source: &str, is_trusted: bool) -> Result<()> {
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     if all().iter().chain(registered.iter().copied()).any(|other| other.name == name) {
         return Err(Error::Usage(format!("there is a shader {name}.wgsl already")));
     }
     let (module, info) = parse(name, source)?;
-    let shader = Shader { name, source: Box::leak(source.into()), module, info };
+    let shader = Shader { name, source: Box::leak(source.into()), is_trusted, module, info };
     registered.push(Box::leak(Box::new(shader)));
     Ok(())
 }

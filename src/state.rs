@@ -119,6 +119,7 @@ pub fn words(step: StepWords, nets: &[(NetSettings, Vec<LayerSettings>)]) -> Vec
 
 /// Where kernels find the words about the step and the settings of nets of so many layers: `FIRST_SETTING` is the first word
 /// of the first net, `SETTINGS` the words of each, and the others are places among these.
+#[cfg(feature = "gpu")]
 pub(crate) fn constants(layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
     let places =
         |names: &'static [&'static str]| names.iter().enumerate().map(|(place, name)| (*name, place));
@@ -133,6 +134,7 @@ pub(crate) fn layer_constants(layer: usize) -> impl Iterator<Item = (&'static st
 }
 
 /// The words about the step, `next_step`, `this_step` and `step_images`, and where they are.
+#[cfg(feature = "gpu")]
 pub(crate) fn step_words() -> impl Iterator<Item = (String, usize)> {
     StepWords::CONSTANTS.iter().enumerate().map(|(place, name)| (name.to_lowercase(), place))
 }

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::device::{Device, Opened};
-use crate::engine::{Metrics, Setup, Vector};
+use crate::device::Opened;
+use crate::engine::{Metrics, Vector};
 use crate::error::{Error, Result};
-use crate::gpu::GpuOptions;
 use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Tensor;
 
+mod builder;
 mod epochs;
 mod folder;
 mod images;
@@ -24,12 +24,13 @@ mod state;
 mod summary;
 mod sweep;
 
+pub use builder::RunBuilder;
 pub use epochs::Ending;
 use folder::RunFolder;
 pub use images::TrainingData;
-pub use settings::Settings;
+pub(crate) use settings::Settings;
+use state::Progress;
 pub use state::RunState;
-use state::{Partial, Progress};
 pub use summary::{DeviceSpan, PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
 
@@ -73,7 +74,7 @@ fn number_or_nan<'de, D: Deserializer<'de>>(deserializer: D) -> Result<f64, D::E
     Ok(Option::deserialize(deserializer)?.unwrap_or(f64::NAN))
 }
 
-/// Someone who wants to see how a run goes, and may stop it.
+/// Follows a run, and may stop it. A closure that takes the rows of each epoch is one.
 pub trait Watch {
     /// Asked several times a second, and at least between two steps: `Break` ends the run after the steps that are under
     /// way, with its state saved.
@@ -84,58 +85,56 @@ pub trait Watch {
     /// Called after every few steps: steps taken in this epoch, steps of an epoch, sums of each net over the epoch so far.
     fn steps(&mut self, _epoch: usize, _done: usize, _of: usize, _sums: &[Metrics]) {}
 
-    /// Called after every epoch with a row for each net.
-    fn epoch(&mut self, _rows: &[Row]) {}
+    /// Called after every epoch with a row for each net; `Break` ends the run, with its state saved.
+    fn epoch(&mut self, _rows: &[Row]) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
 }
 
-/// Nobody watches.
+/// Watches nothing.
 impl Watch for () {}
 
-/// A run in progress.
+/// Called after every epoch, as [`Watch::epoch`].
+impl<F: FnMut(&[Row]) -> ControlFlow<()>> Watch for F {
+    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
+        self(rows)
+    }
+}
+
+/// A run in progress. It owns all it needs, and may move to another thread.
 ///
 /// # Examples
 /// Twenty steps on MNIST; `examples/train.rs` is a whole training.
 ///
 /// ```
-/// use std::path::PathBuf;
-///
-/// use shadernet::checkpoint::Checkpoint;
-/// use shadernet::device::Device;
-/// use shadernet::gpu::GpuOptions;
-/// use shadernet::model::Model;
-/// use shadernet::replica::Replica;
-/// use shadernet::train::{Run, Settings, TrainingData};
+/// use shadernet::{Checkpoint, Device, Model, Run, TrainingData};
 ///
 /// let text = std::fs::read_to_string("data/models/small-1k.toml")?;
 /// let model = Model::parse(&text, "small-1k.toml")?;
-/// let folder = PathBuf::from("data/mnist");
-/// let data = TrainingData::load(&folder, model.input, 0)?;
-/// let replicas = vec![Replica::new(&model, &model.train, 0)];
-/// let settings = Settings { replicas, shuffle: true, data: folder, hold_out: 0 };
-/// let device = Device::cpu(None);
+/// let data = TrainingData::load("data/mnist", model.input)?;
 /// # let temporary = tempfile::tempdir()?;
 /// # let out = temporary.path().join("run");
-/// let mut run = Run::start(&model, &settings, &data, &device, GpuOptions::DEFAULT, None, Some(&out))?;
-/// run.train(Some(20), &mut ())?;
+/// let mut run = Run::builder(model, data).device(Device::cpu()).seed(3).folder(&out).start()?;
+/// run.train_to_step(20, &mut ())?;
 /// let summary = run.finish()?;
 /// assert_eq!(summary.steps, 20);
 /// assert_eq!(Checkpoint::load(out.join("model.safetensors"))?.test_accuracy, summary.final_test_accuracy);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-pub struct Run<'a> {
-    model: &'a Model,
-    settings: &'a Settings,
-    data: &'a TrainingData,
+pub struct Run {
+    model: Arc<Model>,
+    settings: Settings,
+    data: Arc<TrainingData>,
     device: String,
-    opened: Opened<'a>,
-    folder: Arc<RunFolder>,
+    opened: Opened,
+    folder: RunFolder,
     /// Of every step, for each net.
     learning_rates: Vec<Vec<f32>>,
     steps_per_epoch: u32,
     progress: Progress,
     /// Longest time between two states on the disk.
     save_every: Duration,
-    /// When the state was last written, and which step it has.
+    /// When the state was last written, and its step.
     saved: (Instant, Option<u32>),
     /// The nets as they were last tested.
     tested: Option<Tested>,
@@ -161,7 +160,7 @@ struct Tested {
     diverged: Vec<bool>,
 }
 
-impl std::fmt::Debug for Run<'_> {
+impl std::fmt::Debug for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Run")
             .field("folder", &self.folder)
@@ -179,46 +178,6 @@ const REPORT_SECONDS: f64 = 0.2;
 /// State is written at the end of each epoch, and this often within long ones.
 const SAVE_EVERY: Duration = Duration::from_secs(60);
 
-/// An engine for a run, with the learning rate of every step of each net, and the steps of an epoch.
-fn open<'a>(
-    model: &'a Model,
-    settings: &'a Settings,
-    data: &'a TrainingData,
-    device: &Device,
-    options: GpuOptions,
-) -> Result<(Opened<'a>, Vec<Vec<f32>>, u32)> {
-    data.check(model)?;
-    // The files of the run carry each net's model as text: better to hear now than in the end that it does not come back.
-    settings.check(model)?;
-    let setup = Setup {
-        model,
-        train: &model.train,
-        replicas: &settings.replicas,
-        shuffle: settings.shuffle,
-        mean: data.mean,
-        std: data.std,
-        training: Some(&data.train),
-        test: &data.test,
-    };
-    let steps_per_epoch = setup.train_batches().map_or(1, |batches| batches.steps_per_epoch());
-    let (epochs, steps) = (model.train.epochs, model.train.epochs.saturating_mul(steps_per_epoch));
-    let (nets, most) = (settings.replicas.len(), MAX_STEPS / settings.replicas.len());
-    if steps > most {
-        let message = format!(
-            "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} fit for {nets} nets"
-        );
-        return Err(Error::Usage(message));
-    }
-    if epochs.saturating_mul(nets) > MAX_ROWS {
-        let message =
-            format!("{epochs} epochs of {nets} nets: at most {} epochs fit for so many", MAX_ROWS / nets);
-        return Err(Error::Usage(message));
-    }
-    let opened = device.open(&setup, options)?;
-    let learning_rates = settings.replicas.iter().map(|net| setup.learning_rates(net)).collect();
-    Ok((opened, learning_rates, steps_per_epoch as u32))
-}
-
 /// No net's weights are numbers any more.
 fn diverged(model: &Model, nets: &[Replica], what: &str) -> Error {
     let (which, cure) = match nets {
@@ -234,125 +193,10 @@ fn diverged(model: &Model, nets: &[Replica], what: &str) -> Error {
     Error::Diverged { model: model.name.clone(), message }
 }
 
-impl<'a> Run<'a> {
-    /// Starts a run in `out`, or in `runs/<model>-<n>`. `init` are first weights for all nets, instead of random ones.
-    /// The folder is made last, so a run that cannot start leaves nothing behind.
-    pub fn start(
-        model: &'a Model,
-        settings: &'a Settings,
-        data: &'a TrainingData,
-        device: &Device,
-        options: GpuOptions,
-        init: Option<&[Tensor]>,
-        out: Option<&Path>,
-    ) -> Result<Self> {
-        if let Some(out) = out {
-            Self::check_out(out)?;
-        }
-        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
-        let engine = &mut opened.engine;
-        for (replica, net) in settings.replicas.iter().enumerate() {
-            let random;
-            let weights = match init {
-                Some(weights) => weights,
-                None => {
-                    random = model.init(net.seed);
-                    &random
-                }
-            };
-            engine.write(Vector::Weights, replica, weights)?;
-            if model.train.average_decay > 0.0 {
-                engine.write(Vector::Average, replica, weights)?;
-            }
-        }
-        let progress = Progress {
-            step: 0,
-            rows: Vec::new(),
-            partial: vec![Partial::default(); settings.replicas.len()],
-            partial_seconds: 0.0,
-            diverged: vec![false; settings.replicas.len()],
-            data_sha256: data.sha256(),
-            classes: data.classes.clone(),
-            rules: RULES,
-            devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic(options) }],
-        };
-        let folder = Arc::new(RunFolder::create(out, &model.name)?);
-        let device = device.name();
-        Ok(Self {
-            model,
-            settings,
-            data,
-            device,
-            opened,
-            folder,
-            learning_rates,
-            steps_per_epoch,
-            progress,
-            save_every: SAVE_EVERY,
-            saved: (Instant::now(), None),
-            tested: None,
-            results_written: None,
-            pace: 1,
-        })
-    }
-
-    /// Goes on with a saved run in its folder, to the same bits if the device computes as the one before.
-    ///
-    /// # Errors
-    /// Other data than the run began with.
-    pub fn resume(
-        state: &'a RunState,
-        data: &'a TrainingData,
-        device: &Device,
-        options: GpuOptions,
-    ) -> Result<Self> {
-        let (model, settings) = (&state.model, &state.settings);
-        state.check_data(data)?;
-        let (mut opened, learning_rates, steps_per_epoch) = open(model, settings, data, device, options)?;
-        if state.progress.step as usize > learning_rates[0].len() {
-            return Err(Error::checkpoint(
-                state.folder.path(),
-                "damaged metadata: more steps taken than the run has",
-            ));
-        }
-        state.restore(&mut *opened.engine)?;
-        let mut progress = state.progress.clone();
-        let here = DeviceSpan { from_step: progress.step, device: device.arithmetic(options) };
-        if progress.devices.last().is_none_or(|last| last.device != here.device) {
-            progress.devices.push(here);
-        }
-        let folder = Arc::clone(&state.folder);
-        let device = device.name();
-        let mut run = Self {
-            model,
-            settings,
-            data,
-            device,
-            opened,
-            folder,
-            learning_rates,
-            steps_per_epoch,
-            saved: (Instant::now(), Some(progress.step)),
-            progress,
-            save_every: SAVE_EVERY,
-            tested: None,
-            results_written: None,
-            pace: 1,
-        };
-        let Progress { step, rows, diverged, .. } = &run.progress;
-        if rows.last().is_some_and(|row| row.step == *step) {
-            let (weights, diverged) = (state.vectors(run.model_vector()), diverged.clone());
-            run.tested = Some(Tested { step: *step, weights, diverged });
-        }
-        // The run may have been killed between writing its state and this.
-        run.write_metrics()?;
-        Ok(run)
-    }
-
-    /// Sets the longest time between two states on the disk, 60 seconds if it is not set. State is written at the end of
-    /// each epoch in any case.
-    pub fn save_every(&mut self, time: Duration) {
-        self.save_every = time;
+impl Run {
+    /// A run to be: how it is trained, on what, and where it is written.
+    pub fn builder(model: impl Into<Arc<Model>>, data: impl Into<Arc<TrainingData>>) -> RunBuilder {
+        RunBuilder::new(model.into(), data.into())
     }
 
     /// The devices on which the run has been computed, whose results differ in rounding, and the step from which on each was
@@ -371,11 +215,6 @@ impl<'a> Run<'a> {
     pub fn is_complete(&self) -> bool {
         let last = self.progress.rows.last().map_or(0, |row| row.step);
         last as usize == self.learning_rates[0].len()
-    }
-
-    /// Fails if `out` cannot be the folder of a new run: to be asked before any work.
-    pub fn check_out(out: &Path) -> Result<()> {
-        folder::check_free(out)
     }
 
     /// On a GPU: bytes of shared working memory, and what it would be if no tensors shared their place.

@@ -1,9 +1,8 @@
-//! A layer registered by a program works like the built-in ones: that of `examples/custom_layer.rs`.
+//! A layer registered by a program works like the built-in ones: that of `examples/custom_layer`.
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod common;
-#[allow(dead_code, reason = "the example's main is not called")]
-#[path = "../examples/custom_layer.rs"]
+#[path = "../examples/custom_layer/squared_relu.rs"]
 mod example;
 
 use std::ops::RangeInclusive;
@@ -19,7 +18,7 @@ use shadernet::device::Device;
 use shadernet::doctor::{Depth, examine};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::export;
-use shadernet::gpu::{Adapters, GpuEngine, GpuOptions};
+use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Op, Param, Pass, PlanContext};
 use shadernet::model::Model;
 use shadernet::replica::Replica;
@@ -177,7 +176,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
 /// Only layers without CPU kernels are slow on the CPU engine.
 #[test]
 fn the_cpu_engine_says_what_it_has_no_kernels_for() {
-    let warning = |layer: &str| Device::cpu(None).warning(&model(layer));
+    let warning = |layer: &str| Device::cpu().warning(&model(layer));
     let slow = warning(r#"type = "squared_relu""#).unwrap();
     assert!(slow.contains("no kernels of its own for `squared_relu1`:"), "{slow}");
     for quick in [r#"type = "twin", of = "gelu", opaque = false"#, r#"type = "gelu""#] {
@@ -290,12 +289,9 @@ fn assert_alike(what: &str, tuned: &[Tensor], twins: &[Tensor]) {
 
 #[test]
 fn doctor_judges_its_kernels() {
-    if gpu().is_none() {
-        return;
-    }
-    let adapters = Adapters::find();
+    let Some(adapter) = common::adapter() else { return };
     let examined = |kind| {
-        examine(&model(&format!("type = {kind:?}")), &adapters, 0, Depth::Quick, GpuOptions::DEFAULT).unwrap()
+        examine(&model(&format!("type = {kind:?}")), &adapter, Depth::Quick, GpuOptions::DEFAULT).unwrap()
     };
     let right = examined("squared_relu");
     assert!(right.is_well(), "{:?}", right.wrong_kernel);

@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use common::mutants::{self, Mutant};
 use rayon::prelude::*;
 use shadernet::doctor::{Depth, Report, SelfCheck, examine, self_check};
-use shadernet::gpu::{Adapters, GpuOptions};
+use shadernet::gpu::GpuOptions;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::shader;
@@ -81,17 +81,9 @@ fn fused_model(optimizer: &str) -> Model {
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
 
-/// The adapters, and which of them to test; `None`, with a message, if there is none.
-fn adapter() -> Option<(Adapters, usize)> {
-    common::gpu()?;
-    let adapters = Adapters::find();
-    let index = std::env::var("SHADERNET_TEST_ADAPTER").map_or(0, |name| adapters.named(&name).unwrap());
-    Some((adapters, index))
-}
-
 fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Report> {
-    let (adapters, index) = adapter()?;
-    Some(examine(&model(optimizer), &adapters, index, depth, options).unwrap())
+    let adapter = common::adapter()?;
+    Some(examine(&model(optimizer), &adapter, depth, options).unwrap())
 }
 
 #[test]
@@ -113,8 +105,8 @@ fn a_right_adapter_is_well() {
             assert!(row.elements > 0 || row.seen_in.is_some(), "{row:?}");
         }
     }
-    let Some((adapters, index)) = adapter() else { return };
-    let report = examine(&all_layers(), &adapters, index, Depth::Full, UNFUSED).unwrap();
+    let Some(adapter) = common::adapter() else { return };
+    let report = examine(&all_layers(), &adapter, Depth::Full, UNFUSED).unwrap();
     assert!(report.is_well(), "{report:?}");
     let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
     for launch in ["sum.accumulate", "concat1.forward", "gated.backward_input", "gated.grad_output.sum"] {
@@ -136,16 +128,16 @@ fn a_net_that_diverges_is_not_the_adapter_s_fault() {
             { type = "flatten" },
             { type = "linear", out_features = 10 },
         ]"#;
-    let Some((adapters, index)) = adapter() else { return };
+    let Some(adapter) = common::adapter() else { return };
     let model = Model::parse(text, "steep").unwrap();
-    let report = examine(&model, &adapters, index, Depth::Full, UNFUSED).unwrap();
+    let report = examine(&model, &adapter, Depth::Full, UNFUSED).unwrap();
     assert!(report.is_well(), "{:?} {:?}", report.wrong_kernel, report.training);
 }
 
 #[test]
 fn fused_kernels_are_examined() {
-    let Some((adapters, index)) = adapter() else { return };
-    let report = examine(&fused_model(SGD), &adapters, index, Depth::Full, GpuOptions::FUSED).unwrap();
+    let Some(adapter) = common::adapter() else { return };
+    let report = examine(&fused_model(SGD), &adapter, Depth::Full, GpuOptions::FUSED).unwrap();
     assert!(report.is_well(), "{report:?}");
     let names: Vec<&str> = report.launches.iter().map(|row| row.launch.as_str()).collect();
     assert_eq!(
@@ -192,7 +184,7 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
 
 #[test]
 fn every_mutant_that_changes_results_is_refused() {
-    let Some((adapters, index)) = adapter() else { return };
+    let Some(adapter) = common::adapter() else { return };
     let right: Mutex<BTreeMap<String, String>> = Mutex::default();
     let mutants: Vec<Mutant> = shader::SOURCES
         .iter()
@@ -209,7 +201,7 @@ fn every_mutant_that_changes_results_is_refused() {
             // pieces, so that all code that combines several invocations' values is used.
             let unchanged = GpuOptions { checked: true, grain: Some(Grain::Fine), ..unchanged };
             let options = GpuOptions { replace: Some((mutant.shader, mutant.source)), ..unchanged };
-            let examined = |depth| examine(&model, &adapters, index, depth, options);
+            let examined = |depth| examine(&model, &adapter, depth, options);
             let outcome = match examined(Depth::Quick) {
                 Err(_) => Outcome::Unviable,
                 Ok(quick) if !quick.is_well() => Outcome::Refused(Depth::Quick),
@@ -217,7 +209,7 @@ fn every_mutant_that_changes_results_is_refused() {
                     let full = examined(Depth::Full).unwrap();
                     let mut right = right.lock().unwrap();
                     let right = right.entry(model.to_toml()).or_insert_with(|| {
-                        examine(&model, &adapters, index, Depth::Full, unchanged).unwrap().tensors
+                        examine(&model, &adapter, Depth::Full, unchanged).unwrap().tensors
                     });
                     match (full.is_well(), full.tensors == *right) {
                         (false, _) => Outcome::Refused(Depth::Full),
@@ -284,10 +276,10 @@ fn a_broken_kernel_is_named() {
 
 #[test]
 fn a_self_check_is_remembered_until_something_changes() {
-    let Some((adapters, index)) = adapter() else { return };
+    let Some(adapter) = common::adapter() else { return };
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path().join("self-check");
-    let check = |model: &Model, options| self_check(model, &adapters, index, Some(&cache), options);
+    let check = |model: &Model, options| self_check(model, &adapter, Some(&cache), options);
     assert!(matches!(check(&model(SGD), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))));
     assert_eq!(check(&model(SGD), GpuOptions::DEFAULT).unwrap(), SelfCheck::Remembered);
     assert!(matches!(check(&model(ADAM), GpuOptions::DEFAULT), Ok(SelfCheck::Passed(_))), "another model");

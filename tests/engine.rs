@@ -3,6 +3,8 @@
 
 mod common;
 
+use std::sync::Arc;
+
 use common::{Draw, gpu};
 use sha2::{Digest, Sha256};
 use shadernet::cpu::CpuEngine;
@@ -31,16 +33,11 @@ const MODEL: &str = r#"
 const SEEDS: [u32; 2] = [4, 9];
 
 /// Thirty-two images: six steps of five and one of two per epoch.
-fn images() -> Images {
+fn images() -> Arc<Images> {
     let mut draw = Draw::new(7);
-    Images {
-        count: 32,
-        channels: 1,
-        height: 6,
-        width: 6,
-        pixels: (0..32 * 36).map(|_| draw.word() as u8).collect(),
-        labels: (0..32).map(|_| draw.below(3) as u8).collect(),
-    }
+    let pixels = (0..32 * 36).map(|_| draw.word() as u8).collect();
+    let labels = (0..32).map(|_| draw.below(3) as u8).collect();
+    Arc::new(Images::new([1, 6, 6].into(), pixels, labels).unwrap())
 }
 
 /// Calls `check` with each available engine, created twice.
@@ -175,7 +172,7 @@ fn each_replica_reads_what_was_written_to_it() {
 #[test]
 fn what_the_driver_compiled_is_kept_on_disk() {
     let Some(mut gpu) = gpu() else { return };
-    if gpu.report.backend != "vulkan" {
+    if gpu.info.backend != "vulkan" {
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -6,6 +6,7 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use common::gpu;
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
@@ -22,12 +23,12 @@ const STEPS: u32 = 20;
 const SEED: u32 = 12;
 
 /// A hundred images of MNIST: eight batches of twelve and one of four per epoch.
-fn images() -> Images {
+fn images() -> Arc<Images> {
     let mut images = Images::load(Path::new("data/mnist"), Part::Test).unwrap();
     images.count = 100;
     images.pixels.truncate(100 * 784);
     images.labels.truncate(100);
-    images
+    Arc::new(images)
 }
 
 /// Convolutions, two of which are fused blocks, a depthwise one and a normalisation with shared weights.
@@ -59,16 +60,16 @@ fn models() -> [Model; 2] {
 }
 
 fn training() -> TrainConfig {
-    TrainConfig {
-        epochs: 3,
-        batch_size: 12,
-        optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3 },
-        learning_rate: LearningRate::Constant { rate: 0.02 },
-        label_smoothing: 0.05,
-        average_decay: 0.99,
-        augment: Augment { rotate_degrees: 10.0, shift_pixels: 2.0, scale: 0.1, shear: 0.1, plain_epochs: 1 },
-        ..TrainConfig::default()
-    }
+    TrainConfig::default()
+        .epochs(3)
+        .batch_size(12)
+        .optimizer(Optimizer::Sgd { momentum: 0.9, nesterov: true, weight_decay: 1e-3 })
+        .learning_rate(LearningRate::Constant { rate: 0.02 })
+        .label_smoothing(0.05)
+        .average_decay(0.99)
+        .augment(
+            Augment::default().rotate_degrees(10.0).shift_pixels(2.0).scale(0.1).shear(0.1).plain_epochs(1),
+        )
 }
 
 /// A step's batch as the reference sees it.
@@ -247,7 +248,7 @@ fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
     let images = images();
     let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
     let loss = |label_smoothing| {
-        let train = TrainConfig { label_smoothing, average_decay: 0.0, ..model.train.clone() };
+        let train = model.train.clone().label_smoothing(label_smoothing).average_decay(0.0);
         let setup = Setup {
             model: &model,
             train: &train,

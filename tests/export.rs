@@ -101,7 +101,7 @@ fn a_written_graph_gives_the_logits() {
         let input = checkpoint.model.input;
         let shape = [input.channels, input.height, input.width];
         let images = Draw::new(3).images(5, shape, checkpoint.model.class_count());
-        let wanted = eval::logits(&checkpoint, &images, &Device::cpu(Some(1))).unwrap();
+        let wanted = eval::logits(&checkpoint, &images, &Device::cpu().threads(1)).unwrap();
         let pixels: Vec<f32> = images.pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
         let largest = wanted.iter().fold(0f32, |largest, logit| largest.max(logit.abs()));
         for fold in [false, true] {

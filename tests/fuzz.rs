@@ -7,20 +7,21 @@ use std::fs;
 use std::io::Write;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use shadernet::checkpoint::{Checkpoint, read_weights};
+use shadernet::classify::Picture;
 use shadernet::dataset::{Dataset, Images};
 use shadernet::device::Device;
 use shadernet::experiments::{Rows, Suite};
 use shadernet::export::onnx::{Graph, to_onnx};
-use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::tensor::Shape;
-use shadernet::train::{Run, RunState, Settings, TrainingData};
+use shadernet::train::{Run, RunState, TrainingData};
 
 #[path = "common/alloc.rs"]
 mod alloc;
@@ -352,7 +353,7 @@ fn pictures() {
         let mut bytes = bytes.to_vec();
         mend_checksums(&mut bytes);
         fs::write(&path, &bytes).unwrap();
-        let _ = shadernet::classify::read(&path, &seed);
+        let _ = Picture::open(&path).and_then(|picture| picture.input(&seed));
         fs::write(&odd, &bytes).unwrap();
         let _ = Dataset::load(folder.path(), Shape::new(3, 8, 8));
     });
@@ -379,14 +380,11 @@ fn run_state() {
     let dir = tempfile::tempdir().unwrap();
     idx_files(dir.path());
     let model = Model::parse(TINY, "tiny.toml").unwrap();
-    let data = TrainingData::load(dir.path(), model.input, 0).unwrap();
-    let replicas = Replica::of_seeds(&model, &model.train, 0..2);
-    let settings = Settings { replicas, shuffle: true, data: dir.path().to_owned(), hold_out: 0 };
+    let data = TrainingData::load(dir.path(), model.input).unwrap();
     let out = dir.path().join("run");
-    let device = Device::cpu(Some(1));
-    let mut run =
-        Run::start(&model, &settings, &data, &device, GpuOptions::DEFAULT, None, Some(&out)).unwrap();
-    run.train(Some(3), &mut ()).unwrap();
+    let run = Run::builder(model, data).seeds(0..2).device(Device::cpu().threads(1)).folder(&out);
+    let mut run = run.start().unwrap();
+    run.train_to_step(3, &mut ()).unwrap();
     drop(run);
     let state = fs::read(out.join(RunState::FILE)).unwrap();
     fuzz("state", &[state], in_folder(RunState::FILE, |dir| drop(RunState::load(dir))));
@@ -453,8 +451,7 @@ fn onnx() {
 /// A dataset of two images, on which every model may be trained.
 #[test]
 fn training_of_odd_models() {
-    let images =
-        Images { count: 2, channels: 1, height: 8, width: 8, pixels: vec![7; 128], labels: vec![0, 1] };
+    let images = Arc::new(Images::new([1, 8, 8].into(), vec![7; 128], vec![0, 1]).unwrap());
     fuzz("training", &texts(&[TINY]), |bytes| {
         let Ok(model) =
             std::str::from_utf8(bytes).map_or(Err(()), |text| Model::parse(text, "x").map_err(drop))
@@ -479,7 +476,7 @@ fn training_of_odd_models() {
             training: Some(&images),
             test: &images,
         };
-        let mut engine = Device::cpu(Some(1)).open(&setup, GpuOptions::DEFAULT).unwrap().engine;
+        let mut engine = Device::cpu().threads(1).open(&setup).unwrap().engine;
         engine.write(shadernet::engine::Vector::Weights, 0, &model.init(0)).unwrap();
         engine.train(1).unwrap();
         engine.evaluate(false).unwrap();

@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::sync::Mutex;
 
 use common::nets::{Case, check_random_networks, random_weights, some_cases};
@@ -28,7 +29,7 @@ fn setup<'a>(
     model: &'a Model,
     train: &'a TrainConfig,
     replicas: &'a [Replica],
-    images: &'a Images,
+    images: &'a Arc<Images>,
 ) -> Setup<'a> {
     Setup { model, train, replicas, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
 }
@@ -60,19 +61,18 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     let train = &case.train;
     let mut nets = Replica::of_seeds(model, train, [case.seed, 900, 31]);
     // The second has other settings; in the third everything is switched off.
-    let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs } = train.augment;
+    let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs, .. } = train.augment;
     nets[1] = Replica {
         learning_rate: LearningRate::Constant { rate: 0.05 },
         weight_decay: 0.04,
         dropout: nets[1].dropout.iter().map(|rate| 0.5 * rate).collect(),
         label_smoothing: 0.2,
-        augment: Augment {
-            rotate_degrees: 0.5 * rotate_degrees,
-            shift_pixels: 0.25 * shift_pixels,
-            scale: 1.5 * scale,
-            shear: 2.0 * shear,
-            plain_epochs: plain_epochs / 2,
-        },
+        augment: Augment::default()
+            .rotate_degrees(0.5 * rotate_degrees)
+            .shift_pixels(0.25 * shift_pixels)
+            .scale(1.5 * scale)
+            .shear(2.0 * shear)
+            .plain_epochs(plain_epochs / 2),
         ..nets[1].clone()
     };
     nets[2] = Replica {
@@ -185,22 +185,14 @@ const EVERYTHING: &str = r#"
 /// Three steps of [`EVERYTHING`]; each replica's bits and metrics.
 fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>, Metrics)>> {
     let model = Model::parse(EVERYTHING, "everything").unwrap();
-    let train = TrainConfig {
-        epochs: 200,
-        batch_size: 7,
-        optimizer: Optimizer::Sgd { momentum: 0.8, nesterov: false, weight_decay: 0.02 },
-        learning_rate: LearningRate::Constant { rate: 0.03 },
-        label_smoothing: 0.1,
-        average_decay: 0.99,
-        augment: Augment {
-            rotate_degrees: 20.0,
-            shift_pixels: 2.0,
-            scale: 0.2,
-            shear: 0.1,
-            ..Augment::default()
-        },
-        ..TrainConfig::default()
-    };
+    let train = TrainConfig::default()
+        .epochs(200)
+        .batch_size(7)
+        .optimizer(Optimizer::Sgd { momentum: 0.8, nesterov: false, weight_decay: 0.02 })
+        .learning_rate(LearningRate::Constant { rate: 0.03 })
+        .label_smoothing(0.1)
+        .average_decay(0.99)
+        .augment(Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1));
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
     let nets = Replica::of_seeds(&model, &train, seeds.iter().copied());
     let setup = setup(&model, &train, &nets, &images);
@@ -262,7 +254,7 @@ fn evaluation_agrees_with_the_reference() {
             continue; // A few networks that together have every kind of layer are enough.
         }
         let Some(gpu) = gpu() else { return };
-        let train = TrainConfig { average_decay: 0.9, ..case.train.clone() };
+        let train = case.train.clone().average_decay(0.9);
         // Two batches of 256, the second short and not a multiple of four.
         let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
         let nets = Replica::of_seeds(&model, &train, [2, 3]);
@@ -316,7 +308,7 @@ fn parts_of_a_large_batch_have_several_quads() {
             { type = "global_avg_pool2d" },
         ]"#;
     let model = Model::parse(text, "parts").unwrap();
-    let train = TrainConfig { batch_size: 275, average_decay: 0.9, ..TrainConfig::default() };
+    let train = TrainConfig::default().batch_size(275).average_decay(0.9);
     let images = Draw::new(2).images(400, model.input.into(), 3);
     let nets = Replica::of_seeds(&model, &train, [6, 8]);
     let setup = setup(&model, &train, &nets, &images);
@@ -346,7 +338,7 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
             { type = "global_avg_pool2d" },
         ]"#;
     let model = Model::parse(text, "wide").unwrap();
-    let train = TrainConfig { batch_size: 4, ..TrainConfig::default() };
+    let train = TrainConfig::default().batch_size(4);
     let images = Draw::new(1).images(4, model.input.into(), 2);
     let nets = Replica::of_seeds(&model, &train, [1]);
     let setup = setup(&model, &train, &nets, &images);

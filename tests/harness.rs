@@ -64,13 +64,11 @@ fn step_with(
 ) -> Option<Result<(), String>> {
     let gpu = gpu()?;
     let model = Model::parse(NET, "net").unwrap();
-    let train = TrainConfig {
-        batch_size,
-        optimizer,
-        average_decay: 0.9,
-        augment: Augment { rotate_degrees: 15.0, shift_pixels: 1.5, ..Augment::default() },
-        ..TrainConfig::default()
-    };
+    let train = TrainConfig::default()
+        .batch_size(batch_size)
+        .optimizer(optimizer)
+        .average_decay(0.9)
+        .augment(Augment::default().rotate_degrees(15.0).shift_pixels(1.5));
     let images = Draw::new(5).images(200, model.input.into(), model.class_count());
     let setup = Setup {
         model: &model,
@@ -162,7 +160,7 @@ fn missing_barriers_are_found() {
         let broken: &'static str = source.replace("workgroupBarrier();", "").leak();
         // Enough images for several subgroups to work on one sum.
         let Some(result) = step_with(130, SGD, Some((name, broken))) else { return };
-        let must = gpu().is_some_and(|gpu| gpu.report.is_software());
+        let must = gpu().is_some_and(|gpu| gpu.info.is_software());
         println!("{name} without barriers: {result:.90?}");
         assert!(result.is_err() || !must, "{name}.wgsl without barriers passes");
     }

@@ -4,6 +4,8 @@
 #[path = "common/alloc.rs"]
 mod alloc;
 
+use std::sync::Arc;
+
 use alloc::Counting;
 use shadernet::cpu::CpuEngine;
 use shadernet::dataset::Images;
@@ -25,20 +27,20 @@ const DEEP: &str = r#"{ type = "conv2d", out_channels = 16, kernel = 3, padding 
 
 /// Within a fifth for nets of all kinds, batch sizes and numbers of nets and threads, in training and evaluation.
 fn the_estimate_is_what_is_taken() {
-    let images = Images {
+    let images = Arc::new(Images {
         count: 400,
         channels: 1,
         height: 24,
         width: 24,
         pixels: (0..400 * 576).map(|at| (at % 251) as u8).collect(),
         labels: (0..400).map(|image| (image % 3) as u8).collect(),
-    };
-    let few = Images {
+    });
+    let few = Arc::new(Images {
         count: 40,
         pixels: images.pixels[..40 * 576].to_vec(),
         labels: images.labels[..40].to_vec(),
-        ..images
-    };
+        ..*images
+    });
     for (layers, batch_size, nets, optimizer, average, threads) in [
         (WIDE, 256, 1, "sgd", 0.0, 1),
         (WIDE, 16, 1, "adam", 0.9, 2),
@@ -96,8 +98,8 @@ fn too_much_is_refused_first() {
                 { type = \"linear\", out_features = 2 }]\n[train]\nbatch_size = 65536";
     let model = Model::parse(text, "x.toml").unwrap();
     // The pixels are never read.
-    let images =
-        Images { count: 1 << 20, channels: 1, height: 4000, width: 4000, pixels: vec![], labels: vec![] };
+    let (pixels, labels) = (Vec::new(), Vec::new());
+    let images = Arc::new(Images { count: 1 << 20, channels: 1, height: 4000, width: 4000, pixels, labels });
     let replicas = Replica::of_seeds(&model, &model.train, 0..1);
     let setup = Setup {
         model: &model,

@@ -4,6 +4,7 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 
 use common::gpu;
 use safetensors::SafeTensors;
@@ -50,16 +51,10 @@ fn weights(model: &Model) -> Vec<Tensor> {
     tensors
 }
 
-fn images(model: &Model, stream: u64, count: usize) -> Images {
-    let [channels, height, width] = model.input.into();
-    Images {
-        count,
-        channels,
-        height,
-        width,
-        pixels: (0..count * model.input.len()).map(|at| word(stream, at) as u8).collect(),
-        labels: (0..count).map(|at| (word(stream + 1, at) % model.class_count() as u32) as u8).collect(),
-    }
+fn images(model: &Model, stream: u64, count: usize) -> Arc<Images> {
+    let pixels = (0..count * model.input.len()).map(|at| word(stream, at) as u8).collect();
+    let labels = (0..count).map(|at| (word(stream + 1, at) % model.class_count() as u32) as u8).collect();
+    Arc::new(Images::new(model.input, pixels, labels).unwrap())
 }
 
 /// Norm of `grad` minus Keras's gradient as a fraction of the latter's, by their projections on vectors of ±1.

@@ -358,7 +358,7 @@ const CHECKED: GpuOptions = GpuOptions { checked: true, ..GpuOptions::DEFAULT };
 #[test]
 fn the_kernels_agree_with_onnx() {
     let Some(gpu) = common::gpu() else { return };
-    let adapter = gpu.report.clone();
+    let adapter = gpu.info.clone();
     let mut bench = Bench { kernels: Some(Kernels::new(gpu, CHECKED)), ..Bench::default() };
     let (mut with_kernel, mut without) = (0, BTreeMap::new());
     for case in cases() {

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use shadernet::batch::BatchSettings;
-use shadernet::config::{LearningRate, TrainConfig};
+use shadernet::config::LearningRate;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::plan::{Contents, ParamLayout, Place, Plan, PlanOptions};
@@ -198,7 +198,7 @@ fn buffers_begin_with_what_the_steps_read() {
         given.map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(given(&step), "average_params average_running params running train.images train.labels");
-    let train = TrainConfig { average_decay: 0.0, ..model.train.clone() };
+    let train = model.train.clone().average_decay(0.0);
     let step = Plan::training(&model, &nets, &batch, &train, options);
     assert_eq!(given(&step), "params running train.images train.labels");
     // An evaluation shares the state with the steps, and its buffer.

@@ -200,7 +200,7 @@ fn trajectories_agree() {
         ("adam", adam, 3e-3),
         ("adamw", adamw, 3e-3),
     ] {
-        let train = TrainConfig { optimizer, ..TrainConfig::default() };
+        let train = TrainConfig::default().optimizer(optimizer);
         let mut reference = Reference::new(&model, &train, &init).decaying_all();
         let mut losses = Vec::new();
         for step in 0..steps {

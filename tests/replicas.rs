@@ -9,7 +9,6 @@ use std::collections::BTreeSet;
 use common::{Draw, gpu};
 use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
-use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
@@ -47,16 +46,16 @@ const ADAMW: Optimizer = Optimizer::Adamw { beta1: 0.9, beta2: 0.999, eps: 1e-8,
 const STEPS: usize = 7;
 
 fn training(optimizer: Optimizer) -> TrainConfig {
-    TrainConfig {
-        epochs: 4,
-        batch_size: 7,
-        optimizer,
-        learning_rate: LearningRate::Cosine { peak: 0.03, end: 0.1 },
-        label_smoothing: 0.1,
-        average_decay: 0.99,
-        augment: Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1, plain_epochs: 2 },
-        ..TrainConfig::default()
-    }
+    TrainConfig::default()
+        .epochs(4)
+        .batch_size(7)
+        .optimizer(optimizer)
+        .learning_rate(LearningRate::Cosine { peak: 0.03, end: 0.1 })
+        .label_smoothing(0.1)
+        .average_decay(0.99)
+        .augment(
+            Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1).plain_epochs(2),
+        )
 }
 
 /// One net with the recipe's settings, and one for each single setting that can differ; all with the same seed.
@@ -112,7 +111,7 @@ fn outcomes(engine: &mut dyn Engine, setup: &Setup<'_>) -> Vec<Outcome> {
 
 /// Compares the nets trained side by side with each alone; `run` makes an engine and trains.
 fn check(name: &str, model: &Model, optimizer: Optimizer, run: impl Fn(&Setup<'_>) -> Vec<Outcome>) {
-    let images: Images = Draw::new(3).images(17, model.input.into(), model.class_count());
+    let images = Draw::new(3).images(17, model.input.into(), model.class_count());
     let train = training(optimizer);
     let nets = nets(model, &train);
     let with = |replicas: &[Replica]| {

@@ -51,13 +51,11 @@ fn unshared() -> Model {
 
 /// Momentum without Nesterov: after one step the velocity is the gradient.
 fn training() -> TrainConfig {
-    TrainConfig {
-        epochs: 1,
-        batch_size: 22,
-        optimizer: Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 },
-        learning_rate: LearningRate::Constant { rate: 0.1 },
-        ..TrainConfig::default()
-    }
+    TrainConfig::default()
+        .epochs(1)
+        .batch_size(22)
+        .optimizer(Optimizer::Sgd { momentum: 0.9, nesterov: false, weight_decay: 0.0 })
+        .learning_rate(LearningRate::Constant { rate: 0.1 })
 }
 
 /// Weights and statistics for each layer of a model: those of the shared net's layers.

@@ -30,7 +30,7 @@ fn the_table_of_networks_is_right() {
         // The weights are those of the model file next to them, trained with its recipe.
         assert_eq!(checkpoint.model.to_toml(), model.to_toml(), "{name}");
         let (images, _) = load_test_images(&root.join("data/mnist"), &checkpoint).unwrap();
-        let accuracy = evaluate(&checkpoint, &images, &Device::cpu(None)).unwrap().accuracy();
+        let accuracy = evaluate(&checkpoint, &images, &Device::cpu()).unwrap().accuracy();
         let said: f64 = weights.trim_end_matches(" %").parse().unwrap();
         // A different order of summation can change an answer or two.
         assert!((accuracy - said).abs() < 0.025, "{name}: {accuracy}, and the table says {said}");

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::{Value, json};
 use shadernet::checkpoint::Checkpoint;
 use shadernet::classify::prepare::ascii;
-use shadernet::classify::{Answer, Picture, classify, takes_pictures};
+use shadernet::classify::{Answer, Classifier, Picture, takes_pictures};
 use shadernet::error::{Result, shown};
 
 use super::output::{column, short};
@@ -57,16 +57,21 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
             }
         }
     }
-    let answers = classify(&checkpoint, &images, &device)?;
+    if images.is_empty() {
+        return Ok(code);
+    }
+    let mut classifier = Classifier::new(checkpoint, &device)?;
+    let answers = classifier.classify_inputs(&images)?;
+    let checkpoint = classifier.checkpoint();
     if args.json {
         let answers: Vec<_> =
-            files.iter().zip(&answers).map(|(file, answer)| as_json(file, answer, &checkpoint)).collect();
+            files.iter().zip(&answers).map(|(file, answer)| as_json(file, answer, checkpoint)).collect();
         out.line(format_args!("{}", Value::from(answers)));
         return Ok(code);
     }
     for ((file, image), answer) in files.iter().zip(&images).zip(&answers) {
         // A drawing is shown as the network sees it.
-        let seen = match takes_pictures(&checkpoint) {
+        let seen = match takes_pictures(checkpoint) {
             true => String::new(),
             false => ascii(image, input.height, input.width),
         };

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Args;
 use shadernet::doctor::{Depth, Report, examine};
 use shadernet::error::{Error, Result};
-use shadernet::gpu::{AdapterLimits, Adapters, GpuOptions};
+use shadernet::gpu::{Adapter, AdapterLimits, GpuOptions};
 
 use super::output::column;
 use super::{Output, load_model};
@@ -29,14 +29,14 @@ pub(crate) struct DoctorArgs {
 /// Examines an adapter; exit code 1 if anything is off.
 pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
     let model = load_model(args.model.as_deref())?;
-    let adapters = Adapters::find();
-    let index = match &args.device {
-        Some(name) => adapters.named(name)?,
-        None if adapters.reports().next().is_some() => 0,
-        None => return Err(Error::Device(format!("there is nothing to examine: {}", adapters.listing()))),
+    let adapter = match &args.device {
+        Some(name) => Adapter::named(name).map_err(|error| Error::Usage(format!("--device {error}")))?,
+        None => Adapter::all().into_iter().next().ok_or_else(|| {
+            Error::Device(format!("there is nothing to examine: {}", Adapter::listing(&[])))
+        })?,
     };
     let options = if args.fusion { GpuOptions::FUSED } else { GpuOptions::DEFAULT };
-    let report = examine(&model, &adapters, index, Depth::Full, options)?;
+    let report = examine(&model, &adapter, Depth::Full, options)?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
         output.line(format_args!("{json}"));

@@ -91,8 +91,9 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
         let mut progress = Progress { output, bar: None, label: String::new(), stop: &stop };
         choose_rows(&suite, args.data.as_deref(), &mut rows, &mut progress)?;
     } else {
-        let device = args.device.choose()?;
-        let default = if device.adapter().is_some() { 8 } else { 1 };
+        let options = GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT };
+        let device = args.device.choose()?.with_options(options);
+        let default = if device.is_gpu() { 8 } else { 1 };
         let phases: &[Phase] = match args.phase {
             Some(OnePhase::Select) => &[Phase::Select],
             Some(OnePhase::Test) => &[Phase::Test],
@@ -103,7 +104,6 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
             data: args.data.as_deref().unwrap_or(Path::new("data/mnist")),
             out: &out,
             device: &device,
-            gpu: GpuOptions { fuse: args.fusion, ..GpuOptions::DEFAULT },
             replicas: args.replicas.unwrap_or(default) as usize,
             shard: args.shard,
             phases,

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::Args;
 use shadernet::checkpoint::Checkpoint;
@@ -100,14 +101,14 @@ fn page(checkpoint: &Checkpoint, args: &ExportArgs) -> Result<String> {
     if !args.train_here {
         return export::html(checkpoint);
     }
-    let data = TrainingData::load(&args.data, checkpoint.model.input, 0)?;
+    let data = TrainingData::load(&args.data, checkpoint.model.input)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     data.check(&checkpoint.model)?;
     data.check_classes(checkpoint)?;
     export::html_to_train(checkpoint, &data.train, &data.test)
 }
 
-fn test_images(checkpoint: &Checkpoint, data: &Path) -> Result<Images> {
+fn test_images(checkpoint: &Checkpoint, data: &Path) -> Result<Arc<Images>> {
     let (images, warnings) = eval::load_test_images(data, checkpoint)?;
     warnings.iter().for_each(|warning| output::warning(warning));
     Ok(images)
@@ -119,9 +120,14 @@ const PIECE: usize = 1000;
 const TOLERANCE: f64 = 1e-5;
 
 /// Reads the written graph back and holds it against the CPU engine. Fails if an answer differs.
-fn verify(path: &Path, checkpoint: &Checkpoint, images: &Images, output: &mut Output) -> Result<ExitCode> {
+fn verify(
+    path: &Path,
+    checkpoint: &Checkpoint,
+    images: &Arc<Images>,
+    output: &mut Output,
+) -> Result<ExitCode> {
     let bad = |message: String| Error::data(path, message);
-    let wanted = eval::logits(checkpoint, images, &Device::cpu(None))?;
+    let wanted = eval::logits(checkpoint, images, &Device::cpu())?;
     let graph = Graph::read(&std::fs::read(path).map_err(Error::io("read", path))?).map_err(bad)?;
     let classes = checkpoint.model.class_count();
     let (mut same, mut difference, mut largest) = (0, 0f64, 0f64);

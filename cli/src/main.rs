@@ -8,7 +8,7 @@ use shadernet::checkpoint::Checkpoint;
 use shadernet::device::Device;
 use shadernet::error::{Error, Result};
 use shadernet::files;
-use shadernet::gpu::Adapters;
+use shadernet::gpu::Adapter;
 use shadernet::model::Model;
 
 mod bench;
@@ -20,6 +20,7 @@ mod experiments;
 mod export;
 mod new;
 mod output;
+mod remedy;
 mod report;
 mod shell;
 mod stop;
@@ -98,7 +99,19 @@ struct DeviceArgs<const CPU_FIRST: bool> {
 
 impl<const CPU_FIRST: bool> DeviceArgs<CPU_FIRST> {
     fn choose(&self) -> Result<Device> {
-        Device::choose(&self.device, self.threads.map(usize::from))
+        let fail = |message: String| Error::Usage(format!("--device {message}"));
+        let device = Device::named(&self.device).map_err(|error| match (error.kind(), error.remedy()) {
+            (Error::Usage(message), None) => fail(message.clone()),
+            (Error::Usage(message), Some(_)) => fail(format!("{message}\n`--device cpu` needs none")),
+            _ => error,
+        })?;
+        let Some(threads) = self.threads else { return Ok(device) };
+        if device.is_gpu() && !self.device.trim().eq_ignore_ascii_case("auto") {
+            let message =
+                format!("--threads is for the CPU engine; it does not go with --device {}", self.device);
+            return Err(Error::Usage(message));
+        }
+        Ok(device.threads(threads.into()))
     }
 }
 
@@ -141,7 +154,7 @@ fn run() -> ExitCode {
         Ok(code) => code,
         Err(error) => {
             output::error(&error);
-            ExitCode::from(error.exit_code())
+            ExitCode::from(remedy::exit_code(&error))
         }
     }
 }
@@ -225,14 +238,12 @@ fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
 }
 
 fn devices(output: &mut Output) -> Result<ExitCode> {
-    output.line(format_args!("{}", Device::cpu(None)));
-    let adapters = Adapters::find();
-    for report in adapters.reports() {
-        output.line(format_args!("{report}"));
+    output.line(format_args!("{}", Device::cpu()));
+    let found = Adapter::all();
+    found.iter().for_each(|adapter| output.line(format_args!("{adapter}")));
+    if found.is_empty() {
+        output.line(format_args!("{}", Adapter::listing(&found)));
     }
-    if adapters.reports().next().is_none() {
-        output.line(format_args!("{}", adapters.listing()));
-    }
-    output.line(format_args!("\n--device auto takes the {}", Device::choose("auto", None)?));
+    output.line(format_args!("\n--device auto takes the {}", Device::auto()));
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,8 @@ use std::process::ExitCode;
 use shadernet::error::{Error, Result, shown, shown_lines};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
+use super::remedy::with_remedy;
+
 /// A place for lines.
 pub(crate) struct Output {
     sink: Sink,
@@ -68,8 +70,8 @@ impl Output {
 }
 
 /// Prints an error. If even that fails, the exit code has to do.
-pub(crate) fn error(error: &dyn Display) {
-    let _ = writeln!(io::stderr(), "error: {}", shown_lines(&error.to_string()));
+pub(crate) fn error(error: &Error) {
+    let _ = writeln!(io::stderr(), "error: {}", shown_lines(&with_remedy(error)));
 }
 
 /// Tells something beside whatever goes to standard output.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -17,7 +18,7 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, RULES, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
+use shadernet::train::{Ending, RULES, Row, Run, RunState, Summary, Sweep, TrainingData, Watch};
 
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
@@ -151,43 +152,41 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
 
 /// A new run.
 fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<ExitCode> {
-    let model = model(args)?;
-    let settings = settings(args, &model)?;
+    let model = Arc::new(model(args)?);
+    let replicas = replicas(args, &model)?;
+    let shuffle = args.shuffle != Some(Switch::Off);
     let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
     let (init, notes) = init.unzip();
     notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
     if let Some(out) = &args.out {
-        Run::check_out(out)?;
+        Run::check_folder(out)?;
     }
-    let data = TrainingData::load(&settings.data, model.input, settings.hold_out)?;
+    let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
+    let data = load(data, &model, args.hold_out.unwrap_or(0) as usize)?;
     data.check(&model)?;
-    data.warnings.iter().for_each(|warning| output::warning(warning));
-    model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
-    let device = args.device.choose()?;
-    device.warning(&model).iter().for_each(|warning| output::warning(warning));
-    report.start(&device, &model, &settings, &data);
-    check_adapter(&device, &model, &settings, gpu_options(args), &mut report)?;
+    let device = device(args, &model, &data)?;
+    report.start(&device, &model, &replicas, shuffle, &data);
+    check_adapter(&device, &model, &replicas, &mut report)?;
     let stop = Stop::catch()?;
-    let run = Run::start(
-        &model,
-        &settings,
-        &data,
-        &device,
-        gpu_options(args),
-        init.as_deref(),
-        args.out.as_deref(),
-    )?;
-    finish(args, run, &data, &model, stop, report, output)
+    let mut run = Run::builder(Arc::clone(&model), Arc::clone(&data)).device(device).replicas(replicas);
+    run = run.shuffle(shuffle).save_every(Duration::from_secs(args.save_every.into()));
+    if let Some(weights) = init {
+        run = run.initial_weights(weights);
+    }
+    if let Some(out) = &args.out {
+        run = run.folder(out);
+    }
+    finish(args, run.start()?, &data, &model, stop, report, output)
 }
 
-/// A run that goes on.
+/// A resumed run.
 fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<ExitCode> {
     check_resume(args, folder)?;
-    let mut state = RunState::load(folder)?;
-    if let Some(data) = &args.data {
-        state.settings.data = absolute(data);
-    }
-    let dir = &state.settings.data;
+    let fail = |error: Error| match error.kind() {
+        Error::Usage(message) => Error::Usage(format!("--resume {message}")),
+        _ => error,
+    };
+    let state = RunState::load(folder).map_err(fail)?;
     if state.is_old {
         output::warning(&format_args!(
             "{}: its state was written by an older shadernet, without a checksum of the whole file: damage may go unnoticed",
@@ -199,21 +198,24 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             "the run was begun by a shadernet that trains by other rules: the result will not be that of an uninterrupted run"
         ));
     }
+    let dir = args.data.as_deref().unwrap_or(state.data_folder());
+    if dir.as_os_str().is_empty() {
+        let message = "the images of this run were made in memory; the program that made them can resume it";
+        return Err(Error::data(folder, message));
+    }
     if args.data.is_none() && !dir.exists() {
         let message =
-            "the run's data set was in this folder, which is not there; --data says where it is now";
+            "the run's dataset was in this folder, which no longer exists; --data says where it is now";
         return Err(Error::data(dir, message));
     }
-    let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
+    let model = Arc::clone(&state.model);
+    let data = load(dir, &model, state.held_out())?;
     state.check_data(&data)?;
-    data.warnings.iter().for_each(|warning| output::warning(warning));
-    state.model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
-    let device = args.device.choose()?;
-    device.warning(&state.model).iter().for_each(|warning| output::warning(warning));
-    report.start(&device, &state.model, &state.settings, &data);
-    check_adapter(&device, &state.model, &state.settings, gpu_options(args), &mut report)?;
+    let device = device(args, &model, &data)?;
+    report.start(&device, &model, state.replicas(), state.shuffles(), &data);
+    check_adapter(&device, &model, state.replicas(), &mut report)?;
     let stop = Stop::catch()?;
-    let run = Run::resume(&state, &data, &device, gpu_options(args))?;
+    let run = state.resume(Arc::clone(&data), &device)?;
     if let [.., before, here] = run.devices()
         && here.from_step == run.step()
     {
@@ -223,11 +225,27 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             here.from_step, before.device, here.device
         ));
     }
-    finish(args, run, &data, &state.model, stop, report, output)
+    finish(args, run, &data, &model, stop, report, output)
 }
 
-fn absolute(path: &Path) -> PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+/// The images, and what is unusual about them.
+fn load(folder: &Path, model: &Model, hold_out: usize) -> Result<Arc<TrainingData>> {
+    // So that the run can be resumed from another working directory.
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let data = match hold_out {
+        0 => TrainingData::load(folder, model.input)?,
+        count => TrainingData::load_held_out(folder, model.input, count)?,
+    };
+    Ok(Arc::new(data))
+}
+
+/// Where to train; warns about data, model and device.
+fn device(args: &TrainArgs, model: &Model, data: &TrainingData) -> Result<Device> {
+    data.warnings.iter().for_each(|warning| output::warning(warning));
+    model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
+    let device = args.device.choose()?.with_options(gpu_options(args));
+    device.warning(model).iter().for_each(|warning| output::warning(warning));
+    Ok(device)
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {
@@ -235,24 +253,18 @@ fn gpu_options(args: &TrainArgs) -> GpuOptions {
 }
 
 /// No training on a GPU that computes wrongly.
-fn check_adapter(
-    device: &Device,
-    model: &Model,
-    settings: &Settings,
-    options: GpuOptions,
-    report: &mut Report,
-) -> Result<()> {
-    let Some((adapters, index)) = device.adapter() else { return Ok(()) };
+fn check_adapter(device: &Device, model: &Model, replicas: &[Replica], report: &mut Report) -> Result<()> {
+    let Some(adapter) = device.adapter() else { return Ok(()) };
     // With all the kernels that any of the nets has.
-    let model = Replica::strongest(&settings.replicas).model(model, &model.train)?;
+    let model = Replica::strongest(replicas).model(model, &model.train)?;
     let cache = cache_folder("self-check");
-    report.checked(self_check(&model, adapters, index, cache.as_deref(), options)?);
+    report.checked(self_check(&model, adapter, cache.as_deref(), device.options())?);
     Ok(())
 }
 
 fn finish(
     args: &TrainArgs,
-    mut run: Run<'_>,
+    mut run: Run,
     data: &TrainingData,
     model: &Model,
     stop: Stop,
@@ -260,10 +272,9 @@ fn finish(
     output: &mut Output,
 ) -> Result<ExitCode> {
     report.ready(&run);
-    run.save_every(Duration::from_secs(args.save_every.into()));
     let mut watch = Stoppable { report: &mut report, stop: &stop };
-    let go_on = |run: &Run<'_>| format!("shadernet train --resume {}", files::quoted(run.folder()));
-    match run.train(args.max_steps, &mut watch) {
+    let go_on = |run: &Run| format!("shadernet train --resume {}", files::quoted(run.folder()));
+    match run.train_to_step(args.max_steps.unwrap_or(u32::MAX), &mut watch) {
         Ok(Ending::Done) => {}
         Ok(Ending::Stopped) => {
             report.stopped();
@@ -333,8 +344,8 @@ impl Watch for Stoppable<'_> {
         self.report.steps(epoch, done, of, sums);
     }
 
-    fn epoch(&mut self, rows: &[Row]) {
-        self.report.epoch(rows);
+    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
+        self.report.epoch(rows)
     }
 }
 
@@ -342,7 +353,10 @@ impl Watch for Stoppable<'_> {
 fn write_page(args: &TrainArgs, summary: &Summary, data: &TrainingData) -> Result<PathBuf> {
     let path = summary.folder.join(page::FILE);
     page::check_free(&path, std::slice::from_ref(&summary.folder), false)?;
-    let device = Device::cpu(args.device.threads.map(usize::from));
+    let device = match args.device.threads {
+        Some(threads) => Device::cpu().threads(threads.into()),
+        None => Device::cpu(),
+    };
     let text = page::of_run(&summary.folder, Source::Images(&data.test), &device)?;
     files::write_atomically(&path, text.as_bytes())?;
     Ok(path)
@@ -361,18 +375,14 @@ fn model(args: &TrainArgs) -> Result<Model> {
     Ok(model)
 }
 
-fn settings(args: &TrainArgs, model: &Model) -> Result<Settings> {
+/// The nets that the arguments ask for.
+fn replicas(args: &TrainArgs, model: &Model) -> Result<Vec<Replica>> {
     let (seed, replicas) = (args.seed.unwrap_or(0), args.replicas.unwrap_or(1));
     let Some(last) = seed.checked_add(replicas - 1) else {
         let message = format!("--seed {seed} --replicas {replicas}: seeds end at {}", u32::MAX);
         return Err(Error::Usage(message));
     };
-    let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
-    Ok(Settings {
-        replicas: Sweep::parse(&args.sweep)?.replicas(model, &(seed..=last).collect::<Vec<_>>())?,
-        shuffle: args.shuffle != Some(Switch::Off),
-        // So that the run can go on from another working directory.
-        data: absolute(data),
-        hold_out: args.hold_out.unwrap_or(0) as usize,
-    })
+    let seeds: Vec<u32> = (seed..=last).collect();
+    let fail = |error| Error::Usage(format!("--sweep {error}"));
+    Sweep::parse(&args.sweep).and_then(|sweep| sweep.replicas(model, &seeds)).map_err(fail)
 }

@@ -123,7 +123,7 @@ fn a_data_set_is_used_where_it_fits() {
 #[test]
 fn every_launch_of_a_gpu_is_in_the_table() {
     let Some(gpu) = common::gpu() else { return };
-    let device = gpu.report.to_string();
+    let device = gpu.info.to_string();
     let dir = workplace();
     let mut dispatches = Vec::new();
     for more in [&[][..], &["--fusion"]] {

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use serde_json::Value;
 use shadernet::checkpoint::{Checkpoint, read_weights};
@@ -372,17 +373,11 @@ fn weights_from_pytorch_give_pytorchs_logits() {
     };
     let expected = fs::read(fixture("interchange_expected")).unwrap();
     let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
-    let images = Images {
-        count: 8,
-        channels: 1,
-        height: 28,
-        width: 28,
-        pixels: expected.tensor("pixels").unwrap().data().to_vec(),
-        labels: vec![0; 8],
-    };
+    let pixels = expected.tensor("pixels").unwrap().data().to_vec();
+    let images = Arc::new(Images::new([1, 28, 28].into(), pixels, vec![0; 8]).unwrap());
     let (values, _) = expected.tensor("logits").unwrap().data().as_chunks();
     let wanted: Vec<f64> = values.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect();
-    let logits = shadernet::eval::logits(&checkpoint, &images, &Device::cpu(None)).unwrap();
+    let logits = shadernet::eval::logits(&checkpoint, &images, &Device::cpu()).unwrap();
     assert_eq!((logits.len(), wanted.len()), (80, 80));
     for (index, (&got, want)) in logits.iter().zip(wanted).enumerate() {
         assert!((f64::from(got) - want).abs() < 1e-4, "logit {index}: {got}, PyTorch has {want}");

@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
 use serde_json::Value;
 use shadernet::cpu::{self, CpuEngine};
@@ -35,7 +36,7 @@ fn seed_network() -> String {
 }
 
 /// Averaged weights of the seed network after thirty steps, taken in `pieces`.
-fn weights_after(images: &Images, seed: u32, threads: usize, pieces: &[usize]) -> Vec<Tensor> {
+fn weights_after(images: &Arc<Images>, seed: u32, threads: usize, pieces: &[usize]) -> Vec<Tensor> {
     let model = Model::parse(&seed_network(), "seed.toml").unwrap();
     let setup = Setup {
         model: &model,
@@ -66,6 +67,7 @@ fn threads_and_pauses_do_not_change_a_bit() {
     images.count = 700;
     images.pixels.truncate(700 * 784);
     images.labels.truncate(700);
+    let images = Arc::new(images);
     let want = weights_after(&images, 3, 1, &[30]);
     for (threads, pieces) in [(2, &[30][..]), (3, &[30]), (2, &[1, 10, 19])] {
         assert!(weights_after(&images, 3, threads, pieces) == want, "{threads} threads, pieces {pieces:?}");
@@ -149,7 +151,7 @@ fn five_runs_on_the_processor_give_one_hash() {
 #[test]
 fn five_runs_on_a_gpu_give_one_hash() {
     let Some(gpu) = common::gpu() else { return };
-    let report = gpu.report.clone();
+    let report = gpu.info.clone();
     let lavapipe = report.name.starts_with("llvmpipe");
     // Lavapipe's name contains its vector width, which is about to change.
     let name = if lavapipe { "llvmpipe".into() } else { format!("{} ({}", report.name, report.backend) };

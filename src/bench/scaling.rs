@@ -7,6 +7,7 @@ use crate::config::ModelConfig;
 use crate::cpu;
 use crate::error::{Error, Result};
 use crate::model::Model;
+#[cfg(feature = "report")]
 use crate::plot::{Line, Panel, Scale, svg};
 use crate::tensor::Shape;
 
@@ -83,7 +84,7 @@ fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
 /// Those of [`measure`], at the first point. A later point that does not fit the device records why, and the others
 /// continue.
 pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
-    let on_cpu = crate::device::Device::choose(options.device, options.threads)?.adapter().is_none();
+    let on_cpu = !options.device()?.is_gpu();
     let mut measured = Vec::new();
     for (quantity, value) in points(model, on_cpu) {
         let mut varied = options.clone();
@@ -98,7 +99,10 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
         let report = Model::new(config).and_then(|model| measure(&model, &varied));
         let point = match report {
             Ok(report) => Point { quantity, value, report: Some(report), why_not: None },
-            Err(error @ (Error::Config { .. } | Error::Device(_))) if !measured.is_empty() => {
+            Err(error)
+                if !measured.is_empty()
+                    && matches!(error.kind(), Error::Config { .. } | Error::Device(_)) =>
+            {
                 Point { quantity, value, report: None, why_not: Some(error.to_string()) }
             }
             Err(error) => return Err(error),
@@ -136,6 +140,7 @@ fn scale_image(config: &mut ModelConfig, side: usize) {
 }
 
 /// Time and arithmetic of each point relative to the first of its quantity, as an SVG.
+#[cfg(feature = "report")]
 pub fn chart(points: &[Point]) -> String {
     let panel = |quantity: Quantity| {
         let all = points.iter().filter(|point| point.quantity == quantity);

@@ -8,7 +8,6 @@
 use std::collections::BTreeMap;
 
 use crate::batch::BatchSettings;
-use crate::layers::Op;
 use crate::model::{Model, NamedLayer};
 use crate::plan::{Dispatch, METRICS_RING, ParamLayout, Plan, TensorPlan};
 
@@ -21,14 +20,6 @@ pub(super) struct Work {
     pub(super) bytes: f64,
 }
 
-/// Operations of a layer's forward pass for one image.
-pub(crate) fn forward_flops(layer: &NamedLayer) -> f64 {
-    match layer.op {
-        Op::Conv2d(conv) => 2.0 * (conv.output.len() * conv.filter()) as f64,
-        _ => 0.0,
-    }
-}
-
 /// True if a layer has to compute the gradient of its input: something below is trained.
 fn goes_on(model: &Model, index: usize) -> bool {
     model.layers[index].sources.iter().any(|&source| model.needs_grad(source))
@@ -36,9 +27,9 @@ fn goes_on(model: &Model, index: usize) -> bool {
 
 /// Operations of a training step of one net on `images` images.
 pub(super) fn step_flops(model: &Model, images: usize) -> f64 {
-    let of_layer = |(index, layer)| {
+    let of_layer = |(index, layer): (usize, &NamedLayer)| {
         let passes = if goes_on(model, index) { 3.0 } else { 2.0 };
-        passes * forward_flops(layer)
+        passes * layer.forward_flops()
     };
     images as f64 * model.layers.iter().enumerate().map(of_layer).sum::<f64>()
 }
@@ -59,7 +50,7 @@ pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -
 /// The layer that a launch computes: by its label, or the linear layer for a head, which is planned with the loss.
 fn owner(model: &Model, dispatch: &Dispatch) -> Option<usize> {
     if dispatch.shader == "head" {
-        return model.layers.iter().rposition(|layer| forward_flops(layer) > 0.0);
+        return model.layers.iter().rposition(|layer| layer.forward_flops() > 0.0);
     }
     let (name, _) = dispatch.label.rsplit_once('.')?;
     model.layers.iter().position(|layer| layer.name == name)
@@ -76,7 +67,7 @@ fn flops(model: &Model, index: usize, dispatch: &Dispatch) -> f64 {
         "backward" => back,
         _ => 0.0,
     };
-    passes * forward_flops(layer)
+    passes * layer.forward_flops()
 }
 
 /// Every tensor that a launch binds counts once if it is read and once if it is written, however often the kernel

@@ -53,8 +53,8 @@ impl TensorFile {
     /// Takes the bytes of a file; `path` is for messages.
     pub(crate) fn parse(bytes: Vec<u8>, path: &Path, max_header: u64) -> Result<Self> {
         let bad = |message: String| Error::checkpoint(path, message);
-        if let Some(message) = foreign::file(path, &bytes) {
-            return Err(bad(message));
+        if let Some(error) = foreign::file(path, &bytes) {
+            return Err(error);
         }
         let Some((length, rest)) = bytes.split_first_chunk() else {
             let message = format!("this is no safetensors file: it ends after {} bytes", bytes.len());

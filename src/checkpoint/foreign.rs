@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use crate::error::shown;
+use crate::error::{Error, Remedy, shown};
 use crate::files::quoted;
 
 const KERAS: &str =
     "this is a Keras or HDF5 file; weights are read from safetensors files, named and shaped as in PyTorch";
 
 /// Says what a file is that is no safetensors file, by how it begins and by its name.
-pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
+pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
     // The header of every safetensors file stands there.
     if bytes.get(8) == Some(&b'{') {
         return None;
@@ -20,52 +20,53 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<String> {
     // The name of a ZIP archive's first file stands at its beginning.
     let holds = |name: &[u8]| bytes[..bytes.len().min(4096)].windows(name.len()).any(|window| window == name);
     let is_zip = begins(b"PK\x03\x04");
+    let other = |message: String| Error::checkpoint(path, message);
     let first_word = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_lowercase();
     Some(if begins(b"version https://git-lfs.github.com/spec/") {
-        "this is a Git LFS pointer instead of the file; `git lfs pull` fetches it".into()
+        other("this is a Git LFS pointer instead of the file; `git lfs pull` fetches it".into())
     } else if begins(b"\x93NUMPY") || ends(&["npy"]) {
-        "this is a NumPy array, which has no name; weights are read from a safetensors file that has all of them by name"
-            .into()
+        let message = "this is a NumPy array, which has no name; weights are read from a safetensors file that has all of \
+                       them by name";
+        other(message.into())
     } else if ends(&["npz"]) || is_zip && holds(b".npy") {
         let code = format!(
             "import numpy; from safetensors.numpy import save_file; \
              save_file(dict(numpy.load({})), 'weights.safetensors')",
             python_string(path)
         );
-        format!("this is a NumPy file; {}", by_python(&code))
+        other(format!("this is a NumPy file; {}", by_python(&code))).with(Remedy::InitialWeights)
     } else if ends(&["keras"]) {
-        KERAS.into()
+        other(KERAS.into())
     } else if is_zip && !holds(b"data.pkl") && !ends(&["pt", "pth", "ckpt"]) {
-        "this is a ZIP archive, not a trained model (.safetensors); unpack it and give a file of weights"
-            .into()
+        let message =
+            "this is a ZIP archive, not a trained model (.safetensors); unpack it and give a file of weights";
+        other(message.into())
     } else if is_zip || matches!(bytes, [0x80, 2..=5, ..]) || ends(&["pt", "pth", "ckpt"]) {
         let code = format!(
             "import torch; from safetensors.torch import save_file; w = torch.load({}, map_location='cpu'); \
              save_file(w.get('state_dict', w), 'weights.safetensors')",
             python_string(path)
         );
-        format!("this is a PyTorch file; {}", by_python(&code))
+        other(format!("this is a PyTorch file; {}", by_python(&code))).with(Remedy::InitialWeights)
     } else if begins(b"\x89HDF\r\n\x1a\n") || ends(&["h5", "hdf5"]) {
-        KERAS.into()
+        other(KERAS.into())
     } else if ends(&["onnx"]) {
-        "this is an ONNX graph; give the model.safetensors that it was made from".into()
+        other("this is an ONNX graph; give the model.safetensors that it was made from".into())
     } else if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") {
-        "this is a picture, not a trained model (.safetensors)".into()
+        other("this is a picture, not a trained model (.safetensors)".into())
     } else if ends(&["toml"]) {
-        format!(
-            "this describes a network and holds no weights; train it first (`shadernet train {}`), then give the \
-             model.safetensors of the run",
-            quoted(path)
-        )
+        let message = "this describes a network and holds no weights; train it first, then give the model.safetensors of the \
+                       run";
+        other(message.into()).with(Remedy::TrainModel(path.to_owned()))
     } else if first_word.starts_with("<!doctype") || first_word.starts_with("<html") {
-        "this is a web page, not a trained model (.safetensors); the download was not the file".into()
+        other("this is a web page, not a trained model (.safetensors); the download was not the file".into())
     } else {
         return None;
     })
 }
 
 fn by_python(code: &str) -> String {
-    format!("save it as safetensors, and `--init` starts from it: python -c {}", quoted(code))
+    format!("save it as safetensors: python -c {}", quoted(code))
 }
 
 /// A path as a Python string. Like Python itself it has what is no Unicode as surrogates.
@@ -114,7 +115,7 @@ mod tests {
 
     #[test]
     fn archives_are_told_apart() {
-        let said = |path: &str, bytes: &[u8]| file(Path::new(path), bytes).unwrap();
+        let said = |path: &str, bytes: &[u8]| file(Path::new(path), bytes).unwrap().to_string();
         let zip = |name: &str| [b"PK\x03\x04", &[0; 26][..], name.as_bytes()].concat();
         assert!(said("sub/w.pth", &zip("w/data.pkl")).contains(r#"torch.load("sub/w.pth", "#));
         assert!(said("w.zip", &zip("w/data.pkl")).contains("this is a PyTorch file"));

@@ -2,16 +2,120 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
-use crate::dataset::bitmap::Bitmap;
+use crate::dataset::bitmap::{Bitmap, Raster};
 use crate::dataset::resize::stretch;
 use crate::dataset::{Images, picture};
-use crate::device::Device;
+use crate::device::{Device, Opened};
 use crate::error::{Error, Result};
 use crate::eval;
+use crate::tensor::Shape;
 
 pub mod prepare;
+
+/// A trained network on a device, opened once to answer many times.
+///
+/// # Examples
+/// ```
+/// use shadernet::{Checkpoint, Classifier, Device};
+///
+/// let mut classifier = Classifier::new(Checkpoint::seed()?, &Device::cpu())?;
+/// let answer = classifier.classify_file("data/digits/7_bar.png")?;
+/// assert_eq!(classifier.name_of(&answer), "7");
+/// let answer = classifier.classify_bytes(&std::fs::read("data/digits/3_red.png")?)?;
+/// assert_eq!(classifier.name_of(&answer), "3");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Classifier {
+    checkpoint: Checkpoint,
+    opened: Opened,
+}
+
+/// Images that a device classifies at once.
+const MOST_IMAGES: usize = 256;
+
+impl Classifier {
+    /// Opens a trained network on a device.
+    ///
+    /// # Errors
+    /// A device that cannot be opened or has too little memory.
+    pub fn new(checkpoint: Checkpoint, device: &Device) -> Result<Self> {
+        let Shape { channels, height, width } = checkpoint.model.input;
+        let (pixels, labels) = (vec![0; MOST_IMAGES * checkpoint.model.input.len()], vec![0; MOST_IMAGES]);
+        let none = Images { count: MOST_IMAGES, channels, height, width, pixels, labels };
+        let opened = eval::open(&checkpoint, &Arc::new(none), device)?;
+        Ok(Self { checkpoint, opened })
+    }
+
+    /// Reads a trained network from a file, and opens it on a device.
+    ///
+    /// # Errors
+    /// Those of [`Checkpoint::load`] and [`Classifier::new`].
+    pub fn open(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
+        Self::new(Checkpoint::load(path)?, device)
+    }
+
+    /// The network.
+    pub fn checkpoint(&self) -> &Checkpoint {
+        &self.checkpoint
+    }
+
+    /// Name of the most probable class of an answer.
+    pub fn name_of(&self, answer: &Answer) -> &str {
+        &self.checkpoint.classes[answer.class]
+    }
+
+    /// Classifies a PNG or JPEG file.
+    ///
+    /// # Errors
+    /// Those of [`Picture::open`] and [`Classifier::classify`].
+    pub fn classify_file(&mut self, path: impl AsRef<Path>) -> Result<Answer> {
+        self.classify(Picture::open(path.as_ref())?)
+    }
+
+    /// Classifies what a PNG or JPEG file holds.
+    ///
+    /// # Errors
+    /// Those of [`Picture::read`] and [`Classifier::classify`].
+    pub fn classify_bytes(&mut self, bytes: &[u8]) -> Result<Answer> {
+        self.classify(Picture::read(bytes, "the picture")?)
+    }
+
+    /// Classifies a picture.
+    ///
+    /// # Errors
+    /// Those of [`Picture::input`] and [`Classifier::classify_inputs`].
+    pub fn classify(&mut self, picture: Picture) -> Result<Answer> {
+        let input = picture.input(&self.checkpoint)?;
+        Ok(self.classify_inputs(&[input])?.swap_remove(0))
+    }
+
+    /// Classifies images as the network takes them, `[channels][height][width]` each, 0 for the background:
+    /// [`Picture::input`] makes them from pictures.
+    ///
+    /// # Errors
+    /// Images of another size, an answer that is not a finite number, and a failing device.
+    pub fn classify_inputs(&mut self, images: &[Vec<u8>]) -> Result<Vec<Answer>> {
+        let input = self.checkpoint.model.input;
+        if let Some(image) = images.iter().find(|image| image.len() != input.len()) {
+            let message = format!("an image has {} values, the model takes {}", image.len(), input.len());
+            return Err(Error::Usage(message));
+        }
+        let Shape { channels, height, width } = input;
+        let mut answers = Vec::with_capacity(images.len());
+        for images in images.chunks(MOST_IMAGES) {
+            let (count, labels) = (images.len(), vec![0; images.len()]);
+            let images = Images { count, channels, height, width, pixels: images.concat(), labels };
+            let logits = self.opened.engine.classify(&images)?;
+            eval::check_finite(&self.checkpoint, &logits)?;
+            answers.extend(logits.chunks(self.checkpoint.model.class_count()).map(answer));
+        }
+        Ok(answers)
+    }
+}
 
 /// What a network says of an image.
 #[derive(Debug, Clone, PartialEq)]
@@ -48,7 +152,31 @@ impl Picture {
         Ok(Self { image: picture::decode_bytes(&bytes, &name)?, name })
     }
 
-    /// What is odd about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
+    /// Takes pixels from memory, `[height][width][channels]` from the upper left, with 1 (grey), 2 (grey and alpha), 3 (RGB)
+    /// or 4 channels (RGB and alpha).
+    ///
+    /// # Errors
+    /// Sides of 0 or more than 8192 pixels, another number of channels, or samples that are not as many as all that says.
+    pub fn from_pixels(width: usize, height: usize, channels: usize, samples: Vec<u8>) -> Result<Self> {
+        let sides = 1..=picture::MAX_SIDE;
+        if !(sides.contains(&width) && sides.contains(&height) && (1..=4).contains(&channels)) {
+            let message = format!(
+                "{width}x{height} pixels of {channels} channels; sides of 1 to {} and 1 to 4 channels fit",
+                sides.end()
+            );
+            return Err(Error::Usage(message));
+        }
+        if samples.len() != width * height * channels {
+            let (found, wanted) = (samples.len(), width * height * channels);
+            let message =
+                format!("{width}x{height} pixels of {channels} channels are {wanted} bytes, not {found}");
+            return Err(Error::Usage(message));
+        }
+        let image = Bitmap::Eight(Raster { width, height, channels, samples });
+        Ok(Self { image, name: PathBuf::from("the pixels") })
+    }
+
+    /// What is unusual about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
     pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
         self.image.faint().filter(|_| takes_pictures(checkpoint)).map(|most| {
             format!(
@@ -80,55 +208,9 @@ impl Picture {
     }
 }
 
-/// Reads a picture file as `checkpoint` wants its images.
-///
-/// # Errors
-/// As [`Picture::open`] and [`Picture::input`].
-pub fn read(path: &Path, checkpoint: &Checkpoint) -> Result<Vec<u8>> {
-    Picture::open(path)?.input(checkpoint)
-}
-
 /// True for models that see pictures as they are, and not drawings made like MNIST's.
 pub fn takes_pictures(checkpoint: &Checkpoint) -> bool {
     checkpoint.trained.pictures || checkpoint.model.input.channels != 1
-}
-
-/// Classifies images that [`read`] made for the model's input, `[channels][height][width]` each.
-///
-/// # Errors
-/// Images of another size, and a failing device.
-///
-/// # Examples
-/// ```
-/// use shadernet::checkpoint::Checkpoint;
-/// use shadernet::classify::{classify, read};
-/// use shadernet::device::Device;
-///
-/// let checkpoint = Checkpoint::seed()?;
-/// let image = read("data/digits/7_bar.png".as_ref(), &checkpoint)?;
-/// let answers = classify(&checkpoint, &[image], &Device::cpu(None))?;
-/// assert_eq!(checkpoint.classes[answers[0].class], "7");
-/// # Ok::<(), shadernet::error::Error>(())
-/// ```
-pub fn classify(checkpoint: &Checkpoint, images: &[Vec<u8>], device: &Device) -> Result<Vec<Answer>> {
-    let input = checkpoint.model.input;
-    if images.is_empty() {
-        return Ok(Vec::new());
-    }
-    if let Some(image) = images.iter().find(|image| image.len() != input.len()) {
-        let message = format!("an image has {} values, the model takes {}", image.len(), input.len());
-        return Err(Error::Usage(message));
-    }
-    let images = Images {
-        count: images.len(),
-        channels: input.channels,
-        height: input.height,
-        width: input.width,
-        pixels: images.concat(),
-        labels: vec![0; images.len()],
-    };
-    let logits = eval::logits(checkpoint, &images, device)?;
-    Ok(logits.chunks(checkpoint.model.class_count()).map(answer).collect())
 }
 
 /// Softmax of one image's logits.

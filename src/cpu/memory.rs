@@ -79,7 +79,7 @@ impl Need {
             None => {
                 let one = Self { blocks: 1, threads: 1, ..*self }.total();
                 let cure = match one <= free && self.threads > 1 {
-                    true => "fewer --threads need less, --threads 1 the least".into(),
+                    true => "fewer threads need less, and one thread the least".into(),
                     false => "the network needs smaller layers".to_owned(),
                 };
                 ("the network".to_owned(), cure)

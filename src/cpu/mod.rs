@@ -6,6 +6,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
+use std::sync::Arc;
 
 use rayon::prelude::*;
 
@@ -35,13 +36,13 @@ use program::Program;
 
 /// Nets on the processor.
 #[derive(Debug)]
-pub struct CpuEngine<'a> {
+pub struct CpuEngine {
     pool: rayon::ThreadPool,
     program: Program,
     nets: Vec<Net>,
     blocks: Vec<Block>,
-    training: Option<(BatchSettings, &'a Images)>,
-    test: (BatchSettings, &'a Images),
+    training: Option<(BatchSettings, Arc<Images>)>,
+    test: (BatchSettings, Arc<Images>),
     step: u32,
     started: VecDeque<Work>,
 }
@@ -63,16 +64,16 @@ pub fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-impl<'a> CpuEngine<'a> {
+impl CpuEngine {
     /// Makes an engine with this many threads, or one per processor. Weights start at zero: write them next.
     ///
     /// # Errors
     /// Threads that cannot be started, or not enough memory; nothing is allocated then.
-    pub fn new(setup: &Setup<'a>, threads: Option<usize>) -> Result<Self> {
+    pub fn new(setup: &Setup<'_>, threads: Option<usize>) -> Result<Self> {
         let threads = threads.unwrap_or_else(default_threads).max(1);
         check_stacks(threads)?;
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().map_err(|error| {
-            let cure = if threads > 1 { "; --threads 1 needs the fewest" } else { "" };
+            let cure = if threads > 1 { "; one thread needs the least" } else { "" };
             Error::Device(format!("cannot start {threads} threads: {error}{cure}"))
         })?;
         // A thread's first allocation reserves address space for all later ones, so it happens before memory is counted.
@@ -85,8 +86,8 @@ impl<'a> CpuEngine<'a> {
         Ok(Self {
             blocks: (0..blocks).map(block).collect(),
             nets: setup.replicas.iter().map(|replica| Net::new(setup, &program, replica)).collect(),
-            training: batches.zip(setup.training),
-            test: (setup.eval_batches(), setup.test),
+            training: batches.zip(setup.training.cloned()),
+            test: (setup.eval_batches(), Arc::clone(setup.test)),
             step: 0,
             started: VecDeque::new(),
             pool,
@@ -123,13 +124,24 @@ impl<'a> CpuEngine<'a> {
     fn evaluate_steps(&mut self, averaged: bool, steps: Range<usize>) -> Vec<Metrics> {
         let (size, count) = (self.evaluation_step(), self.test.1.count);
         let images = size * steps.start..count.min(size * steps.end);
-        let mut totals = vec![Metrics::default(); self.nets.len()];
+        let (mut totals, test) = (vec![Metrics::default(); self.nets.len()], Arc::clone(&self.test.1));
         for (replica, total) in totals.iter_mut().enumerate() {
-            self.evaluate_blocks(replica, averaged, images.clone(), |_, block, images| {
+            self.evaluate_blocks(&test, replica, averaged, images.clone(), |_, block, images| {
                 total.add(Metrics { loss_sum: f64::from(block.loss_sum), correct: block.correct, images });
             });
         }
         totals
+    }
+
+    /// Logits [images, classes] for the first net.
+    fn logits_of(&mut self, images: &Images, averaged: bool) -> Vec<f32> {
+        let mut logits = Vec::new();
+        self.evaluate_blocks(images, 0, averaged, 0..images.count, |program, block, images| {
+            let start = logits.len();
+            logits.resize(start + images * program.classes(), 0.0);
+            kernels::unpack(block.logits(program), program.classes(), &mut logits[start..]);
+        });
+        logits
     }
 
     /// Images per evaluation step: whole blocks.
@@ -137,16 +149,17 @@ impl<'a> CpuEngine<'a> {
         self.test.0.batch_size.next_multiple_of(LANES)
     }
 
-    /// Runs a range of the test images, starting at a block boundary, through a net; `each` gets every block with its
-    /// number of images.
+    /// Runs a range of images, starting at a block boundary, through a net; `each` gets every block with its number of
+    /// images.
     fn evaluate_blocks(
         &mut self,
+        images: &Images,
         replica: usize,
         averaged: bool,
         range: Range<usize>,
         mut each: impl FnMut(&Program, &Block, usize),
     ) {
-        let Self { pool, program, nets, blocks, test: (batches, images), .. } = self;
+        let Self { pool, program, nets, blocks, test: (batches, _), .. } = self;
         let net = &nets[replica];
         let gather = gather::Gather::new(batches, images);
         let starts: Vec<usize> = range.clone().step_by(LANES).collect();
@@ -216,7 +229,7 @@ fn train_step(
     metrics
 }
 
-impl Engine for CpuEngine<'_> {
+impl Engine for CpuEngine {
     fn start_training(&mut self, steps: usize) -> Result<()> {
         self.started.push_back(Work::Training { steps });
         Ok(())
@@ -239,13 +252,12 @@ impl Engine for CpuEngine<'_> {
     }
 
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
-        let mut logits = Vec::new();
-        self.evaluate_blocks(0, averaged, 0..self.test.1.count, |program, block, images| {
-            let start = logits.len();
-            logits.resize(start + images * program.classes(), 0.0);
-            kernels::unpack(block.logits(program), program.classes(), &mut logits[start..]);
-        });
-        Ok(logits)
+        let test = Arc::clone(&self.test.1);
+        Ok(self.logits_of(&test, averaged))
+    }
+
+    fn classify(&mut self, images: &Images) -> Result<Vec<f32>> {
+        Ok(self.logits_of(images, false))
     }
 
     fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>> {

@@ -8,7 +8,7 @@ use flate2::bufread::MultiGzDecoder;
 
 use super::entries::{Entries, name_of, shown};
 use super::{LFS_POINTER, MAX_BYTES, Part, buffer};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::files;
 use crate::memory;
 
@@ -56,9 +56,7 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
         stem.is_some_and(|s| parts.iter().any(|p| s.ends_with(&format!("{p}-{kind}"))))
     };
     if !dir.exists() {
-        let message = "there is no such folder; `shadernet data mnist` fetches MNIST into data/mnist, --data names \
-                       another folder with a data set";
-        return Err(Error::data(dir, message));
+        return Err(Error::data(dir, "there is no such folder").with(Remedy::Dataset));
     }
     let Entries { folders, mut files, odd, .. } = Entries::of(dir)?;
     // What is no file is found, too: opening it says what it is.
@@ -74,14 +72,14 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
     files.dedup_by(|b, a| b.to_str().and_then(|b| b.strip_suffix(".gz")) == a.to_str());
     match &files[..] {
         [file] => Ok(file.clone()),
-        [] => Err(Error::data(
-            dir,
-            format!(
+        [] => {
+            let message = format!(
                 "no file *{}-{kind}-idx{dims}-ubyte or *{0}-{kind}.idx{dims}-ubyte, with or without .gz, and \
-                 no folder of pictures for each class; `shadernet data mnist` fetches MNIST into data/mnist",
+                 no folder of pictures for each class",
                 parts.join("|")
-            ),
-        )),
+            );
+            Err(Error::data(dir, message).with(Remedy::Dataset))
+        }
         _ => {
             let names: Vec<_> = files.iter().map(|file| shown(file, dir)).collect();
             Err(Error::data(dir, format!("{} fit; keep one data set in a folder", names.join(" and "))))

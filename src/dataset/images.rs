@@ -5,6 +5,7 @@ use std::path::Path;
 use super::{Part, buffer, class_named, entries, idx};
 use crate::error::{Error, Result};
 use crate::rng::{self, Permutation, Stream};
+use crate::tensor::Shape;
 
 /// Images of one size with one label each.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +25,42 @@ pub struct Images {
 }
 
 impl Images {
+    /// Images of the shape [channels, height, width] from their pixels, `[count][channels][height][width]`, and a label for
+    /// each.
+    ///
+    /// # Errors
+    /// Pixels that are not a whole number of images, another number of labels, and no images at all.
+    pub fn new(shape: Shape, pixels: Vec<u8>, labels: Vec<u8>) -> Result<Self> {
+        let Shape { channels, height, width } = shape;
+        let images = Self { count: labels.len(), channels, height, width, pixels, labels };
+        images.check().map_err(|message| Error::Usage(format!("images of {shape}: {message}")))?;
+        Ok(images)
+    }
+
+    /// [channels, height, width].
+    pub fn shape(&self) -> Shape {
+        Shape::new(self.channels, self.height, self.width)
+    }
+
+    /// Fails if there are no images, or if pixels and labels are not as many as the sizes say.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let size = self.shape().len();
+        if self.count == 0 || size == 0 {
+            return Err("there must be at least one image, of at least one value".into());
+        }
+        if self.labels.len() != self.count {
+            return Err(format!("{} labels for {} images", self.labels.len(), self.count));
+        }
+        if self.count.checked_mul(size) != Some(self.pixels.len()) {
+            let found = self.pixels.len();
+            return Err(format!(
+                "{} images need {} values each, but there are {found} values",
+                self.count, size
+            ));
+        }
+        Ok(())
+    }
+
     /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it. The
     /// images of EMNIST, which its files store transposed, are turned upright.
     ///

@@ -7,11 +7,11 @@ use super::bitmap::Bitmap;
 use super::decode::{Decoder, Format, Refusal};
 use super::exif::Orientation;
 use super::jpeg;
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::files;
 use crate::memory::{Budget, Share};
 
-const MAX_SIDE: usize = 8192;
+pub(crate) const MAX_SIDE: usize = 8192;
 const MAX_MIB: u64 = 256;
 
 /// Reads a whole picture file; what the system refuses is no damage.
@@ -40,12 +40,8 @@ pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
         let message = "this is a folder; give the pictures in it, such as its *.png";
         return Err(Error::data(path, message));
     } else if !kind.is_file() {
-        let message = format!(
-            "this is {}, not a regular file; a program's output can be classified through standard input: `... | \
-             shadernet classify -`",
-            files::name_of_kind(kind)
-        );
-        return Err(Error::data(path, message));
+        let message = format!("this is {}, not a regular file", files::name_of_kind(kind));
+        return Err(Error::data(path, message).with(Remedy::Stream));
     }
     decode_bytes(&read_file(path)?, path)
 }

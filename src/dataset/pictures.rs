@@ -12,8 +12,7 @@ use super::folders::{Class, classes};
 use super::layout::Layout;
 use super::resize::stretch;
 use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
-use crate::error::{self, Error, Result};
-use crate::files;
+use crate::error::{self, Error, Remedy, Result};
 use crate::memory::{self, Budget};
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
@@ -108,12 +107,8 @@ fn check_channels(dir: &Path, input: Shape) -> Result<()> {
     if [1, 3].contains(&input.channels) {
         return Ok(());
     }
-    let message = format!(
-        "pictures have 1 channel (grey) or 3 (RGB), the model takes {}; `shadernet new --data {}` writes a model that fits",
-        input.channels,
-        files::quoted(dir)
-    );
-    Err(Error::data(dir, message))
+    let message = format!("pictures have 1 channel (grey) or 3 (RGB), the model takes {}", input.channels);
+    Err(Error::data(dir, message).with(Remedy::FitModel(dir.to_owned())))
 }
 
 /// A file that was read: a hash of its decoded pixels, or why it is no picture.

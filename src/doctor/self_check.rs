@@ -6,9 +6,9 @@ use std::time::UNIX_EPOCH;
 use sha2::{Digest, Sha256};
 
 use super::{Depth, examine};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::files::write_atomically;
-use crate::gpu::{AdapterReport, Adapters, GpuOptions};
+use crate::gpu::{Adapter, AdapterInfo, GpuOptions};
 use crate::model::Model;
 use crate::shader;
 
@@ -21,31 +21,27 @@ pub enum SelfCheck {
     Remembered,
 }
 
-/// Makes sure that adapter `index` computes the kernels of `model`'s training correctly. Passes are remembered under
+/// Makes sure that an adapter computes the kernels of `model`'s training correctly. Passes are remembered under
 /// `cache`; without a folder, or if it cannot be written, the check runs each time.
 ///
 /// # Errors
 /// An adapter that cannot be opened, or that computes wrong results: the message names the kernel and a way out.
 pub fn self_check(
     model: &Model,
-    adapters: &Adapters,
-    index: usize,
+    adapter: &Adapter,
     cache: Option<&Path>,
     options: GpuOptions,
 ) -> Result<SelfCheck> {
-    let adapter = adapters.report(index);
-    let remembered = cache.map(|folder| folder.join(file_name(model, adapter, options)));
+    let remembered = cache.map(|folder| folder.join(file_name(model, adapter.info(), options)));
     if remembered.as_ref().is_some_and(|path| path.exists()) {
         return Ok(SelfCheck::Remembered);
     }
-    let report = examine(model, adapters, index, Depth::Quick, options)?;
+    let report = examine(model, adapter, Depth::Quick, options)?;
     if let Some(what) = &report.wrong_kernel {
         let launch = report.launches.iter().find(|row| row.wrong.is_some());
         let kernel = launch.map_or("a kernel".into(), |row| format!("{} ({})", row.launch, row.shader));
-        return Err(Error::Device(format!(
-            "{adapter} computes wrongly, so nothing was trained: {kernel}: {what}\n\
-             `--device cpu` needs no GPU; `shadernet doctor` prints a report to send in"
-        )));
+        let message = format!("{adapter} computes wrongly, so nothing was trained: {kernel}: {what}");
+        return Err(Error::Device(message).with(Remedy::ReportGpu));
     }
     if let Some(path) = remembered {
         // Losing a pass only costs half a second next time, so failures are ignored.
@@ -57,7 +53,7 @@ pub fn self_check(
 }
 
 /// A name that changes with anything that could affect what the adapter computes.
-fn file_name(model: &Model, adapter: &AdapterReport, options: GpuOptions) -> PathBuf {
+fn file_name(model: &Model, adapter: &AdapterInfo, options: GpuOptions) -> PathBuf {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text);

@@ -4,15 +4,15 @@ use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use super::suite::{Arm, Criterion, Group, Phase, Recipe, Suite};
 use super::table::{Origin, Row, Rows};
 use crate::device::Device;
-use crate::error::{Error, Result};
-use crate::gpu::GpuOptions;
+use crate::error::{Error, Remedy, Result};
 use crate::replica::Replica;
 use crate::tensor::Shape;
-use crate::train::{Ending, RULES, Run, RunState, Settings, Summary, TrainingData, Watch};
+use crate::train::{Ending, RULES, Run, RunState, Summary, TrainingData, Watch};
 
 /// How a suite is run.
 #[derive(Debug)]
@@ -23,8 +23,6 @@ pub struct Options<'a> {
     pub out: &'a Path,
     /// Where to train.
     pub device: &'a Device,
-    /// How a GPU runs it.
-    pub gpu: GpuOptions,
     /// Seeds of an arm that are trained side by side.
     pub replicas: usize,
     /// Which part this process does, of how many: (0, 1) is all.
@@ -62,7 +60,7 @@ pub trait Watcher: Watch {
 }
 
 /// The images of a phase, by input size.
-type Loaded = HashMap<Shape, TrainingData>;
+type Loaded = HashMap<Shape, Arc<TrainingData>>;
 /// The origins of the rows that count, by phase and input size.
 type Origins = HashMap<(Phase, Shape), Origin>;
 
@@ -80,10 +78,13 @@ fn load(
     for (_, arm) in suite.arms().filter(|(_, arm)| phase == Phase::Test || arm.candidates.len() > 1) {
         for recipe in &arm.candidates {
             if let Entry::Vacant(place) = loaded.entry(recipe.model.input) {
-                let data = TrainingData::load(dir, *place.key(), hold_out)?;
+                let data = match hold_out {
+                    0 => TrainingData::load(dir, *place.key())?,
+                    count => TrainingData::load_held_out(dir, *place.key(), count)?,
+                };
                 data.warnings.iter().for_each(|warning| watcher.warning(warning));
                 origins.insert((phase, *place.key()), Origin::of(&data, hold_out));
-                place.insert(data);
+                place.insert(Arc::new(data));
             }
         }
     }
@@ -151,9 +152,8 @@ pub fn choose_rows(
             let key = inputs.get(row.fingerprint.as_str()).map(|&input| (row.phase, input));
             let (Some(key), Some(origin)) = (key, row.origin()) else { continue };
             if *origins.entry(key).or_insert_with(|| origin.clone()) != origin {
-                let message = "there are rows of different data, hold-outs or rules: --data says of which images the report \
-                               is to be";
-                return Err(Error::Usage(message.into()));
+                let message = "there are rows of different data, hold-outs or rules";
+                return Err(Error::Usage(message.into()).with(Remedy::ImagesOfReport));
             }
         }
     }
@@ -239,10 +239,9 @@ fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) 
             Phase::Select if arm.candidates.len() == 1 => continue,
             Phase::Select => arm.candidates.iter().collect(),
             Phase::Test => vec![chosen(group, arm, rows).ok_or_else(|| {
-                Error::Usage(format!(
-                    "group {:?}, arm {:?}: its recipe is not chosen yet; finish `--phase select` on all shards first",
-                    group.name, arm.name
-                ))
+                let message =
+                    format!("group {:?}, arm {:?}: its recipe is not chosen yet", group.name, arm.name);
+                Error::Usage(message).with(Remedy::FinishSelection)
             })?],
         };
         for recipe in recipes {
@@ -295,34 +294,33 @@ pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe
 /// `None` if `watcher` stops it.
 fn train(
     job: &Job<'_>,
-    data: &TrainingData,
+    data: &Arc<TrainingData>,
     origin: &Origin,
     options: &Options<'_>,
     watcher: &mut dyn Watcher,
 ) -> Result<Option<(Vec<Row>, PathBuf)>> {
     let model = &job.recipe.model;
-    let settings = Settings {
-        replicas: Replica::of_seeds(model, &model.train, job.seeds.iter().copied()),
-        shuffle: true,
-        data: std::path::absolute(options.data).unwrap_or_else(|_| options.data.to_owned()),
-        hold_out: origin.hold_out,
-    };
-    let (folder, state) = place(&folder(job, options), &settings, data, watcher)?;
-    let trained = match &state {
-        Some(state) => Run::resume(state, data, options.device, options.gpu),
-        None => Run::start(model, &settings, data, options.device, options.gpu, None, Some(&folder)),
+    let replicas = Replica::of_seeds(model, &model.train, job.seeds.iter().copied());
+    let (folder, state) = place(&folder(job, options), &replicas, data, watcher)?;
+    let is_resumed = state.is_some();
+    let trained = match state {
+        Some(state) => state.resume(Arc::clone(data), options.device),
+        None => {
+            let run = Run::builder(model.clone(), Arc::clone(data)).replicas(replicas);
+            run.device(options.device.clone()).folder(&folder).start()
+        }
     }
     .and_then(|mut run| {
-        if let (Some(state), [.., before, here]) = (&state, run.devices()) {
+        if let (true, [.., before, here]) = (is_resumed, run.devices()) {
             watcher.warning(&format!(
                 "{}: up to step {} this run was computed on {}, now on {}, which may round in another way",
-                state.folder().display(),
+                run.folder().display(),
                 here.from_step,
                 before.device,
                 here.device
             ));
         }
-        if run.train(None, &mut Forward(watcher))? == Ending::Stopped {
+        if run.train(&mut Forward(watcher))? == Ending::Stopped {
             return Ok(None);
         }
         let summary = run.finish()?;
@@ -350,14 +348,17 @@ fn train(
 /// kept, and this folder gets a number.
 fn place(
     folder: &Path,
-    settings: &Settings,
+    replicas: &[Replica],
     data: &TrainingData,
     watcher: &mut dyn Watcher,
 ) -> Result<(PathBuf, Option<RunState>)> {
     let is_same = |state: &RunState| {
         // The dataset may have moved: its content counts.
-        let here = Settings { data: state.settings.data.clone(), ..settings.clone() };
-        state.settings == here && state.check_data(data).is_ok() && state.rules() == RULES
+        state.replicas() == replicas
+            && state.shuffles()
+            && state.held_out() == data.held_out
+            && state.check_data(data).is_ok()
+            && state.rules() == RULES
     };
     let mut number = 1;
     loop {
@@ -377,12 +378,13 @@ fn place(
             }
             Err(error @ Error::Busy { .. }) => return Err(error),
             // No state, or one from something else.
-            Ok(_) | Err(Error::Usage(_)) => {}
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), Error::Usage(_)) => {}
             Err(error) => watcher.warning(&format!("{error}; the run is begun anew in another folder")),
         }
-        match Run::check_out(&folder) {
+        match Run::check_folder(&folder) {
             Ok(()) => return Ok((folder, None)),
-            Err(Error::Usage(_)) => number += 1,
+            Err(error) if matches!(error.kind(), Error::Usage(_)) => number += 1,
             Err(error) => return Err(error),
         }
     }
@@ -470,7 +472,7 @@ impl Watch for Forward<'_> {
         self.0.steps(epoch, done, of, sums);
     }
 
-    fn epoch(&mut self, rows: &[crate::train::Row]) {
-        self.0.epoch(rows);
+    fn epoch(&mut self, rows: &[crate::train::Row]) -> ControlFlow<()> {
+        self.0.epoch(rows)
     }
 }

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use super::{folder_of, name_of_kind, target_of, temporary_in};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 
 /// Fails if no file can be written at `path`: [`check_outputs`] for a file that is made without reading others.
 ///
@@ -55,8 +55,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
         }
         // A dangling link also belongs to the user.
         if !force && path.symlink_metadata().is_ok() {
-            let message = format!("{} exists: --force replaces it, another name keeps it", path.display());
-            return Err(Error::Usage(message));
+            return Err(Error::Usage(format!("{} exists", path.display())).with(Remedy::Replace));
         }
         if found.is_some_and(|found| found.permissions().readonly()) {
             return refused("this file is read-only; make it writable, or name another");
@@ -169,7 +168,7 @@ mod tests {
         #[cfg(unix)]
         {
             std::os::unix::fs::symlink("nowhere", &path).unwrap();
-            assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
+            assert!(message(&path, false).unwrap().contains("x exists"));
             assert_eq!(message(&path, true), None);
             std::fs::remove_file(&path).unwrap();
             for force in [false, true] {
@@ -186,7 +185,7 @@ mod tests {
             }
         }
         std::fs::write(&path, "").unwrap();
-        assert!(message(&path, false).unwrap().contains("x exists: --force replaces it"));
+        assert!(message(&path, false).unwrap().contains("x exists"));
         assert_eq!(message(&path, true), None);
         for force in [false, true] {
             for folder in [dir.path(), &dir.path().join(".."), &dir.path().join("new/")] {

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use serde::Serialize;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 
 /// An adapter as the user sees it.
 #[derive(Debug, Clone, Serialize)]
-pub struct AdapterReport {
+pub struct AdapterInfo {
     /// Name given by the driver.
     pub name: String,
     /// `vulkan`, `metal` or `dx12`.
@@ -40,7 +40,7 @@ pub struct AdapterLimits {
     pub workgroups: u32,
 }
 
-impl fmt::Display for AdapterReport {
+impl fmt::Display for AdapterInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({}, {}", self.name, self.backend, self.kind)?;
         if !self.driver.is_empty() {
@@ -50,7 +50,7 @@ impl fmt::Display for AdapterReport {
     }
 }
 
-impl AdapterReport {
+impl AdapterInfo {
     fn new(info: &wgpu::AdapterInfo) -> Self {
         let kind = match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete GPU",
@@ -70,30 +70,36 @@ impl AdapterReport {
     }
 }
 
-/// Adapters of this machine, real GPUs first, discrete before integrated.
+/// A GPU, or a driver that imitates one in software.
 ///
 /// # Examples
 /// ```
-/// use shadernet::gpu::Adapters;
+/// use shadernet::gpu::Adapter;
 ///
-/// let adapters = Adapters::find();
-/// for report in adapters.reports() {
-///     println!("{report}");
+/// for adapter in Adapter::all() {
+///     println!("{adapter}");
 /// }
-/// match adapters.real_gpu() {
-///     Some(index) => println!("the first real GPU is {}", adapters.report(index).name),
-///     None => println!("{}", adapters.listing()),
+/// match Adapter::first_gpu() {
+///     Some(gpu) => println!("the first real GPU is {}", gpu.info().name),
+///     None => println!("there is no GPU"),
 /// }
 /// ```
-#[derive(Debug)]
-pub struct Adapters {
-    found: Vec<(AdapterReport, wgpu::Adapter)>,
+#[derive(Debug, Clone)]
+pub struct Adapter {
+    info: AdapterInfo,
+    adapter: wgpu::Adapter,
 }
 
-impl Adapters {
-    /// Queries every backend. Finding nothing, where there is no driver, is not an error.
-    pub fn find() -> Self {
-        // One per process: with one per call, NVIDIA's driver eventually found no adapter in tests that open dozens.
+impl fmt::Display for Adapter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+impl Adapter {
+    /// The adapters of this machine: real GPUs first, discrete before integrated. Empty where there is no driver.
+    pub fn all() -> Vec<Self> {
+        // One for the process: with one for each call NVIDIA's driver eventually found no adapter in tests that open dozens.
         static INSTANCE: OnceLock<wgpu::Instance> = OnceLock::new();
         let instance = INSTANCE.get_or_init(|| {
             wgpu::Instance::new(wgpu::InstanceDescriptor {
@@ -103,60 +109,53 @@ impl Adapters {
         });
         let mut found: Vec<_> = pollster::block_on(instance.enumerate_adapters(wgpu::Backends::all()))
             .into_iter()
-            .map(|adapter| (AdapterReport::new(&adapter.get_info()), adapter))
+            .map(|adapter| Self { info: AdapterInfo::new(&adapter.get_info()), adapter })
             .collect();
         let order = ["discrete GPU", "integrated GPU", "virtual GPU", "other", "software"];
-        found.sort_by_key(|(report, _)| order.iter().position(|&kind| kind == report.kind));
-        Self { found }
+        found.sort_by_key(|found| order.iter().position(|&kind| kind == found.info.kind));
+        found
     }
 
-    /// The adapters found, best first.
-    pub fn reports(&self) -> impl Iterator<Item = &AdapterReport> {
-        self.found.iter().map(|(report, _)| report)
-    }
-
-    /// The adapters found, as text for a message.
-    pub fn listing(&self) -> String {
-        if self.found.is_empty() {
+    /// What [`Adapter::all`] found, for a message.
+    pub fn listing(found: &[Self]) -> String {
+        if found.is_empty() {
             return "no adapter at all was found (is a Vulkan, Metal or DX12 driver installed?)".into();
         }
-        let lines: Vec<_> = self.reports().map(|report| format!("\n  {report}")).collect();
+        let lines: Vec<_> = found.iter().map(|adapter| format!("\n  {adapter}")).collect();
         format!("these adapters were found:{}", lines.concat())
     }
 
     /// The first real GPU.
-    pub fn real_gpu(&self) -> Option<usize> {
-        self.reports().position(|report| !report.is_software())
+    pub fn first_gpu() -> Option<Self> {
+        Self::all().into_iter().find(|adapter| !adapter.info.is_software())
     }
 
-    /// The only adapter whose name or backend contains `text`, ignoring case.
-    pub fn named(&self, text: &str) -> Result<usize> {
+    /// The one adapter whose name or backend contains `text`, in upper or lower case.
+    ///
+    /// # Errors
+    /// No adapter, or more than one, that does.
+    pub fn named(text: &str) -> Result<Self> {
         let wanted = text.to_lowercase();
-        let matches = |report: &AdapterReport| format!("{report}").to_lowercase().contains(&wanted);
-        let all: Vec<usize> =
-            self.reports().enumerate().filter(|(_, report)| matches(report)).map(|(i, _)| i).collect();
-        match all[..] {
-            [one] => Ok(one),
-            [] => Err(Error::Usage(format!(
-                "--device {text}: no adapter has this in its name; {}\n`--device cpu` needs none",
-                self.listing()
-            ))),
-            _ => Err(Error::Usage(format!(
-                "--device {text} fits {} adapters: give more of the name; {}",
-                all.len(),
-                self.listing()
-            ))),
-        }
+        let found = Self::all();
+        let mut fitting = found.iter().filter(|adapter| adapter.to_string().to_lowercase().contains(&wanted));
+        let problem = match (fitting.next(), fitting.count()) {
+            (Some(adapter), 0) => return Ok(adapter.clone()),
+            (Some(_), others) => {
+                format!("{text}: {} adapters have this in their names, give more of it", others + 1)
+            }
+            (None, _) => format!("{text}: no adapter has this in its name"),
+        };
+        Err(Error::Usage(format!("{problem}; {}", Self::listing(&found))).with(Remedy::UseCpu))
     }
 
-    /// The report of adapter `index`.
-    pub fn report(&self, index: usize) -> &AdapterReport {
-        &self.found[index].0
+    /// Its name, backend and driver.
+    pub fn info(&self) -> &AdapterInfo {
+        &self.info
     }
 
-    /// The limits of adapter `index`.
-    pub fn limits(&self, index: usize) -> AdapterLimits {
-        let limits = self.found[index].1.limits();
+    /// What it allows.
+    pub fn limits(&self) -> AdapterLimits {
+        let limits = self.adapter.limits();
         AdapterLimits {
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
             binding_bytes: limits.max_storage_buffer_binding_size,
@@ -167,11 +166,12 @@ impl Adapters {
         }
     }
 
-    /// Opens adapter `index` with WebGPU's default limits, except that buffers may be as large as the adapter allows,
-    /// up to 2 GiB.
-    pub fn open(&self, index: usize) -> Result<Gpu> {
-        let (report, adapter) = &self.found[index];
-        let allowed = adapter.limits();
+    /// Opens it with WebGPU's default limits, except that buffers may be as large as it lets them, up to 2 GiB.
+    ///
+    /// # Errors
+    /// What the driver refuses.
+    pub fn open(&self) -> Result<Gpu> {
+        let allowed = self.adapter.limits();
         let required_limits = wgpu::Limits {
             max_buffer_size: allowed.max_buffer_size.min(MOST_BYTES),
             max_storage_buffer_binding_size: allowed.max_storage_buffer_binding_size.min(MOST_BYTES),
@@ -180,12 +180,13 @@ impl Adapters {
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("shadernet"),
             required_limits,
-            required_features: adapter.features() & OPTIONAL,
+            required_features: self.adapter.features() & OPTIONAL,
             ..Default::default()
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor)).map_err(|error| {
-            Error::Device(format!("{report} cannot be opened: {error}\ntry `--device cpu`"))
-        })?;
+        let (device, queue) =
+            pollster::block_on(self.adapter.request_device(&descriptor)).map_err(|error| {
+                Error::Device(format!("{self} cannot be opened: {error}")).with(Remedy::UseCpu)
+            })?;
         let failure = Arc::new(Mutex::new(None));
         let keep = |failure: &Arc<Mutex<Option<String>>>, text: String| {
             failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(text);
@@ -199,7 +200,7 @@ impl Adapters {
         });
         let uncaptured = Arc::clone(&failure);
         device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| keep(&uncaptured, error.to_string())));
-        Ok(Gpu { device, queue, report: report.clone(), pipelines: None, failure })
+        Ok(Gpu { device, queue, info: self.info.clone(), pipelines: None, failure })
     }
 }
 
@@ -215,7 +216,7 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     /// Which adapter it is.
-    pub report: AdapterReport,
+    pub info: AdapterInfo,
     /// Folder for the driver's compiled pipelines, where it provides them; `None` keeps nothing.
     pub pipelines: Option<PathBuf>,
     failure: Arc<Mutex<Option<String>>>,
@@ -238,7 +239,7 @@ impl Gpu {
     }
 
     fn error(&self, text: &str) -> Error {
-        Error::Device(format!("{}: {text}\n`--device cpu` needs no GPU", self.report))
+        Error::Device(format!("{}: {text}", self.info)).with(Remedy::UseCpu)
     }
 
     /// Waits until a submission has finished.

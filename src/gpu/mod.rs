@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::ops::Range;
 use std::time::Instant;
 
+use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::layers::Grain;
@@ -20,7 +21,7 @@ mod runner;
 
 pub use ceilings::Ceilings;
 use device::Readback;
-pub use device::{AdapterLimits, AdapterReport, Adapters, Gpu};
+pub use device::{Adapter, AdapterInfo, AdapterLimits, Gpu};
 pub use program::GpuOptions;
 use program::{Buffers, Pipelines, Program};
 pub use runner::PlanRunner;
@@ -82,7 +83,7 @@ impl GpuEngine {
     /// Makes plans, buffers and pipelines, and uploads the data. Weights start at zero: write them next.
     pub fn new(gpu: Gpu, setup: &Setup<'_>, options: GpuOptions) -> Result<Self> {
         let GpuOptions { reuse, fuse, grain, .. } = options;
-        let grain = grain.unwrap_or(if gpu.report.is_software() { Grain::Coarse } else { Grain::Fine });
+        let grain = grain.unwrap_or(if gpu.info.is_software() { Grain::Coarse } else { Grain::Fine });
         let plan_options = PlanOptions { reuse, fuse, grain };
         let eval_batches = setup.eval_batches();
         let nets = setup.replicas;
@@ -239,6 +240,26 @@ impl GpuEngine {
         }
     }
 
+    /// Logits [images, classes] of the first images in the test buffer, for the first replica.
+    fn logits_of(&mut self, count: usize, averaged: bool) -> Result<Vec<f32>> {
+        let (plan, program) = self.evaluation(averaged);
+        let (buffer, offset, bytes) = self.buffers.place(plan, &self.output).expect("the plan has an output");
+        let bytes = bytes / self.replicas as u64;
+        let mut logits = Vec::with_capacity(count * self.classes);
+        self.write_step(0);
+        for start in (0..count).step_by(self.eval_batch) {
+            program.submit(&self.gpu, 1);
+            let words = self.gpu.read(buffer, offset, bytes)?;
+            for image in 0..self.eval_batch.min(count - start) {
+                let quad = image / 4 * self.classes;
+                logits.extend(
+                    (0..self.classes).map(|class| f32::from_bits(words[(quad + class) * 4 + image % 4])),
+                );
+            }
+        }
+        Ok(logits)
+    }
+
     fn program(&self, work: Work) -> &(Plan, Program) {
         match work {
             Work::Training => self.training.as_ref().expect("an engine without training images cannot train"),
@@ -298,22 +319,14 @@ impl Engine for GpuEngine {
     }
 
     fn logits(&mut self, averaged: bool) -> Result<Vec<f32>> {
-        let (plan, program) = self.evaluation(averaged);
-        let (buffer, offset, bytes) = self.buffers.place(plan, &self.output).expect("the plan has an output");
-        let bytes = bytes / self.replicas as u64;
-        let mut logits = Vec::with_capacity(self.test_count * self.classes);
-        self.write_step(0);
-        for start in (0..self.test_count).step_by(self.eval_batch) {
-            program.submit(&self.gpu, 1);
-            let words = self.gpu.read(buffer, offset, bytes)?;
-            for image in 0..self.eval_batch.min(self.test_count - start) {
-                let quad = image / 4 * self.classes;
-                logits.extend(
-                    (0..self.classes).map(|class| f32::from_bits(words[(quad + class) * 4 + image % 4])),
-                );
-            }
+        self.logits_of(self.test_count, averaged)
+    }
+
+    fn classify(&mut self, images: &Images) -> Result<Vec<f32>> {
+        for (name, bytes) in image_buffers("test", images) {
+            self.buffers.write(&self.gpu, &name, 0, &bytes);
         }
-        Ok(logits)
+        self.logits_of(images.count, false)
     }
 
     fn read_all(&mut self, vector: Vector) -> Result<Vec<Vec<Tensor>>> {

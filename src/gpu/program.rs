@@ -80,13 +80,13 @@ impl Buffers {
         if let Some((name, size)) = sizes.iter().find(|(_, size)| **size + 4 * GUARD_WORDS > most) {
             return Err(Error::Device(format!(
                 "{}: buffer `{name}` needs {size} bytes, the device allows {most}: use a smaller batch size or data set",
-                gpu.report
+                gpu.info
             )));
         }
-        if gpu.report.is_software() {
+        if gpu.info.is_software() {
             // It uses the host's memory and can't report running out of it.
             let total = sizes.values().fold(0, |sum: u64, size| sum.saturating_add(*size));
-            memory::check(total, &gpu.report.to_string(), "use a smaller batch size or fewer nets")?;
+            memory::check(total, &gpu.info.to_string(), "use a smaller batch size or fewer nets")?;
         }
         let scope = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let by_name: BTreeMap<_, _> = sizes
@@ -104,7 +104,7 @@ impl Buffers {
             })
             .collect();
         if let Some(error) = pollster::block_on(scope.pop()) {
-            return Err(Error::Device(format!("{}: {error}: use a smaller batch size", gpu.report)));
+            return Err(Error::Device(format!("{}: {error}: use a smaller batch size", gpu.info)));
         }
         for (buffer, size) in by_name.values() {
             gpu.queue.write_buffer(buffer, *size, bytemuck::cast_slice(&[GUARD; GUARD_WORDS as usize]));
@@ -294,15 +294,15 @@ fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::Shad
         label: Some(shader.name),
         source: wgpu::ShaderSource::Wgsl(source.into()),
     };
-    if options.checked {
+    if options.checked || !shader.is_trusted {
         return gpu.device.create_shader_module(descriptor);
     }
     #[allow(
         unsafe_code,
         reason = "the one way to leave out checks that the tests have shown to be superfluous"
     )]
-    // SAFETY: these are our own shaders, never a user's. Every index is checked against the tensor's size and every
-    // loop ends; the tests run them with the checks on and with guard words after every buffer.
+    // SAFETY: these are the shaders of this crate, or come with their author's promise (`layers::register_unchecked`). In ours every index is checked against the tensor's size and every loop ends;
+    // the tests run them with the checks on and with guard words after every buffer.
     unsafe {
         gpu.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
     }

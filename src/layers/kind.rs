@@ -8,7 +8,6 @@ use serde::de::DeserializeOwned;
 use super::{LAYERS, Layer};
 use crate::config::{from_table, shortened, unknown};
 use crate::error::{Error, Result};
-use crate::shader;
 
 /// One entry of the registry: how a kind of layer is named and made.
 #[derive(Clone, Copy)]
@@ -116,6 +115,23 @@ static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn register(kind: LayerKind, wgsl: &str) -> Result<()> {
+    add(kind, wgsl, false)
+}
+
+/// As [`register`], but devices compile the WGSL without checks of indices and loops, as they do the shaders of this crate.
+///
+/// # Safety
+/// In every launch that the layer describes, every index into a buffer or array is inside it, and every loop ends.
+///
+/// # Errors
+/// Those of [`register`].
+#[allow(unsafe_code, reason = "only whoever wrote the WGSL can promise what its checks would find")]
+pub unsafe fn register_unchecked(kind: LayerKind, wgsl: &str) -> Result<()> {
+    add(kind, wgsl, true)
+}
+
+#[cfg_attr(not(feature = "gpu"), allow(unused_variables, reason = "there is nothing that would compile it"))]
+fn add(kind: LayerKind, wgsl: &str, is_trusted: bool) -> Result<()> {
     for name in [kind.name, kind.stem] {
         let is_plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
         if name.is_empty() || !name.chars().all(is_plain) {
@@ -127,7 +143,8 @@ pub fn register(kind: LayerKind, wgsl: &str) -> Result<()> {
     if LAYERS.iter().chain(registered.iter().copied()).any(|other| other.name == kind.name) {
         return Err(Error::Usage(format!("there is a layer type {:?} already", kind.name)));
     }
-    shader::register(kind.name, wgsl)?;
+    #[cfg(feature = "gpu")]
+    crate::shader::register(kind.name, wgsl, is_trusted)?;
     registered.push(Box::leak(Box::new(kind)));
     Ok(())
 }

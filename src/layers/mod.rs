@@ -31,7 +31,7 @@ pub mod window;
 
 pub use activation::Activation;
 pub(crate) use activation::{TAIL, TANH_NEAR_0};
-pub use kind::{LayerKind, register};
+pub use kind::{LayerKind, register, register_unchecked};
 
 /// The built-in layers.
 pub const LAYERS: &[LayerKind] = &[

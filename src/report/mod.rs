@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
 use crate::device::Device;
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::eval;
 use crate::files::{self, read_at_most};
 use crate::train::TrainingData;
@@ -34,7 +34,7 @@ pub enum Source<'a> {
     /// In the dataset in this folder.
     Folder(&'a Path),
     /// These images.
-    Images(&'a Images),
+    Images(&'a Arc<Images>),
 }
 
 /// The page of a run, whose net classifies its images once more on `device`. If there are several nets, the first
@@ -46,6 +46,7 @@ pub enum Source<'a> {
 /// # Examples
 /// ```no_run
 /// use std::path::Path;
+use std::sync::Arc;
 ///
 /// use shadernet::device::Device;
 /// use shadernet::files::write_atomically;
@@ -68,8 +69,8 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
                 _ => Path::new(&record.summary.data),
             };
             if matches!(source, Source::Recorded) && !dir.exists() {
-                let message = "the images of the run were in this folder, which is not there; `--data DIR` says where they are now";
-                return Err(Error::data(dir, message));
+                let message = "the images of the run were in this folder, which no longer exists";
+                return Err(Error::data(dir, message).with(Remedy::ImagesOfRun));
             }
             loaded = load(dir, &record, &checkpoint)?;
             (&loaded, Some(dir))
@@ -84,7 +85,7 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
     Ok(page::of_run(&page::Shown { record: &record, index: net.index, checkpoint, images, answers }))
 }
 
-const OTHER: &str = "these are not the images of the run; `--data DIR` names its data set";
+const OTHER: &str = "these are not the images of the run";
 
 /// Fails if a net's answers differ so much from the recorded ones that it must have been evaluated on other images:
 /// the test set alone has no recorded hash. Devices round differently, which changes few answers and hardly moves the
@@ -104,29 +105,29 @@ fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Res
         then.test_accuracy,
         then.test_loss
     );
-    Err(Error::data(dir, message))
+    Err(Error::data(dir, message).with(Remedy::ImagesOfRun))
 }
 
 /// The images that a run was evaluated on, from its dataset.
-fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Images> {
+fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Arc<Images>> {
     let held_out = record.summary.hold_out;
     let images = if held_out == 0 {
         eval::load_test_images(dir, checkpoint)?.0
     } else {
-        let data = TrainingData::load(dir, checkpoint.model.input, held_out)?;
+        let data = TrainingData::load_held_out(dir, checkpoint.model.input, held_out)?;
         data.check(&checkpoint.model)?;
         data.check_classes(checkpoint)?;
         if record.summary.data_sha256.as_ref().is_some_and(|hash| *hash != data.sha256()) {
-            return Err(Error::data(dir, OTHER));
+            return Err(Error::data(dir, OTHER).with(Remedy::ImagesOfRun));
         }
         data.test
     };
     if images.count != record.summary.test_images {
         let message = format!(
-            "{} test images, but the run was judged on {}; `--data DIR` names its data set",
+            "{} test images, but the run was evaluated on {}",
             images.count, record.summary.test_images
         );
-        return Err(Error::data(dir, message));
+        return Err(Error::data(dir, message).with(Remedy::ImagesOfRun));
     }
     Ok(images)
 }

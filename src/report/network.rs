@@ -2,7 +2,6 @@
 
 use super::html::{escape, note, section, table};
 use super::picture::{MOST_TILES, of_image, of_tiles};
-use crate::bench::forward_flops;
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
 use crate::layers::Op;
@@ -15,14 +14,14 @@ const MOST_FLOPS: f64 = 4e8;
 
 /// Operations in a forward pass with one image.
 fn flops(model: &Model) -> f64 {
-    model.layers.iter().map(forward_flops).sum()
+    model.layers.iter().map(NamedLayer::forward_flops).sum()
 }
 
 /// The layer table, with the work of each layer.
 pub(super) fn layers(model: &Model) -> String {
     let all = flops(model).max(1.0);
     let row = |(index, layer): (usize, &NamedLayer)| {
-        let (keys, flops) = (layer.layer.keys(), forward_flops(layer));
+        let (keys, flops) = (layer.layer.keys(), layer.forward_flops());
         let from = layer.from(index, &model.layers).map(|names| format!("from {}", names.join(" and ")));
         let owner = layer.weights_of.map(|owner| format!("weights of {}", model.layers[owner].name));
         let keys = keys.iter().map(|(key, value)| format!("{key} {value}"));

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 
 use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::files::{quoted, read_at_most};
+use crate::error::{Error, Remedy, Result};
+use crate::files::read_at_most;
 use crate::train::Summary;
 
 /// No summary or table of metrics comes near this.
@@ -132,10 +132,9 @@ impl Record {
         let path = self.folder.join(&net.file);
         let checkpoint = Checkpoint::load(&path)?;
         if net.weights_sha256.as_ref().is_some_and(|hash| *hash != checkpoint.weights_sha256()) {
-            return Err(Error::checkpoint(
-                path,
-                "these are not the weights that summary.json tells of; if the run was cut off just there, `--resume` writes both again",
-            ));
+            let message = "these are not the weights that summary.json describes; if the run was cut off just then, \
+                           resuming it writes both again";
+            return Err(Error::checkpoint(path, message).with(Remedy::Resume(self.folder.clone())));
         }
         Ok(checkpoint)
     }
@@ -153,11 +152,11 @@ fn require(folder: &Path, names: &[&str]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let cure = if folder.join("checkpoint.safetensors").is_file() {
-        format!("`shadernet train --resume {}` goes on with the run", quoted(folder))
-    } else {
-        "`shadernet train --out DIR` makes one".into()
+    let remedy = match folder.join("checkpoint.safetensors").is_file() {
+        true => Remedy::Resume(folder.to_owned()),
+        false => Remedy::Train,
     };
-    let message = format!("not the folder of a run with results, without {}; {cure}", missing.join(" and "));
-    Err(Error::data(folder, message))
+    let message =
+        format!("this is not the folder of a run with results: there is no {}", missing.join(" and no "));
+    Err(Error::data(folder, message).with(remedy))
 }

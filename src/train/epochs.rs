@@ -22,22 +22,30 @@ pub enum Ending {
 /// Models and summary are written again when so many times as long has passed as it took: at most a hundredth of the time.
 const RESULTS_SHARE: u32 = 100;
 
-impl Run<'_> {
+impl Run {
     /// True if tests and the saved model use the moving averages.
     pub(super) fn averaged(&self) -> bool {
         self.model.train.average_decay > 0.0
     }
 
-    /// Trains until `max_steps` steps were taken in all, to the end, or until `watch` stops it. The state is saved after every
-    /// epoch, at a stop, and from time to time within long epochs ([`Run::save_every`]); models and summary after the first
+    /// Trains to the end, or until `watch` stops it. The state is saved after every epoch, at a stop, and from time to time
+    /// within long epochs ([`RunBuilder::save_every`](super::RunBuilder::save_every)); models and summary after the first
     /// epoch, then as often as costs nothing, and at a stop. Of several nets those whose weights are no longer finite stay
     /// out, and the others go on.
     ///
     /// # Errors
     /// What the device or the disk refuses, and if no net's weights are finite any more. The models in the folder are then
     /// those of the last epoch.
-    pub fn train(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<Ending> {
-        let done = self.train_to(max_steps, watch);
+    pub fn train(&mut self, watch: &mut dyn Watch) -> Result<Ending> {
+        self.train_to_step(u32::MAX, watch)
+    }
+
+    /// Trains until `step` steps were taken since the start of the run, and tests there; otherwise as [`Run::train`].
+    ///
+    /// # Errors
+    /// Those of [`Run::train`].
+    pub fn train_to_step(&mut self, step: u32, watch: &mut dyn Watch) -> Result<Ending> {
+        let done = self.train_to(step, watch);
         if matches!(done, Ok(Ending::Done)) {
             return done;
         }
@@ -52,9 +60,8 @@ impl Run<'_> {
         }
     }
 
-    fn train_to(&mut self, max_steps: Option<u32>, watch: &mut dyn Watch) -> Result<Ending> {
-        let last = self.learning_rates[0].len() as u32;
-        let end = max_steps.unwrap_or(last).min(last);
+    fn train_to(&mut self, end: u32, watch: &mut dyn Watch) -> Result<Ending> {
+        let end = end.min(self.learning_rates[0].len() as u32);
         loop {
             let step = self.progress.step;
             let is_tested = self.progress.rows.last().is_some_and(|row| row.step == step);
@@ -133,7 +140,7 @@ impl Run<'_> {
             *out |= !(Metrics::from(*partial).loss().is_finite() && test.loss().is_finite());
         }
         if progress.diverged.iter().all(|&out| out) {
-            return Err(diverged(self.model, &self.settings.replicas, "the loss"));
+            return Err(diverged(&self.model, &self.settings.replicas, "the loss"));
         }
         // The row of an epoch that was stopped midway is made again now that there is more of it.
         while progress.rows.pop_if(|row| !row.step.is_multiple_of(self.steps_per_epoch)).is_some() {}
@@ -163,14 +170,13 @@ impl Run<'_> {
             progress.partial_seconds = 0.0;
         }
         self.save()?;
-        let weights = self.opened.engine.read_all(self.model_vector())?;
+        let weights = self.opened.engine.read_all(Self::vector_to_save(&self.model))?;
         let Progress { step, ref diverged, .. } = self.progress;
         self.tested = Some(Tested { step, weights, diverged: diverged.clone() });
         if self.results_written.is_none_or(|last| last.at.elapsed() >= RESULTS_SHARE * last.took) {
             self.finish()?;
         }
-        watch.epoch(&self.progress.rows[first..]);
-        Ok(ControlFlow::Continue(()))
+        Ok(watch.epoch(&self.progress.rows[first..]))
     }
 
     /// Sums over the test images for each net; `None` if `watch` breaks it off.
@@ -195,7 +201,7 @@ impl Run<'_> {
 
     /// Writes the state, from which the run goes on if it ends here, and the metrics.
     fn save(&mut self) -> Result<()> {
-        let state = state::save(&mut *self.opened.engine, self.model, self.settings, &mut self.progress)?;
+        let state = state::save(&mut *self.opened.engine, &self.model, &self.settings, &mut self.progress)?;
         self.folder.write(RunState::FILE, &state)?;
         self.saved = (Instant::now(), Some(self.progress.step));
         self.write_metrics()

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::files::{self, MadeFolders};
 use crate::lock::{self, Lock};
 
@@ -35,10 +35,8 @@ pub(super) fn check_free(out: &Path) -> Result<()> {
 }
 
 fn taken(out: &Path, what: &str) -> Error {
-    let out = out.display();
-    Error::Usage(format!(
-        "--out {out}: {what}; name a new or empty folder (`--resume DIR` goes on with a run)"
-    ))
+    Error::Usage(format!("{}: {what}; a run needs a new or empty folder", out.display()))
+        .with(Remedy::NewFolder)
 }
 
 /// True if nothing is in a folder but locks and temporary files, which dead processes leave behind.

@@ -1,67 +1,139 @@
 //! The images of a run: a data set, or a part of it for tuning.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, file};
+use crate::config::check_classes;
 use crate::dataset::{Dataset, Images, class_named};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
-use crate::files;
 use crate::model::Model;
 use crate::tensor::Shape;
 
 /// The images of a run.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct TrainingData {
-    pub(super) dir: PathBuf,
-    /// For learning.
-    pub train: Images,
-    /// For judging: the test set, or what was held out of the training set.
-    pub test: Images,
+    /// For training.
+    pub train: Arc<Images>,
+    /// For testing: the test set, or what was held out of the training set.
+    pub test: Arc<Images>,
     /// A name for each class.
     pub classes: Vec<String>,
     /// True for pictures, which were stretched to the size of the input.
     pub pictures: bool,
-    /// What is odd about the data, a line each.
+    /// What is unusual about the data, one line each.
     pub warnings: Vec<String>,
     /// Mean of the training pixels/255.
     pub mean: f32,
-    /// Deviation of the training pixels/255.
+    /// Standard deviation of the training pixels/255.
     pub std: f32,
+    /// Folder that the images came from; `None` for images made in memory.
+    pub folder: Option<PathBuf>,
+    /// Training images that were held out and take the place of the test set; 0 if there is a real one.
+    pub held_out: usize,
 }
 
 impl TrainingData {
-    /// Loads a data set; pictures are stretched to `input`, the input of the model. With `hold_out` above 0, so many
-    /// training images take the place of the test set, which is then not even read: for tuning.
-    pub fn load(dir: &Path, input: Shape, hold_out: usize) -> Result<Self> {
-        let Dataset { train, test, classes, pictures, warnings } = match hold_out {
-            0 => Dataset::load(dir, input)?,
-            _ => Dataset::hold_out(dir, input, hold_out)?,
-        };
+    /// Loads a dataset; pictures are stretched to `input`, the input of the model.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::load`].
+    pub fn load(folder: impl AsRef<Path>, input: Shape) -> Result<Self> {
+        let folder = folder.as_ref();
+        Ok(Self::new(Dataset::load(folder, input)?, folder, 0))
+    }
+
+    /// Loads the training part of a dataset, of which `count` images take the place of the test set, which is not even read:
+    /// for tuning.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::hold_out`].
+    pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, count: usize) -> Result<Self> {
+        let folder = folder.as_ref();
+        Ok(Self::new(Dataset::hold_out(folder, input, count)?, folder, count))
+    }
+
+    fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
+        let Dataset { train, test, classes, pictures, warnings } = dataset;
         let (mean, std) = train.mean_std();
-        let dir = dir.to_owned();
-        Ok(Self { dir, train, test, classes, pictures, warnings, mean, std })
+        let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
+        Self { train, test, classes, pictures, warnings, mean, std, folder, held_out }
+    }
+
+    /// Images in memory, with a name for each class. [`Images::split`] makes a test part where there is none.
+    ///
+    /// # Errors
+    /// A part without images, or whose pixels or labels are not as many as its sizes say; parts of different sizes; a label
+    /// without a class; fewer than two classes, more than 256, or names that are empty or there twice.
+    ///
+    /// # Examples
+    /// ```
+    /// use shadernet::{Images, TrainingData};
+    ///
+    /// // 60 images of one channel and 4x4 pixels: dark ones of class 0, bright ones of class 1.
+    /// let labels: Vec<u8> = (0..60).map(|image| image % 2).collect();
+    /// let pixels = labels.iter().flat_map(|label| [label * 200 + 20; 16]).collect();
+    /// let (train, test) = Images::new([1, 4, 4].into(), pixels, labels)?.split(10, 0)?;
+    /// let data = TrainingData::from_images(train, test, ["dark", "bright"])?;
+    /// assert_eq!((data.train.count, data.test.count), (50, 10));
+    /// # Ok::<(), shadernet::Error>(())
+    /// ```
+    pub fn from_images(
+        train: impl Into<Arc<Images>>,
+        test: impl Into<Arc<Images>>,
+        classes: impl IntoIterator<Item = impl Into<String>>,
+    ) -> Result<Self> {
+        let (train, test) = (train.into(), test.into());
+        let classes: Vec<String> = classes.into_iter().map(Into::into).collect();
+        check_classes(&classes).map_err(Error::Usage)?;
+        if !(2..=256).contains(&classes.len()) {
+            return Err(Error::Usage(format!("{} classes; there can be 2 to 256", classes.len())));
+        }
+        for (part, images) in [("training", &train), ("test", &test)] {
+            let fail = |message: String| Err(Error::Usage(format!("{part} images: {message}")));
+            if let Err(message) = images.check() {
+                return fail(message);
+            }
+            if images.shape() != train.shape() {
+                return fail(format!("they are {}, the training images {}", images.shape(), train.shape()));
+            }
+            if let Some(at) = images.labels.iter().position(|&label| usize::from(label) >= classes.len()) {
+                let (label, count) = (images.labels[at], classes.len());
+                return fail(format!("image {at} has the label {label}; there are {count} classes, from 0"));
+            }
+        }
+        let (mean, std) = train.mean_std();
+        let (pictures, warnings, folder, held_out) = (false, Vec::new(), None, 0);
+        Ok(Self { train, test, classes, pictures, warnings, mean, std, folder, held_out })
+    }
+
+    /// Where errors say that the images are.
+    pub(super) fn place(&self) -> &Path {
+        self.folder.as_deref().unwrap_or(Path::new("the images in memory"))
     }
 
     /// Fails if a model takes other images, answers with another number of classes, or has other names for them than the
     /// folders of pictures.
     pub fn check(&self, model: &Model) -> Result<()> {
-        check_images(&self.train, &self.dir, model)?;
+        check_images(&self.train, self.place(), model)?;
         let (found, wanted) = (self.classes.len(), model.class_count());
         if found != wanted {
             let what = match self.pictures {
                 true => format!("there are {found} folders of pictures, so {found} classes"),
+                false if self.folder.is_none() => format!("there are {found} classes"),
                 false => format!("the labels are 0 to {}, so there are {found} classes", found - 1),
             };
-            let message = format!(
-                "{what}; the model {} ends with {wanted} values: change its last layers, or let `shadernet new --data \
-                 {}` write a model that fits",
-                model.name,
-                files::quoted(&self.dir)
-            );
-            return Err(Error::data(&self.dir, message));
+            let message =
+                format!("{what}; the model {} ends with {wanted} values: change its last layers", model.name);
+            let error = Error::data(self.place(), message);
+            return Err(match &self.folder {
+                Some(folder) => error.with(Remedy::FitModel(folder.clone())),
+                None => error,
+            });
         }
         if let Some(names) = model.classes.as_ref().filter(|&names| self.pictures && *names != self.classes) {
             let message = format!(
@@ -69,7 +141,7 @@ impl TrainingData {
                  that line the folders give the names",
                 self.classes, model.name
             );
-            return Err(Error::data(&self.dir, message));
+            return Err(Error::data(self.place(), message));
         }
         Ok(())
     }
@@ -86,7 +158,7 @@ impl TrainingData {
             "the classes are {:?}, those of the network {names:?}: they must be the same, in the same order",
             self.classes
         );
-        Err(Error::data(&self.dir, message))
+        Err(Error::data(self.place(), message))
     }
 
     /// SHA-256 of sizes, pixels and labels of both parts, in lower-case hexadecimal digits.

@@ -6,10 +6,11 @@ use super::summary::{self, ReplicaSummary, Summary};
 use super::{Row, Run, Tested, Vector, Written};
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::error::Result;
+use crate::model::Model;
 
 const METRICS: &str = "metrics.csv";
 
-impl Run<'_> {
+impl Run {
     /// Writes the table of metrics, if it is not there already.
     pub(super) fn write_metrics(&mut self) -> Result<()> {
         let text = self.csv();
@@ -61,8 +62,9 @@ impl Run<'_> {
         Ok(summary)
     }
 
-    pub(super) fn model_vector(&self) -> Vector {
-        if self.averaged() { Vector::Average } else { Vector::Weights }
+    /// What the model files hold.
+    pub(super) fn vector_to_save(model: &Model) -> Vector {
+        if model.train.average_decay > 0.0 { Vector::Average } else { Vector::Weights }
     }
 
     /// At an early end, writes models and summary of the last test, if they are not there. Returns the epoch that they are
@@ -111,7 +113,7 @@ impl Run<'_> {
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {
-                model: net.model(self.model, &self.model.train)?,
+                model: net.model(&self.model, &self.model.train)?,
                 weights: weights.clone(),
                 mean: self.data.mean,
                 std: self.data.std,

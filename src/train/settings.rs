@@ -12,17 +12,17 @@ use crate::replica::Replica;
 
 /// What a run is started with, besides the model and its recipe.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// The nets, trained side by side: any list of seeds and settings. Those of one seed must differ in
     /// [`Replica::point`], so that each has a file of its own.
-    pub replicas: Vec<Replica>,
+    pub(crate) replicas: Vec<Replica>,
     /// Draw training images in random order.
-    pub shuffle: bool,
+    pub(crate) shuffle: bool,
     /// Folder of the data set.
     #[serde(serialize_with = "any_path")]
-    pub data: PathBuf,
+    pub(crate) data: PathBuf,
     /// Training images to hold out as a stand-in for the test set; 0: none.
-    pub hold_out: usize,
+    pub(crate) hold_out: usize,
 }
 
 /// A path that is no Unicode is written as well as it can be: who goes on names the folder again.
@@ -32,17 +32,17 @@ fn any_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error
 
 impl Settings {
     /// True if nets must be told apart: there are several, or one that has its place in a sweep.
-    pub fn has_several(&self) -> bool {
+    pub(super) fn has_several(&self) -> bool {
         self.replicas.len() > 1 || !self.swept_keys().is_empty()
     }
 
     /// Settings in which nets are told apart besides their seeds.
-    pub fn swept_keys(&self) -> BTreeSet<&str> {
+    pub(super) fn swept_keys(&self) -> BTreeSet<&str> {
         self.replicas.iter().flat_map(|net| net.point.0.keys().map(String::as_str)).collect()
     }
 
     /// Name of a net's file in the run's folder.
-    pub fn model_file(&self, net: &Replica) -> String {
+    pub(super) fn model_file(&self, net: &Replica) -> String {
         if !self.has_several() {
             return "model.safetensors".into();
         }

@@ -13,6 +13,7 @@ use crate::config::TrainConfig;
 use crate::engine::{Engine, Metrics, Vector};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::replica::Replica;
 use crate::tensor::Tensor;
 
 /// Name of the file in a run's folder.
@@ -27,12 +28,11 @@ const MAX_HEADER: u64 = 100_000_000;
 #[derive(Debug)]
 pub struct RunState {
     /// The network and its recipe.
-    pub model: Model,
-    /// What the run was started with.
-    pub settings: Settings,
+    pub model: Arc<Model>,
+    pub(super) settings: Settings,
     /// True for a state of an older shadernet, which has no checksum of the whole file: damage may go unnoticed.
     pub is_old: bool,
-    pub(super) folder: Arc<RunFolder>,
+    pub(super) folder: RunFolder,
     pub(super) progress: Progress,
     /// The vectors of each replica, in the order of [`vectors`].
     pub(super) replicas: Vec<Vec<Vec<Tensor>>>,
@@ -172,13 +172,13 @@ impl RunState {
                 }
                 false => "there is no such folder",
             };
-            return Err(Error::Usage(format!("--resume {}: {message}", folder.display())));
+            return Err(Error::Usage(format!("{}: {message}", folder.display())));
         }
-        Self::read(Arc::new(RunFolder::existing(folder)?))
+        Self::read(RunFolder::existing(folder)?)
     }
 
     /// Reads the state in a folder that this process has.
-    pub(super) fn read(folder: Arc<RunFolder>) -> Result<Self> {
+    pub(super) fn read(folder: RunFolder) -> Result<Self> {
         let path = folder.path().join(FILE);
         let bad = |message: String| Error::checkpoint(&path, message);
         let file = TensorFile::read(&path, MAX_HEADER, u64::MAX)?;
@@ -219,7 +219,7 @@ impl RunState {
                 vectors.iter().map(vector).collect()
             })
             .collect();
-        Ok(Self { model, settings, is_old: !file.is_sealed(), folder, progress, replicas })
+        Ok(Self { model: Arc::new(model), settings, is_old: !file.is_sealed(), folder, progress, replicas })
     }
 
     /// Fails if these are not the images and classes that the run began with.
@@ -234,14 +234,14 @@ impl RunState {
                 self.folder.path().display(),
                 data.classes
             );
-            return Err(Error::data(&data.dir, message));
+            return Err(Error::data(data.place(), message));
         }
         if data.sha256() != *data_sha256 {
             let message = format!(
                 "these are not the images that the run in {} began with; it can go on with those only",
                 self.folder.path().display()
             );
-            return Err(Error::data(&data.dir, message));
+            return Err(Error::data(data.place(), message));
         }
         Ok(())
     }
@@ -256,6 +256,26 @@ impl RunState {
     /// The folder that it is in.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// The nets that the run trains.
+    pub fn replicas(&self) -> &[Replica] {
+        &self.settings.replicas
+    }
+
+    /// True if the run draws its training images in random order.
+    pub fn shuffles(&self) -> bool {
+        self.settings.shuffle
+    }
+
+    /// The folder of the dataset that the run was started with; empty if its images were made in memory.
+    pub fn data_folder(&self) -> &Path {
+        &self.settings.data
+    }
+
+    /// Training images that the run holds out in place of a test set.
+    pub fn held_out(&self) -> usize {
+        self.settings.hold_out
     }
 
     /// [`RULES`](super::RULES) of the build that began the run.

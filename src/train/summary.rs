@@ -159,7 +159,7 @@ impl Spread {
     }
 }
 
-impl Run<'_> {
+impl Run {
     pub(super) fn summary(&self, replicas: Vec<ReplicaSummary>) -> Summary {
         let nets = replicas.len();
         let rows = &self.progress.rows;

@@ -133,7 +133,7 @@ impl Sweep {
     pub fn parse(texts: &[String]) -> Result<Self> {
         let mut axes: Vec<Axis> = Vec::new();
         for text in texts {
-            let fail = |message: String| Error::Usage(format!("--sweep {text}: {message}"));
+            let fail = |message: String| Error::Usage(format!("{text}: {message}"));
             let axis = Axis::parse(text).map_err(fail)?;
             for other in axes.iter().map(|axis| axis.setting.key()) {
                 let key = axis.setting.key();
@@ -161,7 +161,7 @@ impl Sweep {
         let points = self.axes.iter().fold(1usize, |points, axis| points.saturating_mul(axis.values.len()));
         if points.saturating_mul(seeds.len()) > MOST_NETS {
             return Err(Error::Usage(format!(
-                "--sweep: {points} points with {} seeds each; at most {MOST_NETS} nets are trained side by side",
+                "{points} points with {} seeds each; at most {MOST_NETS} nets are trained side by side",
                 seeds.len()
             )));
         }
@@ -171,9 +171,8 @@ impl Sweep {
             for point in &points {
                 for &value in values {
                     let mut net = point.clone();
-                    let fail = |message: String| {
-                        Error::Usage(format!("--sweep {}={value}: {message}", setting.key()))
-                    };
+                    let fail =
+                        |message: String| Error::Usage(format!("{}={value}: {message}", setting.key()));
                     setting.set(&mut net, value).map_err(|message| fail(message.into()))?;
                     net.model(model, &model.train).map_err(|error| fail(error.to_string()))?;
                     net.point.0.insert(setting.key().into(), value);
@@ -291,21 +290,17 @@ mod tests {
         let many =
             format!("learning_rate={}", (1..=257).map(|i| i.to_string()).collect::<Vec<_>>().join(","));
         for (texts, model, parts) in [
-            (
-                &["momentum=0.9"][..],
-                &model(),
-                &["--sweep momentum=0.9", "\"momentum\"", "weight_decay, dropout"][..],
-            ),
+            (&["momentum=0.9"][..], &model(), &["momentum=0.9", "\"momentum\"", "weight_decay, dropout"][..]),
             (&["learning_rate"], &model(), &["KEY=V1,V2", "augment.shear"]),
             (&["learning_rate=0.1,,0.2"], &model(), &["\"\" is no number"]),
             (&["learning_rate=0.1,0.10"], &model(), &["0.1 is there twice"]),
             (&["dropout=0,-0"], &model(), &["0 is there twice"]),
             (&["dropout=0", "dropout=0.1"], &model(), &["swept already"]),
             (&["augment=0,1", "augment.scale=0.1"], &model(), &["not both"]),
-            (&["label_smoothing=2"], &model(), &["--sweep label_smoothing=2", "from 0 to 0.9"]),
-            (&["learning_rate=nan"], &model(), &["--sweep learning_rate=NaN", "must be from"]),
-            (&["augment=100"], &model(), &["--sweep augment=100", "augment.", "must be from"]),
-            (&["dropout=1"], &model(), &["--sweep dropout=1", "below 1"]),
+            (&["label_smoothing=2"], &model(), &["label_smoothing=2", "from 0 to 0.9"]),
+            (&["learning_rate=nan"], &model(), &["learning_rate=NaN", "must be from"]),
+            (&["augment=100"], &model(), &["augment=100", "augment.", "must be from"]),
+            (&["dropout=1"], &model(), &["dropout=1", "below 1"]),
             (&["dropout=0.1"], &plain, &["no dropout layer"]),
             (&["augment=0.5"], &plain, &["nothing to multiply"]),
             (&[&many], &model(), &["257 points", "at most 256"]),

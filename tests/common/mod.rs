@@ -12,7 +12,7 @@ mod adapter;
 pub(crate) mod mutants;
 pub(crate) mod nets;
 
-pub(crate) use adapter::gpu;
+pub(crate) use adapter::{adapter, gpu};
 
 /// A layer of this kind with these keys, as lines of TOML.
 pub(crate) fn parse(kind: &str, keys: &str) -> Result<Arc<dyn Layer>, String> {
@@ -79,16 +79,10 @@ impl Draw {
         count: usize,
         [channels, height, width]: [usize; 3],
         classes: usize,
-    ) -> Images {
+    ) -> Arc<Images> {
         let mut pixel = || self.word().to_be_bytes()[0].saturating_sub(90);
         let pixels = (0..count * channels * height * width).map(|_| pixel()).collect();
-        Images {
-            count,
-            channels,
-            height,
-            width,
-            pixels,
-            labels: (0..count).map(|_| self.below(classes) as u8).collect(),
-        }
+        let labels = (0..count).map(|_| self.below(classes) as u8).collect();
+        Arc::new(Images { count, channels, height, width, pixels, labels })
     }
 }

@@ -314,23 +314,22 @@ fn optimizer() -> impl Strategy<Value = Optimizer> {
 }
 
 fn train() -> impl Strategy<Value = TrainConfig> {
-    let augmented =
-        Augment { rotate_degrees: 20.0, shift_pixels: 2.0, scale: 0.2, shear: 0.1, ..Augment::default() };
+    let augmented = Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1);
     // Of 200 epochs; steps 0, 5 and 301 are in the first, the second and the 101st.
-    let partly = Augment { plain_epochs: 199, ..augmented };
+    let partly = augmented.plain_epochs(199);
     let augment = prop_oneof![Just(Augment::default()), Just(augmented), Just(partly)];
     let smoothing = prop_oneof![Just(0.0f32), Just(0.1)];
     let average = prop_oneof![Just(0.0f32), Just(0.99)];
     (1..=9usize, optimizer(), smoothing, average, augment).prop_map(
-        |(batch_size, optimizer, label_smoothing, average_decay, augment)| TrainConfig {
-            epochs: 200,
-            batch_size,
-            optimizer,
-            learning_rate: LearningRate::Constant { rate: 0.03 },
-            label_smoothing,
-            average_decay,
-            augment,
-            ..TrainConfig::default()
+        |(batch_size, optimizer, label_smoothing, average_decay, augment)| {
+            TrainConfig::default()
+                .epochs(200)
+                .batch_size(batch_size)
+                .optimizer(optimizer)
+                .learning_rate(LearningRate::Constant { rate: 0.03 })
+                .label_smoothing(label_smoothing)
+                .average_decay(average_decay)
+                .augment(augment)
         },
     )
 }

@@ -1,6 +1,7 @@
 //! What the user sees of a training.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,7 +12,8 @@ use shadernet::engine::Metrics;
 use shadernet::error::Result;
 use shadernet::layers::Op;
 use shadernet::model::{Model, NamedLayer};
-use shadernet::train::{Row, Run, Settings, Spread, Summary, TrainingData, Watch};
+use shadernet::replica::Replica;
+use shadernet::train::{Row, Run, Spread, Summary, TrainingData, Watch};
 
 use crate::Output;
 
@@ -41,13 +43,20 @@ impl Report {
     }
 
     /// What is trained, on what, and where.
-    pub(super) fn start(&mut self, device: &Device, model: &Model, settings: &Settings, data: &TrainingData) {
+    pub(super) fn start(
+        &mut self,
+        device: &Device,
+        model: &Model,
+        replicas: &[Replica],
+        shuffle: bool,
+        data: &TrainingData,
+    ) {
         self.epochs = model.train.epochs;
         self.assignment = data.sha256() == MNIST_SHA256;
         let out = &mut self.output;
         out.line(format_args!("device: {device}\n\n{model}\n"));
         let (train, test) = (data.train.count, data.test.count);
-        let test = if settings.hold_out > 0 {
+        let test = if data.held_out > 0 {
             self.test = "held-out";
             format!("{test} held out of the training set to judge on (the test set is not touched)")
         } else {
@@ -55,18 +64,20 @@ impl Report {
         };
         out.line(format_args!(
             "data:   {}: {train} training images, {test}, {} classes, pixels normalised by mean {} and deviation {}",
-            settings.data.display(),
+            data.folder.as_deref().unwrap_or(Path::new("memory")).display(),
             data.classes.len(),
             data.mean,
             data.std
         ));
-        let seeds: BTreeSet<u32> = settings.replicas.iter().map(|net| net.seed).collect();
+        let seeds: BTreeSet<u32> = replicas.iter().map(|net| net.seed).collect();
         let seeds: Vec<_> = seeds.iter().map(u32::to_string).collect();
-        let shuffle = if settings.shuffle { "" } else { ", not shuffled" };
+        let shuffle = if shuffle { "" } else { ", not shuffled" };
         out.line(format_args!("recipe: {}{shuffle}, seed {}", recipe(&model.train), seeds.join(", ")));
-        let keys: Vec<_> = settings.swept_keys().into_iter().collect();
+        let keys: BTreeSet<_> =
+            replicas.iter().flat_map(|net| net.point.0.keys().map(String::as_str)).collect();
+        let keys: Vec<_> = keys.into_iter().collect();
         if !keys.is_empty() {
-            let nets = settings.replicas.len();
+            let nets = replicas.len();
             out.line(format_args!(
                 "sweep:  {nets} nets side by side, with values of their own of {}",
                 keys.join(", ")
@@ -84,13 +95,13 @@ impl Report {
     }
 
     /// Where the results go, and what was done before.
-    pub(super) fn ready(&mut self, run: &Run<'_>) {
+    pub(super) fn ready(&mut self, run: &Run) {
         if let Some((planned, alone)) = run.memory() {
-            let megabytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+            let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             self.output.line(format_args!(
-                "memory: {:.1} MB of working memory; {:.1} MB if no tensors shared it",
-                megabytes(planned),
-                megabytes(alone)
+                "memory: {:.1} MiB of working memory; {:.1} MiB if no tensors shared it",
+                mebibytes(planned),
+                mebibytes(alone)
             ));
         }
         self.output.line(format_args!("folder: {}\n", run.folder().display()));
@@ -232,9 +243,10 @@ impl Watch for Report {
         bar.set_position(done as u64);
     }
 
-    fn epoch(&mut self, rows: &[Row]) {
+    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
         self.stopped();
         self.epoch_line(rows);
+        ControlFlow::Continue(())
     }
 }
 

@@ -142,7 +142,7 @@ fn going_on_elsewhere_is_said() {
     let Some(gpu) = common::gpu() else { return };
     let dir = workplace();
     ok(dir.path(), &train(&["--out", "run", "--max-steps", "5", "--no-report"]));
-    let report = &gpu.report;
+    let report = &gpu.info;
     let name = format!("{} ({}", report.name, report.backend);
     let done = ok(dir.path(), &["train", "--resume", "run", "--device", &name, "--no-report"]);
     assert!(done.stderr.contains("up to step 5 the run was computed on CPU engine, "), "{}", done.stderr);
@@ -190,17 +190,14 @@ fn a_seed_that_diverges_does_not_stop_the_others() {
     let dir = workplace();
     let sgd = TINY.replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0");
     let model = Model::parse(&sgd, "tiny.toml").unwrap();
-    let data = shadernet::train::TrainingData::load(&dir.path().join("data"), model.input, 0).unwrap();
+    let data = shadernet::TrainingData::load(dir.path().join("data"), model.input).unwrap();
     let mut replicas = shadernet::replica::Replica::of_seeds(&model, &model.train, 1..4);
     replicas[1].learning_rate = shadernet::config::LearningRate::Constant { rate: 100.0 };
-    let settings =
-        shadernet::train::Settings { replicas, shuffle: true, data: dir.path().join("data"), hold_out: 0 };
-    let (device, options) = (Device::cpu(None), shadernet::gpu::GpuOptions::DEFAULT);
     let model = Model::parse(&sgd.replace("epochs = 3", "epochs = 30"), "tiny.toml").unwrap();
     let out = dir.path().join("run");
-    let mut training =
-        shadernet::train::Run::start(&model, &settings, &data, &device, options, None, Some(&out)).unwrap();
-    training.train(None, &mut ()).unwrap();
+    let training = shadernet::Run::builder(model, data).replicas(replicas).device(Device::cpu()).folder(&out);
+    let mut training = training.start().unwrap();
+    training.train(&mut ()).unwrap();
     let summary = training.finish().unwrap();
     let trained: Vec<bool> = summary.replicas.iter().map(|net| net.file.is_some()).collect();
     assert_eq!(trained, [true, false, true]);

@@ -150,7 +150,7 @@ fn a_sweep_that_does_not_fit_is_refused_at_once() {
 fn a_sweep_runs_on_a_gpu() {
     let dir = workplace();
     let Some(gpu) = common::gpu() else { return };
-    let name = gpu.report.name;
+    let name = gpu.info.name;
     let summary = |more: &[&str]| {
         let args = ["train", "tiny.toml", "--data", "data", "--device", &name, "--epochs", "1", "--json"];
         ok(dir.path(), &[&args, more].concat()).json()

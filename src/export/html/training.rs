@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -27,7 +28,7 @@ const MOST_BYTES: usize = 8 << 20;
 pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images) -> ([Plan; 2], Value) {
     let Checkpoint { model, mean, std, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
-    let (train, test) = (some(train, most * 4 / 5), some(test, most / 5));
+    let (train, test) = (Arc::new(some(train, most * 4 / 5)), Arc::new(some(test, most / 5)));
     let nets = [Replica::new(model, &model.train, trained.seed)];
     let setup = Setup {
         model,

@@ -1,0 +1,44 @@
+//! Recipes written in Rust: `TrainConfig::default().epochs(3)`.
+
+use super::{Augment, LearningRate, Optimizer, TrainConfig, WeightInit, cycle_end, cycle_start, warmup};
+
+macro_rules! setters {
+    ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
+        impl $name {
+            $(
+                #[doc = concat!("The same with another [`", stringify!($field), "`](field@Self::", stringify!($field), ").")]
+                #[must_use]
+                pub fn $field(self, $field: $kind) -> Self {
+                    Self { $field, ..self }
+                }
+            )*
+        }
+    };
+}
+
+setters!(TrainConfig {
+    epochs: usize,
+    batch_size: usize,
+    optimizer: Optimizer,
+    learning_rate: LearningRate,
+    init: WeightInit,
+    label_smoothing: f32,
+    average_decay: f32,
+    augment: Augment,
+});
+
+setters!(Augment { rotate_degrees: f32, shift_pixels: f32, scale: f32, shear: f32, plain_epochs: u32 });
+
+impl LearningRate {
+    /// One cycle with this peak, and the defaults of model files.
+    pub fn one_cycle(peak: f32) -> Self {
+        Self::OneCycle { peak, warmup: warmup(), start: cycle_start(), end: cycle_end() }
+    }
+}
+
+impl Optimizer {
+    /// Stochastic gradient descent with Nesterov momentum of 0.9 and this weight decay.
+    pub fn sgd(weight_decay: f32) -> Self {
+        Self::Sgd { momentum: 0.9, nesterov: true, weight_decay }
+    }
+}
