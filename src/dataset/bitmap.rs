@@ -91,7 +91,7 @@ impl Sample for u16 {
     }
 }
 
-/// How light a colour is.
+/// How light a colour is, with the same rounding on every machine: no sums are fused.
 fn grey<T: Sample>(rgb: [T; 3]) -> u8 {
     let [red, green, blue] = rgb.map(T::unit);
     let sum = red * LIGHTNESS[0] + green * LIGHTNESS[1] + blue * LIGHTNESS[2];
@@ -209,7 +209,7 @@ mod tests {
     fn noise(width: usize, height: usize, channels: usize) -> Vec<u16> {
         let sample = |at: usize| {
             let word = crate::rng::pcg4d([at as u32, channels as u32, 0, 0])[0];
-            if at / channels % 3 == 0 { 0xffff * (word >> 31) as u16 } else { (word >> 16) as u16 }
+            if (at / channels).is_multiple_of(3) { 0xffff * (word >> 31) as u16 } else { (word >> 16) as u16 }
         };
         (0..width * height * channels).map(sample).collect()
     }
@@ -271,7 +271,13 @@ mod tests {
                 for flat in [1, 3] {
                     let raster = ours.clone().flatten(flat);
                     assert_eq!((raster.width, raster.height, raster.channels), (300, 200, flat));
-                    assert_eq!(raster.samples, reference(&theirs, flat), "{:?} to {flat}", theirs.color());
+                    let want = reference(&theirs, flat);
+                    // The crate fuses its sums where the processor can: 42 of all 2^24 colours differ.
+                    let fuses = cfg!(any(target_feature = "fma", target_arch = "aarch64"));
+                    let most = u8::from(fuses && flat == 1);
+                    let mut pairs = raster.samples.iter().zip(&want);
+                    assert!(pairs.all(|(a, b)| a.abs_diff(*b) <= most), "{:?} to {flat}", theirs.color());
+                    assert_eq!(raster.samples.len(), want.len());
                 }
             }
         }

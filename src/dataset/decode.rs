@@ -373,4 +373,81 @@ mod tests {
         let bytes = super::super::jpeg::tests::progressive();
         assert_eq!(assert_as_reference(&bytes, "progressive").size(), (24, 20));
     }
+
+    /// The `image` crate's answer to any bytes, as ours would be: size and pixels, if they are few.
+    fn answer_of_reference(bytes: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let refused = |error| match error {
+            image::ImageError::Limits(_) => Refusal::TooLarge,
+            _ => Refusal::Unreadable,
+        };
+        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().unwrap();
+        let mut limits = image::Limits::no_limits();
+        limits.max_alloc = Some(1 << 28);
+        reader.limits(limits);
+        let mut decoder = reader.into_decoder().map_err(refused)?;
+        let orientation = decoder.orientation().map_err(refused)?;
+        if decoder.total_bytes() > 1 << 20 {
+            return Ok(None);
+        }
+        let mut picture = DynamicImage::from_decoder(decoder).map_err(refused)?;
+        picture.apply_orientation(orientation);
+        Ok(Some(picture.into_bytes()))
+    }
+
+    fn answer(bytes: &[u8]) -> Result<Option<Vec<u8>>, Refusal> {
+        let decoder = Decoder::new(bytes, Format::of(bytes).unwrap(), 1 << 28)?;
+        if decoder.bytes() > 1 << 20 {
+            return Ok(None);
+        }
+        Ok(Some(match decoder.decode()? {
+            Bitmap::Eight(raster) => raster.samples,
+            Bitmap::Sixteen(raster) => bytemuck::cast_slice(&raster.samples).to_vec(),
+        }))
+    }
+
+    #[test]
+    fn damaged_files_have_the_answer_of_the_reference() {
+        let exif = chunk(b"eXIf", b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0");
+        let palette = chunk(b"PLTE", &[7; 48]);
+        let good = [
+            png([9, 7], 2, 8, false, &exif),
+            png([9, 7], 3, 4, true, &palette),
+            png([9, 7], 6, 16, false, &[]),
+            jpeg(1, None),
+            jpeg(3, Some(0)),
+            jpeg(4, Some(2)),
+            super::super::jpeg::tests::progressive(),
+        ];
+        let mut answers = [0; 2];
+        for seed in 0..7000 {
+            let mut bytes = good[seed as usize % good.len()].clone();
+            for change in 0..1 + seed % 3 {
+                let [place, value, ..] = crate::rng::pcg4d([seed, change, 0, 0]);
+                let place = 8 + place as usize % (bytes.len() - 8);
+                bytes[place] = value as u8;
+            }
+            if Format::of(&bytes) == Some(Format::Png) {
+                mend_checksums(&mut bytes);
+            }
+            let ours = answer(&bytes);
+            assert_eq!(ours, answer_of_reference(&bytes), "seed {seed}");
+            answers[usize::from(ours.is_ok())] += 1;
+        }
+        assert!(answers.iter().all(|&count| count > 1000), "{answers:?}");
+    }
+
+    /// So that what was changed is read at all.
+    fn mend_checksums(bytes: &mut [u8]) {
+        let mut at = 8;
+        while let Some(length) = bytes.get(at..at + 4) {
+            let length = u32::from_be_bytes([length[0], length[1], length[2], length[3]]) as usize;
+            let end = at + 8 + length;
+            let Some(chunk) = bytes.get(at + 4..end) else { return };
+            let mut crc = flate2::Crc::new();
+            crc.update(chunk);
+            let Some(sum) = bytes.get_mut(end..end + 4) else { return };
+            sum.copy_from_slice(&crc.sum().to_be_bytes());
+            at = end + 4;
+        }
+    }
 }
