@@ -13,6 +13,7 @@ use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{self, GpuEngine, GpuOptions};
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::replica::Replica;
 use crate::rng;
 use crate::train::TrainingData;
@@ -208,8 +209,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
         train: &train,
         replicas: &replicas,
         shuffle: true,
-        mean: data.mean,
-        std: data.std,
+        normalization: &data.normalization,
         training: Some(&data.train),
         test: &data.test,
     };
@@ -443,8 +443,7 @@ impl Bound {
 struct Data {
     train: Images,
     test: Images,
-    mean: f32,
-    std: f32,
+    normalization: Normalization,
     generated: bool,
 }
 
@@ -454,13 +453,13 @@ impl Data {
         if dir.is_dir() {
             let data = TrainingData::load(dir, model.input, 0)?;
             if data.check(model).is_ok() {
-                let TrainingData { train, test, mean, std, .. } = data;
-                return Ok(Self { train, test, mean, std, generated: false });
+                let TrainingData { train, test, normalization, .. } = data;
+                return Ok(Self { train, test, normalization, generated: false });
             }
         }
         let train = made_up(model, MADE_IMAGES.min(MADE_BYTES / model.input.len()).max(1));
-        let (mean, std) = train.mean_std();
-        Ok(Self { train, test: made_up(model, 1), mean, std, generated: true })
+        let normalization = train.normalization();
+        Ok(Self { train, test: made_up(model, 1), normalization, generated: true })
     }
 }
 

@@ -91,8 +91,8 @@ fn finite_logits(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Vec
 
 fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
     let message = format!(
-        "{what}, so there is no answer: with these weights, mean {} and deviation {} numbers grow beyond what f32 holds",
-        checkpoint.mean, checkpoint.std
+        "{what}, so there is no answer: with these weights, {} numbers grow beyond what f32 holds",
+        checkpoint.normalization
     );
     Error::NotFinite { model: checkpoint.model.name.clone(), message }
 }
@@ -110,8 +110,7 @@ fn with_engine<T>(
         train: &train,
         replicas: &[Replica::new(&checkpoint.model, &train, 0)],
         shuffle: false,
-        mean: checkpoint.mean,
-        std: checkpoint.std,
+        normalization: &checkpoint.normalization,
         training: None,
         test: images,
     };

@@ -52,6 +52,7 @@ mod lock;
 pub mod losses;
 mod memory;
 pub mod model;
+pub mod normalization;
 pub mod optimizers;
 pub mod plan;
 pub mod plot;

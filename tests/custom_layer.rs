@@ -22,6 +22,7 @@ use shadernet::export;
 use shadernet::gpu::{Adapters, GpuEngine, GpuOptions};
 use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Op, Param, Pass, PlanContext};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::{Arrays, Shape, Tensor};
 use shadernet::toml;
@@ -158,8 +159,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
         train: &model.train,
         replicas: &[Replica::new(model, &model.train, 3)],
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };
@@ -317,9 +317,8 @@ fn checkpoint(model: Model) -> Checkpoint {
     };
     Checkpoint {
         weights: model.init(3),
+        normalization: Normalization::uniform(model.input.channels, 0.5, 0.3),
         model,
-        mean: 0.5,
-        std: 0.3,
         classes: ["a", "b", "c"].map(String::from).into(),
         trained,
         test_accuracy: 0.0,

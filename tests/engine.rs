@@ -10,6 +10,7 @@ use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 
 const MODEL: &str = r#"
@@ -52,8 +53,7 @@ fn with_engines(check: impl Fn(&str, &mut dyn Engine, &mut dyn Engine)) {
         train: &model.train,
         replicas: &replicas,
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };
@@ -187,8 +187,7 @@ fn what_the_driver_compiled_is_kept_on_disk() {
         train: &model.train,
         replicas: &replicas,
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };

@@ -17,6 +17,7 @@ use shadernet::experiments::{Rows, Suite};
 use shadernet::export::onnx::{Graph, to_onnx};
 use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::Shape;
 use shadernet::train::{Run, RunState, Settings, TrainingData};
@@ -473,8 +474,7 @@ fn training_of_odd_models() {
             train: &model.train,
             replicas: &Replica::of_seeds(&model, &model.train, 0..1),
             shuffle: true,
-            mean: 0.5,
-            std: 0.5,
+            normalization: &Normalization::uniform(model.input.channels, 0.5, 0.5),
             training: Some(&images),
             test: &images,
         };

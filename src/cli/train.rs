@@ -17,7 +17,7 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, RULES, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch};
+use shadernet::train::{Ending, Row, Run, RunState, Settings, Summary, Sweep, TrainingData, Watch, rules};
 
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
@@ -194,7 +194,8 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             folder.display()
         ));
     }
-    if state.rules() != RULES {
+    // Rules 1 are still known, for colours too.
+    if ![1, rules(state.model.input.channels)].contains(&state.rules()) {
         output::warning(&format_args!(
             "the run was begun by a shadernet that trains by other rules: the result will not be that of an uninterrupted run"
         ));
@@ -204,7 +205,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             "the run's data set was in this folder, which is not there; --data says where it is now";
         return Err(Error::data(dir, message));
     }
-    let data = TrainingData::load(dir, state.model.input, state.settings.hold_out)?;
+    let data = state.load_data(dir)?;
     state.check_data(&data)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     state.model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));

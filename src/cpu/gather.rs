@@ -11,18 +11,14 @@ use crate::tensor::Shape;
 pub(super) struct Gather<'a> {
     batches: &'a BatchSettings,
     images: &'a Images,
-    /// Normalised value of each byte.
-    levels: [f32; 256],
+    /// Normalised value of each byte, for each channel.
+    levels: Vec<[f32; 256]>,
 }
 
 impl<'a> Gather<'a> {
     pub(super) fn new(batches: &'a BatchSettings, images: &'a Images) -> Self {
-        let (scale, offset) = batches.pixel_scale();
-        let mut levels = [0.0; 256];
-        for (byte, level) in levels.iter_mut().enumerate() {
-            *level = byte as f32 * scale + offset;
-        }
-        Self { batches, images, levels }
+        let of_channel = |(scale, offset)| std::array::from_fn(|byte| byte as f32 * scale + offset);
+        Self { batches, images, levels: batches.normalization.affine().map(of_channel).collect() }
     }
 
     pub(super) fn batches(&self) -> &BatchSettings {
@@ -54,13 +50,16 @@ impl<'a> Gather<'a> {
         let map = height * width;
         let pixels = &self.images.pixels[sample.index as usize * channels * map..][..channels * map];
         let Some(transform) = sample.transform else {
-            for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
-                lanes[lane] = self.levels[usize::from(pixel)];
+            let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+            for ((pixels, block), levels) in channels.zip(&self.levels) {
+                for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
+                    lanes[lane] = levels[usize::from(pixel)];
+                }
             }
             return;
         };
-        let (scale, offset) = self.batches.pixel_scale();
-        for (channel, block) in pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES)) {
+        let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+        for ((channel, block), (scale, offset)) in channels.zip(self.batches.normalization.affine()) {
             let pixel = |y: i32, x: i32| -> f32 {
                 // Numbers below zero become large ones.
                 if (y as usize) < height && (x as usize) < width {

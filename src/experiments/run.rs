@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::gpu::GpuOptions;
 use crate::replica::Replica;
 use crate::tensor::Shape;
-use crate::train::{Ending, RULES, Run, RunState, Settings, Summary, TrainingData, Watch};
+use crate::train::{Ending, Run, RunState, Settings, Summary, TrainingData, Watch, rules};
 
 /// How a suite is carried out.
 #[derive(Debug)]
@@ -357,7 +357,8 @@ fn place(
     let is_same = |state: &RunState| {
         // The data set may have another path by now: its content counts.
         let here = Settings { data: state.settings.data.clone(), ..settings.clone() };
-        state.settings == here && state.check_data(data).is_ok() && state.rules() == RULES
+        let same_rules = state.rules() == rules(data.train.channels);
+        state.settings == here && same_rules && state.check_data(data).is_ok()
     };
     let mut number = 1;
     loop {

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::eval::check_images;
 use crate::files;
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::tensor::Shape;
 
 /// The images of a run.
@@ -26,10 +27,8 @@ pub struct TrainingData {
     pub pictures: bool,
     /// What is odd about the data, a line each.
     pub warnings: Vec<String>,
-    /// Mean of the training pixels/255.
-    pub mean: f32,
-    /// Deviation of the training pixels/255.
-    pub std: f32,
+    /// Mean and deviation of the training pixels.
+    pub normalization: Normalization,
 }
 
 impl TrainingData {
@@ -40,9 +39,9 @@ impl TrainingData {
             0 => Dataset::load(dir, input)?,
             _ => Dataset::hold_out(dir, input, hold_out)?,
         };
-        let (mean, std) = train.mean_std();
+        let normalization = train.normalization();
         let dir = dir.to_owned();
-        Ok(Self { dir, train, test, classes, pictures, warnings, mean, std })
+        Ok(Self { dir, train, test, classes, pictures, warnings, normalization })
     }
 
     /// Fails if a model takes other images, answers with another number of classes, or has other names for them than the

@@ -54,11 +54,10 @@ impl Report {
             format!("{test} test images")
         };
         out.line(format_args!(
-            "data:   {}: {train} training images, {test}, {} classes, pixels normalised by mean {} and deviation {}",
+            "data:   {}: {train} training images, {test}, {} classes, pixels normalised by {}",
             settings.data.display(),
             data.classes.len(),
-            data.mean,
-            data.std
+            data.normalization
         ));
         let seeds: BTreeSet<u32> = settings.replicas.iter().map(|net| net.seed).collect();
         let seeds: Vec<_> = seeds.iter().map(u32::to_string).collect();

@@ -24,7 +24,7 @@ const MOST_BYTES: usize = 8 << 20;
 /// The plans, whose shaders the page must have, and all else, as `Recipe` in `web/training.js` has it. The first weights are
 /// those of the checkpoint's seed.
 pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images) -> ([Plan; 2], Value) {
-    let Checkpoint { model, mean, std, trained, .. } = checkpoint;
+    let Checkpoint { model, normalization, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
     let (train, test) = (some(train, most * 4 / 5), some(test, most / 5));
     let nets = [Replica::new(model, &model.train, trained.seed)];
@@ -33,8 +33,7 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
         train: &model.train,
         replicas: &nets,
         shuffle: true,
-        mean: *mean,
-        std: *std,
+        normalization,
         training: Some(&train),
         test: &test,
     };
