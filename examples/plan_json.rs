@@ -12,6 +12,7 @@ use shadernet::batch::BatchSettings;
 use shadernet::error::{Error, Result};
 use shadernet::layers::Grain;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::plan::{Plan, PlanOptions};
 use shadernet::replica::Replica;
 
@@ -55,8 +56,7 @@ fn print_plans(args: &Args) -> Result<()> {
         epochs: model.train.epochs,
         shuffle: true,
         augment: !model.train.augment.is_none(),
-        mean: 0.1307,
-        std: 0.3081,
+        normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
     };
     let grain = if args.fine { Grain::Fine } else { Grain::Coarse };
     let options = |fuse| PlanOptions { fuse, grain, ..PlanOptions::default() };

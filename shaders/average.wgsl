@@ -7,7 +7,7 @@ override THIS_STEP: u32;
 
 @group(0) @binding(0) var<storage, read_write> average: array<f32>;
 @group(0) @binding(1) var<storage, read> values: array<f32>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(2) var<storage, read> state: array<u32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {

@@ -13,13 +13,13 @@ override STEPS_PER_EPOCH: u32;
 override SHUFFLE: bool;
 override HALF_BITS: u32; // of the shuffling Feistel network: the smallest h with 4ʰ ≥ IMAGE_COUNT
 override AUGMENT: bool; // true if any replica augments its images
-override PIXEL_SCALE: f32; // normalised = pixel · PIXEL_SCALE + PIXEL_OFFSET
-override PIXEL_OFFSET: f32;
 override PACKED: u32;
 // Places in `state`: of words, and of settings among those of a replica.
 override NEXT_STEP: u32;
 override THIS_STEP: u32;
 override STEP_IMAGES: u32; // images of this step's batch
+override PIXEL_SCALE: u32; // of the first channel: normalised = pixel · scale + offset
+override PIXEL_OFFSET: u32;
 override FIRST_SETTING: u32; // of the first replica
 override SETTINGS: u32; // of a replica
 override SHUFFLE_KEY: u32; // of the random words that shuffle
@@ -32,7 +32,7 @@ override PLAIN_FROM: u32; // first epoch whose images stay as they are
 
 @group(0) @binding(0) var<storage, read> images: array<u32>; // bytes [image, channel, row, column], four per word
 @group(0) @binding(1) var<storage, read> labels: array<u32>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(2) var<storage, read_write> state: array<u32>;
 @group(0) @binding(4) var<storage, read_write> indices: array<u32>; // [replica, n]
 @group(0) @binding(5) var<storage, read_write> targets: array<u32>; // [replica, n]
@@ -185,9 +185,13 @@ fn pixel(index: u32, channel: u32, y: i32, x: i32) -> f32 {
     return select(0.0, f32(value), inside);
 }
 
+fn normalised(value: f32, channel: u32) -> f32 {
+    return value * bitcast<f32>(state[PIXEL_SCALE + channel]) + bitcast<f32>(state[PIXEL_OFFSET + channel]);
+}
+
 fn sample(index: u32, change: Transform, channel: u32, y: u32, x: u32) -> f32 {
     if (!AUGMENT) {
-        return pixel(index, channel, i32(y), i32(x)) * PIXEL_SCALE + PIXEL_OFFSET;
+        return normalised(pixel(index, channel, i32(y), i32(x)), channel);
     }
     let place = vec2(f32(x), f32(y));
     let source_x = change.a * place.x + change.b * place.y + change.c;
@@ -200,7 +204,7 @@ fn sample(index: u32, change: Transform, channel: u32, y: u32, x: u32) -> f32 {
     let row = i32(top);
     let upper = pixel(index, channel, row, column) * (1.0 - fx) + pixel(index, channel, row, column + 1) * fx;
     let lower = pixel(index, channel, row + 1, column) * (1.0 - fx) + pixel(index, channel, row + 1, column + 1) * fx;
-    return (upper * (1.0 - fy) + lower * fy) * PIXEL_SCALE + PIXEL_OFFSET;
+    return normalised(upper * (1.0 - fy) + lower * fy, channel);
 }
 
 // Value of image `at` of the batch, as `begin` chose and augments it.

@@ -28,7 +28,7 @@ override STEP_IMAGES: u32; // images of this step's batch
 @group(0) @binding(11) var<storage, read_write> grad_weight: array<f32>;
 @group(0) @binding(12) var<storage, read_write> grad_bias: array<f32>;
 @group(0) @binding(13) var<storage, read_write> grad_sums: array<vec2<f32>>; // [replica, channel, quad, row]
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(14) var<storage, read> state: array<u32>;
 @group(0) @binding(15) var<storage, read_write> grad_means: array<vec2<f32>>; // grad_bias/M and grad_weight/M
 

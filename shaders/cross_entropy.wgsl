@@ -20,7 +20,7 @@ override LABEL_SMOOTHING: u32;
 @group(0) @binding(2) var<storage, read_write> loss: array<vec4<f32>>; // [replica, quad]
 @group(0) @binding(3) var<storage, read_write> correct: array<vec4<f32>>; // [replica, quad]: 1 for a hit
 @group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(5) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica]: sum of the losses, hits.
 @group(0) @binding(6) var<storage, read_write> metrics_ring: array<vec2<f32>>;

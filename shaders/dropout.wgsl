@@ -15,7 +15,7 @@ override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 @group(0) @binding(1) var<storage, read_write> output: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> grad_input: array<vec4<f32>>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(4) var<storage, read> state: array<u32>;
 
 fn linear_index(id: vec3<u32>, groups: vec3<u32>) -> u32 {

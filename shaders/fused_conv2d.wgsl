@@ -60,7 +60,7 @@ override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
 @group(0) @binding(4) var<storage, read_write> running: array<f32>;
 @group(0) @binding(5) var<storage, read_write> average_running: array<f32>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 
 // An invocation makes CHANNELS maps at a time, and a strip of adjacent pixels of each. TAPS weights of a kernel row

@@ -62,7 +62,7 @@ override DROPOUT_SCALE: u32; // 1 / (1 − rate)
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
 // [part, replica, channel]: mean and Σ(x − mean)²; after the parts one row with mean and 1/√(var + EPS) of the batch
 @group(0) @binding(3) var<storage, read_write> sums: array<vec2<f32>>;
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
 @group(0) @binding(7) var<storage, read> grad_output: array<vec4<f32>>;
 @group(0) @binding(8) var<storage, read_write> grad_input: array<vec4<f32>>; // of `input`, or of its normalised values

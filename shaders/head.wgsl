@@ -30,7 +30,7 @@ override LABEL_SMOOTHING: u32;
 @group(0) @binding(3) var<storage, read_write> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(4) var<storage, read_write> grad_input: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> grads: array<f32>; // [part, element]
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read_write> state: array<u32>;
 // Ring of [step, replica, quad]: sum of the losses, hits.
 @group(0) @binding(7) var<storage, read_write> metrics_ring: array<vec2<f32>>;

@@ -18,7 +18,7 @@ override WEIGHT_DECAY: u32;
 @group(0) @binding(2) var<storage, read_write> velocity: array<f32>;
 @group(0) @binding(3) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies
 @group(0) @binding(4) var<storage, read> learning_rates: array<f32>; // [replica, step]
-// words about the step, then SETTINGS for each replica: src/state.rs
+// words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(5) var<storage, read> state: array<u32>;
 @group(0) @binding(6) var<storage, read_write> average: array<f32>;
 

@@ -2,6 +2,7 @@
 
 use crate::config::Augment;
 use crate::layers::Launch;
+use crate::normalization::Normalization;
 use crate::replica::Replica;
 use crate::rng::{self, Permutation, Stream};
 use crate::tensor::{Array, Shape, gamma};
@@ -11,11 +12,13 @@ use crate::tensor::{Array, Shape, gamma};
 /// # Examples
 /// ```
 /// use shadernet::batch::BatchSettings;
+/// use shadernet::normalization::Normalization;
 /// use shadernet::tensor::Shape;
 ///
 /// let image = Shape::new(1, 28, 28);
 /// let batches = BatchSettings {
-///     batch_size: 64, image_count: 1000, image, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+///     batch_size: 64, image_count: 1000, image, epochs: 19, shuffle: true, augment: false,
+///     normalization: Normalization::uniform(1, 0.1307, 0.3081),
 /// };
 /// assert_eq!(batches.steps_per_epoch(), 16);
 /// assert_eq!(batches.images_of(15), 1000 - 15 * 64);
@@ -34,10 +37,8 @@ pub struct BatchSettings {
     pub shuffle: bool,
     /// True if any net changes these images at random.
     pub augment: bool,
-    /// Mean of pixels/255 that becomes 0.
-    pub mean: f32,
-    /// Deviation of pixels/255 that becomes 1.
-    pub std: f32,
+    /// What becomes of the pixels of each channel.
+    pub normalization: Normalization,
 }
 
 /// One image of a batch.
@@ -65,11 +66,6 @@ impl BatchSettings {
     pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
         let steps = self.steps_per_epoch();
         net.learning_rate.rates(self.epochs * steps, steps)
-    }
-
-    /// Normalised value = pixel · scale + offset.
-    pub fn pixel_scale(&self) -> (f32, f32) {
-        (1.0 / (255.0 * self.std), -self.mean / self.std)
     }
 
     /// Image `n` of a net's batch of `step`. Behind the last image of the batch it is any image, as on the GPU.
@@ -112,10 +108,9 @@ impl BatchSettings {
     /// Reference for what the network sees of a sample: [1, C, H, W], from the image's bytes [C, H, W].
     pub fn reference(&self, pixels: &[u8], sample: Sample) -> Array {
         let Shape { channels, height, width } = self.image;
-        let (scale, offset) = self.pixel_scale();
-        let (scale, offset) = (f64::from(scale), f64::from(offset));
         let mut made = Array::zeros(&[1, channels, height, width]);
-        for c in 0..channels {
+        for (c, (scale, offset)) in self.normalization.affine().enumerate() {
+            let (scale, offset) = (f64::from(scale), f64::from(offset));
             let pixel = |y: i64, x: i64| -> f64 {
                 let inside = (0..height as i64).contains(&y) && (0..width as i64).contains(&x);
                 if inside { f64::from(pixels[(c * height + y as usize) * width + x as usize]) } else { 0.0 }
@@ -159,7 +154,6 @@ impl BatchSettings {
     /// A launch of an entry point of `batch.wgsl`.
     pub(crate) fn launch(&self, entry_point: &'static str, invocations: usize) -> Launch {
         let quads = self.batch_size.div_ceil(4);
-        let (scale, offset) = self.pixel_scale();
         let constants = [
             ("BATCH_SIZE", self.batch_size as f64),
             ("QUADS", quads as f64),
@@ -171,8 +165,6 @@ impl BatchSettings {
             ("SHUFFLE", f64::from(u8::from(self.shuffle))),
             ("HALF_BITS", f64::from(Permutation::half_bits(self.image_count as u32))),
             ("AUGMENT", f64::from(u8::from(self.augment))),
-            ("PIXEL_SCALE", f64::from(scale)),
-            ("PIXEL_OFFSET", f64::from(offset)),
             // Parameters to pack: of the fused plan alone.
             ("PACKED", 0.0),
         ];
@@ -184,6 +176,28 @@ impl BatchSettings {
 mod tests {
     use super::*;
     use crate::model::Model;
+
+    /// (pixel / 255 − mean) / std with a mean and a deviation for each channel, and what is moved in is byte 0.
+    #[test]
+    fn channels_are_normalised_by_their_own_mean_and_deviation() {
+        let batches = BatchSettings {
+            batch_size: 1,
+            image_count: 1,
+            image: Shape::new(2, 1, 2),
+            epochs: 1,
+            shuffle: false,
+            augment: true,
+            normalization: Normalization { mean: vec![0.5, 0.25], std: vec![0.5, 2.0] },
+        };
+        let seen = |transform| {
+            let made = batches.reference(&[255, 0, 51, 255], Sample { index: 0, transform });
+            assert!(made.bound.iter().all(|&bound| bound < 1e-3), "{:?}", made.bound);
+            made.data.iter().map(|value| (value * 1e4).round() / 1e4).collect::<Vec<_>>()
+        };
+        assert_eq!(seen(None), [1.0, -1.0, -0.025, 0.375]);
+        // From one column to the right.
+        assert_eq!(seen(Some([1.0, 0.0, 1.0, 0.0, 1.0, 0.0])), [-1.0, -1.0, 0.375, -0.125]);
+    }
 
     #[test]
     fn the_last_epochs_see_plain_images() {
@@ -199,8 +213,7 @@ mod tests {
                 epochs,
                 shuffle: true,
                 augment: true,
-                mean: 0.5,
-                std: 0.5,
+                normalization: Normalization::uniform(1, 0.5, 0.5),
             };
             let of = |step| batches.sample(&net, step, 1).transform.is_some();
             (0..epochs as u32).map(|epoch| [of(3 * epoch), of(3 * epoch + 2)]).collect::<Vec<_>>()

@@ -14,6 +14,7 @@ use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{self, GpuEngine, GpuOptions};
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::replica::Replica;
 use crate::rng;
 use crate::train::TrainingData;
@@ -220,8 +221,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
         train: &train,
         replicas: &replicas,
         shuffle: true,
-        mean: data.mean,
-        std: data.std,
+        normalization: &data.normalization,
         training: Some(&data.train),
         test: &data.test,
     };
@@ -451,8 +451,7 @@ impl Bound {
 struct Data {
     train: Arc<Images>,
     test: Arc<Images>,
-    mean: f32,
-    std: f32,
+    normalization: Normalization,
     generated: bool,
 }
 
@@ -462,13 +461,13 @@ impl Data {
         if dir.is_dir() {
             let data = TrainingData::load(dir, model.input)?;
             if data.check(model).is_ok() {
-                let TrainingData { train, test, mean, std, .. } = data;
-                return Ok(Self { train, test, mean, std, generated: false });
+                let TrainingData { train, test, normalization, .. } = data;
+                return Ok(Self { train, test, normalization, generated: false });
             }
         }
         let train = made_up(model, MADE_IMAGES.min(MADE_BYTES / model.input.len()).max(1));
-        let (mean, std) = train.mean_std();
-        Ok(Self { train: train.into(), test: made_up(model, 1).into(), mean, std, generated: true })
+        let normalization = train.normalization();
+        Ok(Self { train: train.into(), test: made_up(model, 1).into(), normalization, generated: true })
     }
 }
 

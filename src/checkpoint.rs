@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Remedy, Result, shown};
 use crate::files;
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::tensor::Tensor;
 
 mod check;
 pub(crate) mod file;
 mod foreign;
+mod normalization;
 
 use file::{MAX_FILE, MAX_HEADER, Metadata, TensorFile, Wanted};
 
@@ -36,10 +38,8 @@ pub struct Checkpoint {
     pub model: Model,
     /// Its parameters and running statistics, in the order of [`Model::params`].
     pub weights: Vec<Tensor>,
-    /// Mean of pixels/255 that becomes 0.
-    pub mean: f32,
-    /// Deviation of pixels/255 that becomes 1.
-    pub std: f32,
+    /// What becomes of the pixels of each channel.
+    pub normalization: Normalization,
     /// A name for each class.
     pub classes: Vec<String>,
     /// How it was trained.
@@ -77,6 +77,8 @@ pub struct Trained {
 /// Names our model files; anything else in this place is another program's.
 const FORMAT: &str = "shadernet";
 const VERSION: &str = "2";
+/// Of files that have a list for `mean` and one for `std`: channels whose values differ.
+const CHANNELS_VERSION: &str = "3";
 /// Its files have a digest of the weights alone.
 const OLD_VERSION: &str = "1";
 /// Names the files that runs go on from, which are easily mistaken for model files.
@@ -126,9 +128,9 @@ impl Checkpoint {
             value.ok_or_else(|| bad(format!("{key} = {text:?} in the metadata is no number")))
         };
         let version = get("version")?;
-        if ![VERSION, OLD_VERSION].contains(&version.as_str()) {
+        if ![CHANNELS_VERSION, VERSION, OLD_VERSION].contains(&version.as_str()) {
             return Err(bad(format!(
-                "version {} of the format; this shadernet reads versions up to {VERSION}",
+                "version {} of the format; this shadernet reads versions up to {CHANNELS_VERSION}",
                 shown(version)
             )));
         }
@@ -139,18 +141,13 @@ impl Checkpoint {
                 shown(&path.to_string_lossy())
             )
         });
-        let [mean, std] = [number("mean")? as f32, number("std")? as f32];
-        // What becomes of a pixel: value / std - mean / std.
-        if !(std > 0.0 && std.is_finite() && std.recip().is_finite() && (mean / std).is_finite()) {
-            return Err(bad(format!(
-                "mean = {mean} and std = {std} in the metadata normalise no pixels; both must be finite, and std above 0"
-            )));
-        }
         let test_accuracy = number("test_accuracy")?;
         if !(0.0..=100.0).contains(&test_accuracy) {
             return Err(bad(format!("test_accuracy = {test_accuracy} in the metadata is no percentage")));
         }
         let model = Model::parse(get("model")?, "model").map_err(|error| bad(error.to_string()))?;
+        let normalization =
+            normalization::read(&file.metadata, version, model.input.channels).map_err(bad)?;
         let classes: Vec<String> = serde_json::from_str(get("classes")?)
             .map_err(|_| bad("classes in the metadata is no list of names".into()))?;
         if classes.len() != model.class_count() {
@@ -166,8 +163,7 @@ impl Checkpoint {
         Ok(Self {
             weights,
             model,
-            mean,
-            std,
+            normalization,
             classes,
             trained,
             test_accuracy,
@@ -181,17 +177,15 @@ impl Checkpoint {
         let json = |value: serde_json::Result<String>| value.expect("plain values are JSON");
         let metadata = [
             ("format", FORMAT.to_owned()),
-            ("version", VERSION.to_owned()),
             ("model", self.model.to_toml()),
-            ("mean", self.mean.to_string()),
-            ("std", self.std.to_string()),
             ("classes", json(serde_json::to_string(&self.classes))),
             ("trained", json(serde_json::to_string(&self.trained))),
             ("test_accuracy", self.test_accuracy.to_string()),
             ("test_loss", self.test_loss.to_string()),
             ("weights_sha256", self.weights_sha256()),
         ];
-        let metadata: Metadata = metadata.into_iter().map(|(key, value)| (key.to_owned(), value)).collect();
+        let metadata = metadata.into_iter().chain(normalization::written(&self.normalization));
+        let metadata: Metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect();
         files::write_atomically(path, &file::encode(&self.weights, &metadata))
     }
 
@@ -256,11 +250,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.safetensors");
         let seed = Checkpoint::seed().unwrap();
-        let saved = Checkpoint { mean: 0.1, std: 0.3, test_accuracy: 99.43, ..seed };
+        let normalization = Normalization::uniform(1, 0.1, 0.3);
+        let saved = Checkpoint { normalization, test_accuracy: 99.43, ..seed };
         saved.save(&path).unwrap();
         let loaded = Checkpoint::load(&path).unwrap();
         assert_eq!(loaded.model.to_toml(), saved.model.to_toml());
-        assert_eq!((&loaded.weights, loaded.mean, loaded.std), (&saved.weights, 0.1, 0.3));
+        assert_eq!((&loaded.weights, &loaded.normalization), (&saved.weights, &saved.normalization));
         assert_eq!((&loaded.classes, &loaded.trained), (&saved.classes, &saved.trained));
         assert_eq!((loaded.test_accuracy, loaded.test_loss), (99.43, saved.test_loss));
         assert_eq!(read_weights(&path, &saved.model).unwrap(), (saved.weights.clone(), Vec::new()));
@@ -286,7 +281,8 @@ mod tests {
             message
         };
         for (key, value, words) in [
-            ("version", "3", "version 3 of the format; this shadernet reads versions up to 2"),
+            ("version", "4", "version 4 of the format; this shadernet reads versions up to 3"),
+            ("version", "3", "mean = \"0.1307\" in the metadata is no list of numbers"),
             ("mean", "x", "mean = \"x\" in the metadata is no number"),
             ("mean", "1e39", "mean = inf"),
             ("std", "0", "std = 0 in the metadata normalise no pixels; both must be finite, and std above 0"),

@@ -439,6 +439,6 @@ mod tests {
         assert_eq!((train.height, train.width, train.channels), (28, 28, 1));
         assert_eq!(train.labels[..5], [5, 0, 4, 1, 9]);
         assert_eq!(test.labels[..5], [7, 2, 1, 0, 4]);
-        assert_eq!(train.mean_std(), (0.1307, 0.3081));
+        assert_eq!(train.normalization().to_string(), "mean 0.1307 and deviation 0.3081");
     }
 }

@@ -8,6 +8,7 @@ use crate::config::TrainConfig;
 use crate::dataset::Images;
 use crate::error::Result;
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::replica::Replica;
 use crate::tensor::{Shape, Tensor};
 
@@ -22,10 +23,8 @@ pub struct Setup<'a> {
     pub replicas: &'a [Replica],
     /// Draw training images in random order.
     pub shuffle: bool,
-    /// Mean of pixels/255 that becomes 0.
-    pub mean: f32,
-    /// Deviation of pixels/255 that becomes 1.
-    pub std: f32,
+    /// What becomes of the pixels: an entry for each channel of the images.
+    pub normalization: &'a Normalization,
     /// Training images; `None` for an engine that only evaluates.
     pub training: Option<&'a Arc<Images>>,
     /// Images to evaluate on.
@@ -46,14 +45,17 @@ impl Setup<'_> {
             epochs: self.train.epochs,
             shuffle: self.shuffle,
             augment: self.replicas.iter().any(|net| !net.augment.is_none()),
-            mean: self.mean,
-            std: self.std,
+            normalization: self.normalization.clone(),
         })
     }
 
     /// How test images are gone through: in order, unchanged.
+    ///
+    /// # Panics
+    /// If the normalization is for another number of channels.
     pub fn eval_batches(&self) -> BatchSettings {
         let test = self.test;
+        assert_eq!(self.normalization.channels(), test.channels, "channels that are normalised");
         // No more than a step of training has: the memory of many nets is then bounded by their training.
         let most = self.train_batches().map_or(EVAL_BATCH, |training| training.batch_size.min(EVAL_BATCH));
         BatchSettings {
@@ -63,8 +65,7 @@ impl Setup<'_> {
             epochs: self.train.epochs,
             shuffle: false,
             augment: false,
-            mean: self.mean,
-            std: self.std,
+            normalization: self.normalization.clone(),
         }
     }
 
@@ -131,6 +132,7 @@ pub enum Vector {
 /// use shadernet::dataset::Images;
 /// use shadernet::device::Device;
 /// use shadernet::engine::{Setup, Vector};
+/// use shadernet::normalization::Normalization;
 /// use shadernet::replica::Replica;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
@@ -142,8 +144,7 @@ pub enum Vector {
 ///     train: &model.train,
 ///     replicas: &[Replica::new(&model, &model.train, 0)],
 ///     shuffle: true,
-///     mean: 0.1,
-///     std: 0.3,
+///     normalization: &Normalization::uniform(1, 0.1, 0.3),
 ///     training: Some(&images),
 ///     test: &images,
 /// };

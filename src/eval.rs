@@ -93,8 +93,8 @@ pub(crate) fn check_finite(checkpoint: &Checkpoint, logits: &[f32]) -> Result<()
 
 fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
     let message = format!(
-        "{what}, so there is no answer: with these weights, mean {} and deviation {} numbers grow beyond what f32 holds",
-        checkpoint.mean, checkpoint.std
+        "{what}, so there is no answer: with these weights, {} numbers grow beyond what f32 holds",
+        checkpoint.normalization
     );
     Error::NotFinite { model: checkpoint.model.name.clone(), message }
 }
@@ -117,8 +117,7 @@ pub(crate) fn open(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Devic
         train: &train,
         replicas: &[Replica::new(&checkpoint.model, &train, 0)],
         shuffle: false,
-        mean: checkpoint.mean,
-        std: checkpoint.std,
+        normalization: &checkpoint.normalization,
         training: None,
         test: images,
     };

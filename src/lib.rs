@@ -57,6 +57,7 @@ mod lock;
 pub mod losses;
 mod memory;
 pub mod model;
+pub mod normalization;
 pub mod optimizers;
 #[cfg(feature = "gpu")]
 pub mod plan;

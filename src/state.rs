@@ -1,8 +1,10 @@
 //! What lies where in the tensor `state`: what every step of training is told, and writes down for the next one. This is the
 //! only place that knows. Kernels know the places as override constants, the host as views of the tensor.
 //!
-//! First come the words about the step, which all nets share; then, net by net, the settings in which nets may differ; behind
-//! those of a net, those of each of its layers.
+//! First comes what all nets share: the words about the step, and how the pixels of each channel are normalised. Then, net by net,
+//! the settings in which nets may differ; behind those of a net, those of each of its layers.
+
+use crate::normalization::Normalization;
 
 /// A piece of `state`: what its words are, in order, and by which override constants kernels know their places.
 macro_rules! piece {
@@ -99,16 +101,24 @@ const fn net_len(layers: usize) -> usize {
 ///
 /// # Examples
 /// ```
+/// use shadernet::normalization::Normalization;
 /// use shadernet::state::{LayerSettings, NetSettings, StepWords, words};
 ///
 /// let step = StepWords { next_step: 7, ..Default::default() };
 /// let net = NetSettings { weight_decay: 0.5, ..Default::default() };
-/// let words = words(step, &[(net, vec![LayerSettings::default(); 4])]);
+/// let grey = Normalization::uniform(1, 0.1307, 0.3081);
+/// let words = words(step, &grey, &[(net, vec![LayerSettings::default(); 4])]);
 /// assert_eq!(words[0], 7);
 /// assert!(words.contains(&0.5f32.to_bits()));
 /// ```
-pub fn words(step: StepWords, nets: &[(NetSettings, Vec<LayerSettings>)]) -> Vec<u32> {
+pub fn words(
+    step: StepWords,
+    normalization: &Normalization,
+    nets: &[(NetSettings, Vec<LayerSettings>)],
+) -> Vec<u32> {
     let mut words = step.words().to_vec();
+    words.extend(normalization.affine().map(|(scale, _)| scale.word()));
+    words.extend(normalization.affine().map(|(_, offset)| offset.word()));
     for (net, layers) in nets {
         assert_eq!(layers.len(), nets[0].1.len(), "nets side by side have the same layers");
         words.extend(net.words());
@@ -117,14 +127,17 @@ pub fn words(step: StepWords, nets: &[(NetSettings, Vec<LayerSettings>)]) -> Vec
     words
 }
 
-/// Where kernels find the words about the step and the settings of nets of so many layers: `FIRST_SETTING` is the first word
-/// of the first net, `SETTINGS` the words of each, and the others are places among these.
+/// Where kernels find the words about the step, those of so many channels and the settings of nets of so many layers:
+/// `PIXEL_SCALE` and `PIXEL_OFFSET` are those of the first channel, `FIRST_SETTING` is the first word of the first net, `SETTINGS`
+/// the words of each, and the settings are places among these.
 #[cfg(feature = "gpu")]
-pub(crate) fn constants(layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
+pub(crate) fn constants(channels: usize, layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
     let places =
         |names: &'static [&'static str]| names.iter().enumerate().map(|(place, name)| (*name, place));
-    let nets = [("FIRST_SETTING", StepWords::CONSTANTS.len()), ("SETTINGS", net_len(layers))];
-    places(StepWords::CONSTANTS).chain(nets).chain(places(NetSettings::CONSTANTS))
+    let scale = StepWords::CONSTANTS.len();
+    let shared = [("PIXEL_SCALE", scale), ("PIXEL_OFFSET", scale + channels)];
+    let nets = [("FIRST_SETTING", scale + 2 * channels), ("SETTINGS", net_len(layers))];
+    places(StepWords::CONSTANTS).chain(shared).chain(nets).chain(places(NetSettings::CONSTANTS))
 }
 
 /// Where they find the settings of the layer with this number, among those of a net.
@@ -154,11 +167,16 @@ mod tests {
         let net =
             |number: u32| NetSettings { augment_key: number, plain_from: 70 + number, ..Default::default() };
         let nets: Vec<_> = (1..=3).map(|n| (net(n), vec![layer(10 * n), layer(10 * n + 1)])).collect();
-        let words = words(StepWords { next_step: 5, this_step: 4, step_images: 64 }, &nets);
-        let place = |name: &str| constants(2).find(|(other, _)| *other == name).unwrap().1;
+        let normalization = Normalization { mean: vec![0.5, 0.75, 0.25], std: vec![0.25, 0.5, 1.0] };
+        let words = words(StepWords { next_step: 5, this_step: 4, step_images: 64 }, &normalization, &nets);
+        let place = |name: &str| constants(3, 2).find(|(other, _)| *other == name).unwrap().1;
         let step = ["NEXT_STEP", "THIS_STEP", "STEP_IMAGES"].map(|name| words[place(name)]);
         assert_eq!(step, [5, 4, 64]);
         assert_eq!(step_words().map(|(_, place)| words[place]).collect::<Vec<_>>(), step);
+        for (channel, (scale, offset)) in normalization.affine().enumerate() {
+            let at = |name: &str| f32::from_bits(words[place(name) + channel]);
+            assert_eq!((at("PIXEL_SCALE"), at("PIXEL_OFFSET")), (scale, offset), "channel {channel}");
+        }
         assert_eq!(words.len(), place("FIRST_SETTING") + 3 * place("SETTINGS"));
         for number in 0..3 {
             let setting = |at: usize| words[place("FIRST_SETTING") + number * place("SETTINGS") + at];

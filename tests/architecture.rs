@@ -6,7 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// Modules by floor, from the ground up.
 const FLOORS: &[&[&str]] = &[
-    &["error", "tensor", "rng", "config", "files", "lock", "memory", "threads", "plot", "state"],
+    &[
+        "error",
+        "tensor",
+        "rng",
+        "config",
+        "files",
+        "lock",
+        "memory",
+        "threads",
+        "plot",
+        "normalization",
+        "state",
+    ],
     &["layers", "losses", "optimizers", "schedule", "shader"],
     &["model"],
     &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],

@@ -21,6 +21,7 @@ use shadernet::export;
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Op, Param, Pass, PlanContext};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::{Arrays, Shape, Tensor};
 use shadernet::toml;
@@ -157,8 +158,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
         train: &model.train,
         replicas: &[Replica::new(model, &model.train, 3)],
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };
@@ -314,9 +314,8 @@ fn checkpoint(model: Model) -> Checkpoint {
     };
     Checkpoint {
         weights: model.init(3),
+        normalization: Normalization::uniform(model.input.channels, 0.5, 0.3),
         model,
-        mean: 0.5,
-        std: 0.3,
         classes: ["a", "b", "c"].map(String::from).into(),
         trained,
         test_accuracy: 0.0,

@@ -12,6 +12,7 @@ use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 
 const MODEL: &str = r#"
@@ -49,8 +50,7 @@ fn with_engines(check: impl Fn(&str, &mut dyn Engine, &mut dyn Engine)) {
         train: &model.train,
         replicas: &replicas,
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };
@@ -184,8 +184,7 @@ fn what_the_driver_compiled_is_kept_on_disk() {
         train: &model.train,
         replicas: &replicas,
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };

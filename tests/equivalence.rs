@@ -15,6 +15,7 @@ use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::reference::{At, Reference};
 use shadernet::replica::Replica;
 use shadernet::tensor::Array;
@@ -197,8 +198,7 @@ fn with_setups(run: impl Fn(&Setup<'_>)) {
             train: &train,
             replicas: &[Replica::new(&model, &train, SEED)],
             shuffle: true,
-            mean: 0.1307,
-            std: 0.3081,
+            normalization: &Normalization::uniform(model.input.channels, 0.1307, 0.3081),
             training: Some(&images),
             test: &images,
         });
@@ -254,8 +254,7 @@ fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
             train: &train,
             replicas: &[Replica::new(&model, &train, 0)],
             shuffle: false,
-            mean: 0.1307,
-            std: 0.3081,
+            normalization: &Normalization::uniform(model.input.channels, 0.1307, 0.3081),
             training: None,
             test: &images,
         };

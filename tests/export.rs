@@ -15,6 +15,7 @@ use shadernet::export::onnx::{Graph, to_onnx};
 use shadernet::export::{html, to_pytorch};
 use shadernet::layers::LAYERS;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 
 /// Batch normalisations before and after convolutions, with groups and padding, and where nothing can absorb them.
 const FOLDS: &str = r#"
@@ -63,10 +64,9 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
         pictures: false,
     };
     Checkpoint {
+        normalization: Draw::new(11).normalization(model.input.channels),
         model,
         weights,
-        mean: 0.25,
-        std: 0.5,
         classes,
         trained,
         test_accuracy: 0.0,
@@ -167,6 +167,17 @@ fn files_that_are_no_graph_of_ours_are_refused() {
     assert!(error.contains("Konv") && error.contains("not known"), "{error}");
     let graph = Graph::read(&to_onnx(&checkpoint(FOLDS, "folds"), false).unwrap()).unwrap();
     assert_eq!(graph.run(&[0.5; 264], "labels").unwrap_err(), "there is no output labels");
+}
+
+/// ONNX's `Sub` and `Div` spread [1, C, 1, 1] over a batch; what they make of it, `a_written_graph_gives_the_logits` compares.
+#[test]
+fn a_module_normalises_each_channel() {
+    let text = "name = \"x\"\ninput = [2, 3, 3]\nlayers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 2 }]";
+    let mut colours = checkpoint(text, "x");
+    colours.normalization = Normalization { mean: vec![0.25, 0.5], std: vec![0.125, 1.0] };
+    let module = to_pytorch(&colours).unwrap();
+    assert!(module.contains("\nMEAN, STD = [0.25, 0.5], [0.125, 1.0]\n"), "{module}");
+    assert!(module.contains("(pixels - pixels.new_tensor(MEAN).view(-1, 1, 1)) / "), "{module}");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use shadernet::device::Device;
 use shadernet::experiments::{Rows, Suite};
 use shadernet::export::onnx::{Graph, to_onnx};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::Shape;
 use shadernet::train::{Run, RunState, TrainingData};
@@ -471,8 +472,7 @@ fn training_of_odd_models() {
             train: &model.train,
             replicas: &Replica::of_seeds(&model, &model.train, 0..1),
             shuffle: true,
-            mean: 0.5,
-            std: 0.5,
+            normalization: &Normalization::uniform(model.input.channels, 0.5, 0.5),
             training: Some(&images),
             test: &images,
         };

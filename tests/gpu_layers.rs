@@ -17,6 +17,7 @@ use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
 use shadernet::layers::{Grain, LAYERS};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::reference::Reference;
 use shadernet::replica::Replica;
 use shadernet::shader;
@@ -29,9 +30,15 @@ fn setup<'a>(
     model: &'a Model,
     train: &'a TrainConfig,
     replicas: &'a [Replica],
+    normalization: &'a Normalization,
     images: &'a Arc<Images>,
 ) -> Setup<'a> {
-    Setup { model, train, replicas, shuffle: true, mean: 0.3, std: 0.4, training: Some(images), test: images }
+    Setup { model, train, replicas, shuffle: true, normalization, training: Some(images), test: images }
+}
+
+/// Another for each channel.
+fn normalization(model: &Model) -> Normalization {
+    Draw::new(2).normalization(model.input.channels)
 }
 
 /// An engine with random weights and random optimizer memory.
@@ -86,7 +93,8 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     // The third step of each epoch is short.
     let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
     let images = Draw::new(case.seed).images(count, model.input.into(), model.class_count());
-    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, &nets, &images) };
+    let normalization = Draw::new(case.seed + 1).normalization(model.input.channels);
+    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, &nets, &normalization, &images) };
     let mut engine = engine(gpu().unwrap(), &setup, false, options);
     engine.set_step(case.step).unwrap();
     check_step(&mut engine, &setup, "net", table)
@@ -195,7 +203,8 @@ fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>
         .augment(Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1));
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
     let nets = Replica::of_seeds(&model, &train, seeds.iter().copied());
-    let setup = setup(&model, &train, &nets, &images);
+    let normalization = normalization(&model);
+    let setup = setup(&model, &train, &nets, &normalization, &images);
     let mut engine = engine(gpu()?, &setup, reuse, options);
     engine.poison(0x7fc0_0001);
     let metrics = engine.train(3).unwrap();
@@ -258,7 +267,8 @@ fn evaluation_agrees_with_the_reference() {
         // Two batches of 256, the second short and not a multiple of four.
         let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
         let nets = Replica::of_seeds(&model, &train, [2, 3]);
-        let setup = setup(&model, &train, &nets, &images);
+        let normalization = normalization(&model);
+        let setup = setup(&model, &train, &nets, &normalization, &images);
         let mut engine = engine(gpu, &setup, true, CHECKED);
         let batches = setup.eval_batches();
         let size = model.input.len();
@@ -311,7 +321,8 @@ fn parts_of_a_large_batch_have_several_quads() {
     let train = TrainConfig::default().batch_size(275).average_decay(0.9);
     let images = Draw::new(2).images(400, model.input.into(), 3);
     let nets = Replica::of_seeds(&model, &train, [6, 8]);
-    let setup = setup(&model, &train, &nets, &images);
+    let normalization = normalization(&model);
+    let setup = setup(&model, &train, &nets, &normalization, &images);
     let mut engine = engine(gpu, &setup, false, CHECKED);
     let plan = engine.training_plan().unwrap();
     let parts = plan.dispatches.iter().find_map(|dispatch| dispatch.constants.get("PARTS"));
@@ -341,7 +352,8 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
     let train = TrainConfig::default().batch_size(4);
     let images = Draw::new(1).images(4, model.input.into(), 2);
     let nets = Replica::of_seeds(&model, &train, [1]);
-    let setup = setup(&model, &train, &nets, &images);
+    let normalization = normalization(&model);
+    let setup = setup(&model, &train, &nets, &normalization, &images);
     let mut engine = engine(gpu, &setup, false, UNFUSED);
     engine.poison(0x7fc0_0001);
     engine.train(1).unwrap();
@@ -353,7 +365,7 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
         words.into_iter().map(f32::from_bits).collect()
     };
     let (input, output) = (floats("input"), floats("leaky_relu1.output"));
-    let scale = setup.train_batches().unwrap().pixel_scale();
+    let scale = setup.normalization.affine().next().unwrap();
     let image_of: Vec<usize> =
         (0..4).map(|n| setup.train_batches().unwrap().sample(&nets[0], 0, n).index as usize).collect();
     let size = model.input.len();

@@ -75,8 +75,7 @@ fn step_with(
         train: &train,
         replicas: &Replica::of_seeds(&model, &train, [6, 7]),
         shuffle: true,
-        mean: 0.3,
-        std: 0.4,
+        normalization: &Draw::new(2).normalization(model.input.channels),
         training: Some(&images),
         test: &images,
     };

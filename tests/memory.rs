@@ -11,6 +11,7 @@ use shadernet::cpu::CpuEngine;
 use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 
 #[global_allocator]
@@ -61,8 +62,7 @@ fn the_estimate_is_what_is_taken() {
                 train: &model.train,
                 replicas: &replicas,
                 shuffle: true,
-                mean: 0.5,
-                std: 0.3,
+                normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
                 training: training.then_some(&images),
                 test: &few,
             };
@@ -106,8 +106,7 @@ fn too_much_is_refused_first() {
         train: &model.train,
         replicas: &replicas,
         shuffle: true,
-        mean: 0.5,
-        std: 0.3,
+        normalization: &Normalization::uniform(1, 0.5, 0.3),
         training: Some(&images),
         test: &images,
     };

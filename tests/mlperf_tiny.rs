@@ -13,6 +13,7 @@ use shadernet::dataset::Images;
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
 
@@ -102,8 +103,7 @@ fn check(name: &str, on_cpu: bool) {
         train: &model.train,
         replicas: &[Replica::new(&model, &model.train, 0)],
         shuffle: false,
-        mean: MEAN,
-        std: STD,
+        normalization: &Normalization::uniform(model.input.channels, MEAN, STD),
         training: Some(&training),
         test: &test,
     };

@@ -9,6 +9,7 @@ use shadernet::batch::BatchSettings;
 use shadernet::config::LearningRate;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::plan::{Contents, ParamLayout, Place, Plan, PlanOptions};
 use shadernet::replica::Replica;
 use shadernet::state::{self, StepWords};
@@ -51,8 +52,7 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
         epochs: model.train.epochs,
         shuffle: true,
         augment: !model.train.augment.is_none(),
-        mean: 0.1307,
-        std: 0.3081,
+        normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
     }
 }
 
@@ -182,7 +182,7 @@ fn buffers_begin_with_what_the_steps_read() {
     let options = PlanOptions { fuse: true, ..PlanOptions::default() };
     let step = Plan::training(&model, &nets, &batch, &model.train, options);
     let settings: Vec<_> = nets.iter().map(|net| net.settings(&model, batch.epochs)).collect();
-    let state = Contents::Words(state::words(StepWords::default(), &settings));
+    let state = Contents::Words(state::words(StepWords::default(), &batch.normalization, &settings));
     assert_eq!(step.buffers["state"], state);
     let rates: Vec<f32> = nets.iter().flat_map(|net| batch.learning_rates(net)).collect();
     assert_eq!(rates[rates.len() - 1..], [0.5], "a rate for every step of every net");

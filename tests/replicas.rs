@@ -120,8 +120,7 @@ fn check(name: &str, model: &Model, optimizer: Optimizer, run: impl Fn(&Setup<'_
             train: &train,
             replicas,
             shuffle: true,
-            mean: 0.3,
-            std: 0.4,
+            normalization: &Draw::new(4).normalization(model.input.channels),
             training: Some(&images),
             test: &images,
         })

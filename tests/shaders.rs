@@ -11,6 +11,7 @@ use shadernet::batch::BatchSettings;
 use shadernet::gpu::Ceilings;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::plan::{Dispatch, Plan, PlanOptions};
 use shadernet::replica::Replica;
 use shadernet::shader;
@@ -50,8 +51,7 @@ fn plans() -> Vec<Plan> {
                 epochs: 1,
                 shuffle: true,
                 augment: !model.train.augment.is_none(),
-                mean: 0.5,
-                std: 0.25,
+                normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
             };
             let nets = Replica::of_seeds(model, &model.train, 0..replicas);
             let options = PlanOptions { reuse: true, fuse, grain };

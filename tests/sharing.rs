@@ -88,8 +88,7 @@ fn distance(way: Way<'_>) -> Option<f64> {
             train: &train,
             replicas: &replicas,
             shuffle: false,
-            mean: 0.3,
-            std: 0.4,
+            normalization: &Draw::new(4).normalization(model.input.channels),
             training: Some(&images),
             test: &images,
         };

@@ -18,7 +18,7 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, RULES, Row, Run, RunState, Summary, Sweep, TrainingData, Watch};
+use shadernet::train::{Ending, Row, Run, RunState, Summary, Sweep, TrainingData, Watch, rules};
 
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
@@ -193,7 +193,8 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
             folder.display()
         ));
     }
-    if state.rules() != RULES {
+    // Rules 1 are still known, for colours too.
+    if ![1, rules(state.model.input.channels)].contains(&state.rules()) {
         output::warning(&format_args!(
             "the run was begun by a shadernet that trains by other rules: the result will not be that of an uninterrupted run"
         ));
@@ -209,7 +210,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
         return Err(Error::data(dir, message));
     }
     let model = Arc::clone(&state.model);
-    let data = load(dir, &model, state.held_out())?;
+    let data = Arc::new(state.load_data(&absolute(dir))?);
     state.check_data(&data)?;
     let device = device(args, &model, &data)?;
     report.start(&device, &model, state.replicas(), state.shuffles(), &data);
@@ -228,10 +229,14 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Outp
     finish(args, run, &data, &model, stop, report, output)
 }
 
-/// The images, and what is unusual about them.
+/// So that errors and summaries name the folder wherever they are read.
+fn absolute(path: &Path) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+}
+
+/// The images of a new run.
 fn load(folder: &Path, model: &Model, hold_out: usize) -> Result<Arc<TrainingData>> {
-    // So that the run can be resumed from another working directory.
-    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
+    let folder = absolute(folder);
     let data = match hold_out {
         0 => TrainingData::load(folder, model.input)?,
         count => TrainingData::load_held_out(folder, model.input, count)?,

@@ -12,6 +12,7 @@ use shadernet::checkpoint::{Checkpoint, read_weights};
 use shadernet::dataset::Images;
 use shadernet::device::Device;
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
@@ -367,8 +368,7 @@ fn weights_from_pytorch_give_pytorchs_logits() {
     let checkpoint = Checkpoint {
         weights: read_weights(&fixture("interchange"), &model).unwrap().0,
         model,
-        mean: 0.1307,
-        std: 0.3081,
+        normalization: Normalization::uniform(1, 0.1307, 0.3081),
         ..Checkpoint::seed().unwrap()
     };
     let expected = fs::read(fixture("interchange_expected")).unwrap();

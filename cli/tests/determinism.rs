@@ -16,6 +16,7 @@ use shadernet::cpu::{self, CpuEngine};
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::model::Model;
+use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
 
@@ -43,8 +44,7 @@ fn weights_after(images: &Arc<Images>, seed: u32, threads: usize, pieces: &[usiz
         train: &model.train,
         replicas: &[Replica::new(&model, &model.train, seed)],
         shuffle: true,
-        mean: 0.1307,
-        std: 0.3081,
+        normalization: &Normalization::uniform(1, 0.1307, 0.3081),
         training: Some(images),
         test: images,
     };

@@ -118,6 +118,7 @@ fn touched(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::normalization::Normalization;
     use crate::plan::PlanOptions;
     use crate::replica::Replica;
 
@@ -147,8 +148,7 @@ mod tests {
             epochs: 1,
             shuffle: true,
             augment: Default::default(),
-            mean: 0.0,
-            std: 1.0,
+            normalization: Normalization::uniform(2, 0.0, 1.0),
         };
         let nets = Replica::of_seeds(&model, &model.train, 0..replicas);
         let options = PlanOptions { fuse, ..PlanOptions::default() };

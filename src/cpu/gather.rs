@@ -11,18 +11,14 @@ use crate::tensor::Shape;
 pub(super) struct Gather<'a> {
     batches: &'a BatchSettings,
     images: &'a Images,
-    /// Normalised value of each byte.
-    levels: [f32; 256],
+    /// Normalised value of each byte, for each channel.
+    levels: Vec<[f32; 256]>,
 }
 
 impl<'a> Gather<'a> {
     pub(super) fn new(batches: &'a BatchSettings, images: &'a Images) -> Self {
-        let (scale, offset) = batches.pixel_scale();
-        let mut levels = [0.0; 256];
-        for (byte, level) in levels.iter_mut().enumerate() {
-            *level = byte as f32 * scale + offset;
-        }
-        Self { batches, images, levels }
+        let of_channel = |(scale, offset)| std::array::from_fn(|byte| byte as f32 * scale + offset);
+        Self { batches, images, levels: batches.normalization.affine().map(of_channel).collect() }
     }
 
     pub(super) fn batches(&self) -> &BatchSettings {
@@ -54,13 +50,16 @@ impl<'a> Gather<'a> {
         let map = height * width;
         let pixels = &self.images.pixels[sample.index as usize * channels * map..][..channels * map];
         let Some(transform) = sample.transform else {
-            for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
-                lanes[lane] = self.levels[usize::from(pixel)];
+            let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+            for ((pixels, block), levels) in channels.zip(&self.levels) {
+                for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
+                    lanes[lane] = levels[usize::from(pixel)];
+                }
             }
             return;
         };
-        let (scale, offset) = self.batches.pixel_scale();
-        for (channel, block) in pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES)) {
+        let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+        for ((channel, block), (scale, offset)) in channels.zip(self.batches.normalization.affine()) {
             let pixel = |y: i32, x: i32| -> f32 {
                 // Negative numbers become large ones.
                 if (y as usize) < height && (x as usize) < width {
@@ -89,4 +88,48 @@ impl<'a> Gather<'a> {
 fn floor(x: f32) -> i32 {
     let whole = x as i32;
     whole - i32::from(whole as f32 > x)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Augment;
+    use crate::model::Model;
+    use crate::normalization::Normalization;
+    use crate::rng;
+
+    #[test]
+    fn a_lane_holds_what_the_reference_sees() {
+        let text = "name = \"x\"\ninput = [3, 5, 4]\nlayers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 2 }]";
+        let model = Model::parse(text, "x").unwrap();
+        let mut net = Replica::new(&model, &model.train, 1);
+        net.augment = Augment { rotate_degrees: 20.0, shift_pixels: 1.0, ..Augment::default() };
+        let size = model.input.len();
+        let pixels: Vec<u8> = (0..4 * size).map(|at| rng::words(1, 0, 0, at as u32)[0] as u8).collect();
+        let images = Images { count: 4, channels: 3, height: 5, width: 4, pixels, labels: vec![0; 4] };
+        for augment in [false, true] {
+            let batches = BatchSettings {
+                batch_size: 4,
+                image_count: 4,
+                image: model.input,
+                epochs: 1,
+                shuffle: true,
+                augment,
+                normalization: Normalization { mean: vec![0.5, 0.25, 0.125], std: vec![0.25, 0.5, 1.0] },
+            };
+            let gather = Gather::new(&batches, &images);
+            let mut block = vec![0.0; size * LANES];
+            for lane in 0..4 {
+                let sample = batches.sample(&net, 0, lane);
+                assert_eq!(sample.transform.is_some(), augment);
+                gather.place(sample, lane, &mut block);
+                let wanted =
+                    batches.reference(&images.pixels[sample.index as usize * size..][..size], sample);
+                for (at, (want, bound)) in wanted.data.iter().zip(&wanted.bound).enumerate() {
+                    let error = (f64::from(block[at * LANES + lane]) - want).abs();
+                    assert!(error <= *bound, "lane {lane}, value {at}: off by {error}, allowed {bound}");
+                }
+            }
+        }
+    }
 }

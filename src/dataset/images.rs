@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Part, buffer, class_named, entries, idx};
 use crate::error::{Error, Result};
+use crate::normalization::Normalization;
 use crate::rng::{self, Permutation, Stream};
 use crate::tensor::Shape;
 
@@ -174,22 +175,44 @@ impl Images {
         Ok((part(false, self.count - held_out)?, part(true, held_out)?))
     }
 
-    /// Mean and standard deviation of all pixels / 255, to four decimals; the deviation is at least 0.001.
-    pub fn mean_std(&self) -> (f32, f32) {
-        let mut counts = [0u64; 256];
-        for &pixel in &self.pixels {
-            counts[usize::from(pixel)] += 1;
-        }
-        let n = self.pixels.len().max(1) as f64;
-        let moment = |power: i32| -> f64 {
-            let terms = counts.iter().enumerate();
-            terms.map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64).sum::<f64>() / n
-        };
-        let mean = moment(1);
-        let std = (moment(2) - mean * mean).max(0.0).sqrt();
-        let round = |x: f64| ((x * 1e4).round() / 1e4) as f32;
-        (round(mean), round(std).max(1e-3))
+    /// Mean and standard deviation of each channel's pixels / 255, to four decimals; a deviation is at least 0.001.
+    pub fn normalization(&self) -> Normalization {
+        let (mean, std) = self.counts().iter().map(mean_and_deviation).unzip();
+        Normalization { mean, std }
     }
+
+    /// Those of all pixels together, for every channel.
+    pub(crate) fn common_normalization(&self) -> Normalization {
+        let mut all = [0; 256];
+        for counts in self.counts() {
+            all.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        }
+        let (mean, std) = mean_and_deviation(&all);
+        Normalization::uniform(self.channels, mean, std)
+    }
+
+    /// How many pixels of each channel have each value.
+    fn counts(&self) -> Vec<[u64; 256]> {
+        let mut counts = vec![[0; 256]; self.channels];
+        for (map, pixels) in self.pixels.chunks((self.height * self.width).max(1)).enumerate() {
+            let counts = &mut counts[map % self.channels];
+            pixels.iter().for_each(|&pixel| counts[usize::from(pixel)] += 1);
+        }
+        counts
+    }
+}
+
+/// Of pixels / 255 of which there are so many of each value.
+fn mean_and_deviation(counts: &[u64; 256]) -> (f32, f32) {
+    let n = counts.iter().sum::<u64>().max(1) as f64;
+    let moment = |power: i32| -> f64 {
+        let terms = counts.iter().enumerate();
+        terms.map(|(v, &c)| (v as f64 / 255.0).powi(power) * c as f64).sum::<f64>() / n
+    };
+    let mean = moment(1);
+    let std = (moment(2) - mean * mean).max(0.0).sqrt();
+    let round = |x: f64| ((x * 1e4).round() / 1e4) as f32;
+    (round(mean), round(std).max(1e-3))
 }
 
 #[cfg(test)]
@@ -233,7 +256,25 @@ mod tests {
             pixels,
             labels: vec![0],
         };
-        assert_eq!(images(vec![0, 255, 0, 255]).mean_std(), (0.5, 0.5));
-        assert_eq!(images(vec![51; 5]).mean_std(), (0.2, 0.001));
+        assert_eq!(images(vec![0, 255, 0, 255]).normalization(), Normalization::uniform(1, 0.5, 0.5));
+        assert_eq!(images(vec![51; 5]).normalization(), Normalization::uniform(1, 0.2, 0.001));
+    }
+
+    /// Two images of two pixels in three channels, worked out by hand.
+    #[test]
+    fn each_channel_has_a_mean_and_a_deviation_of_its_own() {
+        let images = Images {
+            count: 2,
+            channels: 3,
+            height: 1,
+            width: 2,
+            pixels: [[0, 255], [51, 51], [0, 102], [0, 255], [51, 51], [204, 102]].concat(),
+            labels: vec![0, 1],
+        };
+        // Of 0, 0.4, 0.8 and 0.4 the variance is 0.08.
+        let each = Normalization { mean: vec![0.5, 0.2, 0.4], std: vec![0.5, 0.001, 0.2828] };
+        assert_eq!(images.normalization(), each);
+        // All twelve: 0.5, 0.2 and 0.4 are 0.3667 in the mean; of their squares, 0.5, 0.04 and 0.24, it is 0.26.
+        assert_eq!(images.common_normalization(), Normalization::uniform(3, 0.3667, 0.3543));
     }
 }

@@ -363,6 +363,7 @@ impl StepCheck<'_> {
                 continue;
             }
             table.exact(launch, 2);
+            // Of a pixel, by rounding of its source coordinates.
             let mut error = 0.0;
             if let Some(transform) = &mut sample.transform {
                 let want = bounded_transform(transform, side);
@@ -379,13 +380,16 @@ impl StepCheck<'_> {
                         .zip([side, side, 1, side, side, 1])
                         .map(|(b, x)| b * x as f64)
                         .sum();
-                    error = coordinates * 255.0 * f64::from(self.batches.pixel_scale().0);
+                    error = coordinates * 255.0;
                 }
             }
             if n < self.valid() {
                 let pixels = &self.images.pixels[sample.index as usize * size..][..size];
                 let mut want = self.batches.reference(pixels, sample);
-                want.bound.iter_mut().for_each(|bound| *bound += error);
+                let maps = want.bound.chunks_mut(size / self.setup.model.input.channels);
+                for (bounds, (scale, _)) in maps.zip(self.batches.normalization.affine()) {
+                    bounds.iter_mut().for_each(|bound| *bound += error * f64::from(scale));
+                }
                 let got = &input[n * size..][..size];
                 table.check_launch(self.maker("input"), "batch.input", &place, got, &want);
             }

@@ -12,7 +12,7 @@ use crate::device::Device;
 use crate::error::{Error, Remedy, Result};
 use crate::replica::Replica;
 use crate::tensor::Shape;
-use crate::train::{Ending, RULES, Run, RunState, Summary, TrainingData, Watch};
+use crate::train::{Ending, Run, RunState, Summary, TrainingData, Watch, rules};
 
 /// How a suite is run.
 #[derive(Debug)]
@@ -358,7 +358,7 @@ fn place(
             && state.shuffles()
             && state.held_out() == data.held_out
             && state.check_data(data).is_ok()
-            && state.rules() == RULES
+            && state.rules() == rules(data.train.channels)
     };
     let mut number = 1;
     loop {

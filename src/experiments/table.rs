@@ -9,7 +9,7 @@ use super::suite::Phase;
 use crate::error::{Error, Result};
 use crate::files::{self, MadeFolders, write_atomically};
 use crate::lock::Lock;
-use crate::train::{RULES, TrainingData};
+use crate::train::{TrainingData, rules};
 
 /// What determines the result of a run, besides its recipe and its seed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -18,14 +18,14 @@ pub struct Origin {
     pub data_sha256: String,
     /// Training images held out for evaluation.
     pub hold_out: usize,
-    /// [`RULES`] of the build.
+    /// [`rules`] of the build.
     pub rules: u32,
 }
 
 impl Origin {
     /// For runs of this build on these images.
     pub fn of(data: &TrainingData, hold_out: usize) -> Self {
-        Self { data_sha256: data.sha256(), hold_out, rules: RULES }
+        Self { data_sha256: data.sha256(), hold_out, rules: rules(data.train.channels) }
     }
 }
 
@@ -64,7 +64,7 @@ pub struct Row {
     pub weights_sha256: String,
     /// Version of shadernet.
     pub version: String,
-    /// [`Origin::data_sha256`]; rows from before [`RULES`] was numbered have none of these three.
+    /// [`Origin::data_sha256`]; rows from before [`rules`] had a number have none of these three.
     #[serde(default)]
     pub data_sha256: Option<String>,
     /// [`Origin::hold_out`].
@@ -86,7 +86,7 @@ impl Row {
         Some(Origin { data_sha256, hold_out, rules })
     }
 
-    /// True if it doesn't say where it comes from, like rows from before [`RULES`] was numbered.
+    /// True if it doesn't say where it comes from, like rows from before [`rules`] had a number.
     pub fn is_old(&self) -> bool {
         self.data_sha256.is_none() && self.hold_out.is_none() && self.rules.is_none()
     }

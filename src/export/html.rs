@@ -119,7 +119,7 @@ fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<S
 
 /// Everything that the runtime needs, as `Model` in `web/runtime.js`.
 fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Value {
-    let Checkpoint { model, weights, mean, std, classes, .. } = checkpoint;
+    let Checkpoint { model, weights, normalization, classes, .. } = checkpoint;
     let batch = BatchSettings {
         batch_size: 1,
         image_count: 1,
@@ -127,8 +127,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         epochs: model.train.epochs,
         shuffle: false,
         augment: false,
-        mean: *mean,
-        std: *std,
+        normalization: normalization.clone(),
     };
     let options = PlanOptions::default();
     // While the page trains, drawings go to the weights that a test would evaluate.
@@ -159,7 +158,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         .collect();
     let digits = classes.iter().map(String::as_str).eq(EXAMPLES.iter().map(|(digit, _)| *digit));
     let examples = EXAMPLES.iter().filter(|_| digits && (model.input.height, model.input.width) == (28, 28));
-    let (scale, offset) = batch.pixel_scale();
+    let (scale, offset): (Vec<f32>, Vec<f32>) = normalization.affine().unzip();
     json!({
         "name": model.name,
         "input": model.input,
@@ -206,6 +205,7 @@ mod tests {
     use super::*;
     use crate::checkpoint::Trained;
     use crate::model::Model;
+    use crate::normalization::Normalization;
 
     /// The JSON text in a page.
     fn model_of(page: &str) -> &str {
@@ -252,7 +252,9 @@ mod tests {
             let seed = Checkpoint::seed().unwrap();
             let text = seed.model.to_toml().replace("input = [1,", &format!("input = [{channels},"));
             let model = Model::parse(&text, "model").unwrap();
-            html(&Checkpoint { model, trained: Trained { pictures, ..seed.trained }, ..seed })
+            let normalization = Normalization::uniform(channels, 0.5, 0.25);
+            let trained = Trained { pictures, ..seed.trained };
+            html(&Checkpoint { model, trained, normalization, ..seed })
         };
         for (channels, trained, wanted) in [(1, false, false), (1, true, true), (3, false, true)] {
             let page = page(channels, trained).unwrap();

@@ -88,6 +88,7 @@ from torch import nn
 from torch.nn import functional
 
 CLASSES = {classes}
+# Of each channel.
 MEAN, STD = {mean:?}, {std:?}
 
 
@@ -98,7 +99,7 @@ class Net(nn.Module):
         super().__init__()
 {modules}
     def forward(self, pixels):
-        x = (pixels - MEAN) / STD
+        x = (pixels - pixels.new_tensor(MEAN).view(-1, 1, 1)) / pixels.new_tensor(STD).view(-1, 1, 1)
 {calls}        return x.flatten(1)
 
 
@@ -121,8 +122,8 @@ def load(path):
         height = input.height,
         width = input.width,
         classes = shown(&serde_json::to_string(&checkpoint.classes).expect("names are JSON")),
-        mean = checkpoint.mean,
-        std = checkpoint.std,
+        mean = checkpoint.normalization.mean,
+        std = checkpoint.normalization.std,
         count = model.class_count(),
     ))
 }

@@ -52,9 +52,9 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// For so many nets of so many layers.
-    pub(super) fn new(options: PlanOptions, replicas: usize, layers: usize) -> Self {
-        let constants = state::constants(layers).chain([("RING", METRICS_RING)]);
+    /// For so many nets that see so many channels and have so many layers.
+    pub(super) fn new(options: PlanOptions, replicas: usize, [channels, layers]: [usize; 2]) -> Self {
+        let constants = state::constants(channels, layers).chain([("RING", METRICS_RING)]);
         Self {
             options,
             replicas,

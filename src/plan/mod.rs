@@ -43,7 +43,8 @@ use values::Values;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let batch = shadernet::batch::BatchSettings {
-/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false, mean: 0.1307, std: 0.3081,
+/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false,
+/// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
 /// # };
 /// let nets = [Replica::new(&model, &model.train, 0)];
 /// let plan = Plan::training(&model, &nets, &batch, &model.train, PlanOptions::default());
@@ -151,6 +152,9 @@ impl Plan {
     /// One training step of `nets`, side by side: batch, forward, loss, backward, optimizer, average. The launches know of
     /// dropout and augmentation only whether `model` and `batch` have any: the strengths are settings of each net, which the
     /// kernels read from `state`.
+    ///
+    /// # Panics
+    /// Where the batch normalises another number of channels than the model takes.
     pub fn training(
         model: &Model,
         nets: &[Replica],
@@ -171,6 +175,9 @@ impl Plan {
     }
 
     /// One step of evaluation of `nets`. `averaged` takes the moving averages in place of the weights.
+    ///
+    /// # Panics
+    /// As [`Plan::training`].
     pub fn evaluation(
         model: &Model,
         nets: &[Replica],
@@ -198,7 +205,7 @@ impl Plan {
         launches: &[Launch],
         tensors: &[(&str, usize)],
     ) -> Self {
-        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() }, 1, 0);
+        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() }, 1, [0, 0]);
         let mut wires = Wires::default();
         for (name, words) in tensors {
             wires.set(name, draft.pool(name, *words));
@@ -260,10 +267,12 @@ impl<'a> Planner<'a> {
         let (quads, replicas, grain) = (batch.batch_size.div_ceil(4), nets.len(), options.grain);
         let fusion = options.fuse.then(|| Fusion::new(model, batch.batch_size, replicas, grain));
         let fusion = fusion.filter(Fusion::fuses);
-        let mut draft = Draft::new(options, replicas, model.layers.len());
+        let channels = model.input.channels;
+        assert_eq!(batch.normalization.channels(), channels, "channels that are normalised");
+        let mut draft = Draft::new(options, replicas, [channels, model.layers.len()]);
         let images = 4 * quads * replicas;
         let settings: Vec<_> = nets.iter().map(|net| net.settings(model, batch.epochs)).collect();
-        draft.keep_words("state", state::words(StepWords::default(), &settings));
+        draft.keep_words("state", state::words(StepWords::default(), &batch.normalization, &settings));
         for (name, word) in state::step_words() {
             let view = draft.keep_view(&format!("state.{name}"), "state", word, 1);
             draft.pin(view);

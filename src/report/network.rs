@@ -101,7 +101,7 @@ fn shown(model: &Model) -> Vec<(usize, String)> {
 
 /// What the main layers make of the first image.
 pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: &str) -> String {
-    let Checkpoint { model, mean, std, .. } = checkpoint;
+    let Checkpoint { model, normalization, .. } = checkpoint;
     let title = "Feature maps of one image";
     if flops(model) > MOST_FLOPS {
         return section(
@@ -110,9 +110,12 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
         );
     }
     let len = model.input.len();
-    let pixel = |&pixel: &u8| (f64::from(pixel) / 255.0 - f64::from(*mean)) / f64::from(*std);
     let [channels, height, width]: [usize; 3] = model.input.into();
-    let input = Array::exact(&[1, channels, height, width], images.pixels[..len].iter().map(pixel).collect());
+    let maps = images.pixels[..len].chunks(height * width).zip(&normalization.mean).zip(&normalization.std);
+    let values = maps.flat_map(|((pixels, &mean), &std)| {
+        pixels.iter().map(move |&pixel| (f64::from(pixel) / 255.0 - f64::from(mean)) / f64::from(std))
+    });
+    let input = Array::exact(&[1, channels, height, width], values.collect());
     let outputs = Reference::new(model, &model.train, &checkpoint.weights).outputs(input);
     let name = escape(&checkpoint.classes[usize::from(images.labels[0])]);
     let mut body = note(&format!(

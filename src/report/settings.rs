@@ -106,7 +106,7 @@ pub(super) fn recipe(record: &Record, checkpoint: &Checkpoint) -> String {
         "test set"
     };
     row("images to judge on", format!("{}, {held_out}", summary.test_images));
-    row("pixels / 255 normalised by", format!("mean {}, deviation {}", checkpoint.mean, checkpoint.std));
+    row("pixels / 255 normalised by", checkpoint.normalization.to_string());
     row("steps", format!("{} of {} images", summary.steps, summary.batch_size));
     row("shadernet", summary.shadernet.clone());
     rows.push(vec!["weights’ SHA-256".into(), format!("<code>{}</code>", checkpoint.weights_sha256())]);

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::state::{Partial, Progress};
 use super::{
-    DeviceSpan, MAX_ROWS, MAX_STEPS, RULES, Run, RunFolder, RunState, SAVE_EVERY, Settings, Tested,
-    TrainingData,
+    DeviceSpan, MAX_ROWS, MAX_STEPS, Run, RunFolder, RunState, SAVE_EVERY, Settings, Tested, TrainingData,
+    rules,
 };
 use crate::device::{Device, Opened};
 use crate::engine::{Setup, Vector};
@@ -118,7 +118,7 @@ impl RunBuilder {
             diverged: vec![false; settings.replicas.len()],
             data_sha256: data.sha256(),
             classes: data.classes.clone(),
-            rules: RULES,
+            rules: rules(model.input.channels),
             devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic() }],
         };
         let folder = RunFolder::create(folder.as_deref(), &model.name)?;
@@ -226,8 +226,7 @@ impl Ready {
             train: &model.train,
             replicas: &settings.replicas,
             shuffle: settings.shuffle,
-            mean: data.mean,
-            std: data.std,
+            normalization: &data.normalization,
             training: Some(&data.train),
             test: &data.test,
         };

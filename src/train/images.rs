@@ -11,6 +11,7 @@ use crate::dataset::{Dataset, Images, class_named};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::tensor::Shape;
 
 /// The images of a run.
@@ -27,10 +28,8 @@ pub struct TrainingData {
     pub pictures: bool,
     /// What is unusual about the data, one line each.
     pub warnings: Vec<String>,
-    /// Mean of the training pixels/255.
-    pub mean: f32,
-    /// Standard deviation of the training pixels/255.
-    pub std: f32,
+    /// Mean and standard deviation of the training pixels/255, for each channel.
+    pub normalization: Normalization,
     /// Folder that the images came from; `None` for images made in memory.
     pub folder: Option<PathBuf>,
     /// Training images that were held out and take the place of the test set; 0 if there is a real one.
@@ -59,9 +58,9 @@ impl TrainingData {
 
     fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
         let Dataset { train, test, classes, pictures, warnings } = dataset;
-        let (mean, std) = train.mean_std();
+        let normalization = train.normalization();
         let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
-        Self { train, test, classes, pictures, warnings, mean, std, folder, held_out }
+        Self { train, test, classes, pictures, warnings, normalization, folder, held_out }
     }
 
     /// Images in memory, with a name for each class. [`Images::split`] makes a test part where there is none.
@@ -106,9 +105,9 @@ impl TrainingData {
                 return fail(format!("image {at} has the label {label}; there are {count} classes, from 0"));
             }
         }
-        let (mean, std) = train.mean_std();
+        let normalization = train.normalization();
         let (pictures, warnings, folder, held_out) = (false, Vec::new(), None, 0);
-        Ok(Self { train, test, classes, pictures, warnings, mean, std, folder, held_out })
+        Ok(Self { train, test, classes, pictures, warnings, normalization, folder, held_out })
     }
 
     /// Where errors say that the images are.

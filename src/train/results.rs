@@ -115,8 +115,7 @@ impl Run {
             let checkpoint = Checkpoint {
                 model: net.model(&self.model, &self.model.train)?,
                 weights: weights.clone(),
-                mean: self.data.mean,
-                std: self.data.std,
+                normalization: self.data.normalization.clone(),
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),
                 trained,
                 test_accuracy: last.test_accuracy,

@@ -10,9 +10,11 @@ use super::{DeviceSpan, Row, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
+use crate::dataset::Images;
 use crate::engine::{Engine, Metrics, Vector};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::normalization::Normalization;
 use crate::replica::Replica;
 use crate::tensor::Tensor;
 
@@ -56,7 +58,7 @@ pub(super) struct Progress {
     /// Names of the classes; empty in states of version 2.
     #[serde(default)]
     pub(super) classes: Vec<String>,
-    /// [`RULES`](super::RULES) of the build that began the run.
+    /// [`rules`](super::rules) of the build that began the run.
     #[serde(default = "first_rules")]
     pub(super) rules: u32,
     /// The devices so far; empty in states of version 2.
@@ -222,7 +224,25 @@ impl RunState {
         Ok(Self { model: Arc::new(model), settings, is_old: !file.is_sealed(), folder, progress, replicas })
     }
 
-    /// Fails if these are not the images and classes that the run began with.
+    /// The images in a folder, normalised by the rules that the run began with.
+    ///
+    /// # Errors
+    /// As [`TrainingData::load`]; whether they are the right ones, [`Self::check_data`] says.
+    pub fn load_data(&self, dir: &Path) -> Result<TrainingData> {
+        let input = self.model.input;
+        let mut data = match self.settings.hold_out {
+            0 => TrainingData::load(dir, input)?,
+            count => TrainingData::load_held_out(dir, input, count)?,
+        };
+        data.normalization = self.normalization(&data.train);
+        Ok(data)
+    }
+
+    fn normalization(&self, train: &Images) -> Normalization {
+        if self.rules() == 1 { train.common_normalization() } else { train.normalization() }
+    }
+
+    /// Fails if these are not the images and classes that the run began with, or if they are normalised otherwise.
     ///
     /// # Errors
     /// Says what differs.
@@ -233,6 +253,16 @@ impl RunState {
                 "the run in {} began with the classes {classes:?}, these are {:?}",
                 self.folder.path().display(),
                 data.classes
+            );
+            return Err(Error::data(data.place(), message));
+        }
+        if data.normalization != self.normalization(&data.train) {
+            let message = format!(
+                "the run in {} began with pixels normalised by {}, these are normalised by {}; RunState::load_data gives the \
+                 former",
+                self.folder.path().display(),
+                self.normalization(&data.train),
+                data.normalization
             );
             return Err(Error::data(data.place(), message));
         }
@@ -291,5 +321,63 @@ impl RunState {
             }
         }
         engine.set_step(self.progress.step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{Rgb, RgbImage};
+
+    use super::*;
+    use crate::checkpoint::Checkpoint;
+    use crate::device::Device;
+    use crate::train::Run;
+
+    const MODEL: &str = "name = \"x\"\ninput = [3, 4, 4]\n\
+        layers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 2 }]\n[train]\nepochs = 2\nbatch_size = 4\n";
+
+    /// Before each channel had its own, one mean and deviation normalised all.
+    #[test]
+    fn a_run_of_colours_goes_on_by_the_rules_it_began_with() {
+        let dir = tempfile::tempdir().unwrap();
+        let pictures = dir.path().join("data");
+        for (index, part) in (0..6u8).map(|index| (index, if index < 4 { "train" } else { "test" })) {
+            for (class, name) in [(0, "a"), (1, "b")] {
+                let pixel =
+                    |x: u32, y: u32| Rgb([40 * index + 9 * x as u8, 100 * class, 200 + 10 * y as u8 + index]);
+                let folder = pictures.join(part).join(name);
+                std::fs::create_dir_all(&folder).unwrap();
+                RgbImage::from_fn(4, 4, pixel).save(folder.join(format!("{index}.png"))).unwrap();
+            }
+        }
+        let model = Arc::new(Model::parse(MODEL, "x").unwrap());
+        let device = Device::cpu().threads(1);
+        let each = TrainingData::load(&pictures, model.input).unwrap();
+        let mut together = each.clone();
+        together.normalization = together.train.common_normalization();
+        let start = |out: &Path| {
+            let run = Run::builder(Arc::clone(&model), together.clone()).device(device.clone());
+            run.folder(out).start().unwrap()
+        };
+        let model_of = |mut run: Run, out: &Path| {
+            run.train(&mut ()).unwrap();
+            run.finish().unwrap();
+            Checkpoint::load(out.join("model.safetensors")).unwrap()
+        };
+        let out = dir.path().join("whole");
+        let uninterrupted = model_of(start(&out), &out);
+
+        let out = dir.path().join("part");
+        start(&out).train_to_step(3, &mut ()).unwrap();
+        let mut state = RunState::load(&out).unwrap();
+        assert_eq!(state.rules(), 2);
+        state.check_data(&each).unwrap();
+        state.progress.rules = 1;
+        let message = state.check_data(&each).unwrap_err().to_string();
+        assert!(message.contains("began with pixels normalised by mean "), "{message}");
+        let data = state.load_data(&pictures).unwrap();
+        let made = model_of(state.resume(data, &device).unwrap(), &out);
+        assert_eq!(made.weights, uninterrupted.weights);
+        assert_eq!(made.normalization, together.normalization);
     }
 }

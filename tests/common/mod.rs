@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use shadernet::dataset::Images;
 use shadernet::layers::{Context, Layer, LayerKind};
+use shadernet::normalization::Normalization;
 use shadernet::rng;
 use shadernet::tensor::Array;
 
@@ -71,6 +72,13 @@ impl Draw {
 
     pub(crate) fn array(&mut self, shape: &[usize]) -> Array {
         Array::from_f32(shape, &self.normals(shape.iter().product()))
+    }
+
+    /// Another mean and deviation for each channel.
+    pub(crate) fn normalization(&mut self, channels: usize) -> Normalization {
+        let mut of =
+            |from: f32, to: f32| (0..channels).map(|_| from + (to - from) * rng::unit(self.word())).collect();
+        Normalization { mean: of(0.2, 0.7), std: of(0.25, 0.65) }
     }
 
     /// Images with a background of zeros, as in scans, so that pooling windows contain ties.

@@ -4,6 +4,7 @@ use shadernet::config::Optimizer;
 use shadernet::gpu::{Gpu, GpuOptions, PlanRunner};
 use shadernet::layers::{Context, Grain, Launch, Layer, Op, Pass, PlanContext};
 use shadernet::losses::cross_entropy;
+use shadernet::normalization::Normalization;
 use shadernet::optimizers::Step;
 use shadernet::plan::{METRICS_RING, Plan};
 use shadernet::rng::{self, Stream};
@@ -48,7 +49,7 @@ fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
 /// The tensor `state` of a step with one net of one layer.
 fn state(step: u32, images: usize, net: NetSettings, layer: LayerSettings) -> Vec<u32> {
     let step = StepWords { next_step: step + 1, this_step: step, step_images: images as u32 };
-    state::words(step, &[(net, vec![layer])])
+    state::words(step, &Normalization::uniform(0, 0.0, 1.0), &[(net, vec![layer])])
 }
 
 fn floats(words: Vec<u32>) -> Vec<f32> {

@@ -63,11 +63,10 @@ impl Report {
             format!("{test} test images")
         };
         out.line(format_args!(
-            "data:   {}: {train} training images, {test}, {} classes, pixels normalised by mean {} and deviation {}",
+            "data:   {}: {train} training images, {test}, {} classes, pixels normalised by {}",
             data.folder.as_deref().unwrap_or(Path::new("memory")).display(),
             data.classes.len(),
-            data.mean,
-            data.std
+            data.normalization
         ));
         let seeds: BTreeSet<u32> = replicas.iter().map(|net| net.seed).collect();
         let seeds: Vec<_> = seeds.iter().map(u32::to_string).collect();

@@ -91,8 +91,8 @@ fn with_weights(dir: &Path, name: &str, value: f32, classes: [&str; 3]) {
         .filter(|tensor| tensor.name.ends_with("conv1.weight"))
         .for_each(|tensor| tensor.data.fill(value));
     let classes = classes.map(String::from).into();
-    let checkpoint =
-        Checkpoint { model, weights, classes, mean: 0.0, std: 0.1, ..Checkpoint::seed().unwrap() };
+    let normalization = Normalization::uniform(1, 0.0, 0.1);
+    let checkpoint = Checkpoint { model, weights, classes, normalization, ..Checkpoint::seed().unwrap() };
     checkpoint.save(&dir.join(name)).unwrap();
 }
 

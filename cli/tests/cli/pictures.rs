@@ -172,7 +172,8 @@ fn parts_and_held_out_images() {
     let pixels: Vec<u8> =
         (0..3).flat_map(|class| (0..12).flat_map(move |index| bar(class, index).into_raw())).collect();
     let mean = pixels.iter().map(|&pixel| f64::from(pixel)).sum::<f64>() / 255.0 / pixels.len() as f64;
-    assert!((f64::from(model.mean) - mean).abs() < 1e-4, "{} {mean}", model.mean);
+    let (found, _) = model.normalization.common().unwrap();
+    assert!((f64::from(found) - mean).abs() < 1e-4, "{found} {mean}");
 
     // The test folder is not opened.
     assert_eq!(counts(&summary("data", &["--hold-out", "6"])), [30, 6]);

@@ -26,7 +26,7 @@ const MOST_BYTES: usize = 8 << 20;
 /// The plans, whose shaders the page needs, and everything else, as `Recipe` in `web/training.js`. The initial
 /// weights are those of the checkpoint's seed.
 pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images) -> ([Plan; 2], Value) {
-    let Checkpoint { model, mean, std, trained, .. } = checkpoint;
+    let Checkpoint { model, normalization, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
     let (train, test) = (Arc::new(some(train, most * 4 / 5)), Arc::new(some(test, most / 5)));
     let nets = [Replica::new(model, &model.train, trained.seed)];
@@ -35,8 +35,7 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
         train: &model.train,
         replicas: &nets,
         shuffle: true,
-        mean: *mean,
-        std: *std,
+        normalization,
         training: Some(&train),
         test: &test,
     };

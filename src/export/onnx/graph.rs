@@ -97,8 +97,9 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     let mut graph = Draft { graph: GraphProto { name: model.name.clone(), ..Default::default() } };
     let Shape { channels, height, width } = model.input;
     graph.graph.input.push(typed("pixels", &[channels, height, width]));
-    graph.floats("mean", &[1], &[checkpoint.mean]);
-    graph.floats("std", &[1], &[checkpoint.std]);
+    let normalization = &checkpoint.normalization;
+    graph.floats("mean", &[1, channels, 1, 1], &normalization.mean);
+    graph.floats("std", &[1, channels, 1, 1], &normalization.std);
     // No layer can be called input or loss, so these names are unique.
     graph.node("input.centre", "Sub", &["pixels", "mean"], "centred", Vec::new());
     graph.node("input.scale", "Div", &["centred", "std"], "normalised", Vec::new());

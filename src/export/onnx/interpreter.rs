@@ -218,8 +218,10 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
 /// of its channels.
 fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     let (large, small) = if a.data.len() >= b.data.len() { (a, b) } else { (b, a) };
-    let gates =
-        || small.shape.first() == large.shape.first() && small.shape.first() == Some(&small.data.len());
+    // A constant may have the axis of the batch, too.
+    let channels =
+        small.shape.strip_prefix(&[1]).filter(|rest| rest.len() == 3).unwrap_or(&small.shape).first();
+    let gates = || channels == large.shape.first() && channels == Some(&small.data.len());
     if large.shape != small.shape && small.data.len() != 1 && !gates() {
         return None;
     }

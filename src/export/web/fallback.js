@@ -20,7 +20,11 @@
  * @returns {Float32Array} one per class
  */
 function evaluate(model, pixels) {
-  const image = Float32Array.from(pixels, (pixel) => pixel * model.pixel_scale + model.pixel_offset);
+  const [, height, width] = model.input;
+  const image = Float32Array.from(pixels, (pixel, at) => {
+    const channel = Math.floor(at / (height * width));
+    return pixel * model.pixel_scale[channel] + model.pixel_offset[channel];
+  });
   /** @type {Float32Array[]} */
   const made = [];
   for (const layer of model.layers) {
