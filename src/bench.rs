@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::TrainConfig;
 use crate::cpu;
 use crate::dataset::Images;
 use crate::device::{Device, open_gpu};
@@ -214,11 +213,12 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let data = Data::new(model, options.data)?;
     // The learning rate of every step of a repeat; every repeat starts at the first.
     let steps_per_epoch = data.train.count.div_ceil(model.train.batch_size.min(data.train.count));
-    let train = TrainConfig { epochs: MOST_STEPS.div_ceil(steps_per_epoch), ..model.train.clone() };
-    let replicas = Replica::of_seeds(model, &train, (SEED..).take(options.replicas));
+    let mut model = model.clone();
+    model.train.epochs = MOST_STEPS.div_ceil(steps_per_epoch);
+    let model = &model;
+    let replicas = Replica::of_seeds(model, (SEED..).take(options.replicas));
     let setup = Setup {
         model,
-        train: &train,
         replicas: &replicas,
         shuffle: true,
         normalization: &data.normalization,
@@ -356,7 +356,7 @@ fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
     for (replica, net) in setup.replicas.iter().enumerate() {
         let weights = setup.model.init(net.seed);
         engine.write(Vector::Weights, replica, &weights)?;
-        if setup.train.average_decay > 0.0 {
+        if setup.model.train.average_decay > 0.0 {
             engine.write(Vector::Average, replica, &weights)?;
         }
     }

@@ -57,12 +57,12 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
 }
 
 fn nets(model: &Model, count: u32) -> Vec<Replica> {
-    Replica::of_seeds(model, &model.train, 0..count)
+    Replica::of_seeds(model, 0..count)
 }
 
 fn planned(text: &str, batch_size: usize, replicas: u32, options: PlanOptions) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    Plan::training(&model, &nets(&model, replicas), &batch(&model, batch_size), &model.train, options)
+    Plan::training(&model, &nets(&model, replicas), &batch(&model, batch_size), options)
 }
 
 fn training(text: &str, batch_size: usize, replicas: u32, reuse: bool) -> Plan {
@@ -180,7 +180,7 @@ fn buffers_begin_with_what_the_steps_read() {
     nets[2].learning_rate = LearningRate::Constant { rate: 0.5 };
     let batch = batch(&model, 6000);
     let options = PlanOptions { fuse: true, ..PlanOptions::default() };
-    let step = Plan::training(&model, &nets, &batch, &model.train, options);
+    let step = Plan::training(&model, &nets, &batch, options);
     let settings: Vec<_> = nets.iter().map(|net| net.settings(&model, batch.epochs)).collect();
     let state = Contents::Words(state::words(StepWords::default(), &batch.normalization, &settings));
     assert_eq!(step.buffers["state"], state);
@@ -198,8 +198,9 @@ fn buffers_begin_with_what_the_steps_read() {
         given.map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(given(&step), "average_params average_running params running train.images train.labels");
-    let train = model.train.clone().average_decay(0.0);
-    let step = Plan::training(&model, &nets, &batch, &train, options);
+    let mut plain = model.clone();
+    plain.train.average_decay = 0.0;
+    let step = Plan::training(&plain, &nets, &batch, options);
     assert_eq!(given(&step), "params running train.images train.labels");
     // An evaluation shares the state with the steps, and its buffer.
     let judged = Plan::evaluation(&model, &nets, &batch, false, "test", options);

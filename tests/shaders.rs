@@ -53,9 +53,9 @@ fn plans() -> Vec<Plan> {
                 augment: !model.train.augment.is_none(),
                 normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
             };
-            let nets = Replica::of_seeds(model, &model.train, 0..replicas);
+            let nets = Replica::of_seeds(model, 0..replicas);
             let options = PlanOptions { reuse: true, fuse, grain };
-            plans.push(Plan::training(model, &nets, &batch, &model.train, options));
+            plans.push(Plan::training(model, &nets, &batch, options));
             plans.push(Plan::evaluation(model, &nets, &batch, false, "test", options));
         }
     }

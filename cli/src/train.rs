@@ -261,7 +261,7 @@ fn gpu_options(args: &TrainArgs) -> GpuOptions {
 fn check_adapter(device: &Device, model: &Model, replicas: &[Replica], report: &mut Report) -> Result<()> {
     let Some(adapter) = device.adapter() else { return Ok(()) };
     // With all the kernels that any of the nets has.
-    let model = Replica::strongest(replicas).model(model, &model.train)?;
+    let model = Replica::strongest(replicas).model(model)?;
     let cache = cache_folder("self-check");
     report.checked(self_check(&model, adapter, cache.as_deref(), device.options())?);
     Ok(())

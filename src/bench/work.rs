@@ -150,9 +150,9 @@ mod tests {
             augment: Default::default(),
             normalization: Normalization::uniform(2, 0.0, 1.0),
         };
-        let nets = Replica::of_seeds(&model, &model.train, 0..replicas);
+        let nets = Replica::of_seeds(&model, 0..replicas);
         let options = PlanOptions { fuse, ..PlanOptions::default() };
-        let plan = Plan::training(&model, &nets, &batches, &model.train, options);
+        let plan = Plan::training(&model, &nets, &batches, options);
         let work = of_launches(&model, &plan, &batches);
         (model, plan, work)
     }

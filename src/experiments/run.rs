@@ -300,7 +300,7 @@ fn train(
     watcher: &mut dyn Watcher,
 ) -> Result<Option<(Vec<Row>, PathBuf)>> {
     let model = &job.recipe.model;
-    let replicas = Replica::of_seeds(model, &model.train, job.seeds.iter().copied());
+    let replicas = Replica::of_seeds(model, job.seeds.iter().copied());
     let (folder, state) = place(&folder(job, options), &replicas, data, watcher)?;
     let is_resumed = state.is_some();
     let trained = match state {

@@ -132,7 +132,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     let options = PlanOptions::default();
     // While the page trains, drawings go to the weights that a test would evaluate.
     let averaged = images.is_some() && training::is_averaged(checkpoint);
-    let nets = [Replica::new(model, &model.train, checkpoint.trained.seed)];
+    let nets = [Replica::new(model, checkpoint.trained.seed)];
     let plan = Plan::evaluation(model, &nets, &batch, averaged, "drawing", options);
     let training = images.map(|(train, test)| training::description(checkpoint, train, test));
     let plans = training.iter().flat_map(|(plans, _)| plans).chain([&plan]);

@@ -91,12 +91,10 @@ impl GpuEngine {
             |averaged| Plan::evaluation(setup.model, nets, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
         // What drops in one net is planned for all.
-        let planned = Replica::strongest(nets).model(setup.model, setup.train)?;
-        let training = batches
-            .as_ref()
-            .map(|batches| Plan::training(&planned, nets, batches, setup.train, plan_options));
+        let planned = Replica::strongest(nets).model(setup.model)?;
+        let training = batches.as_ref().map(|batches| Plan::training(&planned, nets, batches, plan_options));
         let evaluation = evaluate(false);
-        let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
+        let averaged = (training.is_some() && setup.model.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
         let buffers = Buffers::new(&gpu, &plans)?;
         let start = Instant::now();

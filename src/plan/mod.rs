@@ -8,7 +8,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchSettings;
-use crate::config::TrainConfig;
 use crate::layers::{Grain, Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
@@ -46,8 +45,8 @@ use values::Values;
 /// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false,
 /// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
 /// # };
-/// let nets = [Replica::new(&model, &model.train, 0)];
-/// let plan = Plan::training(&model, &nets, &batch, &model.train, PlanOptions::default());
+/// let nets = [Replica::new(&model, 0)];
+/// let plan = Plan::training(&model, &nets, &batch, PlanOptions::default());
 /// let conv = plan.dispatches.iter().find(|dispatch| dispatch.label == "conv1.forward").unwrap();
 /// assert_eq!((conv.shader.as_str(), conv.entry_point.as_str()), ("conv2d", "forward"));
 /// let (shared, alone) = plan.pooled_bytes();
@@ -155,13 +154,8 @@ impl Plan {
     ///
     /// # Panics
     /// Where the batch normalises another number of channels than the model takes.
-    pub fn training(
-        model: &Model,
-        nets: &[Replica],
-        batch: &BatchSettings,
-        train: &TrainConfig,
-        options: PlanOptions,
-    ) -> Self {
+    pub fn training(model: &Model, nets: &[Replica], batch: &BatchSettings, options: PlanOptions) -> Self {
+        let train = &model.train;
         let mut planner = Planner::new(model, nets, batch, options, WEIGHTS);
         if train.average_decay > 0.0 {
             AVERAGES.iter().for_each(|name| planner.draft.contents(name, Contents::Given));
@@ -170,7 +164,7 @@ impl Plan {
         planner.forward(Pass::Train, train.average_decay);
         planner.loss(batch.batch_size, true);
         planner.backward();
-        planner.update(nets, batch, train);
+        planner.update(nets, batch);
         planner.draft.finish(batch.batch_size)
     }
 
@@ -414,7 +408,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Optimizer and moving averages.
-    fn update(&mut self, nets: &[Replica], batch: &BatchSettings, train: &TrainConfig) {
+    fn update(&mut self, nets: &[Replica], batch: &BatchSettings) {
+        let train = &self.model.train;
         let layout = ParamLayout::new(self.model, self.replicas);
         let (trained, running) = (layout.trained_len(), layout.running_len());
         let rows = layout.grad_rows(self.parts());

@@ -113,7 +113,7 @@ impl Run {
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {
-                model: net.model(&self.model, &self.model.train)?,
+                model: net.model(&self.model)?,
                 weights: weights.clone(),
                 normalization: self.data.normalization.clone(),
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),

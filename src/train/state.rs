@@ -308,7 +308,7 @@ impl RunState {
         self.settings.hold_out
     }
 
-    /// [`RULES`](super::RULES) of the build that began the run.
+    /// [`rules`](super::rules) of the build that began the run.
     pub fn rules(&self) -> u32 {
         self.progress.rules
     }
