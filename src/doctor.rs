@@ -39,7 +39,7 @@ pub enum Depth {
 
 /// Findings about an adapter.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct Examination {
     /// Version of shadernet.
     pub version: &'static str,
     /// The adapter, with backend and driver.
@@ -80,7 +80,7 @@ const STEPS: u32 = 20;
 const TOGETHER: u32 = 4;
 const SEED: u32 = 1;
 
-impl Report {
+impl Examination {
     /// True if no error was found.
     pub fn is_well(&self) -> bool {
         let training_is_well = |training: TrainingReport| {
@@ -193,7 +193,7 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
 /// assert!(report.is_well(), "{:?}", report.wrong_kernel);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptions) -> Result<Report> {
+pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptions) -> Result<Examination> {
     let begin = Instant::now();
     // Three steps per epoch, the last with half a batch, and neither a whole number of quads. In a full examination a
     // batch fills more than one subgroup wherever a workgroup sums over images, to expose barriers that do nothing.
@@ -255,7 +255,7 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
     let tensors = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let training =
         (depth == Depth::Full).then(|| train_twice(&mut engine, &setup, &images, &weights)).transpose()?;
-    Ok(Report {
+    Ok(Examination {
         version: env!("CARGO_PKG_VERSION"),
         adapter: adapter.info().clone(),
         limits: adapter.limits(),

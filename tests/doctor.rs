@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use common::mutants::{self, Mutant};
 use rayon::prelude::*;
-use shadernet::doctor::{Depth, Report, SelfCheck, examine, self_check};
+use shadernet::doctor::{Depth, Examination, SelfCheck, examine, self_check};
 use shadernet::error::Remedy;
 use shadernet::gpu::GpuOptions;
 use shadernet::layers::Grain;
@@ -82,7 +82,7 @@ fn fused_model(optimizer: &str) -> Model {
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
 
-fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Report> {
+fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Examination> {
     let adapter = common::adapter()?;
     Some(examine(&model(optimizer), &adapter, depth, options).unwrap())
 }

@@ -324,7 +324,7 @@ fn parts_of_a_large_batch_have_several_quads() {
     let setup = setup(&model, &nets, &normalization, &images);
     let mut engine = engine(gpu, &setup, false, CHECKED);
     let plan = engine.training_plan().unwrap();
-    let parts = plan.dispatches.iter().find_map(|dispatch| dispatch.constants.get("PARTS"));
+    let parts = plan.launches.iter().find_map(|launch| launch.constants.get("PARTS"));
     assert_eq!(parts, Some(&35.0), "69 quads by two");
     let mut table = Table::default();
     for step in [0, 1] {
@@ -357,7 +357,7 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
     engine.poison(0x7fc0_0001);
     engine.train(1).unwrap();
     let plan = engine.training_plan().unwrap();
-    let folded = plan.dispatches.iter().filter(|dispatch| dispatch.workgroups[1] > 1);
+    let folded = plan.launches.iter().filter(|launch| launch.workgroups[1] > 1);
     assert_eq!(folded.count(), 2, "gather and leaky_relu");
     let floats = |name: &str| -> Vec<f32> {
         let words = engine.read_tensor(name).unwrap().unwrap();

@@ -400,7 +400,13 @@ fn folder(job: &Job<'_>, options: &Options<'_>) -> PathBuf {
     options.out.join("runs").join(name)
 }
 
-fn row(job: &Job<'_>, origin: &Origin, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
+fn row(
+    job: &Job<'_>,
+    origin: &Origin,
+    seed: u32,
+    curve: &[crate::train::EpochMetrics],
+    summary: &Summary,
+) -> Row {
     let last = curve.last().expect("a run has an epoch");
     let best =
         curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
@@ -472,7 +478,7 @@ impl Watch for Forward<'_> {
         self.0.steps(epoch, done, of, sums);
     }
 
-    fn epoch(&mut self, rows: &[crate::train::Row]) -> ControlFlow<()> {
+    fn epoch(&mut self, rows: &[crate::train::EpochMetrics]) -> ControlFlow<()> {
         self.0.epoch(rows)
     }
 }
