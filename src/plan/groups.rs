@@ -1,4 +1,4 @@
-//! Which layers share a launch: the model split into blocks.
+//! Which layers share a launch: the model split into groups.
 
 use crate::layers::window::Conv;
 use crate::layers::{Activation, Op};
