@@ -7,8 +7,7 @@ use shadernet::train::EpochMetrics;
 use shadernet::{Images, Model, Result, Run, TrainingData, rng};
 
 fn main() -> Result<()> {
-    // 1,200 images of one channel, 16x16 pixels: bytes, 0 for black.
-    let labels: Vec<u8> = [0, 1].repeat(600);
+    let labels: Vec<u8> = [0, 1].repeat(600); // 1,200 images of one channel, 16x16 pixels: bytes, 0 for black
     let pixels = labels.iter().enumerate().flat_map(|(image, &label)| draw(image as u32, label)).collect();
     let (train, test) = Images::new([1, 16, 16].into(), pixels, labels)?.split(200, 0)?;
     let data = TrainingData::from_images(train, test, ["cross", "ring"])?;

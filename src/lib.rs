@@ -34,13 +34,13 @@
 //!
 //! | feature | what it brings |
 //! |---|---|
-//! | `gpu` | training and evaluation on GPUs; [`plan`], [`shader`], [`doctor`], [`bench`], and the page that runs in a browser |
+//! | `gpu` | training and evaluation on GPUs; [`plan`], [`shader`], [`doctor`] and [`bench`] |
 //! | `download` | [`download`]: fetching well-known datasets |
 //! | `report` | [`report`] and [`plot`]: runs as pages with charts |
 //! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
+//! | `export` | [`export`]: ONNX and PyTorch, and with `gpu` the page |
 //!
-//! All are on by default. Without them there are the CPU engine, training, evaluation, classification, and exports to ONNX and
-//! PyTorch.
+//! All are on by default. Without them there are the CPU engine, training, evaluation and classification.
 //!
 //! # Tour
 //!
@@ -79,6 +79,7 @@ pub mod error;
 pub mod eval;
 #[cfg(feature = "experiments")]
 pub mod experiments;
+#[cfg(feature = "export")]
 pub mod export;
 pub mod files;
 #[cfg(feature = "gpu")]

@@ -150,3 +150,30 @@ fn files_can_be_read_in_one_sitting() {
         assert!(lines <= 500, "{} has {lines} lines, more than 500", file.display());
     }
 }
+
+#[test]
+fn every_public_module_is_in_the_tour() {
+    let text = fs::read_to_string(root().join("src/lib.rs")).unwrap();
+    let tour: String = text.lines().filter(|line| line.starts_with("//!")).collect();
+    let modules = text.lines().filter_map(|line| line.strip_prefix("pub mod ")?.strip_suffix(';'));
+    let missing: Vec<_> = modules
+        .filter(|module| {
+            !tour.contains(&format!("[`{module}`]")) && !tour.contains(&format!("[`mod@{module}`]"))
+        })
+        .collect();
+    assert!(missing.is_empty(), "src/lib.rs says nothing about {missing:?}");
+}
+
+#[test]
+fn examples_fit_on_a_page() {
+    let mut files = Vec::new();
+    rust_files(&root().join("examples"), &mut files);
+    assert!(files.len() >= 10);
+    // Those two print what tests read.
+    files.retain(|file| !file.to_string_lossy().ends_with("_json.rs"));
+    for file in files {
+        let lines = fs::read_to_string(&file).unwrap().lines().count();
+        let most = if file.ends_with("train_from_memory.rs") { 40 } else { 60 };
+        assert!(lines <= most, "{} has {lines} lines, more than {most}", file.display());
+    }
+}

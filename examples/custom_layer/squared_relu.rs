@@ -1,5 +1,4 @@
-//! max(x, 0)², the activation that an architecture search found for Primer (So et al. 2021): its definition in f64, how far a
-//! correct f32 kernel can be from it, and the kernels' launches.
+//! max(x, 0)², from Primer (So et al. 2021): its definition in f64, with how far a correct f32 kernel can be off, and launches.
 
 use serde::{Deserialize, Serialize};
 use shadernet::layers::{self, Context, Launch, Layer, LayerKind, Pass, PlanContext};
@@ -7,7 +6,6 @@ use shadernet::tensor::{Array, Arrays, FLUSH, Shape, gamma};
 use shadernet::{Result, toml};
 
 pub(crate) const WGSL: &str = include_str!("squared_relu.wgsl");
-
 pub(crate) fn register() -> Result<()> {
     let kind = LayerKind::new::<SquaredRelu>("squared_relu", "SquaredReLU", "squared_relu");
     layers::register(kind, WGSL)
@@ -23,10 +21,8 @@ fn product(a: &Array, b: &Array, roundings: usize) -> Array {
     let mut made = a.clone();
     for i in 0..made.data.len() {
         made.data[i] = a.data[i] * b.data[i];
-        made.bound[i] = a.data[i].abs() * b.bound[i]
-            + a.bound[i] * (b.data[i].abs() + b.bound[i])
-            + gamma(roundings) * made.data[i].abs()
-            + FLUSH;
+        let carried = a.data[i].abs() * b.bound[i] + a.bound[i] * (b.data[i].abs() + b.bound[i]);
+        made.bound[i] = carried + gamma(roundings) * made.data[i].abs() + FLUSH;
     }
     made
 }
@@ -45,7 +41,6 @@ impl Layer for SquaredRelu {
         Ok(inputs[0])
     }
 
-    /// The layer's definition in f64, and how far a correct f32 kernel can be from it.
     fn forward(&self, arrays: &Arrays, _: &Context) -> Arrays {
         let positive = positive(arrays["input"].clone());
         Arrays::from([("output", product(&positive, &positive, 1))])

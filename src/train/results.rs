@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::summary::{self, ReplicaSummary, Summary};
 use super::{EpochMetrics, Run, Tested, Vector, Written};
 use crate::checkpoint::{Checkpoint, Trained};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::model::Model;
 
 const METRICS: &str = "metrics.csv";
@@ -59,11 +59,13 @@ impl Run {
 
     /// Writes the models and the summary, as of the last test.
     ///
-    /// # Panics
-    /// Before the first test.
+    /// # Errors
+    /// Before the first test there are no results; afterwards, what the disk refuses.
     pub fn finish(&mut self) -> Result<Summary> {
         let start = Instant::now();
-        let tested = self.tested.as_ref().expect("the nets were tested");
+        let tested = self.tested.as_ref().ok_or_else(|| {
+            Error::Usage("the run has no results yet: no epoch was trained and tested".into())
+        })?;
         let summary = self.write_results(tested)?;
         self.results_written = Some(Written { at: Instant::now(), took: start.elapsed(), step: tested.step });
         Ok(summary)
