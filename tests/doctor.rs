@@ -292,7 +292,7 @@ fn a_self_check_is_remembered_until_something_changes() {
     std::fs::remove_dir_all(&cache).unwrap();
     let message = check(&model(SGD), options).unwrap_err().to_string();
     assert!(message.contains("conv1.forward (conv2d.wgsl)"), "{message}");
-    assert!(message.contains("`--device cpu` needs no GPU"), "{message}");
+    assert!(message.contains("`--device cpu` works without a GPU"), "{message}");
     assert!(!cache.exists(), "a wrong adapter was remembered");
     // A cache that cannot be written is not a failure.
     std::fs::write(&cache, "a file where the folder should be").unwrap();

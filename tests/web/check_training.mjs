@@ -137,7 +137,7 @@ await test('a kernel of the training that the driver refuses is named', () =>
       assert.equal(await engine(page), 'webgpu');
       await button(page, 'Train from scratch').click();
       await phase(page, 'off');
-      assert.match(await text(page, 'progress'), /^The graphics driver refuses the shader sgd\.wgsl \(line \d+: .+\)\.$/);
+      assert.match(await text(page, 'progress'), /^The graphics driver rejected the shader sgd\.wgsl \(line \d+: .+\)\.$/);
       await button(page, 'Example: a drawn 3').click();
       await answers(page, '3');
       assert.equal(await engine(page), 'webgpu');
