@@ -60,8 +60,8 @@ fn print_plans(args: &Args) -> Result<()> {
     };
     let grain = if args.fine { Grain::Fine } else { Grain::Coarse };
     let options = |fuse| PlanOptions { fuse, grain, ..PlanOptions::default() };
-    let nets = Replica::of_seeds(&model, &model.train, 0..args.replicas);
-    let training = |fuse| Plan::training(&model, &nets, &batch, &model.train, options(fuse));
+    let nets = Replica::of_seeds(&model, 0..args.replicas);
+    let training = |fuse| Plan::training(&model, &nets, &batch, options(fuse));
     let evaluation = |fuse| Plan::evaluation(&model, &nets, &batch, false, "test", options(fuse));
     let plans = serde_json::json!({
         "training": training(true),

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use shadernet::config::{LearningRate, TrainConfig};
-use shadernet::train::Row;
+use shadernet::train::EpochMetrics;
 use shadernet::{Device, Model, Result, Run, TrainingData};
 
 fn main() -> Result<()> {
@@ -29,7 +29,7 @@ fn main() -> Result<()> {
     println!("{}: {} parameters, on {device}", model.name, model.parameter_count());
 
     let mut run = Run::builder(model, data).device(device).start()?;
-    run.train(&mut |rows: &[Row]| {
+    run.train(&mut |rows: &[EpochMetrics]| {
         println!("epoch {}: {:.2} % of the test images", rows[0].epoch, rows[0].test_accuracy);
         ControlFlow::Continue(())
     })?;

@@ -3,7 +3,7 @@
 use std::ops::ControlFlow;
 
 use shadernet::config::{LearningRate, TrainConfig};
-use shadernet::train::Row;
+use shadernet::train::EpochMetrics;
 use shadernet::{Images, Model, Result, Run, TrainingData, rng};
 
 fn main() -> Result<()> {
@@ -18,7 +18,7 @@ fn main() -> Result<()> {
     let model = model.conv2d(2, 3).global_avg_pool2d().train(recipe).build()?;
 
     let mut run = Run::builder(model, data).seed(1).start()?;
-    run.train(&mut |rows: &[Row]| {
+    run.train(&mut |rows: &[EpochMetrics]| {
         println!("epoch {}: {:.1} % of the test images", rows[0].epoch, rows[0].test_accuracy);
         // Good enough: what is left of the run is saved, and could be resumed.
         if rows[0].test_accuracy == 100.0 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }

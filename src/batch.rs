@@ -203,7 +203,7 @@ mod tests {
     fn the_last_epochs_see_plain_images() {
         let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
         let changed = |plain_epochs, epochs| {
-            let mut net = Replica::new(&model, &model.train, 0);
+            let mut net = Replica::new(&model, 0);
             net.augment.plain_epochs = plain_epochs;
             // Three steps an epoch; the first and the last of each.
             let batches = BatchSettings {

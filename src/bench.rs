@@ -6,7 +6,6 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::config::TrainConfig;
 use crate::cpu;
 use crate::dataset::Images;
 use crate::device::{Device, open_gpu};
@@ -24,7 +23,7 @@ mod work;
 
 #[cfg(feature = "report")]
 pub use scaling::chart;
-pub use scaling::{Point, Quantity, scaling};
+pub use scaling::{Quantity, ScalingPoint, scaling};
 
 /// What to measure besides the model, whose own batch size is used.
 #[derive(Debug, Clone)]
@@ -55,7 +54,7 @@ impl Options<'_> {
 
 /// Results of a measurement.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct Measurement {
     /// Version of shadernet.
     pub version: &'static str,
     /// The device and why it was chosen.
@@ -130,7 +129,7 @@ pub struct Step {
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Planned {
     /// Launches per step.
-    pub dispatches: usize,
+    pub launches: usize,
     /// Bytes of working memory.
     pub memory_bytes: u64,
     /// What they would be without sharing.
@@ -147,7 +146,7 @@ pub struct Ceilings {
     /// 10⁹ bytes read and written per second; `None` on the CPU engine, which has no plan to count traffic by.
     pub gb_per_second: Option<f64>,
     /// Microseconds per launch that only waits for the previous one; `None` on the CPU engine.
-    pub dispatch_microseconds: Option<f64>,
+    pub launch_microseconds: Option<f64>,
 }
 
 /// The shortest step that the ceilings allow: the longer of arithmetic and memory traffic, plus the launches.
@@ -158,7 +157,7 @@ pub struct Bound {
     /// Milliseconds of the memory traffic; 0 on the CPU engine.
     pub memory_milliseconds: f64,
     /// Milliseconds of the launches; 0 on the CPU engine.
-    pub dispatch_milliseconds: f64,
+    pub launch_milliseconds: f64,
     /// Milliseconds in total.
     pub milliseconds: f64,
     /// The fraction reached: this bound over the measured time.
@@ -210,15 +209,16 @@ const SEED: u32 = 1;
 /// println!("{:.2} ms a step on {}", report.step.milliseconds, report.device);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
+pub fn measure(model: &Model, options: &Options<'_>) -> Result<Measurement> {
     let data = Data::new(model, options.data)?;
     // The learning rate of every step of a repeat; every repeat starts at the first.
     let steps_per_epoch = data.train.count.div_ceil(model.train.batch_size.min(data.train.count));
-    let train = TrainConfig { epochs: MOST_STEPS.div_ceil(steps_per_epoch), ..model.train.clone() };
-    let replicas = Replica::of_seeds(model, &train, (SEED..).take(options.replicas));
+    let mut model = model.clone();
+    model.train.epochs = MOST_STEPS.div_ceil(steps_per_epoch);
+    let model = &model;
+    let replicas = Replica::of_seeds(model, (SEED..).take(options.replicas));
     let setup = Setup {
         model,
-        train: &train,
         replicas: &replicas,
         shuffle: true,
         normalization: &data.normalization,
@@ -236,7 +236,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Report> {
     let Measured { start_up, ceilings, plan, launches, batch_size, .. } = measured;
     let step = measured.times.step(batch_size * options.replicas, steps_per_epoch, flop);
     let bound = Bound::new(&step, plan.as_ref(), ceilings);
-    Ok(Report {
+    Ok(Measurement {
         version: env!("CARGO_PKG_VERSION"),
         device: found.device.to_string(),
         model: model.name.clone(),
@@ -290,7 +290,7 @@ fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Mea
     let ceilings = Ceilings {
         gflop_per_second: cpu::flops_per_second(found.device.cpu_threads())? / 1e9,
         gb_per_second: None,
-        dispatch_microseconds: None,
+        launch_microseconds: None,
     };
     Ok(Measured { batch_size: batch_size(setup), start_up, times, plan: None, ceilings, launches: None })
 }
@@ -316,22 +316,22 @@ fn on_gpu(
     };
     let times = Times::measure(&mut engine, options.steps)?;
     let launch_seconds = launch_seconds(&mut engine)?;
-    let ceilings = gpu::Ceilings::measure(engine.gpu())?;
+    let ceilings = gpu::MeasuredCeilings::measure(engine.gpu())?;
     let batches = setup.train_batches().expect("there are training images");
     let plan = engine.training_plan().expect("there are training images");
     let work = work::of_launches(setup.model, plan, &batches);
     let (memory_bytes, unshared_bytes) = plan.pooled_bytes();
     let planned = Planned {
-        dispatches: plan.dispatches.len(),
+        launches: plan.launches.len(),
         memory_bytes,
         unshared_bytes,
         traffic_bytes: work.iter().map(|work| work.bytes).sum(),
     };
     let launches = launch_seconds.map(|seconds| {
         let sum: f64 = seconds.iter().sum();
-        let rows = plan.dispatches.iter().zip(&work).zip(seconds);
-        rows.map(|((dispatch, work), seconds)| LaunchTime {
-            launch: dispatch.label.clone(),
+        let rows = plan.launches.iter().zip(&work).zip(seconds);
+        rows.map(|((launch, work), seconds)| LaunchTime {
+            launch: launch.label.clone(),
             microseconds: 1e6 * seconds,
             share: quotient(seconds, sum),
             gflop_per_second: quotient(work.flops, seconds) / 1e9,
@@ -342,7 +342,7 @@ fn on_gpu(
     let ceilings = Ceilings {
         gflop_per_second: ceilings.flops_per_second / 1e9,
         gb_per_second: Some(ceilings.bytes_per_second / 1e9),
-        dispatch_microseconds: Some(1e6 * ceilings.dispatch_seconds),
+        launch_microseconds: Some(1e6 * ceilings.launch_seconds),
     };
     Ok(Measured { batch_size: plan.batch_size, start_up, times, plan: Some(planned), ceilings, launches })
 }
@@ -356,7 +356,7 @@ fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
     for (replica, net) in setup.replicas.iter().enumerate() {
         let weights = setup.model.init(net.seed);
         engine.write(Vector::Weights, replica, &weights)?;
-        if setup.train.average_decay > 0.0 {
+        if setup.model.train.average_decay > 0.0 {
             engine.write(Vector::Average, replica, &weights)?;
         }
     }
@@ -432,15 +432,15 @@ impl Times {
 impl Bound {
     fn new(step: &Step, plan: Option<&Planned>, ceilings: Ceilings) -> Self {
         let bytes = plan.map_or(0.0, |plan| plan.traffic_bytes);
-        let dispatches = plan.map_or(0, |plan| plan.dispatches) as f64;
+        let launches = plan.map_or(0, |plan| plan.launches) as f64;
         let arithmetic_milliseconds = 1e3 * step.gflop / ceilings.gflop_per_second;
         let memory_milliseconds = ceilings.gb_per_second.map_or(0.0, |rate| bytes / 1e6 / rate);
-        let dispatch_milliseconds = dispatches * ceilings.dispatch_microseconds.unwrap_or(0.0) / 1e3;
-        let milliseconds = arithmetic_milliseconds.max(memory_milliseconds) + dispatch_milliseconds;
+        let launch_milliseconds = launches * ceilings.launch_microseconds.unwrap_or(0.0) / 1e3;
+        let milliseconds = arithmetic_milliseconds.max(memory_milliseconds) + launch_milliseconds;
         Self {
             arithmetic_milliseconds,
             memory_milliseconds,
-            dispatch_milliseconds,
+            launch_milliseconds,
             milliseconds,
             reached: milliseconds / step.milliseconds,
         }

@@ -307,7 +307,7 @@ mod tests {
             ("classes", "[\"one\"]", "1 class names in the metadata for 10 classes"),
             ("classes", "[", "classes in the metadata is not a list of names"),
             ("trained", "{}", "trained in the metadata does not say how"),
-            ("format", "other", "`shadernet train MODEL.toml --init FILE`"),
+            ("format", "other", "(a PyTorch state_dict?)"),
             ("weights_sha256", "0", "damaged: the tensors' SHA-256 is "),
         ] {
             let message = refused(&seed.weights, &|metadata| drop(metadata.insert(key.into(), value.into())));
@@ -456,11 +456,7 @@ mod tests {
         let lfs = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n";
         for (name, bytes, words) in [
             ("a.safetensors", &lfs[..], "`git lfs pull`"),
-            (
-                "w.pth",
-                b"PK\x03\x04\0\0",
-                "PyTorch file; save it as safetensors, and `--init` starts from it: python -c 'import torch",
-            ),
+            ("w.pth", b"PK\x03\x04\0\0", "PyTorch file; save it as safetensors: python -c 'import torch"),
             ("w.bin", b"\x80\x02}q\0.", "PyTorch file"),
             ("it's.pt", b"", "s.pt\", map_location="),
             ("w.npz", b"PK\x03\x04\0\0", "NumPy file"),

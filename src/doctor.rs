@@ -39,7 +39,7 @@ pub enum Depth {
 
 /// Findings about an adapter.
 #[derive(Debug, Clone, Serialize)]
-pub struct Report {
+pub struct Examination {
     /// Version of shadernet.
     pub version: &'static str,
     /// The adapter, with backend and driver.
@@ -80,7 +80,7 @@ const STEPS: u32 = 20;
 const TOGETHER: u32 = 4;
 const SEED: u32 = 1;
 
-impl Report {
+impl Examination {
     /// True if no error was found.
     pub fn is_well(&self) -> bool {
         let training_is_well = |training: TrainingReport| {
@@ -125,8 +125,8 @@ fn weights(model: &Model, seed: u32) -> Vec<Tensor> {
 /// Two nets, to expose a kernel that confuses their settings. The first has the model's recipe, the second different
 /// values for everything that the recipe uses: unused features are not part of the kernels. Of the seven epochs the
 /// last ones are without augmentation, two for the first net.
-fn replicas(model: &Model, train: &TrainConfig) -> [Replica; 2] {
-    let mut first = Replica::new(model, train, SEED);
+fn replicas(model: &Model) -> [Replica; 2] {
+    let mut first = Replica::new(model, SEED);
     first.augment.plain_epochs = first.augment.plain_epochs.min(2);
     let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs } = first.augment;
     let second = Replica {
@@ -160,10 +160,10 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
     engine.set_step(0)?;
     for (replica, weights) in weights.iter().enumerate() {
         engine.write(Vector::Weights, replica, weights)?;
-        if setup.train.average_decay > 0.0 {
+        if setup.model.train.average_decay > 0.0 {
             engine.write(Vector::Average, replica, weights)?;
         }
-        for name in setup.train.optimizer.memory() {
+        for name in setup.model.train.optimizer.memory() {
             let mut tensors = engine.read(Vector::Memory(name), replica)?;
             for (index, tensor) in tensors.iter_mut().enumerate() {
                 for (at, value) in tensor.data.iter_mut().enumerate() {
@@ -193,18 +193,20 @@ fn start(engine: &mut GpuEngine, setup: &Setup<'_>, weights: &[Vec<Tensor>], mem
 /// assert!(report.is_well(), "{:?}", report.wrong_kernel);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
-pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptions) -> Result<Report> {
+pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptions) -> Result<Examination> {
     let begin = Instant::now();
     // Three steps per epoch, the last with half a batch, and neither a whole number of quads. In a full examination a
     // batch fills more than one subgroup wherever a workgroup sums over images, to expose barriers that do nothing.
     let batch_size = if depth == Depth::Quick { 6 } else { 38 };
-    let train = TrainConfig {
+    let mut model = model.clone();
+    model.train = TrainConfig {
         batch_size,
         epochs: STEPS.div_ceil(3) as usize,
         // A different rate in each step, to expose a wrong step number.
         learning_rate: LearningRate::Cosine { peak: 0.01, end: 0.0 },
-        ..model.train.clone()
+        ..model.train
     };
+    let model = &model;
     let images = Arc::new(images(model, 5 * batch_size / 2));
     // An evaluation is compared in a single batch.
     let test = Arc::new(Images {
@@ -213,11 +215,10 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
         labels: images.labels[..batch_size].to_vec(),
         ..*images
     });
-    let replicas = replicas(model, &train);
+    let replicas = replicas(model);
     let normalization = normalization(model.input.channels);
     let setup = Setup {
         model,
-        train: &train,
         replicas: &replicas,
         shuffle: true,
         normalization: &normalization,
@@ -240,7 +241,7 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
         let checked = check_step(&mut engine, &setup, &format!("step {step}"), &mut table);
         wrong_kernel = wrong_kernel.or(checked.err());
     }
-    let averaged = train.average_decay > 0.0;
+    let averaged = model.train.average_decay > 0.0;
     let mut hash = Sha256::new();
     let mut add = |words: Option<Vec<u32>>| hash.update(bytemuck::cast_slice(&words.unwrap_or_default()));
     for tensor in engine.training_plan().map_or(&[][..], |plan| &plan.tensors) {
@@ -254,7 +255,7 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
     let tensors = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
     let training =
         (depth == Depth::Full).then(|| train_twice(&mut engine, &setup, &images, &weights)).transpose()?;
-    Ok(Report {
+    Ok(Examination {
         version: env!("CARGO_PKG_VERSION"),
         adapter: adapter.info().clone(),
         limits: adapter.limits(),
@@ -312,8 +313,8 @@ fn reference_losses(
     states: &[&State],
 ) -> Result<Vec<f64>> {
     let batches = setup.train_batches().expect("there are training images");
-    let model = net.model(setup.model, setup.train)?;
-    let mut reference = Reference::new(&model, &model.train, &states[0].weights);
+    let model = net.model(setup.model)?;
+    let mut reference = Reference::new(&model, &states[0].weights);
     let rates = setup.learning_rates(net);
     let size = setup.model.input.len();
     let losses = (0..STEPS).map(|step| {

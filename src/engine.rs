@@ -4,7 +4,6 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::batch::BatchSettings;
-use crate::config::TrainConfig;
 use crate::dataset::Images;
 use crate::error::Result;
 use crate::model::Model;
@@ -15,11 +14,9 @@ use crate::tensor::{Shape, Tensor};
 /// What an engine is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct Setup<'a> {
-    /// The network.
+    /// The network, with what all nets have in common of its recipe.
     pub model: &'a Model,
-    /// How to train it: what all nets have in common.
-    pub train: &'a TrainConfig,
-    /// The nets that are trained side by side; at least one. Their settings count, not those of `model` and `train`.
+    /// The nets that are trained side by side; at least one. Their settings stand in for those of the model's recipe.
     pub replicas: &'a [Replica],
     /// Draw training images in random order.
     pub shuffle: bool,
@@ -39,10 +36,10 @@ impl Setup<'_> {
     pub fn train_batches(&self) -> Option<BatchSettings> {
         let training = self.training?;
         Some(BatchSettings {
-            batch_size: self.train.batch_size.min(training.count),
+            batch_size: self.model.train.batch_size.min(training.count),
             image_count: training.count,
             image: Shape::new(training.channels, training.height, training.width),
-            epochs: self.train.epochs,
+            epochs: self.model.train.epochs,
             shuffle: self.shuffle,
             augment: self.replicas.iter().any(|net| !net.augment.is_none()),
             normalization: self.normalization.clone(),
@@ -62,7 +59,7 @@ impl Setup<'_> {
             batch_size: most.min(test.count),
             image_count: test.count,
             image: Shape::new(test.channels, test.height, test.width),
-            epochs: self.train.epochs,
+            epochs: self.model.train.epochs,
             shuffle: false,
             augment: false,
             normalization: self.normalization.clone(),
@@ -141,8 +138,7 @@ pub enum Vector {
 /// let images = Arc::new(Images { count: 40, channels: 1, height: 28, width: 28, pixels, labels });
 /// let setup = Setup {
 ///     model: &model,
-///     train: &model.train,
-///     replicas: &[Replica::new(&model, &model.train, 0)],
+///     replicas: &[Replica::new(&model, 0)],
 ///     shuffle: true,
 ///     normalization: &Normalization::uniform(1, 0.1, 0.3),
 ///     training: Some(&images),

@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
-use crate::config::TrainConfig;
 use crate::dataset::{Images, load_test};
 use crate::device::{Device, Opened};
 use crate::engine::{Engine, Metrics, Setup, Vector};
@@ -110,12 +109,9 @@ fn with_engine<T>(
 
 /// An engine with a trained network that only evaluates.
 pub(crate) fn open(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Opened> {
-    // The loss of a test is the plain one, whatever it was in training.
-    let train = TrainConfig::default();
     let setup = Setup {
         model: &checkpoint.model,
-        train: &train,
-        replicas: &[Replica::new(&checkpoint.model, &train, 0)],
+        replicas: &[Replica::new(&checkpoint.model, 0)],
         shuffle: false,
         normalization: &checkpoint.normalization,
         training: None,

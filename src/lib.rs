@@ -1,34 +1,65 @@
 //! shadernet trains small convolutional image classifiers on any GPU with WGSL compute shaders, and on the processor.
 //!
-//! From what the user wrote to a trained network, each stage knows only what it must:
+//! # Use
+//!
+//! What a program needs first is at the root: [`Model`], [`TrainingData`], [`Run`], [`Device`], [`Classifier`].
+//!
+//! ```
+//! use shadernet::{Classifier, Device, Images, Model, Run, TrainConfig, TrainingData};
+//!
+//! // 600 images of one channel and 8x8 pixels in memory: dark ones of class 0, bright ones of class 1.
+//! let labels: Vec<u8> = [0, 1].repeat(300);
+//! let pixels = labels.iter().flat_map(|label| [label * 200 + 20; 64]).collect();
+//! let (train, test) = Images::new([1, 8, 8].into(), pixels, labels)?.split(100, 0)?;
+//! let data = TrainingData::from_images(train, test, ["dark", "bright"])?;
+//!
+//! let recipe = TrainConfig::default().epochs(2).batch_size(32);
+//! let model = Model::builder("light", [1, 8, 8]).conv2d(4, 3).relu().conv2d(2, 3).global_avg_pool2d();
+//! # let temporary = tempfile::tempdir()?;
+//! # let folder = temporary.path().join("light");
+//! let run = Run::builder(model.train(recipe).build()?, data).device(Device::cpu()).folder(&folder);
+//! let mut run = run.start()?;
+//! run.train(&mut ())?;
+//! assert_eq!(run.finish()?.final_test_accuracy, 100.0);
+//!
+//! let mut classifier = Classifier::open(folder.join("model.safetensors"), &Device::cpu())?;
+//! let answer = classifier.classify_inputs(&[vec![230; 64]])?.remove(0);
+//! assert_eq!(classifier.name_of(&answer), "bright");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! `examples/` has complete programs: training from memory, stopping and resuming, sweeps, fine-tuning, a layer of one's own.
+//!
+//! # Features
+//!
+//! | feature | what it brings |
+//! |---|---|
+//! | `gpu` | training and evaluation on GPUs; [`plan`], [`shader`], [`doctor`], [`bench`], and the page that runs in a browser |
+//! | `download` | [`download`]: fetching well-known datasets |
+//! | `report` | [`report`] and [`plot`]: runs as pages with charts |
+//! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
+//!
+//! All are on by default. Without them there are the CPU engine, training, evaluation, classification, and exports to ONNX and
+//! PyTorch.
+//!
+//! # Tour
+//!
+//! From a model file to a trained network, each stage knows only what it must:
 //!
 //! | stage | module | knows |
 //! |---|---|---|
 //! | [`config::ModelConfig`] | [`config`] | the keys of a model file |
 //! | [`model::Model`] | [`model`], [`layers`] | shapes and parameters; prints the layer table |
-//! | [`dataset::Dataset`] | [`dataset`], [`download`] | labelled images, from files or from servers |
-//! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`] | the tensors and kernel launches of a step, as data |
-//! | [`engine::Engine`] | [`gpu`], [`cpu`], [`replica`] | a device, and the nets on it |
-//! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the run folder |
+//! | [`dataset::Dataset`] | [`dataset`], [`download`], [`normalization`] | labelled images, from files or from servers |
+//! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`], [`state`] | the tensors and kernel launches of a step, as data |
+//! | [`engine::Engine`] | [`gpu`], [`cpu`], [`device`], [`replica`] | a device, and the networks on it |
+//! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the folder of the run |
 //! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
-//! | [`report::of_run`] | [`report`] | the folder of a run, as a page to read |
+//! | [`report::of_run`] | [`report`], [`plot`], [`experiments`] | one run or many, as pages to read |
 //!
-//! Which digit is in a picture? [`train::Run`] shows how to train, `examples/` has whole programs.
-//!
-//! ```
-//! use shadernet::checkpoint::Checkpoint;
-//! use shadernet::classify::{classify, read};
-//! use shadernet::device::Device;
-//!
-//! let checkpoint = Checkpoint::seed()?;
-//! let image = read("data/digits/3_red.png".as_ref(), &checkpoint)?;
-//! let answers = classify(&checkpoint, &[image], &Device::choose("auto", None)?)?;
-//! assert_eq!(checkpoint.classes[answers[0].class], "3");
-//! # Ok::<(), shadernet::error::Error>(())
-//! ```
-//!
-//! [`mod@reference`] is a training step in plain `f64` Rust: the meaning of everything else, with which both engines are
-//! compared. [`rng`] is the one source of randomness, [`shader`] all that is known of the WGSL files.
+//! [`mod@reference`] is a training step in plain `f64` Rust: it defines everything else, and both engines are compared with it;
+//! [`doctor`] does that on a user's GPU, [`bench`] measures it. [`rng`] is the only source of randomness, [`shader`] knows the
+//! WGSL files, [`tensor`] has shapes and arrays, [`files`] writes whole files or none, and [`error`] has what can go wrong.
 
 pub mod batch;
 #[cfg(feature = "gpu")]

@@ -30,11 +30,9 @@ pub(crate) fn message(needed: u64, free: u64, what: &str, cure: &str) -> String 
 
 /// A number of bytes to read: `1.50 GiB`.
 fn in_units(bytes: u64) -> String {
-    let mut units = ["GiB", "MiB", "KiB"].iter().zip([30, 20, 10]);
-    let unit = units.find(|&(_, bits)| bytes >> bits > 0);
-    unit.map_or(format!("{bytes} B"), |(unit, bits)| {
-        format!("{:.2} {unit}", bytes as f64 / f64::from(1 << bits))
-    })
+    let units = ["KiB", "MiB", "GiB", "TiB", "PiB", "EiB"].iter().zip((1..).map(|step| 1u64 << (10 * step)));
+    let unit = units.take_while(|&(_, size)| bytes >= size).last();
+    unit.map_or(format!("{bytes} B"), |(unit, size)| format!("{:.2} {unit}", bytes as f64 / size as f64))
 }
 
 /// Fails if `ulimit` leaves no room for the stacks of `threads` threads. Otherwise some would start and hold the

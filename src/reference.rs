@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::config::{Optimizer, TrainConfig};
+use crate::config::Optimizer;
 use crate::engine::Vector;
 use crate::layers::{Context, add, grad_input_name, input_name};
 use crate::losses::cross_entropy::cross_entropy;
@@ -37,7 +37,7 @@ pub struct At {
 /// use shadernet::tensor::Array;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
-/// let mut net = Reference::new(&model, &model.train, &model.init(0));
+/// let mut net = Reference::new(&model, &model.init(0));
 /// let image = Array::exact(&[1, 1, 28, 28], vec![0.5; 784]);
 /// let step = |net: &mut Reference<'_>, step| {
 ///     let at = At { seed: 0, step, learning_rate: 0.01 };
@@ -50,7 +50,6 @@ pub struct At {
 #[derive(Debug, Clone)]
 pub struct Reference<'a> {
     model: &'a Model,
-    train: TrainConfig,
     decays_all: bool,
     params: Vec<ModelParam>,
     /// For each layer, the indices of the parameters that it uses.
@@ -63,17 +62,16 @@ pub struct Reference<'a> {
 
 impl<'a> Reference<'a> {
     /// A network that starts from `weights`, in the order of [`Model::params`].
-    pub fn new(model: &'a Model, train: &TrainConfig, weights: &[Tensor]) -> Self {
+    pub fn new(model: &'a Model, weights: &[Tensor]) -> Self {
         let params = model.params();
         assert_eq!(params.len(), weights.len(), "one tensor for each parameter");
         let exact =
             |(param, tensor): (&ModelParam, &Tensor)| Array::from_f32(&param.param.shape, &tensor.data);
         let weights: Vec<_> = params.iter().zip(weights).map(exact).collect();
         let zeros: Vec<_> = weights.iter().map(|array| Array::zeros(&array.shape)).collect();
-        let memory = train.optimizer.memory().iter();
+        let memory = model.train.optimizer.memory().iter();
         Self {
             model,
-            train: train.clone(),
             decays_all: false,
             indices: model.param_indices(),
             params,
@@ -139,7 +137,7 @@ impl<'a> Reference<'a> {
     /// share parameters, each layer's gradients are only its share.
     pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
         let (mut layers, logits) = self.forward(&input, at, true);
-        let loss = cross_entropy(&logits, targets, self.train.label_smoothing);
+        let loss = cross_entropy(&logits, targets, self.model.train.label_smoothing);
         let mut upstream = loss["grad_logits"].clone();
         upstream.shape.clone_from(&logits.shape);
         let sum = |_, parts: Vec<Array>| add::sum(parts.iter());
@@ -176,9 +174,9 @@ impl<'a> Reference<'a> {
                 self.weights[index] = exact(&named[name]);
             }
         }
-        if self.train.average_decay > 0.0 {
+        if self.model.train.average_decay > 0.0 {
             for (old, new) in self.average.iter_mut().zip(&self.weights) {
-                *old = exact(&average::update(old, new, self.train.average_decay, at.step));
+                *old = exact(&average::update(old, new, self.model.train.average_decay, at.step));
             }
         }
         named
@@ -204,7 +202,7 @@ impl<'a> Reference<'a> {
     }
 
     fn update(&mut self, index: usize, grad: &Array, decays: bool, at: At) {
-        let optimizer: &Optimizer = &self.train.optimizer;
+        let optimizer: &Optimizer = &self.model.train.optimizer;
         let decay = if decays { f64::from(optimizer.weight_decay()) } else { 0.0 };
         let weight = &self.weights[index];
         let mut arrays = Arrays::from([

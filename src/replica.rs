@@ -13,13 +13,13 @@
 //! # let text = "name = \"x\"\ninput = [1, 2, 2]\nlayers = [{ type = \"flatten\" }, { type = \"dropout\", rate = 0.1 }, { type = \"linear\", out_features = 2 }]";
 //! let model = Model::parse(text, "x.toml")?;
 //! // Four nets of seeds 0 to 3; the last two without dropout.
-//! let mut nets = Replica::of_seeds(&model, &model.train, 0..4);
+//! let mut nets = Replica::of_seeds(&model, 0..4);
 //! for net in &mut nets[2..] {
 //!     net.dropout.fill(0.0);
 //!     net.point.0.insert("dropout".into(), 0.0);
 //! }
 //! // The recipe that the file of the last one carries.
-//! assert!(nets[3].model(&model, &model.train)?.to_toml().contains("rate = 0.0"));
+//! assert!(nets[3].model(&model)?.to_toml().contains("rate = 0.0"));
 //! # Ok(())
 //! # }
 //! ```
@@ -76,8 +76,9 @@ impl fmt::Display for Point {
 }
 
 impl Replica {
-    /// A net with the dropout rates of `model` and the rest of its recipe from `train`.
-    pub fn new(model: &Model, train: &TrainConfig, seed: u32) -> Self {
+    /// A net with the model's own recipe.
+    pub fn new(model: &Model, seed: u32) -> Self {
+        let train = &model.train;
         Self {
             seed,
             learning_rate: train.learning_rate,
@@ -90,8 +91,8 @@ impl Replica {
     }
 
     /// Nets that differ in nothing but their seeds.
-    pub fn of_seeds(model: &Model, train: &TrainConfig, seeds: impl IntoIterator<Item = u32>) -> Vec<Self> {
-        seeds.into_iter().map(|seed| Self::new(model, train, seed)).collect()
+    pub fn of_seeds(model: &Model, seeds: impl IntoIterator<Item = u32>) -> Vec<Self> {
+        seeds.into_iter().map(|seed| Self::new(model, seed)).collect()
     }
 
     /// For each setting the largest of any replica, under the first one's seed and schedule: whatever is switched on in one
@@ -115,22 +116,11 @@ impl Replica {
         strongest
     }
 
-    /// `train` with this net's settings.
-    pub fn train(&self, train: &TrainConfig) -> TrainConfig {
-        TrainConfig {
-            optimizer: train.optimizer.with_weight_decay(self.weight_decay),
-            learning_rate: self.learning_rate,
-            label_smoothing: self.label_smoothing,
-            augment: self.augment,
-            ..train.clone()
-        }
-    }
-
-    /// `model`, to be trained as `train` says, with this net's settings: what a single run of this net would have.
+    /// `model` with this net's settings: what a single run of this net would have.
     ///
     /// # Errors
     /// A setting outside its range, and another number of dropout rates than the model has such layers.
-    pub fn model(&self, model: &Model, train: &TrainConfig) -> Result<Model> {
+    pub fn model(&self, model: &Model) -> Result<Model> {
         let layers: Vec<usize> = model.dropout_rates().map(|(layer, _)| layer).collect();
         if layers.len() != self.dropout.len() {
             return Err(Error::Usage(format!(
@@ -140,7 +130,13 @@ impl Replica {
                 model.name
             )));
         }
-        let train = self.train(train);
+        let train = TrainConfig {
+            optimizer: model.train.optimizer.with_weight_decay(self.weight_decay),
+            learning_rate: self.learning_rate,
+            label_smoothing: self.label_smoothing,
+            augment: self.augment,
+            ..model.train.clone()
+        };
         train.check().map_err(Error::Usage)?;
         let mut config = model.config();
         for (layer, &rate) in layers.into_iter().zip(&self.dropout) {

@@ -35,7 +35,7 @@ pub use summary::{DeviceSpan, PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
 
 /// Number of the rules by which a model, a recipe, data and a seed become weights, for images of so many channels. It grows
-/// whenever these four give other weights than before on purpose (`tests/determinism.rs` notices), so that results of both are
+/// whenever these four give other weights than before on purpose (`cli/tests/determinism.rs` notices), so that results of both are
 /// not mixed. By rules 2 each channel has its own mean and deviation; by rules 1, one normalised them all.
 pub const fn rules(channels: usize) -> u32 {
     if channels == 1 { 1 } else { 2 }
@@ -43,7 +43,7 @@ pub const fn rules(channels: usize) -> u32 {
 
 /// Figures of one net after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Row {
+pub struct EpochMetrics {
     /// Seed of the net.
     pub seed: u32,
     /// Epoch, counted from 1.
@@ -89,7 +89,7 @@ pub trait Watch {
     fn steps(&mut self, _epoch: usize, _done: usize, _of: usize, _sums: &[Metrics]) {}
 
     /// Called after every epoch with a row for each net; `Break` ends the run, with its state saved.
-    fn epoch(&mut self, _rows: &[Row]) -> ControlFlow<()> {
+    fn epoch(&mut self, _rows: &[EpochMetrics]) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
@@ -98,8 +98,8 @@ pub trait Watch {
 impl Watch for () {}
 
 /// Called after every epoch, as [`Watch::epoch`].
-impl<F: FnMut(&[Row]) -> ControlFlow<()>> Watch for F {
-    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
+impl<F: FnMut(&[EpochMetrics]) -> ControlFlow<()>> Watch for F {
+    fn epoch(&mut self, rows: &[EpochMetrics]) -> ControlFlow<()> {
         self(rows)
     }
 }
@@ -241,7 +241,7 @@ impl Run {
     }
 
     /// The rows so far: one for each epoch and net.
-    pub fn rows(&self) -> &[Row] {
+    pub fn rows(&self) -> &[EpochMetrics] {
         &self.progress.rows
     }
 }

@@ -155,8 +155,7 @@ fn trained(model: &Model, on_cpu: bool) -> Option<Vec<Tensor>> {
     let images = Draw::new(7).images(32, model.input.into(), model.class_count());
     let setup = Setup {
         model,
-        train: &model.train,
-        replicas: &[Replica::new(model, &model.train, 3)],
+        replicas: &[Replica::new(model, 3)],
         shuffle: true,
         normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
         training: Some(&images),
@@ -355,7 +354,7 @@ fn what_cannot_be_registered_is_refused() {
     assert!(refused("Mine", "mine", WGSL).starts_with(r#"layer type "Mine": use lower-case"#));
     assert!(refused("mine", "", WGSL).starts_with(r#"layer type "": use lower-case"#));
     let unknown = refused("mine", "mine", &WGSL.replace("positive * positive", "positive * negative"));
-    assert_eq!(unknown, "mine.wgsl:14: no definition in scope for identifier: `negative`");
+    assert_eq!(unknown, "mine.wgsl:15: no definition in scope for identifier: `negative`");
     let mistyped = refused("mine", "mine", &WGSL.replace("max(input", "vec3(input"));
     assert!(mistyped.starts_with("mine.wgsl:1"), "{mistyped}");
     // Rejected registrations leave nothing behind.

@@ -8,7 +8,8 @@ use std::sync::Mutex;
 
 use common::mutants::{self, Mutant};
 use rayon::prelude::*;
-use shadernet::doctor::{Depth, Report, SelfCheck, examine, self_check};
+use shadernet::doctor::{Depth, Examination, SelfCheck, examine, self_check};
+use shadernet::error::Remedy;
 use shadernet::gpu::GpuOptions;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
@@ -81,7 +82,7 @@ fn fused_model(optimizer: &str) -> Model {
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
 
-fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Report> {
+fn report(optimizer: &str, depth: Depth, options: GpuOptions) -> Option<Examination> {
     let adapter = common::adapter()?;
     Some(examine(&model(optimizer), &adapter, depth, options).unwrap())
 }
@@ -290,9 +291,9 @@ fn a_self_check_is_remembered_until_something_changes() {
         source.replacen("sums[p * CHANNELS + t] += ", "sums[p * CHANNELS + t] -= ", 1).leak();
     let options = GpuOptions { replace: Some(("conv2d", broken)), ..UNFUSED };
     std::fs::remove_dir_all(&cache).unwrap();
-    let message = check(&model(SGD), options).unwrap_err().to_string();
-    assert!(message.contains("conv1.forward (conv2d.wgsl)"), "{message}");
-    assert!(message.contains("`--device cpu` works without a GPU"), "{message}");
+    let error = check(&model(SGD), options).unwrap_err();
+    assert!(error.to_string().contains("conv1.forward (conv2d.wgsl)"), "{error}");
+    assert_eq!(error.remedy(), Some(&Remedy::ReportGpu));
     assert!(!cache.exists(), "a wrong adapter was remembered");
     // A cache that cannot be written is not a failure.
     std::fs::write(&cache, "a file where the folder should be").unwrap();

@@ -44,10 +44,9 @@ fn images() -> Arc<Images> {
 /// Calls `check` with each available engine, created twice.
 fn with_engines(check: impl Fn(&str, &mut dyn Engine, &mut dyn Engine)) {
     let (model, images) = (Model::parse(MODEL, "small.toml").unwrap(), images());
-    let replicas = Replica::of_seeds(&model, &model.train, SEEDS);
+    let replicas = Replica::of_seeds(&model, SEEDS);
     let setup = Setup {
         model: &model,
-        train: &model.train,
         replicas: &replicas,
         shuffle: true,
         normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
@@ -178,10 +177,9 @@ fn what_the_driver_compiled_is_kept_on_disk() {
     let folder = tempfile::tempdir().unwrap();
     gpu.pipelines = Some(folder.path().join("made"));
     let (model, images) = (Model::parse(MODEL, "small.toml").unwrap(), images());
-    let replicas = Replica::of_seeds(&model, &model.train, SEEDS);
+    let replicas = Replica::of_seeds(&model, SEEDS);
     let setup = Setup {
         model: &model,
-        train: &model.train,
         replicas: &replicas,
         shuffle: true,
         normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),

@@ -152,7 +152,7 @@ const FREE: f64 = 0.1;
 /// Every step from the engine's own state: errors don't accumulate.
 fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
-    let mut reference = Reference::new(setup.model, setup.train, &setup.model.init(SEED));
+    let mut reference = Reference::new(setup.model, &setup.model.init(SEED));
     let mut smooth = 0;
     for _ in 0..STEPS {
         for vector in [Vector::Weights, Vector::Average, Vector::Memory("velocity")] {
@@ -171,7 +171,7 @@ fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
 /// All steps from one start: errors accumulate, and grow where a kink is crossed.
 fn check_run(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
-    let mut reference = Reference::new(setup.model, setup.train, &setup.model.init(SEED));
+    let mut reference = Reference::new(setup.model, &setup.model.init(SEED));
     for number in 0..STEPS {
         let [loss, weights] = step(name, engine, &mut reference, setup);
         let tolerance = if number < 2 { SMOOTH } else { FREE };
@@ -191,12 +191,12 @@ fn start(engine: &mut dyn Engine, setup: &Setup<'_>) {
 }
 
 fn with_setups(run: impl Fn(&Setup<'_>)) {
-    let (train, images) = (training(), images());
-    for model in models() {
+    let images = images();
+    for mut model in models() {
+        model.train = training();
         run(&Setup {
             model: &model,
-            train: &train,
-            replicas: &[Replica::new(&model, &train, SEED)],
+            replicas: &[Replica::new(&model, SEED)],
             shuffle: true,
             normalization: &Normalization::uniform(model.input.channels, 0.1307, 0.3081),
             training: Some(&images),
@@ -246,13 +246,12 @@ fn cpu_follows_the_reference() {
 #[test]
 fn the_loss_of_an_evaluation_knows_no_label_smoothing() {
     let images = images();
-    let model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
-    let loss = |label_smoothing| {
-        let train = model.train.clone().label_smoothing(label_smoothing).average_decay(0.0);
+    let mut model = Model::parse(include_str!("../data/models/seed.toml"), "seed.toml").unwrap();
+    let mut loss = |label_smoothing| {
+        model.train = model.train.clone().label_smoothing(label_smoothing).average_decay(0.0);
         let setup = Setup {
             model: &model,
-            train: &train,
-            replicas: &[Replica::new(&model, &train, 0)],
+            replicas: &[Replica::new(&model, 0)],
             shuffle: false,
             normalization: &Normalization::uniform(model.input.channels, 0.1307, 0.3081),
             training: None,

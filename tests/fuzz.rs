@@ -252,7 +252,7 @@ fn model_text() {
         let again = Model::parse(&model.to_toml(), "again").unwrap();
         assert_eq!(again.to_toml(), model.to_toml());
         if model.parameter_count() < 100_000 {
-            assert!(!Replica::of_seeds(&model, &model.train, 0..2).is_empty());
+            assert!(!Replica::of_seeds(&model, 0..2).is_empty());
             model.init(0);
         }
         model.warnings(Some(33));
@@ -469,8 +469,7 @@ fn training_of_odd_models() {
         }
         let setup = shadernet::engine::Setup {
             model: &model,
-            train: &model.train,
-            replicas: &Replica::of_seeds(&model, &model.train, 0..1),
+            replicas: &Replica::of_seeds(&model, 0..1),
             shuffle: true,
             normalization: &Normalization::uniform(model.input.channels, 0.5, 0.5),
             training: Some(&images),

@@ -28,12 +28,11 @@ const UNFUSED: GpuOptions = GpuOptions { fuse: false, ..CHECKED };
 
 fn setup<'a>(
     model: &'a Model,
-    train: &'a TrainConfig,
     replicas: &'a [Replica],
     normalization: &'a Normalization,
     images: &'a Arc<Images>,
 ) -> Setup<'a> {
-    Setup { model, train, replicas, shuffle: true, normalization, training: Some(images), test: images }
+    Setup { model, replicas, shuffle: true, normalization, training: Some(images), test: images }
 }
 
 /// Another for each channel.
@@ -49,7 +48,7 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
         engine.write(Vector::Weights, replica, &weights).unwrap();
         let average = random_weights(setup.model, seed + 1);
         engine.write(Vector::Average, replica, &average).unwrap();
-        for name in setup.train.optimizer.memory() {
+        for name in setup.model.train.optimizer.memory() {
             let vector = Vector::Memory(name);
             let mut memory = engine.read(vector, replica).unwrap();
             let mut draw = Draw::new(seed + 77);
@@ -65,8 +64,8 @@ fn engine(gpu: Gpu, setup: &Setup<'_>, reuse: bool, options: GpuOptions) -> GpuE
 
 /// One step of a random network, every element of every tensor.
 fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table) -> Result<(), String> {
-    let train = &case.train;
-    let mut nets = Replica::of_seeds(model, train, [case.seed, 900, 31]);
+    let train = &model.train;
+    let mut nets = Replica::of_seeds(model, [case.seed, 900, 31]);
     // The second has other settings; in the third everything is switched off.
     let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs, .. } = train.augment;
     nets[1] = Replica {
@@ -94,7 +93,7 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     let count = 2 * train.batch_size + train.batch_size.div_ceil(2);
     let images = Draw::new(case.seed).images(count, model.input.into(), model.class_count());
     let normalization = Draw::new(case.seed + 1).normalization(model.input.channels);
-    let setup = Setup { shuffle: case.shuffle, ..setup(model, train, &nets, &normalization, &images) };
+    let setup = Setup { shuffle: case.shuffle, ..setup(model, &nets, &normalization, &images) };
     let mut engine = engine(gpu().unwrap(), &setup, false, options);
     engine.set_step(case.step).unwrap();
     check_step(&mut engine, &setup, "net", table)
@@ -192,8 +191,8 @@ const EVERYTHING: &str = r#"
 
 /// Three steps of [`EVERYTHING`]; each replica's bits and metrics.
 fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>, Metrics)>> {
-    let model = Model::parse(EVERYTHING, "everything").unwrap();
-    let train = TrainConfig::default()
+    let mut model = Model::parse(EVERYTHING, "everything").unwrap();
+    model.train = TrainConfig::default()
         .epochs(200)
         .batch_size(7)
         .optimizer(Optimizer::Sgd { momentum: 0.8, nesterov: false, weight_decay: 0.02 })
@@ -202,9 +201,9 @@ fn bits(seeds: &[u32], reuse: bool, options: GpuOptions) -> Option<Vec<(Vec<u32>
         .average_decay(0.99)
         .augment(Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1));
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
-    let nets = Replica::of_seeds(&model, &train, seeds.iter().copied());
+    let nets = Replica::of_seeds(&model, seeds.iter().copied());
     let normalization = normalization(&model);
-    let setup = setup(&model, &train, &nets, &normalization, &images);
+    let setup = setup(&model, &nets, &normalization, &images);
     let mut engine = engine(gpu()?, &setup, reuse, options);
     engine.poison(0x7fc0_0001);
     let metrics = engine.train(3).unwrap();
@@ -256,19 +255,19 @@ fn the_same_seed_gives_the_same_bits_however_it_is_run() {
 fn evaluation_agrees_with_the_reference() {
     let mut kinds = BTreeSet::new();
     for (number, case) in some_cases(200).into_iter().enumerate() {
-        let model = case.model();
+        let mut model = case.model();
         let known = kinds.len();
         kinds.extend(model.layers.iter().map(|layer| layer.kind.name));
         if kinds.len() == known {
             continue; // A few networks that together have every kind of layer are enough.
         }
         let Some(gpu) = gpu() else { return };
-        let train = case.train.clone().average_decay(0.9);
+        model.train.average_decay = 0.9;
         // Two batches of 256, the second short and not a multiple of four.
         let images = Draw::new(case.seed).images(331, model.input.into(), model.class_count());
-        let nets = Replica::of_seeds(&model, &train, [2, 3]);
+        let nets = Replica::of_seeds(&model, [2, 3]);
         let normalization = normalization(&model);
-        let setup = setup(&model, &train, &nets, &normalization, &images);
+        let setup = setup(&model, &nets, &normalization, &images);
         let mut engine = engine(gpu, &setup, true, CHECKED);
         let batches = setup.eval_batches();
         let size = model.input.len();
@@ -278,7 +277,7 @@ fn evaluation_agrees_with_the_reference() {
         let input = Array::exact(&shape, input.collect());
         for averaged in [false, true] {
             let weights = random_weights(&model, 2 + u32::from(averaged));
-            let want = Reference::new(&model, &train, &weights).logits(input.clone());
+            let want = Reference::new(&model, &weights).logits(input.clone());
             let got = engine.logits(averaged).unwrap();
             let largest = want.data.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
             for (got, want) in got.iter().zip(&want.data) {
@@ -317,15 +316,15 @@ fn parts_of_a_large_batch_have_several_quads() {
             { type = "conv2d", out_channels = 3, kernel = 1 },
             { type = "global_avg_pool2d" },
         ]"#;
-    let model = Model::parse(text, "parts").unwrap();
-    let train = TrainConfig::default().batch_size(275).average_decay(0.9);
+    let mut model = Model::parse(text, "parts").unwrap();
+    model.train = TrainConfig::default().batch_size(275).average_decay(0.9);
     let images = Draw::new(2).images(400, model.input.into(), 3);
-    let nets = Replica::of_seeds(&model, &train, [6, 8]);
+    let nets = Replica::of_seeds(&model, [6, 8]);
     let normalization = normalization(&model);
-    let setup = setup(&model, &train, &nets, &normalization, &images);
+    let setup = setup(&model, &nets, &normalization, &images);
     let mut engine = engine(gpu, &setup, false, CHECKED);
     let plan = engine.training_plan().unwrap();
-    let parts = plan.dispatches.iter().find_map(|dispatch| dispatch.constants.get("PARTS"));
+    let parts = plan.launches.iter().find_map(|launch| launch.constants.get("PARTS"));
     assert_eq!(parts, Some(&35.0), "69 quads by two");
     let mut table = Table::default();
     for step in [0, 1] {
@@ -348,17 +347,17 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
             { type = "conv2d", out_channels = 2, kernel = 1 },
             { type = "global_avg_pool2d" },
         ]"#;
-    let model = Model::parse(text, "wide").unwrap();
-    let train = TrainConfig::default().batch_size(4);
+    let mut model = Model::parse(text, "wide").unwrap();
+    model.train = TrainConfig::default().batch_size(4);
     let images = Draw::new(1).images(4, model.input.into(), 2);
-    let nets = Replica::of_seeds(&model, &train, [1]);
+    let nets = Replica::of_seeds(&model, [1]);
     let normalization = normalization(&model);
-    let setup = setup(&model, &train, &nets, &normalization, &images);
+    let setup = setup(&model, &nets, &normalization, &images);
     let mut engine = engine(gpu, &setup, false, UNFUSED);
     engine.poison(0x7fc0_0001);
     engine.train(1).unwrap();
     let plan = engine.training_plan().unwrap();
-    let folded = plan.dispatches.iter().filter(|dispatch| dispatch.workgroups[1] > 1);
+    let folded = plan.launches.iter().filter(|launch| launch.workgroups[1] > 1);
     assert_eq!(folded.count(), 2, "gather and leaky_relu");
     let floats = |name: &str| -> Vec<f32> {
         let words = engine.read_tensor(name).unwrap().unwrap();

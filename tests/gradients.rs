@@ -238,7 +238,7 @@ fn image_gradient(model: &Model, named: &Named) -> Array {
 fn check_gradients(case: &Case, model: &Model, change: fn(&Model, &mut Named)) -> Result<Slopes, String> {
     let mut draw = Draw::new(case.seed);
     let weights = random_weights(model, case.seed);
-    let reference = Reference::new(model, &case.train, &weights);
+    let reference = Reference::new(model, &weights);
     let n = case.train.batch_size;
     let input = draw.array(&[n, model.input.channels, model.input.height, model.input.width]);
     let targets: Vec<u8> = (0..n).map(|_| draw.below(model.class_count()) as u8).collect();

@@ -63,8 +63,8 @@ fn step_with(
     replace: Option<(&'static str, &'static str)>,
 ) -> Option<Result<(), String>> {
     let gpu = gpu()?;
-    let model = Model::parse(NET, "net").unwrap();
-    let train = TrainConfig::default()
+    let mut model = Model::parse(NET, "net").unwrap();
+    model.train = TrainConfig::default()
         .batch_size(batch_size)
         .optimizer(optimizer)
         .average_decay(0.9)
@@ -72,8 +72,7 @@ fn step_with(
     let images = Draw::new(5).images(200, model.input.into(), model.class_count());
     let setup = Setup {
         model: &model,
-        train: &train,
-        replicas: &Replica::of_seeds(&model, &train, [6, 7]),
+        replicas: &Replica::of_seeds(&model, [6, 7]),
         shuffle: true,
         normalization: &Draw::new(2).normalization(model.input.channels),
         training: Some(&images),

@@ -55,11 +55,10 @@ fn the_estimate_is_what_is_taken() {
              learning_rate = {{ schedule = \"constant\", rate = 0.001 }}"
         );
         let model = Model::parse(&text, "x.toml").unwrap();
-        let replicas = Replica::of_seeds(&model, &model.train, 0..nets);
+        let replicas = Replica::of_seeds(&model, 0..nets);
         for training in [true, false] {
             let setup = Setup {
                 model: &model,
-                train: &model.train,
                 replicas: &replicas,
                 shuffle: true,
                 normalization: &Normalization::uniform(model.input.channels, 0.5, 0.3),
@@ -100,10 +99,9 @@ fn too_much_is_refused_first() {
     // The pixels are never read.
     let (pixels, labels) = (Vec::new(), Vec::new());
     let images = Arc::new(Images { count: 1 << 20, channels: 1, height: 4000, width: 4000, pixels, labels });
-    let replicas = Replica::of_seeds(&model, &model.train, 0..1);
+    let replicas = Replica::of_seeds(&model, 0..1);
     let setup = Setup {
         model: &model,
-        train: &model.train,
         replicas: &replicas,
         shuffle: true,
         normalization: &Normalization::uniform(1, 0.5, 0.3),

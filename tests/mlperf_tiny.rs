@@ -100,8 +100,7 @@ fn check(name: &str, on_cpu: bool) {
     let (training, test) = (images(&model, stream, BATCH), images(&model, stream, IMAGES));
     let setup = Setup {
         model: &model,
-        train: &model.train,
-        replicas: &[Replica::new(&model, &model.train, 0)],
+        replicas: &[Replica::new(&model, 0)],
         shuffle: false,
         normalization: &Normalization::uniform(model.input.channels, MEAN, STD),
         training: Some(&training),

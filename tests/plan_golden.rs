@@ -57,12 +57,12 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
 }
 
 fn nets(model: &Model, count: u32) -> Vec<Replica> {
-    Replica::of_seeds(model, &model.train, 0..count)
+    Replica::of_seeds(model, 0..count)
 }
 
 fn planned(text: &str, batch_size: usize, replicas: u32, options: PlanOptions) -> Plan {
     let model = Model::parse(text, "test").unwrap();
-    Plan::training(&model, &nets(&model, replicas), &batch(&model, batch_size), &model.train, options)
+    Plan::training(&model, &nets(&model, replicas), &batch(&model, batch_size), options)
 }
 
 fn training(text: &str, batch_size: usize, replicas: u32, reuse: bool) -> Plan {
@@ -108,7 +108,7 @@ fn assert_golden(file: &str, plan: &Plan) {
 #[test]
 fn the_fused_and_the_fine_plans_are_the_golden_ones() {
     let plan = fused(SEED, 128, 1, true);
-    assert!(plan.dispatches.len() <= 16, "{} launches a step", plan.dispatches.len());
+    assert!(plan.launches.len() <= 16, "{} launches a step", plan.launches.len());
     assert_golden("seed_fused.txt", &plan);
     assert_golden("seed_fine.txt", &fine(SEED, false));
     assert_golden("seed_fused_fine.txt", &fine(SEED, true));
@@ -180,7 +180,7 @@ fn buffers_begin_with_what_the_steps_read() {
     nets[2].learning_rate = LearningRate::Constant { rate: 0.5 };
     let batch = batch(&model, 6000);
     let options = PlanOptions { fuse: true, ..PlanOptions::default() };
-    let step = Plan::training(&model, &nets, &batch, &model.train, options);
+    let step = Plan::training(&model, &nets, &batch, options);
     let settings: Vec<_> = nets.iter().map(|net| net.settings(&model, batch.epochs)).collect();
     let state = Contents::Words(state::words(StepWords::default(), &batch.normalization, &settings));
     assert_eq!(step.buffers["state"], state);
@@ -198,8 +198,9 @@ fn buffers_begin_with_what_the_steps_read() {
         given.map(|(name, _)| name.clone()).collect::<Vec<_>>().join(" ")
     };
     assert_eq!(given(&step), "average_params average_running params running train.images train.labels");
-    let train = model.train.clone().average_decay(0.0);
-    let step = Plan::training(&model, &nets, &batch, &train, options);
+    let mut plain = model.clone();
+    plain.train.average_decay = 0.0;
+    let step = Plan::training(&plain, &nets, &batch, options);
     assert_eq!(given(&step), "params running train.images train.labels");
     // An evaluation shares the state with the steps, and its buffer.
     let judged = Plan::evaluation(&model, &nets, &batch, false, "test", options);
@@ -241,12 +242,12 @@ fn each_use_of_shared_weights_has_gradients_of_its_own() {
     for (parts, plan) in [(1, training(text, 8, 2, true)), (2, fused(text, 8, 2, true))] {
         assert_eq!(ParamLayout::new(&model, 2).trained_len(), row);
         assert_eq!(plan.tensor("grads").unwrap().bytes as usize, 4 * 3 * parts * row);
-        let optimizer = plan.dispatches.iter().find(|dispatch| dispatch.label == "optimizer.update").unwrap();
+        let optimizer = plan.launches.iter().find(|launch| launch.label == "optimizer.update").unwrap();
         assert_eq!(optimizer.constants["PARTS"], (3 * parts) as f64);
         for (number, layer) in ["own", "conv2", "conv3"].iter().enumerate() {
             let first = number * parts * row;
-            let mut launches = plan.dispatches.iter().filter(|dispatch| {
-                dispatch.label.starts_with(layer) && dispatch.constants.contains_key("GRAD_WEIGHT")
+            let mut launches = plan.launches.iter().filter(|launch| {
+                launch.label.starts_with(layer) && launch.constants.contains_key("GRAD_WEIGHT")
             });
             if parts == 1 {
                 let place = |name: &str| match &plan.tensor(&format!("{layer}.{name}")).unwrap().place {
@@ -278,7 +279,7 @@ fn an_average_is_planned_where_there_is_something_to_average() {
     };
     for (decay, averages) in [("0.5", 1), ("0.0", 0)] {
         let plan = training(&text(decay), 8, 1, true);
-        let found = plan.dispatches.iter().filter(|dispatch| dispatch.label == "average.update").count();
+        let found = plan.launches.iter().filter(|launch| launch.label == "average.update").count();
         assert_eq!(found, averages, "average_decay = {decay}");
     }
 }
@@ -286,8 +287,8 @@ fn an_average_is_planned_where_there_is_something_to_average() {
 /// First and last launch that binds each tensor.
 fn lives(plan: &Plan) -> Vec<(usize, usize)> {
     let mut lives = vec![(usize::MAX, 0); plan.tensors.len()];
-    for (time, dispatch) in plan.dispatches.iter().enumerate() {
-        for bound in &dispatch.bindings {
+    for (time, launch) in plan.launches.iter().enumerate() {
+        for bound in &launch.bindings {
             lives[bound.tensor] = (lives[bound.tensor].0.min(time), time);
         }
     }

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use safetensors::{Dtype, SafeTensors};
-use shadernet::config::{Optimizer, TrainConfig};
+use shadernet::config::Optimizer;
 use shadernet::layers::{Context, LayerKind};
 use shadernet::losses::cross_entropy::cross_entropy;
 use shadernet::model::Model;
@@ -185,7 +185,7 @@ fn normalised(pixels: &[f64], n: usize) -> Array {
 fn trajectories_agree() {
     let bytes = fixture("trajectories.safetensors");
     let file = SafeTensors::deserialize(&bytes).unwrap();
-    let model = Model::parse(SEED_NET, "seed net").unwrap();
+    let mut model = Model::parse(SEED_NET, "seed net").unwrap();
     let (shape, pixels) = values(&file, "pixels");
     let (_, targets) = values(&file, "targets");
     let (steps, n) = (shape[0], shape[1]);
@@ -200,8 +200,8 @@ fn trajectories_agree() {
         ("adam", adam, 3e-3),
         ("adamw", adamw, 3e-3),
     ] {
-        let train = TrainConfig::default().optimizer(optimizer);
-        let mut reference = Reference::new(&model, &train, &init).decaying_all();
+        model.train.optimizer = optimizer;
+        let mut reference = Reference::new(&model, &init).decaying_all();
         let mut losses = Vec::new();
         for step in 0..steps {
             let input = normalised(&pixels[step * n * 784..][..n * 784], n);
@@ -245,7 +245,7 @@ fn logits_of_an_interchange_file_agree() {
     let expected = SafeTensors::deserialize(&expected).unwrap();
     let model = Model::parse(SEED_NET, "seed net").unwrap();
     let (shape, pixels) = values(&expected, "pixels");
-    let reference = Reference::new(&model, &TrainConfig::default(), &weights(&file, &model, ""));
+    let reference = Reference::new(&model, &weights(&file, &model, ""));
     let logits = reference.logits(normalised(&pixels, shape[0]));
     assert_close("logits", &logits.data, &values(&expected, "logits").1, 1e-10);
 }

@@ -59,8 +59,8 @@ fn training(optimizer: Optimizer) -> TrainConfig {
 }
 
 /// One net with the recipe's settings, and one for each single setting that can differ; all with the same seed.
-fn nets(model: &Model, train: &TrainConfig) -> Vec<Replica> {
-    let first = Replica::new(model, train, 4);
+fn nets(model: &Model) -> Vec<Replica> {
+    let first = Replica::new(model, 4);
     let changed = |change: &dyn Fn(&mut Replica)| {
         let mut net = first.clone();
         change(&mut net);
@@ -98,7 +98,7 @@ fn outcomes(engine: &mut dyn Engine, setup: &Setup<'_>) -> Vec<Outcome> {
     }
     let trained = engine.train(STEPS).unwrap();
     let tested = engine.evaluate(true).unwrap();
-    let memory = setup.train.optimizer.memory().iter().map(|name| Vector::Memory(name));
+    let memory = setup.model.train.optimizer.memory().iter().map(|name| Vector::Memory(name));
     let vectors: Vec<_> = [Vector::Weights, Vector::Average].into_iter().chain(memory).collect();
     let mut bits = |replica| {
         let tensors = vectors.iter().flat_map(|&vector| engine.read(vector, replica).unwrap());
@@ -112,12 +112,13 @@ fn outcomes(engine: &mut dyn Engine, setup: &Setup<'_>) -> Vec<Outcome> {
 /// Compares the nets trained side by side with each alone; `run` makes an engine and trains.
 fn check(name: &str, model: &Model, optimizer: Optimizer, run: impl Fn(&Setup<'_>) -> Vec<Outcome>) {
     let images = Draw::new(3).images(17, model.input.into(), model.class_count());
-    let train = training(optimizer);
-    let nets = nets(model, &train);
+    let mut model = model.clone();
+    model.train = training(optimizer);
+    let model = &model;
+    let nets = nets(model);
     let with = |replicas: &[Replica]| {
         run(&Setup {
             model,
-            train: &train,
             replicas,
             shuffle: true,
             normalization: &Draw::new(4).normalization(model.input.channels),
@@ -174,18 +175,22 @@ fn on_a_gpu_a_net_does_not_depend_on_those_beside_it() {
 /// The recipe recorded for a net is the one it is trained with.
 #[test]
 fn a_nets_model_carries_its_settings() {
-    let model = &models()[0];
-    let train = training(ADAM);
-    for net in nets(model, &train) {
-        let own = net.model(model, &train).unwrap();
+    let model = &mut models()[0];
+    model.train = training(ADAM);
+    let model = &*model;
+    for net in nets(model) {
+        let own = net.model(model).unwrap();
         let again = Model::parse(&own.to_toml(), "again").unwrap();
-        assert_eq!(Replica::new(&again, &again.train, net.seed), net);
-        assert_eq!((again.train.epochs, again.train.average_decay), (train.epochs, train.average_decay));
+        assert_eq!(Replica::new(&again, net.seed), net);
+        assert_eq!(
+            (again.train.epochs, again.train.average_decay),
+            (model.train.epochs, model.train.average_decay)
+        );
     }
     let wrong = |change: &dyn Fn(&mut Replica)| {
-        let mut net = Replica::new(model, &train, 0);
+        let mut net = Replica::new(model, 0);
         change(&mut net);
-        net.model(model, &train).unwrap_err().to_string()
+        net.model(model).unwrap_err().to_string()
     };
     assert_eq!(wrong(&|net| net.dropout.clear()), "0 dropout rates for the 2 dropout layers of sweep");
     assert!(wrong(&|net| net.dropout[1] = 1.0).contains("dropout2"));

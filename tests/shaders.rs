@@ -8,11 +8,11 @@ use std::path::Path;
 use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 use shadernet::batch::BatchSettings;
-use shadernet::gpu::Ceilings;
+use shadernet::gpu::MeasuredCeilings;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
 use shadernet::normalization::Normalization;
-use shadernet::plan::{Dispatch, Plan, PlanOptions};
+use shadernet::plan::{Plan, PlanOptions, PlannedLaunch};
 use shadernet::replica::Replica;
 use shadernet::shader;
 
@@ -53,19 +53,19 @@ fn plans() -> Vec<Plan> {
                 augment: !model.train.augment.is_none(),
                 normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
             };
-            let nets = Replica::of_seeds(model, &model.train, 0..replicas);
+            let nets = Replica::of_seeds(model, 0..replicas);
             let options = PlanOptions { reuse: true, fuse, grain };
-            plans.push(Plan::training(model, &nets, &batch, &model.train, options));
+            plans.push(Plan::training(model, &nets, &batch, options));
             plans.push(Plan::evaluation(model, &nets, &batch, false, "test", options));
         }
     }
     // Not part of any network: only `bench` runs them.
-    plans.extend(Ceilings::plans());
+    plans.extend(MeasuredCeilings::plans());
     plans
 }
 
-fn dispatches(plans: &[Plan]) -> impl Iterator<Item = &Dispatch> {
-    plans.iter().flat_map(|plan| &plan.dispatches)
+fn launches(plans: &[Plan]) -> impl Iterator<Item = &PlannedLaunch> {
+    plans.iter().flat_map(|plan| &plan.launches)
 }
 
 #[test]
@@ -79,9 +79,8 @@ fn every_file_and_every_entry_point_is_used() {
     assert_eq!(files, known);
 
     let plans = plans();
-    let used: BTreeSet<(&str, &str)> = dispatches(&plans)
-        .map(|dispatch| (dispatch.shader.as_str(), dispatch.entry_point.as_str()))
-        .collect();
+    let used: BTreeSet<(&str, &str)> =
+        launches(&plans).map(|launch| (launch.shader.as_str(), launch.entry_point.as_str())).collect();
     for shader in shader::all() {
         for entry_point in shader.entry_points() {
             assert!(used.contains(&(shader.name, entry_point)), "{}.{entry_point} is dead", shader.name);
@@ -110,8 +109,8 @@ fn webgpu_default_limits_hold() {
         let unique: BTreeSet<_> = bindings.iter().map(|binding| (binding.group, binding.binding)).collect();
         assert_eq!(unique.len(), bindings.len(), "{}: a binding number is used twice", shader.name);
     }
-    for dispatch in dispatches(&plans()) {
-        assert!(dispatch.workgroups.iter().all(|&count| (1..=65_535).contains(&count)), "{}", dispatch.label);
+    for launch in launches(&plans()) {
+        assert!(launch.workgroups.iter().all(|&count| (1..=65_535).contains(&count)), "{}", launch.label);
     }
 }
 
@@ -144,23 +143,27 @@ fn functions_of_one_name_are_one_function() {
     assert!(texts.contains_key("linear_index") && texts.contains_key("pcg4d"));
 }
 
-/// A dispatch's module with its constants substituted, as every backend gets it.
-fn specialised(dispatch: &Dispatch) -> (naga::Module, naga::valid::ModuleInfo) {
-    let source = shader::find(&dispatch.shader).source;
+/// A launch's module with its constants substituted, as every backend gets it.
+fn specialised(launch: &PlannedLaunch) -> (naga::Module, naga::valid::ModuleInfo) {
+    let source = shader::find(&launch.shader).source;
     let module = naga::front::wgsl::parse_str(source).unwrap();
     let mut validator = Validator::new(ValidationFlags::all(), Capabilities::empty());
     let info = validator.validate(&module).unwrap();
-    let constants = dispatch.constants.clone().into_iter().collect();
-    let entry_point = Some((naga::ShaderStage::Compute, dispatch.entry_point.as_str()));
+    let constants = launch.constants.clone().into_iter().collect();
+    let entry_point = Some((naga::ShaderStage::Compute, launch.entry_point.as_str()));
     let (module, info) =
         naga::back::pipeline_constants::process_overrides(&module, &info, entry_point, &constants)
-            .unwrap_or_else(|error| panic!("{}: {error}", dispatch.label));
+            .unwrap_or_else(|error| panic!("{}: {error}", launch.label));
     (module.into_owned(), info.into_owned())
 }
 
 /// GLSL ES 3.1, the oldest version with compute shaders, with the plan's binding numbers.
-fn translated_to_glsl(dispatch: &Dispatch, module: &naga::Module, info: &naga::valid::ModuleInfo) -> String {
-    let bindings = dispatch.bindings.iter().map(|bound| {
+fn translated_to_glsl(
+    launch: &PlannedLaunch,
+    module: &naga::Module,
+    info: &naga::valid::ModuleInfo,
+) -> String {
+    let bindings = launch.bindings.iter().map(|bound| {
         let index = u8::try_from(bound.index).unwrap();
         (naga::ResourceBinding { group: 0, binding: bound.index }, index)
     });
@@ -173,29 +176,29 @@ fn translated_to_glsl(dispatch: &Dispatch, module: &naga::Module, info: &naga::v
     };
     let pipeline = glsl::PipelineOptions {
         shader_stage: naga::ShaderStage::Compute,
-        entry_point: dispatch.entry_point.clone(),
+        entry_point: launch.entry_point.clone(),
         multiview: None,
     };
     let mut text = String::new();
     glsl::Writer::new(&mut text, module, info, &options, &pipeline, Default::default())
         .and_then(|mut writer| writer.write())
-        .unwrap_or_else(|error| panic!("{}: GLSL: {error}", dispatch.label));
+        .unwrap_or_else(|error| panic!("{}: GLSL: {error}", launch.label));
     text
 }
 
 #[test]
 fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
     let mut done = BTreeSet::new();
-    for dispatch in dispatches(&plans()) {
+    for launch in launches(&plans()) {
         if !done.insert((
-            dispatch.shader.clone(),
-            dispatch.entry_point.clone(),
-            format!("{:?}", dispatch.constants),
+            launch.shader.clone(),
+            launch.entry_point.clone(),
+            format!("{:?}", launch.constants),
         )) {
             continue;
         }
-        let label = &dispatch.label;
-        let (module, info) = specialised(dispatch);
+        let label = &launch.label;
+        let (module, info) = specialised(launch);
         naga::back::spv::write_vec(&module, &info, &Default::default(), None)
             .unwrap_or_else(|error| panic!("{label}: SPIR-V: {error}"));
         let msl = naga::back::msl::Options { fake_missing_bindings: true, ..Default::default() };
@@ -207,9 +210,9 @@ fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
         naga::back::hlsl::Writer::new(&mut text, &hlsl, &pipeline)
             .write(&module, &info, None)
             .unwrap_or_else(|error| panic!("{label}: HLSL: {error}"));
-        let glsl = translated_to_glsl(dispatch, &module, &info);
+        let glsl = translated_to_glsl(launch, &module, &info);
         // Every buffer has the binding that the plan gives it, under OpenGL's own numbers.
-        for bound in &dispatch.bindings {
+        for bound in &launch.bindings {
             let place = format!("binding = {}) ", bound.index);
             assert!(glsl.contains(&place), "{label}: GLSL has no {place}:\n{glsl}");
         }
@@ -221,8 +224,8 @@ fn every_pipeline_translates_to_spirv_msl_hlsl_and_glsl() {
 #[test]
 fn a_forgotten_or_misspelt_constant_is_loud() {
     let plans = plans();
-    let mut dispatch = dispatches(&plans).find(|dispatch| dispatch.label == "relu1.forward").unwrap().clone();
-    dispatch.constants.remove("QUADS");
-    let wrong = std::panic::catch_unwind(|| specialised(&dispatch));
+    let mut launch = launches(&plans).find(|launch| launch.label == "relu1.forward").unwrap().clone();
+    launch.constants.remove("QUADS");
+    let wrong = std::panic::catch_unwind(|| specialised(&launch));
     assert!(wrong.is_err(), "a pipeline without QUADS was accepted");
 }

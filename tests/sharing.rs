@@ -78,14 +78,14 @@ type Way<'a> = &'a dyn Fn(&Setup<'_>, &[Tensor]) -> Option<Vec<Tensor>>;
 /// Largest distance between the shared net's gradients and the sums of the other's, as a fraction of a tensor's
 /// largest value.
 fn distance(way: Way<'_>) -> Option<f64> {
-    let (shared, unshared, train) = (Model::parse(SHARED, "shared").unwrap(), unshared(), training());
-    let images = Draw::new(5).images(train.batch_size, shared.input.into(), shared.class_count());
+    let (mut shared, mut unshared) = (Model::parse(SHARED, "shared").unwrap(), unshared());
+    [&mut shared, &mut unshared].into_iter().for_each(|model| model.train = training());
+    let images = Draw::new(5).images(training().batch_size, shared.input.into(), shared.class_count());
     let weights = random_weights(&shared, 3);
     let gradients = |model: &Model, weights: &[Tensor]| {
-        let replicas = [Replica::new(model, &train, 3)];
+        let replicas = [Replica::new(model, 3)];
         let setup = Setup {
             model,
-            train: &train,
             replicas: &replicas,
             shuffle: false,
             normalization: &Draw::new(4).normalization(model.input.channels),
@@ -136,7 +136,7 @@ fn assert_sums(what: &str, way: Way<'_>) {
 #[test]
 fn the_references_gradient_is_the_sum_over_the_uses() {
     assert_sums("reference", &|setup, weights| {
-        let mut reference = Reference::new(setup.model, setup.train, weights);
+        let mut reference = Reference::new(setup.model, weights);
         let (images, batches) = (setup.training?, setup.train_batches()?);
         let size = setup.model.input.len();
         let samples: Vec<_> =

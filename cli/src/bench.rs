@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::bench::{MOST_STEPS, Options, Point, Quantity, Report, chart, measure, scaling};
+use shadernet::bench::{MOST_STEPS, Measurement, Options, Quantity, ScalingPoint, chart, measure, scaling};
 use shadernet::error::{Error, Result};
 use shadernet::files;
 use shadernet::gpu::GpuOptions;
@@ -87,8 +87,8 @@ fn scale(
              |---|---|---|---|---|---|---|---|---|"
         ));
     }
-    let mut first: Option<(Quantity, Report)> = None;
-    let mut watch = |point: &Point| {
+    let mut first: Option<(Quantity, Measurement)> = None;
+    let mut watch = |point: &ScalingPoint| {
         if json {
             return;
         }
@@ -122,8 +122,8 @@ fn scale(
     Ok(ExitCode::SUCCESS)
 }
 
-fn print(report: &Report, output: &mut Output) {
-    let Report { model, parameters, batch_size, replicas, images, device, .. } = report;
+fn print(report: &Measurement, output: &mut Output) {
+    let Measurement { model, parameters, batch_size, replicas, images, device, .. } = report;
     let from = if report.generated {
         "generated, since data/mnist has no suitable images"
     } else {
@@ -164,26 +164,26 @@ fn print(report: &Report, output: &mut Output) {
     if let Some(plan) = report.plan {
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         output.line(format_args!(
-            "plan      {} dispatches, {:.1} MiB of working memory, {:.1} MiB without sharing",
-            plan.dispatches,
+            "plan      {} launches, {:.1} MiB of working memory, {:.1} MiB without sharing",
+            plan.launches,
             mebibytes(plan.memory_bytes),
             mebibytes(plan.unshared_bytes)
         ));
     }
     let (ceilings, bound) = (report.ceilings, report.bound);
     let memory = ceilings.gb_per_second.map(|rate| format!(", {rate:.2} GB/s copied"));
-    let dispatch = ceilings.dispatch_microseconds.map(|time| format!(", {time:.2} µs per dispatch"));
+    let launch = ceilings.launch_microseconds.map(|time| format!(", {time:.2} µs per launch"));
     output.line(format_args!(
         "ceilings  {:.2} GFLOP/s of multiply-adds{}{}",
         ceilings.gflop_per_second,
         memory.unwrap_or_default(),
-        dispatch.unwrap_or_default()
+        launch.unwrap_or_default()
     ));
     let of_what = match report.plan {
         None => "arithmetic alone".to_owned(),
         Some(_) => format!(
-            "arithmetic {:.3} or memory {:.3}, plus dispatches {:.3}",
-            bound.arithmetic_milliseconds, bound.memory_milliseconds, bound.dispatch_milliseconds
+            "arithmetic {:.3} or memory {:.3}, plus launches {:.3}",
+            bound.arithmetic_milliseconds, bound.memory_milliseconds, bound.launch_milliseconds
         ),
     };
     output.line(format_args!(
@@ -193,12 +193,12 @@ fn print(report: &Report, output: &mut Output) {
     ));
     let Some(launches) = &report.launches else {
         if report.plan.is_some() {
-            output.line(format_args!("\nthis device cannot time its dispatches"));
+            output.line(format_args!("\nthis device cannot time its launches"));
         }
         return;
     };
     let names = launches.iter().map(|row| row.launch.as_str());
-    let names = column(["dispatch"].into_iter().chain(names).chain(["sum"]), false);
+    let names = column(["launch"].into_iter().chain(names).chain(["sum"]), false);
     output
         .line(format_args!("\n{}  {:>10}  {:>6}  {:>9}  {:>8}", names[0], "µs", "share", "GFLOP/s", "GB/s"));
     for (row, name) in launches.iter().zip(&names[1..]) {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::doctor::{Depth, Report, examine};
+use shadernet::doctor::{Depth, Examination, examine};
 use shadernet::error::{Error, Result};
 use shadernet::gpu::{Adapter, AdapterLimits, GpuOptions};
 
@@ -46,7 +46,7 @@ pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
     Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn print(report: &Report, output: &mut Output) {
+fn print(report: &Examination, output: &mut Output) {
     let AdapterLimits { storage_buffers, binding_bytes, buffer_bytes, .. } = report.limits;
     let AdapterLimits { workgroup_invocations, workgroup_bytes, workgroups, .. } = report.limits;
     let mebibytes = |bytes: u64| bytes >> 20;

@@ -18,14 +18,14 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, Row, Run, RunState, Summary, Sweep, TrainingData, Watch, rules};
+use shadernet::train::{Ending, EpochMetrics, Run, RunState, Summary, Sweep, TrainingData, Watch, rules};
 
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
 
-mod report;
+mod printer;
 
-use report::Report;
+use printer::Printer;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -113,11 +113,11 @@ fn sweep_help() -> String {
 /// Trains.
 pub(crate) fn run(args: &TrainArgs, output: &mut Output) -> Result<ExitCode> {
     let report = if args.quiet {
-        Report::quiet()
+        Printer::quiet()
     } else if args.json {
-        Report::new(Output::stderr())
+        Printer::new(Output::stderr())
     } else {
-        Report::new(Output::stdout())
+        Printer::new(Output::stdout())
     };
     match &args.resume {
         Some(folder) => resume(args, folder, report, output),
@@ -151,7 +151,7 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
 }
 
 /// A new run.
-fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<ExitCode> {
+fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<ExitCode> {
     let model = Arc::new(model(args)?);
     let replicas = replicas(args, &model)?;
     let shuffle = args.shuffle != Some(Switch::Off);
@@ -180,7 +180,7 @@ fn start(args: &TrainArgs, mut report: Report, output: &mut Output) -> Result<Ex
 }
 
 /// A resumed run.
-fn resume(args: &TrainArgs, folder: &Path, mut report: Report, output: &mut Output) -> Result<ExitCode> {
+fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Output) -> Result<ExitCode> {
     check_resume(args, folder)?;
     let fail = |error: Error| match error.kind() {
         Error::Usage(message) => Error::Usage(format!("--resume {message}")),
@@ -261,10 +261,10 @@ fn gpu_options(args: &TrainArgs) -> GpuOptions {
 }
 
 /// No training on a GPU that computes wrongly.
-fn check_adapter(device: &Device, model: &Model, replicas: &[Replica], report: &mut Report) -> Result<()> {
+fn check_adapter(device: &Device, model: &Model, replicas: &[Replica], report: &mut Printer) -> Result<()> {
     let Some(adapter) = device.adapter() else { return Ok(()) };
     // With all the kernels that any of the nets has.
-    let model = Replica::strongest(replicas).model(model, &model.train)?;
+    let model = Replica::strongest(replicas).model(model)?;
     let cache = cache_folder("self-check");
     report.checked(self_check(&model, adapter, cache.as_deref(), device.options())?);
     Ok(())
@@ -276,7 +276,7 @@ fn finish(
     data: &TrainingData,
     model: &Model,
     stop: Stop,
-    mut report: Report,
+    mut report: Printer,
     output: &mut Output,
 ) -> Result<ExitCode> {
     report.ready(&run);
@@ -320,7 +320,7 @@ fn finish(
         let text = serde_json::to_string_pretty(&summary).expect("plain values are JSON");
         output.line(format_args!("{text}"));
     } else if args.quiet {
-        output.line(format_args!("{}", report::result(&summary)));
+        output.line(format_args!("{}", printer::result(&summary)));
     }
     if !args.no_report {
         let command = format!("shadernet report {}", files::quoted(&folder));
@@ -342,7 +342,7 @@ fn finish(
 
 /// Shows a run, and stops it after a signal.
 struct Stoppable<'a> {
-    report: &'a mut Report,
+    report: &'a mut Printer,
     stop: &'a Stop,
 }
 
@@ -355,7 +355,7 @@ impl Watch for Stoppable<'_> {
         self.report.steps(epoch, done, of, sums);
     }
 
-    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
+    fn epoch(&mut self, rows: &[EpochMetrics]) -> ControlFlow<()> {
         self.report.epoch(rows)
     }
 }

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::Value;
-use shadernet::gpu::{Ceilings, GpuOptions, PlanRunner};
+use shadernet::gpu::{GpuOptions, MeasuredCeilings, PlanRunner};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 const TINY: &str = r#"
@@ -73,7 +73,7 @@ fn check(report: &Value, images: f64) {
     let peak = number(&ceilings["gflop_per_second"]);
     assert!(close(number(&bound["arithmetic_milliseconds"]), 1e3 * number(&step["gflop"]) / peak), "{bound}");
     let part = |name: &str| number(&bound[format!("{name}_milliseconds")]);
-    let longest = part("arithmetic").max(part("memory")) + part("dispatch");
+    let longest = part("arithmetic").max(part("memory")) + part("launch");
     assert!(longest > 0.0 && close(number(&bound["milliseconds"]), longest), "{bound}");
     assert!(close(number(&bound["reached"]), longest / (1e3 * seconds)), "{bound}");
 }
@@ -125,7 +125,7 @@ fn every_launch_of_a_gpu_is_in_the_table() {
     let Some(gpu) = common::gpu() else { return };
     let device = gpu.info.to_string();
     let dir = workplace();
-    let mut dispatches = Vec::new();
+    let mut launches = Vec::new();
     for more in [&[][..], &["--fusion"]] {
         let args = [&["tiny.toml", "--device", &device, "--steps", "2"], more].concat();
         let report = json(dir.path(), &args);
@@ -133,13 +133,13 @@ fn every_launch_of_a_gpu_is_in_the_table() {
         let (plan, ceilings) = (&report["plan"], &report["ceilings"]);
         assert!(number(&plan["memory_bytes"]) > 0.0 && number(&plan["traffic_bytes"]) > 0.0, "{plan}");
         assert!(number(&plan["unshared_bytes"]) >= number(&plan["memory_bytes"]), "{plan}");
-        assert!(number(&ceilings["gb_per_second"]) > 0.0 && number(&ceilings["dispatch_microseconds"]) > 0.0);
-        dispatches.push(number(&plan["dispatches"]) as usize);
+        assert!(number(&ceilings["gb_per_second"]) > 0.0 && number(&ceilings["launch_microseconds"]) > 0.0);
+        launches.push(number(&plan["launches"]) as usize);
         let Some(launches) = report["launches"].as_array() else {
             println!("{device} has no clock");
             continue;
         };
-        assert_eq!(launches.len(), *dispatches.last().unwrap());
+        assert_eq!(launches.len(), *launches.last().unwrap());
         let sum = |key: &str| launches.iter().map(|launch| number(&launch[key])).sum::<f64>();
         assert!((sum("share") - 1.0).abs() < 1e-9 && sum("microseconds") > 0.0, "{launches:?}");
         // Rate times time is work: over all launches, that of the step.
@@ -154,13 +154,13 @@ fn every_launch_of_a_gpu_is_in_the_table() {
             assert!(said.contains(launch), "{launch} is not in {said}");
         }
     }
-    assert!(dispatches[1] < dispatches[0], "{dispatches:?} dispatches without and with fusion");
+    assert!(launches[1] < launches[0], "{launches:?} launches without and with fusion");
 }
 
 #[test]
 fn the_ceilings_are_really_computed() {
     let Some(gpu) = common::gpu() else { return };
-    let [multiply_add, copy, add_one] = Ceilings::plans();
+    let [multiply_add, copy, add_one] = MeasuredCeilings::plans();
     let runner = |plan| PlanRunner::new(&gpu, plan, 0, GpuOptions::DEFAULT).unwrap();
 
     let chains = runner(multiply_add);

@@ -415,7 +415,7 @@ fn an_exported_page_holds_the_network() {
         "{training}"
     );
     let labels: Vec<&Value> =
-        training["plan"]["dispatches"].as_array().unwrap().iter().map(|it| &it["label"]).collect();
+        training["plan"]["launches"].as_array().unwrap().iter().map(|it| &it["label"]).collect();
     assert!(labels.contains(&&"optimizer.update".into()), "{labels:?}");
 }
 

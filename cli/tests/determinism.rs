@@ -41,8 +41,7 @@ fn weights_after(images: &Arc<Images>, seed: u32, threads: usize, pieces: &[usiz
     let model = Model::parse(&seed_network(), "seed.toml").unwrap();
     let setup = Setup {
         model: &model,
-        train: &model.train,
-        replicas: &[Replica::new(&model, &model.train, seed)],
+        replicas: &[Replica::new(&model, seed)],
         shuffle: true,
         normalization: &Normalization::uniform(1, 0.1307, 0.3081),
         training: Some(images),

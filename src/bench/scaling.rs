@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Options, Report, measure};
+use super::{Measurement, Options, measure};
 use crate::config::ModelConfig;
 use crate::cpu;
 use crate::error::{Error, Result};
@@ -44,13 +44,13 @@ impl Quantity {
 
 /// One measurement.
 #[derive(Debug, Clone, Serialize)]
-pub struct Point {
+pub struct ScalingPoint {
     /// The varied quantity.
     pub quantity: Quantity,
     /// Its value here.
     pub value: usize,
     /// The measurement.
-    pub report: Option<Report>,
+    pub report: Option<Measurement>,
     /// Why there is none: the model does not fit such images, or the device lacks the memory.
     pub why_not: Option<String>,
 }
@@ -83,7 +83,11 @@ fn points(model: &Model, threads: bool) -> Vec<(Quantity, usize)> {
 /// # Errors
 /// Those of [`measure`], at the first point. A later point that does not fit the device records why, and the others
 /// continue.
-pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Point)) -> Result<Vec<Point>> {
+pub fn scaling(
+    model: &Model,
+    options: &Options<'_>,
+    watch: &mut dyn FnMut(&ScalingPoint),
+) -> Result<Vec<ScalingPoint>> {
     let on_cpu = !options.device()?.is_gpu();
     let mut measured = Vec::new();
     for (quantity, value) in points(model, on_cpu) {
@@ -98,12 +102,12 @@ pub fn scaling(model: &Model, options: &Options<'_>, watch: &mut dyn FnMut(&Poin
         }
         let report = Model::new(config).and_then(|model| measure(&model, &varied));
         let point = match report {
-            Ok(report) => Point { quantity, value, report: Some(report), why_not: None },
+            Ok(report) => ScalingPoint { quantity, value, report: Some(report), why_not: None },
             Err(error)
                 if !measured.is_empty()
                     && matches!(error.kind(), Error::Config { .. } | Error::Device(_)) =>
             {
-                Point { quantity, value, report: None, why_not: Some(error.to_string()) }
+                ScalingPoint { quantity, value, report: None, why_not: Some(error.to_string()) }
             }
             Err(error) => return Err(error),
         };
@@ -141,13 +145,13 @@ fn scale_image(config: &mut ModelConfig, side: usize) {
 
 /// Time and arithmetic of each point relative to the first of its quantity, as an SVG.
 #[cfg(feature = "report")]
-pub fn chart(points: &[Point]) -> String {
+pub fn chart(points: &[ScalingPoint]) -> String {
     let panel = |quantity: Quantity| {
         let all = points.iter().filter(|point| point.quantity == quantity);
-        let measured: Vec<(f64, &Report)> =
+        let measured: Vec<(f64, &Measurement)> =
             all.filter_map(|point| Some((point.value as f64, point.report.as_ref()?))).collect();
         let (_, base) = *measured.first()?;
-        let line = |name: &str, faint, of: fn(&Report) -> f64| Line {
+        let line = |name: &str, faint, of: fn(&Measurement) -> f64| Line {
             name: name.into(),
             points: measured.iter().map(|(value, report)| [*value, of(report) / of(base)]).collect(),
             faint,

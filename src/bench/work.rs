@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use crate::batch::BatchSettings;
 use crate::model::{Model, NamedLayer};
-use crate::plan::{Dispatch, METRICS_RING, ParamLayout, Plan, TensorPlan};
+use crate::plan::{METRICS_RING, ParamLayout, Plan, PlannedLaunch, TensorPlan};
 
 /// The work of a launch.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,33 +36,33 @@ pub(super) fn step_flops(model: &Model, images: usize) -> f64 {
 
 /// The work of every launch of a training plan, in order.
 pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -> Vec<Work> {
-    let of_launch = |dispatch| {
-        let owner = owner(model, dispatch);
+    let of_launch = |launch| {
+        let owner = owner(model, launch);
         let images = (plan.batch_size * plan.replicas) as f64;
         Work {
-            flops: owner.map_or(0.0, |index| images * flops(model, index, dispatch)),
-            bytes: bytes(model, plan, batches, dispatch, owner),
+            flops: owner.map_or(0.0, |index| images * flops(model, index, launch)),
+            bytes: bytes(model, plan, batches, launch, owner),
         }
     };
-    plan.dispatches.iter().map(of_launch).collect()
+    plan.launches.iter().map(of_launch).collect()
 }
 
 /// The layer that a launch computes: by its label, or the linear layer for a head, which is planned with the loss.
-fn owner(model: &Model, dispatch: &Dispatch) -> Option<usize> {
-    if dispatch.shader == "head" {
+fn owner(model: &Model, launch: &PlannedLaunch) -> Option<usize> {
+    if launch.shader == "head" {
         return model.layers.iter().rposition(|layer| layer.forward_flops() > 0.0);
     }
-    let (name, _) = dispatch.label.rsplit_once('.')?;
+    let (name, _) = launch.label.rsplit_once('.')?;
     model.layers.iter().position(|layer| layer.name == name)
 }
 
 /// Operations of a launch for one image.
-fn flops(model: &Model, index: usize, dispatch: &Dispatch) -> f64 {
+fn flops(model: &Model, index: usize, launch: &PlannedLaunch) -> f64 {
     let layer = &model.layers[index];
     let back = if goes_on(model, index) { 2.0 } else { 1.0 };
-    let passes = match dispatch.entry_point.as_str() {
+    let passes = match launch.entry_point.as_str() {
         // Forward and all the way back.
-        "forward" if dispatch.shader == "head" => 1.0 + back,
+        "forward" if launch.shader == "head" => 1.0 + back,
         "forward" | "backward_input" | "backward_weight" | "weight_parts" => 1.0,
         "backward" => back,
         _ => 0.0,
@@ -76,11 +76,11 @@ fn bytes(
     model: &Model,
     plan: &Plan,
     batches: &BatchSettings,
-    dispatch: &Dispatch,
+    launch: &PlannedLaunch,
     owner: Option<usize>,
 ) -> f64 {
     let mut uses: BTreeMap<usize, [bool; 2]> = BTreeMap::new();
-    for bound in &dispatch.bindings {
+    for bound in &launch.bindings {
         let [read, written] = uses.entry(bound.tensor).or_default();
         *read |= bound.read;
         *written |= bound.written;
@@ -150,9 +150,9 @@ mod tests {
             augment: Default::default(),
             normalization: Normalization::uniform(2, 0.0, 1.0),
         };
-        let nets = Replica::of_seeds(&model, &model.train, 0..replicas);
+        let nets = Replica::of_seeds(&model, 0..replicas);
         let options = PlanOptions { fuse, ..PlanOptions::default() };
-        let plan = Plan::training(&model, &nets, &batches, &model.train, options);
+        let plan = Plan::training(&model, &nets, &batches, options);
         let work = of_launches(&model, &plan, &batches);
         (model, plan, work)
     }
@@ -181,7 +181,7 @@ mod tests {
     fn bytes_are_what_a_launch_needs() {
         let (_, plan, work) = planned(false, 1);
         let bytes = |label: &str| {
-            let index = plan.dispatches.iter().position(|dispatch| dispatch.label == label);
+            let index = plan.launches.iter().position(|launch| launch.label == label);
             work[index.unwrap()].bytes as usize
         };
         // Reads and writes a value for each of conv1's outputs.

@@ -102,7 +102,7 @@ mod tests {
     fn a_lane_holds_what_the_reference_sees() {
         let text = "name = \"x\"\ninput = [3, 5, 4]\nlayers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 2 }]";
         let model = Model::parse(text, "x").unwrap();
-        let mut net = Replica::new(&model, &model.train, 1);
+        let mut net = Replica::new(&model, 1);
         net.augment = Augment { rotate_degrees: 20.0, shift_pixels: 1.0, ..Augment::default() };
         let size = model.input.len();
         let pixels: Vec<u8> = (0..4 * size).map(|at| rng::words(1, 0, 0, at as u32)[0] as u8).collect();

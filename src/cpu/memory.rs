@@ -28,11 +28,11 @@ impl Need {
         let training = setup.training.is_some();
         let params = sum(setup.model.params().iter().map(|param| param.param.size()));
         // The parameters and their averages are always allocated.
-        let vectors = 2 + setup.train.optimizer.memory().len() as u64;
+        let vectors = 2 + setup.model.train.optimizer.memory().len() as u64;
         let vectors = floats(params).saturating_mul(vectors);
         let steps = setup.train_batches().map_or(0, |batches| batches.steps_per_epoch());
         // Both the engine and the run have the learning rates.
-        let rates = floats(steps as u64).saturating_mul(setup.train.epochs as u64).saturating_mul(2);
+        let rates = floats(steps as u64).saturating_mul(setup.model.train.epochs as u64).saturating_mul(2);
         let nets = setup.replicas.len() as u64;
         let copies = if training { 2 } else { 0 };
         Self {

@@ -42,7 +42,7 @@ pub(super) struct BatchStatistics {
 
 impl Net {
     pub(super) fn new(setup: &Setup<'_>, program: &Program, replica: &Replica) -> Self {
-        let (model, train) = (setup.model, setup.train);
+        let (model, train) = (setup.model, &setup.model.train);
         let about = model.params();
         let zeros = || -> Vec<Vec<f32>> { about.iter().map(|entry| vec![0.0; entry.param.size()]).collect() };
         Self {

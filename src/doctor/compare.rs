@@ -97,24 +97,24 @@ impl Table {
     /// Sorts the launches in `plan` order. One that only makes intermediate sums is checked through the launch that
     /// reads them; a launch without any comparison is an error.
     pub(super) fn complete(&mut self, plan: &Plan) {
-        for (time, dispatch) in plan.dispatches.iter().enumerate() {
-            let row = self.launch(&dispatch.label);
-            row.shader = format!("{}.wgsl", dispatch.shader);
+        for (time, launch) in plan.launches.iter().enumerate() {
+            let row = self.launch(&launch.label);
+            row.shader = format!("{}.wgsl", launch.shader);
             if row.elements > 0 || row.wrong.is_some() {
                 continue;
             }
-            let made: Vec<usize> = dispatch.bindings.iter().filter(|b| b.written).map(|b| b.tensor).collect();
-            let reads = |later: &&crate::plan::Dispatch| {
+            let made: Vec<usize> = launch.bindings.iter().filter(|b| b.written).map(|b| b.tensor).collect();
+            let reads = |later: &&crate::plan::PlannedLaunch| {
                 later.bindings.iter().any(|bound| bound.read && made.contains(&bound.tensor))
             };
-            let seen_in = plan.dispatches[time + 1..].iter().find(reads).map(|later| later.label.clone());
-            let row = self.launch(&dispatch.label);
+            let seen_in = plan.launches[time + 1..].iter().find(reads).map(|later| later.label.clone());
+            let row = self.launch(&launch.label);
             match seen_in {
                 Some(reader) => row.seen_in = Some(reader),
-                None => row.wrong = Some(format!("{}: nothing that it writes was compared", dispatch.label)),
+                None => row.wrong = Some(format!("{}: nothing that it writes was compared", launch.label)),
             }
         }
-        let place = |label: &str| plan.dispatches.iter().position(|dispatch| dispatch.label == label);
+        let place = |label: &str| plan.launches.iter().position(|launch| launch.label == label);
         self.launches.sort_by_key(|row| place(&row.launch));
     }
 

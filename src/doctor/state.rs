@@ -24,8 +24,8 @@ impl State {
 
     fn read(engine: &mut GpuEngine, setup: &Setup<'_>, replica: usize) -> Result<Self> {
         let mut vector = |vector| engine.read(vector, replica);
-        let memories = setup.train.optimizer.memory();
-        let has_average = setup.train.average_decay > 0.0;
+        let memories = setup.model.train.optimizer.memory();
+        let has_average = setup.model.train.average_decay > 0.0;
         Ok(Self {
             weights: vector(Vector::Weights)?,
             average: if has_average { vector(Vector::Average)? } else { Vec::new() },

@@ -98,7 +98,7 @@ fn text(error: Error) -> String {
 
 /// The model of each replica, with its own settings.
 fn models(setup: &Setup<'_>) -> Result<Vec<Model>, String> {
-    setup.replicas.iter().map(|net| net.model(setup.model, setup.train).map_err(text)).collect()
+    setup.replicas.iter().map(|net| net.model(setup.model).map_err(text)).collect()
 }
 
 /// Every tensor of a plan, after checking the guard words of the buffers.

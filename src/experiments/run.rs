@@ -301,7 +301,7 @@ fn train(
     watcher: &mut dyn Watcher,
 ) -> Result<Option<(Vec<Row>, PathBuf)>> {
     let model = &job.recipe.model;
-    let replicas = Replica::of_seeds(model, &model.train, job.seeds.iter().copied());
+    let replicas = Replica::of_seeds(model, job.seeds.iter().copied());
     let (folder, state) = place(&folder(job, options), &replicas, data, watcher)?;
     let is_resumed = state.is_some();
     let trained = match state {
@@ -403,7 +403,13 @@ fn folder(job: &Job<'_>, options: &Options<'_>) -> PathBuf {
     options.out.join("runs").join(name)
 }
 
-fn row(job: &Job<'_>, origin: &Origin, seed: u32, curve: &[crate::train::Row], summary: &Summary) -> Row {
+fn row(
+    job: &Job<'_>,
+    origin: &Origin,
+    seed: u32,
+    curve: &[crate::train::EpochMetrics],
+    summary: &Summary,
+) -> Row {
     let last = curve.last().expect("a run has an epoch");
     let best =
         curve.iter().fold(last, |best, row| if row.test_accuracy > best.test_accuracy { row } else { best });
@@ -475,7 +481,7 @@ impl Watch for Forward<'_> {
         self.0.steps(epoch, done, of, sums);
     }
 
-    fn epoch(&mut self, rows: &[crate::train::Row]) -> ControlFlow<()> {
+    fn epoch(&mut self, rows: &[crate::train::EpochMetrics]) -> ControlFlow<()> {
         self.0.epoch(rows)
     }
 }

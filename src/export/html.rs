@@ -132,12 +132,12 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     let options = PlanOptions::default();
     // While the page trains, drawings go to the weights that a test would evaluate.
     let averaged = images.is_some() && training::is_averaged(checkpoint);
-    let nets = [Replica::new(model, &model.train, checkpoint.trained.seed)];
+    let nets = [Replica::new(model, checkpoint.trained.seed)];
     let plan = Plan::evaluation(model, &nets, &batch, averaged, "drawing", options);
     let training = images.map(|(train, test)| training::description(checkpoint, train, test));
     let plans = training.iter().flat_map(|(plans, _)| plans).chain([&plan]);
     let names: BTreeSet<&str> =
-        plans.flat_map(|plan| &plan.dispatches).map(|dispatch| dispatch.shader.as_str()).collect();
+        plans.flat_map(|plan| &plan.launches).map(|launch| launch.shader.as_str()).collect();
     let shaders: BTreeMap<&str, &str> =
         names.into_iter().map(|name| (name, shader::find(name).source)).collect();
     let layers: Vec<Value> = model
@@ -240,8 +240,8 @@ mod tests {
         assert_eq!(model["examples"], json!([]), "digits are no examples for other classes");
         let plan: Plan = serde_json::from_value(model["plan"].clone()).unwrap();
         assert_eq!((plan.batch_size, plan.replicas), (1, 1));
-        for dispatch in &plan.dispatches {
-            assert_eq!(model["shaders"][&dispatch.shader], shader::find(&dispatch.shader).source);
+        for launch in &plan.launches {
+            assert_eq!(model["shaders"][&launch.shader], shader::find(&launch.shader).source);
         }
         assert_eq!(plan.tensor(model["logits"].as_str().unwrap()).unwrap().bytes, 10 * 16);
     }

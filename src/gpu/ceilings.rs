@@ -3,20 +3,20 @@
 use std::time::Instant;
 
 use super::device::Gpu;
-use super::program::{Buffers, GpuOptions, Pipelines, Program};
+use super::program::{Buffers, GpuOptions, Pipelines, RecordedPlan};
 use crate::error::Result;
 use crate::layers::Launch;
 use crate::plan::Plan;
 
 /// The highest rates measured on a device.
 #[derive(Debug, Clone, Copy)]
-pub struct Ceilings {
+pub struct MeasuredCeilings {
     /// Multiplications and additions per second, in `f32`, equally many of each.
     pub flops_per_second: f64,
     /// Bytes read and written per second, in a copy larger than most caches.
     pub bytes_per_second: f64,
     /// Seconds per launch that does next to nothing but has to wait for the previous one.
-    pub dispatch_seconds: f64,
+    pub launch_seconds: f64,
 }
 
 /// Workgroup size, as in the shader.
@@ -33,7 +33,7 @@ const MOST_DOUBLINGS: u32 = 18;
 /// The fastest of this many runs counts.
 const REPEATS: usize = 5;
 
-impl Ceilings {
+impl MeasuredCeilings {
     /// The plans to run: multiply-adds with the smallest number of workgroups, the copy, the launch.
     pub fn plans() -> [Plan; 3] {
         [multiply_add(1), copy(COPIED), add_one()]
@@ -48,15 +48,14 @@ impl Ceilings {
         let plans = [&first, &copied, &launched];
         let buffers = Buffers::new(gpu, &plans)?;
         let pipelines = Pipelines::new(gpu, &plans, GpuOptions::DEFAULT);
-        let program = |plan: &Plan| Program::new(gpu, plan, &buffers, &pipelines);
+        let program = |plan: &Plan| RecordedPlan::new(gpu, plan, &buffers, &pipelines);
 
         // More workgroups, not more launches: one launch that fills a small device doesn't fill a large one.
         let mut flops_per_second = 0.0;
         for doubling in 0..MOST_DOUBLINGS {
             let plan = multiply_add(1 << doubling);
             let seconds = fastest(gpu, &program(&plan)?, 1)?;
-            let workgroups: usize =
-                plan.dispatches[0].workgroups.iter().map(|&count| count as usize).product();
+            let workgroups: usize = plan.launches[0].workgroups.iter().map(|&count| count as usize).product();
             flops_per_second = (workgroups * WORKGROUP * FLOPS_OF_INVOCATION) as f64 / seconds;
             if seconds >= RUN_SECONDS {
                 break;
@@ -65,7 +64,7 @@ impl Ceilings {
         Ok(Self {
             flops_per_second,
             bytes_per_second: 2.0 * COPIED as f64 / seconds_each(gpu, &program(&copied)?)?,
-            dispatch_seconds: seconds_each(gpu, &program(&launched)?)?,
+            launch_seconds: seconds_each(gpu, &program(&launched)?)?,
         })
     }
 }
@@ -92,7 +91,7 @@ fn add_one() -> Plan {
 }
 
 /// Seconds per run of a program by the host's clock, with enough runs in one submission to last long enough.
-fn seconds_each(gpu: &Gpu, program: &Program) -> Result<f64> {
+fn seconds_each(gpu: &Gpu, program: &RecordedPlan) -> Result<f64> {
     let mut times = 1;
     loop {
         let seconds = fastest(gpu, program, times)?;
@@ -103,7 +102,7 @@ fn seconds_each(gpu: &Gpu, program: &Program) -> Result<f64> {
     }
 }
 
-fn fastest(gpu: &Gpu, program: &Program, times: usize) -> Result<f64> {
+fn fastest(gpu: &Gpu, program: &RecordedPlan, times: usize) -> Result<f64> {
     let mut fastest = f64::INFINITY;
     for _ in 0..REPEATS {
         // In training, the host records ahead of the device, so encoding is not part of the device's time.

@@ -19,11 +19,11 @@ mod profile;
 mod program;
 mod runner;
 
-pub use ceilings::Ceilings;
+pub use ceilings::MeasuredCeilings;
 use device::Readback;
 pub use device::{Adapter, AdapterInfo, AdapterLimits, Gpu};
 pub use program::GpuOptions;
-use program::{Buffers, Pipelines, Program};
+use program::{Buffers, Pipelines, RecordedPlan};
 pub use runner::PlanRunner;
 
 /// Nets on a GPU.
@@ -32,10 +32,10 @@ pub struct GpuEngine {
     gpu: Gpu,
     layout: ParamLayout,
     buffers: Buffers,
-    training: Option<(Plan, Program)>,
-    evaluation: (Plan, Program),
+    training: Option<(Plan, RecordedPlan)>,
+    evaluation: (Plan, RecordedPlan),
     /// The same with the moving averages, if any.
-    averaged: Option<(Plan, Program)>,
+    averaged: Option<(Plan, RecordedPlan)>,
     batches: Option<crate::batch::BatchSettings>,
     test_count: usize,
     eval_batch: usize,
@@ -91,12 +91,10 @@ impl GpuEngine {
             |averaged| Plan::evaluation(setup.model, nets, &eval_batches, averaged, "test", plan_options);
         let batches = setup.train_batches();
         // What drops in one net is planned for all.
-        let planned = Replica::strongest(nets).model(setup.model, setup.train)?;
-        let training = batches
-            .as_ref()
-            .map(|batches| Plan::training(&planned, nets, batches, setup.train, plan_options));
+        let planned = Replica::strongest(nets).model(setup.model)?;
+        let training = batches.as_ref().map(|batches| Plan::training(&planned, nets, batches, plan_options));
         let evaluation = evaluate(false);
-        let averaged = (training.is_some() && setup.train.average_decay > 0.0).then(|| evaluate(true));
+        let averaged = (training.is_some() && setup.model.train.average_decay > 0.0).then(|| evaluate(true));
         let plans: Vec<&Plan> = training.iter().chain([&evaluation]).chain(&averaged).collect();
         let buffers = Buffers::new(&gpu, &plans)?;
         let start = Instant::now();
@@ -110,8 +108,8 @@ impl GpuEngine {
             }
         }
         let upload_seconds = start.elapsed().as_secs_f64();
-        let program = |plan: Plan| -> Result<(Plan, Program)> {
-            let program = Program::new(&gpu, &plan, &buffers, &pipelines)?;
+        let program = |plan: Plan| -> Result<(Plan, RecordedPlan)> {
+            let program = RecordedPlan::new(&gpu, &plan, &buffers, &pipelines)?;
             Ok((plan, program))
         };
         let layout = ParamLayout::new(setup.model, nets.len());
@@ -260,14 +258,14 @@ impl GpuEngine {
         Ok(logits)
     }
 
-    fn program(&self, work: Work) -> &(Plan, Program) {
+    fn program(&self, work: Work) -> &(Plan, RecordedPlan) {
         match work {
             Work::Training => self.training.as_ref().expect("an engine without training images cannot train"),
             Work::Evaluation { averaged } => self.evaluation(averaged),
         }
     }
 
-    fn evaluation(&self, averaged: bool) -> &(Plan, Program) {
+    fn evaluation(&self, averaged: bool) -> &(Plan, RecordedPlan) {
         self.averaged.as_ref().filter(|_| averaged).unwrap_or(&self.evaluation)
     }
 

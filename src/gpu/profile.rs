@@ -1,7 +1,7 @@
 //! How long each launch takes, by the device's clock.
 
 use super::device::Gpu;
-use super::program::Program;
+use super::program::RecordedPlan;
 use crate::error::Result;
 
 /// Maximum number of timestamps in one query set (WebGPU's limit is 4096).
@@ -10,7 +10,7 @@ const MOST_LAUNCHES: usize = 2048;
 /// Seconds of each launch of a program in one run, or `None` where the device has no clock.
 ///
 /// Each launch is a separate pass, which costs slightly more than the same launches in one pass: compare relative times.
-pub(super) fn seconds(gpu: &Gpu, program: &Program) -> Result<Option<Vec<f64>>> {
+pub(super) fn seconds(gpu: &Gpu, program: &RecordedPlan) -> Result<Option<Vec<f64>>> {
     let launches = program.launches();
     if !gpu.has_clock() || launches.len() > MOST_LAUNCHES {
         return Ok(None);

@@ -9,7 +9,7 @@ use super::device::Gpu;
 use crate::error::{Error, Result};
 use crate::layers::Grain;
 use crate::memory;
-use crate::plan::{Contents, Dispatch, Place, Plan};
+use crate::plan::{Contents, Place, Plan, PlannedLaunch};
 use crate::shader;
 use crate::threads::on_all_processors;
 
@@ -180,7 +180,7 @@ impl Buffers {
 
 /// A plan with every launch ready to be recorded.
 #[derive(Debug)]
-pub(super) struct Program {
+pub(super) struct RecordedPlan {
     launches: Vec<Recorded>,
 }
 
@@ -202,8 +202,8 @@ impl Recorded {
 }
 
 /// What determines a pipeline; launches with equal keys share one.
-fn pipeline_key(dispatch: &Dispatch) -> String {
-    format!("{}.{} {:?}", dispatch.shader, dispatch.entry_point, dispatch.constants)
+fn pipeline_key(launch: &PlannedLaunch) -> String {
+    format!("{}.{} {:?}", launch.shader, launch.entry_point, launch.constants)
 }
 
 /// Compiled pipelines, each created once however many launches and plans use it.
@@ -213,16 +213,16 @@ pub(super) struct Pipelines(HashMap<String, wgpu::ComputePipeline>);
 impl Pipelines {
     /// Compiles the plans' launches, in parallel.
     pub(super) fn new(gpu: &Gpu, plans: &[&Plan], options: GpuOptions) -> Self {
-        let dispatches = || plans.iter().flat_map(|plan| &plan.dispatches);
-        let names: BTreeSet<&str> = dispatches().map(|dispatch| dispatch.shader.as_str()).collect();
+        let launches = || plans.iter().flat_map(|plan| &plan.launches);
+        let names: BTreeSet<&str> = launches().map(|launch| launch.shader.as_str()).collect();
         let modules: HashMap<&str, wgpu::ShaderModule> =
             names.into_iter().map(|name| (name, module(gpu, shader::find(name), options))).collect();
-        let unique: BTreeMap<String, &Dispatch> =
-            dispatches().map(|dispatch| (pipeline_key(dispatch), dispatch)).collect();
+        let unique: BTreeMap<String, &PlannedLaunch> =
+            launches().map(|launch| (pipeline_key(launch), launch)).collect();
         let cache = gpu.pipelines.as_ref().and_then(|folder| PipelineCache::open(gpu, folder));
-        let compile = |(key, dispatch): (String, &Dispatch)| {
-            let module = &modules[dispatch.shader.as_str()];
-            (key, pipeline(gpu, module, dispatch, cache.as_ref().map(PipelineCache::driver)))
+        let compile = |(key, launch): (String, &PlannedLaunch)| {
+            let module = &modules[launch.shader.as_str()];
+            (key, pipeline(gpu, module, launch, cache.as_ref().map(PipelineCache::driver)))
         };
         let compiled = Self(on_all_processors(|| unique.into_par_iter().map(compile).collect()));
         if let Some(cache) = cache {
@@ -232,12 +232,12 @@ impl Pipelines {
     }
 }
 
-impl Program {
+impl RecordedPlan {
     /// Binds the tensors of a plan to its pipelines.
     pub(super) fn new(gpu: &Gpu, plan: &Plan, buffers: &Buffers, pipelines: &Pipelines) -> Result<Self> {
-        let launches = plan.dispatches.iter().map(|dispatch| {
-            let pipeline = &pipelines.0[&pipeline_key(dispatch)];
-            let entries: Vec<_> = dispatch
+        let launches = plan.launches.iter().map(|launch| {
+            let pipeline = &pipelines.0[&pipeline_key(launch)];
+            let entries: Vec<_> = launch
                 .bindings
                 .iter()
                 .map(|bound| {
@@ -251,11 +251,11 @@ impl Program {
                 })
                 .collect();
             let bind_group = gpu.device.create_bind_group(&wgpu::BindGroupDescriptor {
-                label: Some(&dispatch.label),
+                label: Some(&launch.label),
                 layout: &pipeline.get_bind_group_layout(0),
                 entries: &entries,
             });
-            Recorded { pipeline: pipeline.clone(), bind_group, workgroups: dispatch.workgroups }
+            Recorded { pipeline: pipeline.clone(), bind_group, workgroups: launch.workgroups }
         });
         let launches = launches.collect();
         gpu.check()?;
@@ -311,15 +311,15 @@ fn module(gpu: &Gpu, shader: &shader::Shader, options: GpuOptions) -> wgpu::Shad
 fn pipeline(
     gpu: &Gpu,
     module: &wgpu::ShaderModule,
-    dispatch: &Dispatch,
+    launch: &PlannedLaunch,
     cache: Option<&wgpu::PipelineCache>,
 ) -> wgpu::ComputePipeline {
-    let constants: Vec<_> = dispatch.constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
+    let constants: Vec<_> = launch.constants.iter().map(|(name, value)| (name.as_str(), *value)).collect();
     gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-        label: Some(&dispatch.label),
+        label: Some(&launch.label),
         layout: None,
         module,
-        entry_point: Some(&dispatch.entry_point),
+        entry_point: Some(&launch.entry_point),
         compilation_options: wgpu::PipelineCompilationOptions {
             constants: &constants,
             // Every kernel writes workgroup memory before it reads it.

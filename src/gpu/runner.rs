@@ -1,7 +1,7 @@
 //! Runs any plan on given words: kernels alone, without a network around them.
 
 use super::device::Gpu;
-use super::program::{Buffers, GpuOptions, Pipelines, Program};
+use super::program::{Buffers, GpuOptions, Pipelines, RecordedPlan};
 use crate::error::{Error, Result};
 use crate::plan::Plan;
 
@@ -11,7 +11,7 @@ pub struct PlanRunner<'g> {
     gpu: &'g Gpu,
     plan: Plan,
     buffers: Buffers,
-    program: Program,
+    program: RecordedPlan,
 }
 
 impl<'g> PlanRunner<'g> {
@@ -24,7 +24,7 @@ impl<'g> PlanRunner<'g> {
         let buffers = Buffers::new(gpu, &[&plan])?;
         buffers.fill(gpu, &[&plan]);
         buffers.poison(gpu, poison);
-        let program = Program::new(gpu, &plan, &buffers, &Pipelines::new(gpu, &[&plan], options))?;
+        let program = RecordedPlan::new(gpu, &plan, &buffers, &Pipelines::new(gpu, &[&plan], options))?;
         Ok(Self { gpu, plan, buffers, program })
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Bound, Contents, Dispatch, METRICS_RING, Place, Plan, PlanOptions, TensorPlan, memory};
+use super::{Bound, Contents, METRICS_RING, Place, Plan, PlanOptions, PlannedLaunch, TensorPlan, memory};
 use crate::layers::Launch;
 use crate::shader;
 use crate::state;
@@ -46,7 +46,7 @@ pub(super) struct Draft {
     by_name: BTreeMap<String, usize>,
     buffers: BTreeMap<String, Contents>,
     pinned: Vec<usize>,
-    dispatches: Vec<Dispatch>,
+    launches: Vec<PlannedLaunch>,
     /// Constants of every launch whose shader declares them.
     constants: BTreeMap<&'static str, f64>,
 }
@@ -62,7 +62,7 @@ impl Draft {
             by_name: BTreeMap::new(),
             buffers: BTreeMap::new(),
             pinned: Vec::new(),
-            dispatches: Vec::new(),
+            launches: Vec::new(),
             constants: constants.map(|(name, value)| (name, value as f64)).collect(),
         }
     }
@@ -135,7 +135,7 @@ impl Draft {
         let groups = launch.invocations.div_ceil(size as usize).max(1);
         let across = groups.min(MAX_WORKGROUPS);
         let workgroups = [across, groups.div_ceil(across), replicas].map(|count| count as u32);
-        self.dispatches.push(Dispatch {
+        self.launches.push(PlannedLaunch {
             label: format!("{owner}.{}", launch.entry_point),
             shader: launch.shader.to_owned(),
             entry_point: launch.entry_point.to_owned(),
@@ -147,10 +147,10 @@ impl Draft {
 
     /// Drops unused tensors and places the others.
     pub(super) fn finish(self, batch_size: usize) -> Plan {
-        let Self { mut tensors, mut dispatches, options, replicas, mut buffers, pinned, .. } = self;
+        let Self { mut tensors, mut launches, options, replicas, mut buffers, pinned, .. } = self;
         let mut used = vec![false; tensors.len()];
         pinned.into_iter().for_each(|tensor| used[tensor] = true);
-        for bound in dispatches.iter().flat_map(|dispatch| &dispatch.bindings) {
+        for bound in launches.iter().flat_map(|launch| &launch.bindings) {
             used[bound.tensor] = true;
         }
         let mut number = 0;
@@ -161,12 +161,12 @@ impl Draft {
                 number.wrapping_sub(1)
             })
             .collect();
-        for bound in dispatches.iter_mut().flat_map(|dispatch| &mut dispatch.bindings) {
+        for bound in launches.iter_mut().flat_map(|launch| &mut launch.bindings) {
             bound.tensor = renumbered[bound.tensor];
         }
         let mut keep = used.iter();
         tensors.retain(|_| *keep.next().expect("one flag each tensor"));
-        let slots = memory::assign(&mut tensors, &dispatches, options.reuse);
+        let slots = memory::assign(&mut tensors, &launches, options.reuse);
         let mut kept = BTreeMap::new();
         for tensor in &tensors {
             if let Place::Kept { buffer, .. } = &tensor.place
@@ -175,6 +175,6 @@ impl Draft {
                 kept.insert(buffer.clone(), buffers.remove(buffer).unwrap_or(Contents::Zeros));
             }
         }
-        Plan { batch_size, replicas, tensors, slots, buffers: kept, dispatches }
+        Plan { batch_size, replicas, tensors, slots, buffers: kept, launches }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::ParamLayout;
-use super::blocks::{Before, Block, FusedConv, Head, blocks};
 use super::draft::Draft;
+use super::groups::{Before, FusedConv, FusionGroup, Head, blocks};
 use super::values::Values;
 use crate::batch::BatchSettings;
 use crate::layers::window::Conv;
@@ -37,7 +37,7 @@ pub(super) struct Fusion<'a> {
     grain: Grain,
     quads: usize,
     parts: usize,
-    pub(super) blocks: Vec<Block>,
+    pub(super) blocks: Vec<FusionGroup>,
     packing: Packing,
     /// First vec2 of a batch normalisation's sums, by layer.
     sums: BTreeMap<usize, usize>,
@@ -103,9 +103,9 @@ impl<'a> Fusion<'a> {
         };
         for block in fusion.blocks.clone() {
             match block {
-                Block::Layer(_) => {}
-                Block::Conv(fused) => fusion.place_conv(&fused),
-                Block::Head(head) => {
+                FusionGroup::Layer(_) => {}
+                FusionGroup::Conv(fused) => fusion.place_conv(&fused),
+                FusionGroup::Head(head) => {
                     for name in ["weight", "bias"] {
                         let values = fusion.param(head.linear, name).unwrap_or_default();
                         fusion.packing.add(fusion.owner(head.linear), name, values);
@@ -118,7 +118,7 @@ impl<'a> Fusion<'a> {
 
     /// True if there is anything to fuse.
     pub(super) fn fuses(&self) -> bool {
-        self.blocks.iter().any(|block| !matches!(block, Block::Layer(_)))
+        self.blocks.iter().any(|block| !matches!(block, FusionGroup::Layer(_)))
     }
 
     /// Rows of `grads`.
@@ -225,7 +225,7 @@ impl<'a> Fusion<'a> {
 
     /// True if the network ends with a fused head.
     pub(super) fn has_head(&self) -> bool {
-        matches!(self.blocks.last(), Some(Block::Head(_)))
+        matches!(self.blocks.last(), Some(FusionGroup::Head(_)))
     }
 
     /// The launch that makes a batch and packs the parameters.

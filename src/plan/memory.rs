@@ -1,21 +1,21 @@
 //! Shares memory between tensors whose lifetimes within a step do not overlap.
 
-use super::{Dispatch, Place, TensorPlan};
+use super::{Place, PlannedLaunch, TensorPlan};
 
 /// Gives every pooled tensor a slot and returns the slots' sizes in bytes.
 ///
 /// A tensor lives from the first to the last launch that binds it. Going through the launches, each new tensor takes the
 /// smallest free slot that is large enough, else the largest free one, which grows, else a new one.
-pub(super) fn assign(tensors: &mut [TensorPlan], dispatches: &[Dispatch], reuse: bool) -> Vec<u64> {
+pub(super) fn assign(tensors: &mut [TensorPlan], launches: &[PlannedLaunch], reuse: bool) -> Vec<u64> {
     let mut lives = vec![(usize::MAX, 0); tensors.len()];
-    for (time, dispatch) in dispatches.iter().enumerate() {
-        for bound in &dispatch.bindings {
+    for (time, launch) in launches.iter().enumerate() {
+        for bound in &launch.bindings {
             let life: &mut (usize, usize) = &mut lives[bound.tensor];
             *life = (life.0.min(time), time);
         }
     }
     // Tensors that begin and end at each time, in order.
-    let (mut begin, mut end) = (vec![Vec::new(); dispatches.len()], vec![Vec::new(); dispatches.len()]);
+    let (mut begin, mut end) = (vec![Vec::new(); launches.len()], vec![Vec::new(); launches.len()]);
     for (tensor, &(first, last)) in lives.iter().enumerate() {
         if first != usize::MAX && matches!(tensors[tensor].place, Place::Slot(_)) {
             begin[first].push(tensor);
@@ -68,8 +68,8 @@ mod tests {
                     place: Place::Slot(usize::MAX),
                 })
                 .collect();
-            let dispatches: Vec<_> = (0..20)
-                .map(|time| Dispatch {
+            let launches: Vec<_> = (0..20)
+                .map(|time| PlannedLaunch {
                     label: String::new(),
                     shader: String::new(),
                     entry_point: String::new(),
@@ -83,9 +83,9 @@ mod tests {
                     workgroups: [1; 3],
                 })
                 .collect();
-            let slots = assign(&mut tensors, &dispatches, true);
+            let slots = assign(&mut tensors, &launches, true);
             let uses = |tensor: usize| {
-                let times = dispatches.iter().enumerate();
+                let times = launches.iter().enumerate();
                 let times = times.filter(|(_, d)| d.bindings.iter().any(|bound| bound.tensor == tensor));
                 times.map(|(time, _)| time).fold((usize::MAX, 0), |(first, _), time| (first.min(time), time))
             };

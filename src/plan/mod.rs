@@ -8,7 +8,6 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::BatchSettings;
-use crate::config::TrainConfig;
 use crate::layers::{Grain, Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
@@ -17,18 +16,18 @@ use crate::replica::Replica;
 use crate::shader;
 use crate::state::{self, StepWords};
 
-mod blocks;
 mod contents;
 mod draft;
 mod fuse;
+mod groups;
 mod layout;
 mod memory;
 mod values;
 
-use blocks::Block;
 pub use contents::{AVERAGES, Contents, WEIGHTS, image_buffers};
 use draft::{Draft, Wires};
 use fuse::Fusion;
+use groups::FusionGroup;
 pub use layout::{Entry, ParamLayout};
 use values::Values;
 
@@ -46,9 +45,9 @@ use values::Values;
 /// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false,
 /// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
 /// # };
-/// let nets = [Replica::new(&model, &model.train, 0)];
-/// let plan = Plan::training(&model, &nets, &batch, &model.train, PlanOptions::default());
-/// let conv = plan.dispatches.iter().find(|dispatch| dispatch.label == "conv1.forward").unwrap();
+/// let nets = [Replica::new(&model, 0)];
+/// let plan = Plan::training(&model, &nets, &batch, PlanOptions::default());
+/// let conv = plan.launches.iter().find(|launch| launch.label == "conv1.forward").unwrap();
 /// assert_eq!((conv.shader.as_str(), conv.entry_point.as_str()), ("conv2d", "forward"));
 /// let (shared, alone) = plan.pooled_bytes();
 /// assert!(shared < alone);
@@ -67,7 +66,7 @@ pub struct Plan {
     /// Every buffer that outlives a step, and what it holds before the first one.
     pub buffers: BTreeMap<String, Contents>,
     /// The launches, in order.
-    pub dispatches: Vec<Dispatch>,
+    pub launches: Vec<PlannedLaunch>,
 }
 
 /// A tensor and its place in memory.
@@ -97,7 +96,7 @@ pub enum Place {
 
 /// One kernel launch.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Dispatch {
+pub struct PlannedLaunch {
     /// `conv1.forward`.
     pub label: String,
     /// Shader file, without `.wgsl`.
@@ -155,13 +154,8 @@ impl Plan {
     ///
     /// # Panics
     /// Where the batch normalises another number of channels than the model takes.
-    pub fn training(
-        model: &Model,
-        nets: &[Replica],
-        batch: &BatchSettings,
-        train: &TrainConfig,
-        options: PlanOptions,
-    ) -> Self {
+    pub fn training(model: &Model, nets: &[Replica], batch: &BatchSettings, options: PlanOptions) -> Self {
+        let train = &model.train;
         let mut planner = Planner::new(model, nets, batch, options, WEIGHTS);
         if train.average_decay > 0.0 {
             AVERAGES.iter().for_each(|name| planner.draft.contents(name, Contents::Given));
@@ -170,7 +164,7 @@ impl Plan {
         planner.forward(Pass::Train, train.average_decay);
         planner.loss(batch.batch_size, true);
         planner.backward();
-        planner.update(nets, batch, train);
+        planner.update(nets, batch);
         planner.draft.finish(batch.batch_size)
     }
 
@@ -224,10 +218,10 @@ impl Plan {
     /// # Panics
     /// If the plan launches no loss, as in [`Plan::of_launches`].
     pub fn logits(&self) -> &TensorPlan {
-        let bound = self.dispatches.iter().rev().find_map(|dispatch| {
-            let bindings = shader::find(&dispatch.shader).bindings(&dispatch.entry_point);
+        let bound = self.launches.iter().rev().find_map(|launch| {
+            let bindings = shader::find(&launch.shader).bindings(&launch.entry_point);
             let at = bindings.iter().position(|binding| binding.variable == "logits")?;
-            Some(dispatch.bindings[at].tensor)
+            Some(launch.bindings[at].tensor)
         });
         &self.tensors[bound.expect("a plan has a loss")]
     }
@@ -342,36 +336,36 @@ impl<'a> Planner<'a> {
     }
 
     /// The model in blocks: one per layer if nothing is fused.
-    fn blocks(&self) -> Vec<Block> {
+    fn blocks(&self) -> Vec<FusionGroup> {
         match &self.fusion {
             Some(fusion) => fusion.blocks.clone(),
-            None => (0..self.model.layers.len()).map(Block::Layer).collect(),
+            None => (0..self.model.layers.len()).map(FusionGroup::Layer).collect(),
         }
     }
 
     fn forward(&mut self, pass: Pass, average_decay: f32) {
         for block in self.blocks() {
             match (block, &self.fusion) {
-                (Block::Layer(index), _) => {
+                (FusionGroup::Layer(index), _) => {
                     for launch in self.launches(pass, index) {
                         let wires = self.values.wires(index, &launch);
                         self.draft.launch(&self.model.layers[index].name, &launch, &wires);
                     }
                 }
-                (Block::Conv(fused), Some(fusion)) => {
+                (FusionGroup::Conv(fused), Some(fusion)) => {
                     let training = pass == Pass::Train;
                     fusion.forward(&fused, average_decay, training, &self.values, &mut self.draft);
                 }
                 // Handled with the loss.
-                (Block::Head(_), _) => {}
-                (Block::Conv(_), None) => unreachable!("without fusion every block is a layer"),
+                (FusionGroup::Head(_), _) => {}
+                (FusionGroup::Conv(_), None) => unreachable!("without fusion every block is a layer"),
             }
         }
     }
 
     /// Loss, metrics and, in training, the gradient of the logits, or all of it in the fused head.
     fn loss(&mut self, batch_size: usize, training: bool) {
-        if let (Some(Block::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
+        if let (Some(FusionGroup::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
             fusion.head(head, training, &self.values, &mut self.draft);
             return;
         }
@@ -386,17 +380,17 @@ impl<'a> Planner<'a> {
         let model = self.model;
         for block in self.blocks().into_iter().rev() {
             let last = match &block {
-                Block::Layer(index) => *index,
-                Block::Conv(fused) => fused.last(),
+                FusionGroup::Layer(index) => *index,
+                FusionGroup::Conv(fused) => fused.last(),
                 // Handled with the loss.
-                Block::Head(_) => continue,
+                FusionGroup::Head(_) => continue,
             };
             if !model.layers[last].needs_grad {
                 continue;
             }
             self.values.sum_gradients(model, last, self.quads, &mut self.draft);
             match (block, &self.fusion) {
-                (Block::Conv(fused), Some(fusion)) => {
+                (FusionGroup::Conv(fused), Some(fusion)) => {
                     let to_input = model.needs_grad(model.layers[fused.conv].sources[0]);
                     fusion.backward(&fused, to_input, &self.values, &mut self.draft);
                 }
@@ -414,7 +408,8 @@ impl<'a> Planner<'a> {
     }
 
     /// Optimizer and moving averages.
-    fn update(&mut self, nets: &[Replica], batch: &BatchSettings, train: &TrainConfig) {
+    fn update(&mut self, nets: &[Replica], batch: &BatchSettings) {
+        let train = &self.model.train;
         let layout = ParamLayout::new(self.model, self.replicas);
         let (trained, running) = (layout.trained_len(), layout.running_len());
         let rows = layout.grad_rows(self.parts());
@@ -456,8 +451,8 @@ impl fmt::Display for Plan {
         writeln!(f, "batch size {}, replicas {}", self.batch_size, self.replicas)?;
         writeln!(
             f,
-            "{} dispatches, {} slots, {pooled} bytes pooled of {alone}",
-            self.dispatches.len(),
+            "{} launches, {} slots, {pooled} bytes pooled of {alone}",
+            self.launches.len(),
             self.slots.len()
         )?;
         for (buffer, contents) in &self.buffers {
@@ -467,10 +462,10 @@ impl fmt::Display for Plan {
                 Contents::Given => writeln!(f, "{buffer} is given")?,
             }
         }
-        for dispatch in &self.dispatches {
-            let [x, y, z] = dispatch.workgroups;
-            writeln!(f, "\n{} ({}.wgsl) {x}x{y}x{z}", dispatch.label, dispatch.shader)?;
-            for bound in &dispatch.bindings {
+        for launch in &self.launches {
+            let [x, y, z] = launch.workgroups;
+            writeln!(f, "\n{} ({}.wgsl) {x}x{y}x{z}", launch.label, launch.shader)?;
+            for bound in &launch.bindings {
                 let tensor = &self.tensors[bound.tensor];
                 let access = match (bound.read, bound.written) {
                     (true, true) => "<>",
@@ -488,7 +483,7 @@ impl fmt::Display for Plan {
                 )?;
             }
             let constants: Vec<_> =
-                dispatch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
+                launch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
             writeln!(f, "  {}", constants.join(" "))?;
         }
         Ok(())

@@ -116,7 +116,7 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
         pixels.iter().map(move |&pixel| (f64::from(pixel) / 255.0 - f64::from(mean)) / f64::from(std))
     });
     let input = Array::exact(&[1, channels, height, width], values.collect());
-    let outputs = Reference::new(model, &model.train, &checkpoint.weights).outputs(input);
+    let outputs = Reference::new(model, &checkpoint.weights).outputs(input);
     let name = escape(&checkpoint.classes[usize::from(images.labels[0])]);
     let mut body = note(&format!(
         "The first {judged_on} image, with label {name}. Blue is positive, orange negative, white zero; each layer has its own scale."

@@ -36,7 +36,7 @@ pub(super) struct Record {
 
 /// One of a run's nets.
 #[derive(Debug)]
-pub(super) struct Net {
+pub(super) struct NetRecord {
     /// Its index among them.
     pub(super) index: usize,
     /// Its file in the run's folder.
@@ -107,11 +107,11 @@ impl Record {
     }
 
     /// The net whose details are shown: the only one, or the first that trained; in a sweep, the first of the best point.
-    pub(super) fn shown(&self) -> Result<Net> {
+    pub(super) fn shown(&self) -> Result<NetRecord> {
         let Summary { replicas, points, weights_sha256, .. } = &self.summary;
         if replicas.is_empty() {
             let (file, weights_sha256) = ("model.safetensors".into(), weights_sha256.clone());
-            return Ok(Net { index: 0, file, weights_sha256 });
+            return Ok(NetRecord { index: 0, file, weights_sha256 });
         }
         let means = points.iter().filter_map(|point| Some((&point.point, point.spread?.mean)));
         let best = means.reduce(|a, b| if b.1 > a.1 { b } else { a });
@@ -119,7 +119,7 @@ impl Record {
         let mut fitting = nets.filter(|(_, net)| best.is_none_or(|(point, _)| net.net.point == *point));
         let found = fitting.find_map(|(index, net)| {
             let (file, weights_sha256) = (net.file.clone()?, net.weights_sha256.clone());
-            Some(Net { index, file, weights_sha256 })
+            Some(NetRecord { index, file, weights_sha256 })
         });
         found.ok_or_else(|| {
             Error::data(self.folder.join("summary.json"), "damaged: it names no file of a trained net")
@@ -127,7 +127,7 @@ impl Record {
     }
 
     /// Reads a net, and makes sure that it is the one in the summary.
-    pub(super) fn checkpoint(&self, net: &Net) -> Result<Checkpoint> {
+    pub(super) fn checkpoint(&self, net: &NetRecord) -> Result<Checkpoint> {
         require(&self.folder, &[&net.file])?;
         let path = self.folder.join(&net.file);
         let checkpoint = Checkpoint::load(&path)?;

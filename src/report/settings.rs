@@ -37,7 +37,7 @@ pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Result<Settings> 
     let (summary, model) = (&record.summary, &checkpoint.model);
     let mut found = if summary.replicas.is_empty() { of_model(model) } else { Settings::new() };
     for net in &summary.replicas {
-        for (key, value) in of_model(&net.net.model(model, &model.train)?) {
+        for (key, value) in of_model(&net.net.model(model)?) {
             let values = found.entry(key).or_default();
             if !values.split(", ").any(|known| known == value) {
                 *values = if values.is_empty() { value } else { format!("{values}, {value}") };

@@ -32,7 +32,7 @@ pub struct RunBuilder {
 
 impl RunBuilder {
     pub(super) fn new(model: Arc<Model>, data: Arc<TrainingData>) -> Self {
-        let replicas = vec![Replica::new(&model, &model.train, 0)];
+        let replicas = vec![Replica::new(&model, 0)];
         let (device, initial_weights, folder) = (None, None, None);
         Self { model, data, device, replicas, shuffle: true, initial_weights, folder, save_every: SAVE_EVERY }
     }
@@ -49,7 +49,7 @@ impl RunBuilder {
 
     /// Trains a net for each of these seeds, side by side.
     pub fn seeds(self, seeds: impl IntoIterator<Item = u32>) -> Self {
-        let replicas = Replica::of_seeds(&self.model, &self.model.train, seeds);
+        let replicas = Replica::of_seeds(&self.model, seeds);
         Self { replicas, ..self }
     }
 
@@ -223,7 +223,6 @@ impl Ready {
         settings.check(model)?;
         let setup = Setup {
             model,
-            train: &model.train,
             replicas: &settings.replicas,
             shuffle: settings.shuffle,
             normalization: &data.normalization,

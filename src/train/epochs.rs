@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::state::Partial;
 use super::summary::round;
-use super::{Progress, REPORT_SECONDS, Row, Run, RunState, Tested, Watch, diverged, state};
+use super::{EpochMetrics, Progress, REPORT_SECONDS, Run, RunState, Tested, Watch, diverged, state};
 use crate::engine::Metrics;
 use crate::error::{Error, Result};
 
@@ -151,7 +151,7 @@ impl Run {
             let train = Metrics::from(partial);
             let out = progress.diverged[replica];
             let figure = |value: f64| if out { f64::NAN } else { round(value) };
-            progress.rows.push(Row {
+            progress.rows.push(EpochMetrics {
                 seed: net.seed,
                 epoch: progress.step.div_ceil(self.steps_per_epoch) as usize,
                 step: progress.step,

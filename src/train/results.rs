@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::summary::{self, ReplicaSummary, Summary};
-use super::{Row, Run, Tested, Vector, Written};
+use super::{EpochMetrics, Run, Tested, Vector, Written};
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::error::Result;
 use crate::model::Model;
@@ -32,8 +32,15 @@ impl Run {
         for (row, net) in self.progress.rows.iter().zip(self.settings.replicas.iter().cycle()) {
             let point = |key: &&str| net.point.0.get(*key).map_or_else(String::new, f32::to_string);
             let seed = several.then(|| row.seed.to_string());
-            let Row {
-                epoch, step, learning_rate, train_loss, train_accuracy, test_loss, test_accuracy, ..
+            let EpochMetrics {
+                epoch,
+                step,
+                learning_rate,
+                train_loss,
+                train_accuracy,
+                test_loss,
+                test_accuracy,
+                ..
             } = row;
             let figures = [
                 epoch.to_string(),
@@ -113,7 +120,7 @@ impl Run {
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let checkpoint = Checkpoint {
-                model: net.model(&self.model, &self.model.train)?,
+                model: net.model(&self.model)?,
                 weights: weights.clone(),
                 normalization: self.data.normalization.clone(),
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),

@@ -60,7 +60,7 @@ impl Settings {
         }
         let mut names = BTreeSet::new();
         for net in &self.replicas {
-            net.model(model, &model.train)?;
+            net.model(model)?;
             if !names.insert(self.model_file(net)) {
                 let message = format!("two nets have the seed {}; they must differ in `point`", net.seed);
                 return Err(Error::Usage(message));
@@ -82,7 +82,7 @@ mod tests {
     fn nets_that_have_one_name_or_none_are_refused() {
         let model = Model::parse(include_str!("../../data/models/seed.toml"), "seed.toml").unwrap();
         let net = |seed, key: &str, value| {
-            let mut net = Replica::new(&model, &model.train, seed);
+            let mut net = Replica::new(&model, seed);
             net.point.0.extend((!key.is_empty()).then(|| (key.to_owned(), value)));
             net
         };

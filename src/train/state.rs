@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::folder::RunFolder;
-use super::{DeviceSpan, Row, Settings, TrainingData};
+use super::{DeviceSpan, EpochMetrics, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
@@ -46,7 +46,7 @@ pub(super) struct Progress {
     /// Steps taken.
     pub(super) step: u32,
     /// One row an epoch and replica.
-    pub(super) rows: Vec<Row>,
+    pub(super) rows: Vec<EpochMetrics>,
     /// Sums over the steps of the epoch that is not finished, one for each replica.
     pub(super) partial: Vec<Partial>,
     /// Seconds spent in that epoch.
@@ -308,7 +308,7 @@ impl RunState {
         self.settings.hold_out
     }
 
-    /// [`RULES`](super::RULES) of the build that began the run.
+    /// [`rules`](super::rules) of the build that began the run.
     pub fn rules(&self) -> u32 {
         self.progress.rules
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Row, Run, number_or_nan};
+use super::{EpochMetrics, Run, number_or_nan};
 use crate::replica::{Point, Replica};
 
 /// The results of a run. With several replicas, figures are means over them, without those that diverged.
@@ -164,7 +164,7 @@ impl Run {
         let nets = replicas.len();
         let rows = &self.progress.rows;
         let epochs = rows.len() / nets;
-        let mean = |rows: &[Row], value: fn(&Row) -> f64| mean(rows.iter().map(value));
+        let mean = |rows: &[EpochMetrics], value: fn(&EpochMetrics) -> f64| mean(rows.iter().map(value));
         let last = &rows[rows.len() - nets..];
         let step = last[0].step;
         let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));

@@ -165,7 +165,7 @@ impl Sweep {
                 seeds.len()
             )));
         }
-        let mut points = vec![Replica::new(model, &model.train, 0)];
+        let mut points = vec![Replica::new(model, 0)];
         for Axis { setting, values } in &self.axes {
             let mut more = Vec::new();
             for point in &points {
@@ -174,7 +174,7 @@ impl Sweep {
                     let fail =
                         |message: String| Error::Usage(format!("{}={value}: {message}", setting.key()));
                     setting.set(&mut net, value).map_err(|message| fail(message.into()))?;
-                    net.model(model, &model.train).map_err(|error| fail(error.to_string()))?;
+                    net.model(model).map_err(|error| fail(error.to_string()))?;
                     net.point.0.insert(setting.key().into(), value);
                     more.push(net);
                 }
@@ -217,7 +217,7 @@ mod tests {
         }
         assert_eq!(got, want);
         assert_eq!(nets[11].dropout, [0.5, 0.5]);
-        let own = Replica::new(&model(), &model().train, 8);
+        let own = Replica::new(&model(), 8);
         let LearningRate::OneCycle { peak, warmup, start, end } = nets[11].learning_rate else { panic!() };
         assert_eq!(peak, 0.2);
         let LearningRate::OneCycle { peak, .. } = own.learning_rate else { panic!() };
@@ -262,7 +262,7 @@ mod tests {
             ("augment.scale", &[("/augment/scale", 0.5)]),
             ("augment.shear", &[("/augment/shear", 0.5)]),
         ] {
-            let own = places(&Replica::new(&model(), &model().train, 0));
+            let own = places(&Replica::new(&model(), 0));
             let nets = sweep(&[&format!("{key}=0.5")]).unwrap().replicas(&model(), &[0]).unwrap();
             let mut swept = places(&nets[0]);
             assert_eq!(swept.remove(&format!("/point/{key}")), Some(0.5), "{nets:?}");
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn without_axes_there_is_the_models_own_recipe() {
         let nets = sweep(&[]).unwrap().replicas(&model(), &[3, 4]).unwrap();
-        assert_eq!(nets, Replica::of_seeds(&model(), &model().train, [3, 4]));
+        assert_eq!(nets, Replica::of_seeds(&model(), [3, 4]));
     }
 
     #[test]

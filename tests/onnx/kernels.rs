@@ -81,7 +81,7 @@ impl Kernels {
         let words_len = words.iter().map(|(name, words)| (*name, words.len()));
         let tensors: Vec<_> = arrays.chain(words_len).chain(others.iter().copied()).collect();
         let plan = Plan::of_launches(images, "kernel", launches, &tensors);
-        self.launches += plan.dispatches.len();
+        self.launches += plan.launches.len();
         let runner = PlanRunner::new(&self.gpu, plan, POISON, self.options).unwrap();
         let has = |name: &str| runner.plan().tensor(name).is_some();
         for (&name, array) in given.iter().filter(|(name, _)| has(name)) {

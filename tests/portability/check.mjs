@@ -37,9 +37,9 @@ const source = (shader) => {
 const plans = process.argv.slice(2).flatMap((path) => Object.values(JSON.parse(readFileSync(path, 'utf8'))));
 const pipelines = new Map();
 for (const plan of plans) {
-  for (const dispatch of plan.dispatches) {
-    const { shader, entry_point, constants } = dispatch;
-    pipelines.set(JSON.stringify([shader, entry_point, constants]), { plan, dispatch });
+  for (const launch of plan.launches) {
+    const { shader, entry_point, constants } = launch;
+    pipelines.set(JSON.stringify([shader, entry_point, constants]), { plan, launch });
   }
 }
 if (pipelines.size === 0) {
@@ -102,14 +102,14 @@ function pipelineErrors(module, { entry_point, bindings }, constants) {
 
 const modules = new Map();
 let accepted = 0;
-for (const { dispatch } of pipelines.values()) {
-  const { shader, label, constants, workgroups } = dispatch;
+for (const { launch } of pipelines.values()) {
+  const { shader, label, constants, workgroups } = launch;
   if (!modules.has(shader)) {
     const { module, messages } = await compile(source(shader));
     messages.forEach((message) => fail(`Tint: ${shader}.wgsl: ${message}`));
     modules.set(shader, module);
   }
-  const errors = await pipelineErrors(modules.get(shader), dispatch, constants);
+  const errors = await pipelineErrors(modules.get(shader), launch, constants);
   errors.forEach((message) => fail(`Tint: ${label}: ${message}`));
   const fits = workgroups.every((count) => count <= device.limits.maxComputeWorkgroupsPerDimension);
   if (!fits) {
@@ -133,13 +133,13 @@ const nonUniform = `@group(0) @binding(0) var<storage, read_write> values: array
 const { messages } = await compile(nonUniform);
 control(messages.some((message) => /uniform/.test(message)), 'a barrier in non-uniform control flow');
 {
-  const { dispatch } = [...pipelines.values()].find(({ dispatch }) => dispatch.entry_point === 'metrics');
-  const { QUADS, ...rest } = dispatch.constants;
-  const module = modules.get(dispatch.shader);
-  control((await pipelineErrors(module, dispatch, rest)).length > 0, 'a forgotten constant');
-  const readOnly = dispatch.bindings.map((bound) => ({ ...bound, writable: false }));
-  const wrong = { ...dispatch, bindings: readOnly };
-  control((await pipelineErrors(module, wrong, dispatch.constants)).length > 0, 'a wrong access of a buffer');
+  const { launch } = [...pipelines.values()].find(({ launch }) => launch.entry_point === 'metrics');
+  const { QUADS, ...rest } = launch.constants;
+  const module = modules.get(launch.shader);
+  control((await pipelineErrors(module, launch, rest)).length > 0, 'a forgotten constant');
+  const readOnly = launch.bindings.map((bound) => ({ ...bound, writable: false }));
+  const wrong = { ...launch, bindings: readOnly };
+  control((await pipelineErrors(module, wrong, launch.constants)).length > 0, 'a wrong access of a buffer');
 }
 device.destroy();
 gpu = null;
@@ -165,10 +165,10 @@ function specialised(shader, constants) {
     .replace(TREE, (_, body) => [32, 16, 8, 4, 2, 1].map((half) => body.replace(/\bhalf\b/g, `${half}u`) + '\n').join(''));
 }
 
-// Runs the first workgroups of a dispatch: races, errors, and whether it wrote anything.
-function race(code, { plan, dispatch }) {
+// Runs the first workgroups of a launch: races, errors, and whether it wrote anything.
+function race(code, { plan, launch }) {
   const buffers = {};
-  for (const { index, tensor } of dispatch.bindings) {
+  for (const { index, tensor } of launch.bindings) {
     const { name, bytes } = plan.tensors[tensor];
     const declared = code.match(new RegExp(`@binding\\(${index}\\) var<[^>]+> \\w+: array<(?:vec\\d<)?(\\w+)`))[1];
     const values = declared === 'u32' ? new Uint32Array(bytes / 4) : new Float32Array(bytes / 4).fill(0.3 + index / 8);
@@ -180,10 +180,10 @@ function race(code, { plan, dispatch }) {
     }
     buffers[index] = values;
   }
-  const before = dispatch.bindings.map(({ index }) => Buffer.from(buffers[index].slice().buffer));
-  const grid = dispatch.workgroups.map((count) => Math.min(count, 2));
-  const { races, errors } = detectRaces(code, dispatch.entry_point, grid, { 0: buffers });
-  const wrote = dispatch.bindings.some(
+  const before = launch.bindings.map(({ index }) => Buffer.from(buffers[index].slice().buffer));
+  const grid = launch.workgroups.map((count) => Math.min(count, 2));
+  const { races, errors } = detectRaces(code, launch.entry_point, grid, { 0: buffers });
+  const wrote = launch.bindings.some(
     ({ index, written }, i) => written && !before[i].equals(Buffer.from(buffers[index].buffer)),
   );
   return { races, errors, wrote };
@@ -191,10 +191,10 @@ function race(code, { plan, dispatch }) {
 
 const entryPoints = new Map(); // 'shader.entry_point': its pipelines
 for (const pipeline of pipelines.values()) {
-  const name = `${pipeline.dispatch.shader}.${pipeline.dispatch.entry_point}`;
+  const name = `${pipeline.launch.shader}.${pipeline.launch.entry_point}`;
   entryPoints.set(name, [...(entryPoints.get(name) ?? []), pipeline]);
 }
-const size = ({ plan, dispatch }) => dispatch.bindings.reduce((sum, { tensor }) => sum + plan.tensors[tensor].bytes, 0);
+const size = ({ plan, launch }) => launch.bindings.reduce((sum, { tensor }) => sum + plan.tensors[tensor].bytes, 0);
 let free = 0;
 for (const [name, uses] of entryPoints) {
   if (NOT_RUN.has(name)) {
@@ -202,13 +202,13 @@ for (const [name, uses] of entryPoints) {
   }
   const begun = performance.now();
   uses.sort((a, b) => size(a) - size(b));
-  const { shader, entry_point } = uses[0].dispatch;
+  const { shader, entry_point } = uses[0].launch;
   const text = source(shader).split(`\nfn ${entry_point}(`)[1].split('\n}\n')[0];
   const barriers = text.includes('workgroupBarrier');
   let good = true;
   // Kernels with barriers at every size, the others at their smallest.
   for (const use of barriers ? uses : uses.slice(0, 1)) {
-    const code = specialised(shader, use.dispatch.constants);
+    const code = specialised(shader, use.launch.constants);
     const found = [];
     try {
       const { races, errors, wrote } = race(code, use);
@@ -217,15 +217,15 @@ for (const [name, uses] of entryPoints) {
       found.push(`wgsl_reflect cannot run it: ${error.message ?? error}`);
     }
     if (found.length > 0) {
-      fail(`races: ${use.dispatch.label}: ${found[0]} (${found.length} findings)`);
+      fail(`races: ${use.launch.label}: ${found[0]} (${found.length} findings)`);
       good = false;
     }
   }
   free += good ? 1 : 0;
   if (barriers) {
     // Control: with any one of its barriers removed, a kernel has a race.
-    const use = uses.find(({ dispatch }) => dispatch.constants.SUM_LANES === 64) ?? uses[0]; // 1: no tree
-    const parts = specialised(shader, use.dispatch.constants).split(`\nfn ${entry_point}(`);
+    const use = uses.find(({ launch }) => launch.constants.SUM_LANES === 64) ?? uses[0]; // 1: no tree
+    const parts = specialised(shader, use.launch.constants).split(`\nfn ${entry_point}(`);
     const pieces = parts[1].split('workgroupBarrier();');
     const end = pieces.findIndex((piece) => piece.includes('\n}\n'));
     if (end !== (BARRIERS.get(name) ?? 6)) {

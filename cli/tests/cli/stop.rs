@@ -195,7 +195,7 @@ fn a_seed_that_diverges_does_not_stop_the_others() {
     let sgd = TINY.replace("type = \"adam\"", "type = \"sgd\", weight_decay = 1.0");
     let model = Model::parse(&sgd, "tiny.toml").unwrap();
     let data = shadernet::TrainingData::load(dir.path().join("data"), model.input).unwrap();
-    let mut replicas = shadernet::replica::Replica::of_seeds(&model, &model.train, 1..4);
+    let mut replicas = shadernet::replica::Replica::of_seeds(&model, 1..4);
     replicas[1].learning_rate = shadernet::config::LearningRate::Constant { rate: 100.0 };
     let model = Model::parse(&sgd.replace("epochs = 3", "epochs = 30"), "tiny.toml").unwrap();
     let out = dir.path().join("run");

@@ -1,6 +1,6 @@
 //! Convolution: the layer itself and the gradient of its input.
 
-use super::gather::{Gather, Scratch};
+use super::direct_conv::{DirectConv, Scratch};
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
 use crate::layers::window::{Axis, Conv};
 use crate::tensor::Shape;
@@ -69,7 +69,7 @@ fn forward<S: Simd>(
     output: &mut [f32],
 ) {
     let [top, _, left, _] = conv.padding;
-    let gather = Gather {
+    let gather = DirectConv {
         channels: conv.group_in(),
         height: conv.input.height,
         width: conv.input.width,
@@ -141,7 +141,7 @@ fn backward<S: Simd>(
     let across = conv.kernel[1];
     for rows in (0..stride).filter_map(|phase| Phase::new(&vertical, phase)) {
         for columns in (0..stride).filter_map(|phase| Phase::new(&horizontal, phase)) {
-            let gather = Gather {
+            let gather = DirectConv {
                 channels: conv.group_out(),
                 height: output.height,
                 width: output.width,

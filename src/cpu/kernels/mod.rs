@@ -10,8 +10,8 @@ mod batch_norm;
 mod combine;
 mod conv;
 mod conv_weight;
+mod direct_conv;
 mod dropout;
-mod gather;
 mod group_norm;
 mod pool;
 #[cfg(test)]

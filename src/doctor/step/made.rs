@@ -4,27 +4,27 @@ use std::ops::Range;
 
 use super::StepCheck;
 use crate::layers::Op;
-use crate::plan::{Dispatch, Entry};
+use crate::plan::{Entry, PlannedLaunch};
 use crate::tensor::{Array, Sum};
 
 impl StepCheck<'_> {
     /// The launch that makes a tensor; the last, if several write to it.
     pub(super) fn maker(&self, tensor: &str) -> &str {
-        let writes = |dispatch: &&Dispatch| {
-            dispatch.bindings.iter().any(|b| b.written && self.plan.tensors[b.tensor].name == tensor)
+        let writes = |launch: &&PlannedLaunch| {
+            launch.bindings.iter().any(|b| b.written && self.plan.tensors[b.tensor].name == tensor)
         };
-        let dispatch = self.plan.dispatches.iter().rev().find(writes);
-        &dispatch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
+        let launch = self.plan.launches.iter().rev().find(writes);
+        &launch.unwrap_or_else(|| panic!("no launch makes {tensor}")).label
     }
 
     /// The launch that a constant tells where to write: fused kernels write several small tensors into shared buffers.
     pub(super) fn maker_by_constant(&self, entry_points: &[&str], constants: &[(&str, usize)]) -> &str {
-        let fits = |dispatch: &&Dispatch| {
-            let has = |&(name, value): &(&str, usize)| dispatch.constants.get(name) == Some(&(value as f64));
-            entry_points.contains(&dispatch.entry_point.as_str()) && constants.iter().all(has)
+        let fits = |launch: &&PlannedLaunch| {
+            let has = |&(name, value): &(&str, usize)| launch.constants.get(name) == Some(&(value as f64));
+            entry_points.contains(&launch.entry_point.as_str()) && constants.iter().all(has)
         };
-        let dispatch = self.plan.dispatches.iter().rev().find(fits);
-        &dispatch.unwrap_or_else(|| panic!("no launch has {constants:?}")).label
+        let launch = self.plan.launches.iter().rev().find(fits);
+        &launch.unwrap_or_else(|| panic!("no launch has {constants:?}")).label
     }
 
     /// Tensors that a layer makes besides its output and the gradient of its input: statistics, and the gradients of

@@ -29,20 +29,13 @@ pub(super) fn description(checkpoint: &Checkpoint, train: &Images, test: &Images
     let Checkpoint { model, normalization, trained, .. } = checkpoint;
     let most = (MOST_BYTES / model.input.len()).clamp(5, MOST_IMAGES);
     let (train, test) = (Arc::new(some(train, most * 4 / 5)), Arc::new(some(test, most / 5)));
-    let nets = [Replica::new(model, &model.train, trained.seed)];
-    let setup = Setup {
-        model,
-        train: &model.train,
-        replicas: &nets,
-        shuffle: true,
-        normalization,
-        training: Some(&train),
-        test: &test,
-    };
+    let nets = [Replica::new(model, trained.seed)];
+    let setup =
+        Setup { model, replicas: &nets, shuffle: true, normalization, training: Some(&train), test: &test };
     let batches = setup.train_batches().expect("there are training images");
     let test_batches = setup.eval_batches();
     let options = PlanOptions::default();
-    let step = Plan::training(model, &nets, &batches, &model.train, options);
+    let step = Plan::training(model, &nets, &batches, options);
     let judged = Plan::evaluation(model, &nets, &test_batches, is_averaged(checkpoint), "test", options);
     let images = [image_buffers("train", &train), image_buffers("test", &test)];
     let data: BTreeMap<String, String> =

@@ -96,10 +96,10 @@ function explain(reason) {
 }
 
 function showEngine() {
-  const { dispatches } = model.plan;
+  const { launches } = model.plan;
   document.body.dataset.engine = program ? 'webgpu' : 'javascript';
   element('engine').textContent = program
-    ? `Computed by ${dispatches.length} WGSL kernel launches on WebGPU (${program.adapter}).`
+    ? `Computed by ${launches.length} WGSL kernel launches on WebGPU (${program.adapter}).`
     : 'Computed in plain JavaScript.';
 }
 

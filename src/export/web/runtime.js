@@ -8,9 +8,9 @@
  * @typedef {{
  *   label: string, shader: string, entry_point: string, constants: Record<string, number>, bindings: Bound[],
  *   workgroups: [number, number, number],
- * }} Dispatch
+ * }} PlannedLaunch
  * @typedef {'Zeros' | 'Given' | { Words: string }} Contents of a buffer before the first step; words in base64
- * @typedef {{ tensors: Tensor[], buffers: Record<string, Contents>, dispatches: Dispatch[] }} Plan
+ * @typedef {{ tensors: Tensor[], buffers: Record<string, Contents>, launches: PlannedLaunch[] }} Plan
  */
 
 /**
@@ -175,8 +175,8 @@ class Program {
    */
   compile(plan, shaders) {
     return Promise.all(
-      plan.dispatches.map(async (dispatch) => {
-        const { label, shader, entry_point: entryPoint, constants, bindings, workgroups } = dispatch;
+      plan.launches.map(async (launch) => {
+        const { label, shader, entry_point: entryPoint, constants, bindings, workgroups } = launch;
         const layout = this.device.createBindGroupLayout({
           entries: bindings.map(({ index, writable }) => ({
             binding: index,

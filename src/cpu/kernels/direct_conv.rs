@@ -13,7 +13,7 @@ const DEPTHWISE_PIXELS: usize = 4;
 ///
 /// over all c and those taps (i, j) that are inside the input. Strides into weight and output are free.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Gather {
+pub(crate) struct DirectConv {
     pub(crate) channels: usize,
     pub(crate) height: usize,
     pub(crate) width: usize,
@@ -66,7 +66,7 @@ struct Tile<'a> {
     weights: &'a [f32],
 }
 
-impl Gather {
+impl DirectConv {
     /// Overwrites the outputs of one group with the correlation.
     #[inline(always)]
     pub(crate) fn run<S: Simd>(

@@ -1,4 +1,4 @@
-//! Which layers share a launch: the model split into blocks.
+//! Which layers share a launch: the model split into groups.
 
 use crate::layers::window::Conv;
 use crate::layers::{Activation, Op};
@@ -6,7 +6,7 @@ use crate::model::Model;
 
 /// Layers that are computed together, identified by index in the model.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Block {
+pub(super) enum FusionGroup {
     /// One layer with its own launches.
     Layer(usize),
     /// A convolution with the layers before and after it.
@@ -76,22 +76,22 @@ const MOST_KERNEL: usize = 13;
 const MOST_PIXELS: usize = 16_384;
 
 /// Splits a model into blocks; `part_quads` is the number of image quads in a part of the batch.
-pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
+pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<FusionGroup> {
     let ops: Vec<Op> = model.layers.iter().map(|layer| layer.op).collect();
-    let mut blocks: Vec<Block> = Vec::new();
+    let mut blocks: Vec<FusionGroup> = Vec::new();
     let mut at = 0;
     while at < ops.len() {
         // Layers that a convolution can apply on loading, and the convolution.
         let (before, conv) = chain(model, &ops, at);
         let producer = match blocks.last() {
-            Some(Block::Conv(producer)) => Some(producer.clone()),
+            Some(FusionGroup::Conv(producer)) => Some(producer.clone()),
             _ => None,
         };
         // A normalisation needs sums that only a fused convolution right before it computes.
         let fits = before.norm.is_none() || producer.is_some() && model.is_chained(at);
         let fused = conv.filter(|&conv| fits && head(model, &ops, conv).is_none());
         if let Some(conv) = fused.filter(|&conv| is_fusable(&ops[conv], part_quads)) {
-            if let Some(Block::Conv(producer)) = blocks.last_mut() {
+            if let Some(FusionGroup::Conv(producer)) = blocks.last_mut() {
                 producer.norm = before.norm;
             }
             let rectifies = |layer: &usize| {
@@ -99,13 +99,13 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<Block> {
                     && model.is_chained(*layer)
             };
             let relu = Some(conv + 1).filter(rectifies);
-            blocks.push(Block::Conv(FusedConv { conv, before, relu, norm: None }));
+            blocks.push(FusionGroup::Conv(FusedConv { conv, before, relu, norm: None }));
             at = relu.unwrap_or(conv) + 1;
         } else if let Some(head) = head(model, &ops, at) {
-            blocks.push(Block::Head(head));
+            blocks.push(FusionGroup::Head(head));
             at = ops.len();
         } else {
-            blocks.push(Block::Layer(at));
+            blocks.push(FusionGroup::Layer(at));
             at += 1;
         }
     }
@@ -178,14 +178,16 @@ mod tests {
         let text = format!("name = \"x\"\ninput = {input}\nlayers = [\n{}\n]", layers.join(",\n"));
         let model = Model::parse(&text, "x").unwrap();
         let name = |layer: usize| model.layers[layer].name.clone();
-        let words = |block: Block| match block {
-            Block::Layer(layer) => name(layer),
-            Block::Conv(fused) => {
+        let words = |block: FusionGroup| match block {
+            FusionGroup::Layer(layer) => name(layer),
+            FusionGroup::Conv(fused) => {
                 let before: Vec<_> = fused.before.layers().map(name).collect();
                 let behind: Vec<_> = [fused.relu, fused.norm].into_iter().flatten().map(name).collect();
                 format!("[{}] {} [{}]", before.join(" "), name(fused.conv), behind.join(" "))
             }
-            Block::Head(head) => format!("head {} {} {}", name(head.first), name(head.linear), head.pixels),
+            FusionGroup::Head(head) => {
+                format!("head {} {} {}", name(head.first), name(head.linear), head.pixels)
+            }
         };
         blocks(&model, part_quads).into_iter().map(words).collect()
     }

@@ -13,7 +13,7 @@ use shadernet::error::Result;
 use shadernet::layers::Op;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::replica::Replica;
-use shadernet::train::{Row, Run, Spread, Summary, TrainingData, Watch};
+use shadernet::train::{EpochMetrics, Run, Spread, Summary, TrainingData, Watch};
 
 use crate::Output;
 
@@ -21,7 +21,7 @@ use crate::Output;
 const MNIST_SHA256: &str = "739ad38b4edf92105d76f939a7c1b42514e1341526c930bdf91ce4d4f0f5096b";
 
 /// Prints a run as it goes.
-pub(super) struct Report {
+pub(super) struct Printer {
     output: Output,
     bar: Option<ProgressBar>,
     quiet: bool,
@@ -31,7 +31,7 @@ pub(super) struct Report {
     assignment: bool,
 }
 
-impl Report {
+impl Printer {
     /// Lines to `output`, and a progress bar if standard error is a terminal.
     pub(super) fn new(output: Output) -> Self {
         Self { output, bar: None, quiet: false, epochs: 0, test: "test", assignment: false }
@@ -194,11 +194,12 @@ impl Report {
         self.output.finish()
     }
 
-    fn epoch_line(&mut self, rows: &[Row]) {
-        let trained: Vec<&Row> = rows.iter().filter(|row| row.test_loss.is_finite()).collect();
+    fn epoch_line(&mut self, rows: &[EpochMetrics]) {
+        let trained: Vec<&EpochMetrics> = rows.iter().filter(|row| row.test_loss.is_finite()).collect();
         let Some(first) = trained.first() else { return };
-        let mean =
-            |value: fn(&Row) -> f64| trained.iter().map(|row| value(row)).sum::<f64>() / trained.len() as f64;
+        let mean = |value: fn(&EpochMetrics) -> f64| {
+            trained.iter().map(|row| value(row)).sum::<f64>() / trained.len() as f64
+        };
         let width = self.epochs.to_string().len();
         let test_accuracy = if rows.len() > 1 {
             spread_text(&Spread::of(trained.iter().map(|row| row.test_accuracy)))
@@ -225,7 +226,7 @@ impl Report {
     }
 }
 
-impl Watch for Report {
+impl Watch for Printer {
     fn steps(&mut self, epoch: usize, done: usize, of: usize, sums: &[Metrics]) {
         if self.quiet {
             return;
@@ -242,7 +243,7 @@ impl Watch for Report {
         bar.set_position(done as u64);
     }
 
-    fn epoch(&mut self, rows: &[Row]) -> ControlFlow<()> {
+    fn epoch(&mut self, rows: &[EpochMetrics]) -> ControlFlow<()> {
         self.stopped();
         self.epoch_line(rows);
         ControlFlow::Continue(())
