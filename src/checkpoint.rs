@@ -113,43 +113,43 @@ impl Checkpoint {
             Some(FORMAT) => {}
             Some(RUN_FORMAT) => return Err(state_of_a_run(path)),
             _ => {
-                let message = "this file holds tensors, but not the model, normalisation and classes that shadernet's files \
-                               carry (a PyTorch state_dict?)";
+                let message = "this file holds only tensors, without the model, normalisation and classes that \
+                               shadernet saves with them (is it a PyTorch state_dict?)";
                 return Err(bad(message.into()).with(Remedy::InitialWeights));
             }
         }
         let get = |key: &str| {
             let value = file.metadata.get(key);
-            value.ok_or_else(|| bad(format!("`{key}` is missing in the metadata")))
+            value.ok_or_else(|| bad(format!("`{key}` is missing from the metadata")))
         };
         let number = |key: &str| -> Result<f64> {
             let text = get(key)?;
             let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-            value.ok_or_else(|| bad(format!("{key} = {text:?} in the metadata is no number")))
+            value.ok_or_else(|| bad(format!("{key} = {text:?} in the metadata is not a number")))
         };
         let version = get("version")?;
         if ![CHANNELS_VERSION, VERSION, OLD_VERSION].contains(&version.as_str()) {
             return Err(bad(format!(
-                "version {} of the format; this shadernet reads versions up to {CHANNELS_VERSION}",
+                "format version {} is not supported; this shadernet reads versions up to {CHANNELS_VERSION}",
                 shown(version)
             )));
         }
         let warnings = (!file.is_sealed()).then(|| {
             format!(
-                "{}: written by an older shadernet, without a checksum of its description: damage to the names of classes, \
-                 mean, deviation or layers would go unnoticed",
+                "{}: written by an older shadernet, without a checksum of its description, so damage to the class \
+                 names, mean, deviation or layers would go unnoticed",
                 shown(&path.to_string_lossy())
             )
         });
         let test_accuracy = number("test_accuracy")?;
         if !(0.0..=100.0).contains(&test_accuracy) {
-            return Err(bad(format!("test_accuracy = {test_accuracy} in the metadata is no percentage")));
+            return Err(bad(format!("test_accuracy = {test_accuracy} in the metadata is not a percentage")));
         }
         let model = Model::parse(get("model")?, "model").map_err(|error| bad(error.to_string()))?;
         let normalization =
             normalization::read(&file.metadata, version, model.input.channels).map_err(bad)?;
         let classes: Vec<String> = serde_json::from_str(get("classes")?)
-            .map_err(|_| bad("classes in the metadata is no list of names".into()))?;
+            .map_err(|_| bad("classes in the metadata is not a list of names".into()))?;
         if classes.len() != model.class_count() {
             let message =
                 format!("{} class names in the metadata for {} classes", classes.len(), model.class_count());
@@ -205,7 +205,7 @@ fn state_of_a_run(path: &Path) -> Error {
         Error::checkpoint(path, message)
     } else {
         let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
-        let message = "this is the state of a run, without a model.safetensors next to it";
+        let message = "this is the state of a run, and there is no model.safetensors next to it";
         Error::checkpoint(path, message).with(Remedy::Resume(folder.to_owned()))
     }
 }
@@ -281,11 +281,15 @@ mod tests {
             message
         };
         for (key, value, words) in [
-            ("version", "4", "version 4 of the format; this shadernet reads versions up to 3"),
-            ("version", "3", "mean = \"0.1307\" in the metadata is no list of numbers"),
-            ("mean", "x", "mean = \"x\" in the metadata is no number"),
+            ("version", "4", "format version 4 is not supported; this shadernet reads versions up to 3"),
+            ("version", "3", "mean = \"0.1307\" in the metadata is not a list of numbers"),
+            ("mean", "x", "mean = \"x\" in the metadata is not a number"),
             ("mean", "1e39", "mean = inf"),
-            ("std", "0", "std = 0 in the metadata normalise no pixels; both must be finite, and std above 0"),
+            (
+                "std",
+                "0",
+                "std = 0 in the metadata cannot normalise pixels; both must be finite, and std above 0",
+            ),
             ("std", "1e39", "std = inf in the metadata normalise no pixels"),
             (
                 "classes",
@@ -301,7 +305,7 @@ mod tests {
             ("test_loss", "inf", "test_loss = \"inf\""),
             ("model", "name = 7", "model:1: "),
             ("classes", "[\"one\"]", "1 class names in the metadata for 10 classes"),
-            ("classes", "[", "classes in the metadata is no list of names"),
+            ("classes", "[", "classes in the metadata is not a list of names"),
             ("trained", "{}", "trained in the metadata does not say how"),
             ("format", "other", "(a PyTorch state_dict?)"),
             ("weights_sha256", "0", "damaged: the tensors' SHA-256 is "),
@@ -318,17 +322,20 @@ mod tests {
             refused(&weights, &|_| ())
         };
         let message = change(&|weights| drop(weights.remove(1)));
-        assert!(message.contains("conv1.bias: missing; the model wants [8] here"), "{message}");
+        assert!(message.contains("conv1.bias: missing; the model needs [8] here"), "{message}");
         let message = change(&|weights| weights[0].shape = vec![8, 9]);
         assert!(
-            message.contains("conv1.weight: the file has [8, 9], the model wants [8, 1, 3, 3]"),
+            message.contains("conv1.weight: the file has [8, 9], but the model needs [8, 1, 3, 3]"),
             "{message}"
         );
         let message = change(&|weights| weights[0].data[5] = f32::INFINITY);
         assert!(message.contains("conv1.weight: value 5 is inf"), "{message}");
         let extra = Tensor { name: "conv9.bias".into(), shape: vec![1], data: vec![0.0] };
         let message = change(&|weights| weights.push(extra.clone()));
-        assert!(message.contains("conv9.bias: the file has [1], the model has no such tensor"), "{message}");
+        assert!(
+            message.contains("conv9.bias: the file has [1], but the model has no such tensor"),
+            "{message}"
+        );
     }
 
     /// A network of 84 parameters, in a file of a few kilobytes.
@@ -409,7 +416,7 @@ mod tests {
             save_tensors(&path, &renamed(prefix)).unwrap();
             let (weights, notes) = read_weights(&path, &small.model).unwrap();
             assert_eq!(weights, small.weights);
-            assert_eq!(notes, [format!("all names start with `{prefix}`, which is left out")]);
+            assert_eq!(notes, [format!("all tensor names start with `{prefix}`, which is ignored")]);
         }
         // Not all of them.
         let mut mixed = renamed("module.");
@@ -417,7 +424,7 @@ mod tests {
         save_tensors(&path, &mixed).unwrap();
         let message = read_weights(&path, &small.model).unwrap_err().to_string();
         assert!(
-            message.contains("conv1.weight: missing; the model wants [4, 1, 3, 3] here; the file has "),
+            message.contains("conv1.weight: missing; the model needs [4, 1, 3, 3] here, but the file has "),
             "{message}"
         );
         assert!(message.contains(r"head\u001b[2J, module."), "{message}");
@@ -433,7 +440,7 @@ mod tests {
             let file = TensorFile::read(&path, MAX_HEADER, MAX_FILE).unwrap();
             match file.foreign_tensors(&[("w".into(), vec![2])]) {
                 Ok((tensors, notes)) => {
-                    assert!(fits && notes == [format!("{dtype} values become the same numbers in F32")]);
+                    assert!(fits && notes == [format!("{dtype} values are converted to F32, without loss")]);
                     assert_eq!(tensors[0].data, [1.5, -2.0]);
                 }
                 Err(error) => assert!(!fits && error.to_string().contains("`tensor.float()`"), "{error}"),

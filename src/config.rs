@@ -155,12 +155,12 @@ pub(crate) fn check_classes(names: &[String]) -> Result<(), String> {
     for (index, name) in names.iter().enumerate() {
         if name.trim().is_empty() || name.chars().count() > MAX_NAME || name.contains(char::is_control) {
             return Err(format!(
-                "classes: name {} must have 1 to {MAX_NAME} characters that can be printed",
+                "classes: name {} must have 1 to {MAX_NAME} printable characters",
                 index + 1
             ));
         }
         if !seen.insert(name) {
-            return Err(format!("classes: {name:?} is there twice; each class needs a name of its own"));
+            return Err(format!("classes: {name:?} appears twice; each class needs a unique name"));
         }
     }
     Ok(())

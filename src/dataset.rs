@@ -93,7 +93,7 @@ impl Dataset {
         let test = Images::read(dir, Part::Test, &mut warnings)?;
         if (train.height, train.width) != (test.height, test.width) {
             let message = format!(
-                "training images are {}x{}, test images {}x{}: both must have one size",
+                "training images are {}x{}, but test images are {}x{}; they must have the same size",
                 train.height, train.width, test.height, test.width
             );
             return Err(Error::data(dir, message));
@@ -181,7 +181,7 @@ fn buffer(bytes: usize) -> Result<Vec<u8>, String> {
 }
 
 /// What stands in a Git repository for a large file that was not fetched.
-const LFS_POINTER: &str = "this is a Git LFS pointer, not the file itself; `git lfs pull` fetches it";
+const LFS_POINTER: &str = "this is a Git LFS pointer, not the file itself; `git lfs pull` fetches the file";
 
 fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs")
@@ -394,8 +394,7 @@ mod tests {
         let mut files = files();
         files[1] = idx(&[3], &[3, 1, 3]);
         let dir = folder(NAMES, &files);
-        let unseen =
-            "no training image has the labels 0, 2, the last label is 3; nothing is learnt of these classes";
+        let unseen = "no training image has the labels 0, 2 (the last label is 3), so nothing is learnt about these classes";
         for warnings in [load(dir.path()).unwrap().warnings, survey(dir.path()).unwrap().warnings] {
             assert!(warnings.len() == 1 && warnings[0].ends_with(unseen), "{warnings:?}");
         }
@@ -424,11 +423,9 @@ mod tests {
         // A model file's names are those of the labels in their order.
         assert_eq!(labels(&["shirt", "shoe", "hat"], false).unwrap(), [1, 2]);
         let message = labels(&["cat", "dog"], true).unwrap_err();
-        assert!(
-            message.contains(
-                "the label 1 is no class of the model, which learnt from folders; it knows cat, dog"
-            )
-        );
+        assert!(message.contains(
+            "the label 1 is not a class of the model, which was trained on folders; its classes are cat, dog"
+        ));
     }
 
     #[test]

@@ -194,7 +194,7 @@ impl Device {
         let names: Vec<_> = opaque.map(|layer| format!("`{}`", layer.name)).collect();
         (!self.is_gpu() && !names.is_empty()).then(|| {
             format!(
-                "the CPU engine has no kernels of its own for {}: the reference implementation runs instead, which is slow",
+                "the CPU engine has no kernels for {}, so the reference implementation, which is slow, runs instead",
                 names.join(", ")
             )
         })
@@ -258,7 +258,7 @@ fn without_gpu(found: &[Adapter]) -> String {
     names.dedup();
     match names[..] {
         [] => "no GPU was found".into(),
-        [one] => format!("no GPU was found; {one} is software and is used only when named"),
+        [one] => format!("no GPU was found; {one} is software, which is used only when named"),
         _ => format!("no GPU was found; {} are software and are used only when named", names.join(" and ")),
     }
 }

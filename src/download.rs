@@ -221,7 +221,7 @@ fn missing<'a>(
                 Part::open(&path)?.remove()?;
             }
         } else if is_there && !force {
-            let message = format!("this file exists and is not that of {}", set.name);
+            let message = format!("this file exists, but is not from {}", set.name);
             return Err(Error::data(path, message).with(Remedy::ReplaceDownload));
         } else {
             missing.push(file);
@@ -269,8 +269,7 @@ fn fetch_file(
                 if part.len()? == 0 {
                     part.remove()?;
                 }
-                let message =
-                    format!("{reason}, {ATTEMPTS} times; the same command goes on where this one stopped");
+                let message = format!("{reason}, {ATTEMPTS} times; another attempt continues from here");
                 return Err(Error::data(url, message));
             }
             Err(Failure::Broken(_)) => {
@@ -307,7 +306,7 @@ impl Part {
             {
                 let kind = found.file_type();
                 let kind = if kind.is_symlink() { "a link" } else { files::name_of_kind(kind) };
-                return Err(refuse(format!("this is {kind}, not a part of a download; remove it")));
+                return Err(refuse(format!("this is {kind}, not part of a download; remove it")));
             }
             let mut options = OpenOptions::new();
             let file = options.read(true).write(true).create(true).truncate(false).open(&path);
@@ -315,7 +314,7 @@ impl Part {
             match file.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    let reason = "another process is fetching it into this folder; wait for that one";
+                    let reason = "another process is downloading it into this folder; wait until it is done";
                     return Err(refuse(reason.into()).with(Remedy::OtherFolder));
                 }
                 // A file system without locks.
@@ -333,7 +332,7 @@ impl Part {
 
     /// A disk error, under the name that the user knows.
     fn error(&self, error: io::Error) -> Error {
-        let reason = format!("{error}; the same command goes on where this one stopped");
+        let reason = format!("{error}; another attempt continues from here");
         Error::io("write", &self.whole)(io::Error::new(error.kind(), reason))
     }
 
@@ -391,7 +390,7 @@ fn request(
         ureq::Error::Io(_) | ureq::Error::Timeout(_) | ureq::Error::Protocol(_) => {
             Failure::Broken(format!("the connection failed ({error})"))
         }
-        other => wrong(format!("cannot fetch it: {other}")),
+        other => wrong(format!("cannot download it: {other}")),
     })?;
     let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
     match response.status() {
@@ -401,9 +400,9 @@ fn request(
             if range.is_some_and(|range| range.starts_with(&format!("bytes {done}-"))) => {}
         StatusCode::PARTIAL_CONTENT | StatusCode::RANGE_NOT_SATISFIABLE => {
             part.truncate().map_err(Failure::Final)?;
-            return Err(Failure::Broken("the server sent another part than the one asked for".into()));
+            return Err(Failure::Broken("the server sent a different part than requested".into()));
         }
-        status => return Err(wrong(format!("the server answers {status}"))),
+        status => return Err(wrong(format!("the server answered {status}"))),
     }
     receive(response.into_body().into_reader(), file, part, watch, &wrong)
 }
@@ -437,7 +436,10 @@ fn receive(
                     "this is an HTML or XML page, not a gzip file; does a proxy ask for a login?".into()
                 }
                 _ => {
-                    format!("this is no gzip file, it starts with the bytes {:02x?}", &piece[..count.min(4)])
+                    format!(
+                        "this is not a gzip file: it starts with the bytes {:02x?}",
+                        &piece[..count.min(4)]
+                    )
                 }
             }));
         }

@@ -69,7 +69,7 @@ pub enum Error {
     #[error("{0}")]
     Device(String),
     /// A folder or file that another process works on.
-    #[error("{}: in use by {owner}; only one at a time may write there", shown_path(path))]
+    #[error("{}: in use by {owner}; only one process at a time may write there", shown_path(path))]
     Busy {
         /// The folder or file.
         path: PathBuf,

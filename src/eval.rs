@@ -22,7 +22,7 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Arc<Imag
     let classes = checkpoint.model.class_count();
     if last >= classes {
         let message = format!(
-            "the labels go up to {last}; the model {} knows {classes} classes, 0 to {}",
+            "the labels go up to {last}, but the model {} has {classes} classes, 0 to {}",
             checkpoint.model.name,
             classes - 1
         );
@@ -92,7 +92,7 @@ pub(crate) fn check_finite(checkpoint: &Checkpoint, logits: &[f32]) -> Result<()
 
 fn not_finite(checkpoint: &Checkpoint, what: String) -> Error {
     let message = format!(
-        "{what}, so there is no answer: with these weights, {} numbers grow beyond what f32 holds",
+        "{what}, so there is no answer; with these weights and {}, numbers grow beyond the range of f32",
         checkpoint.normalization
     );
     Error::NotFinite { model: checkpoint.model.name.clone(), message }
@@ -129,7 +129,7 @@ pub(crate) fn check_images(images: &Images, dir: &Path, model: &Model) -> Result
         return Ok(());
     }
     let message = format!(
-        "the images are {found} (channels, height, width); the model {} takes {}",
+        "the images are {found} (channels, height, width), but the model {} takes {}",
         model.name, model.input
     );
     Err(Error::data(dir, message))

@@ -81,7 +81,7 @@ fn target_of(path: &Path) -> io::Result<PathBuf> {
             Err(_) => return Ok(target),
         }
     }
-    Err(io::Error::other("too many links lead from one to another"))
+    Err(io::Error::other("too many links in a row"))
 }
 
 pub(crate) fn folder_of(path: &Path) -> &Path {

@@ -101,7 +101,7 @@ fn open(path: &Path, make: bool) -> io::Result<File> {
     if let Ok(found) = path.symlink_metadata()
         && !found.is_file()
     {
-        let message = format!("{} is in the way, and is no lock file", path.display());
+        let message = format!("{} is in the way and is not a lock file", path.display());
         return Err(io::Error::new(ErrorKind::InvalidInput, message));
     }
     if make {

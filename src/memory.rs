@@ -25,7 +25,7 @@ pub(crate) fn shortage(needed: u64) -> Option<u64> {
 
 /// The error message for a shortage.
 pub(crate) fn message(needed: u64, free: u64, what: &str, cure: &str) -> String {
-    format!("{what} needs {} of memory, {} are free: {cure}", in_units(needed), in_units(free))
+    format!("{what} needs {} of memory, but only {} is free: {cure}", in_units(needed), in_units(free))
 }
 
 /// A number of bytes to read: `1.50 GiB`.
@@ -44,7 +44,7 @@ pub(crate) fn check_stacks(threads: usize) -> Result<()> {
         Some(free) => {
             let (needed, free) = (in_units(needed), in_units(free));
             let message = format!(
-                "cannot start {threads} threads: their stacks need {needed} of address space, {free} are left"
+                "cannot start {threads} threads: their stacks need {needed} of address space, but only {free} is left"
             );
             Err(Error::Device(message))
         }

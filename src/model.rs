@@ -104,7 +104,7 @@ impl Model {
                 return Err(fail(format!("a name is made of 1 to {MAX_NAME} letters, digits and '_'")));
             }
             if name == "loss" || name == "input" {
-                return Err(fail("the image is called input, and the loss loss: choose another name".into()));
+                return Err(fail("the names input and loss are reserved; choose another".into()));
             }
             if let Some(first) = names.known.insert(name.clone(), index) {
                 return Err(fail(graph::taken(&config, first)));
@@ -164,7 +164,7 @@ impl Model {
         let mut all_but_last = layers.iter().zip(&config.layers).take(layers.len().max(1) - 1);
         if let Some((unread, entry)) = all_but_last.find(|(layer, _)| layer.readers.is_empty()) {
             let message = format!(
-                "layer `{}`: no layer reads its output: name it in a later layer's from, or take it out",
+                "layer `{}`: no layer reads its output: name it in a later layer's from, or remove it",
                 unread.name
             );
             return Err(fail(entry.line, message));
@@ -291,7 +291,8 @@ impl Model {
             if matches!(layer.op, Op::GroupNorm { groups, .. } if groups == layer.output.len()) {
                 let name = &layer.name;
                 return Some(format!(
-                    "layer `{name}` has a single value in each group; it normalises to 0 and teaches nothing: choose fewer groups"
+                    "layer `{name}` has a single value in each group; it normalises to 0, and nothing is learnt \
+                     through it: choose fewer groups"
                 ));
             }
             let Op::BatchNorm2d { .. } = layer.op else { return None };
@@ -305,10 +306,11 @@ impl Model {
             };
             let name = &layer.name;
             Some(format!(
-                "layer `{name}` {which}; it normalises to 0 and teaches nothing: choose another batch size"
+                "layer `{name}` {which}; it normalises to 0, and nothing is learnt through it: choose another batch \
+                 size"
             ))
         };
-        let nothing = "the net has no parameters to train: it stays as it is".to_owned();
+        let nothing = "the net has no parameters, so training does not change it".to_owned();
         let nothing = (self.parameter_count() == 0).then_some(nothing);
         nothing.into_iter().chain(self.layers.iter().filter_map(warning)).collect()
     }
@@ -451,7 +453,7 @@ mod tests {
     fn a_net_without_parameters_is_odd() {
         let text = "name = \"x\"\ninput = [2, 3, 3]\nlayers = [{ type = \"global_avg_pool2d\" }]";
         let warnings = Model::parse(text, "x.toml").unwrap().warnings(None);
-        assert_eq!(warnings, ["the net has no parameters to train: it stays as it is"]);
+        assert_eq!(warnings, ["the net has no parameters, so training does not change it"]);
     }
 
     #[test]

@@ -91,7 +91,7 @@ pub fn registered() -> Vec<&'static Shader> {
 pub(crate) fn register(name: &'static str, source: &str, is_trusted: bool) -> Result<()> {
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     if all().iter().chain(registered.iter().copied()).any(|other| other.name == name) {
-        return Err(Error::Usage(format!("there is a shader {name}.wgsl already")));
+        return Err(Error::Usage(format!("the shader {name}.wgsl exists already")));
     }
     let (module, info) = parse(name, source)?;
     let shader = Shader { name, source: Box::leak(source.into()), is_trusted, module, info };

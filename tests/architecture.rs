@@ -176,4 +176,91 @@ fn examples_fit_on_a_page() {
         let most = if file.ends_with("train_from_memory.rs") { 40 } else { 60 };
         assert!(lines <= most, "{} has {lines} lines, more than {most}", file.display());
     }
+
+/// The string literals of a file, without its test module.
+fn literals(text: &str) -> Vec<String> {
+    let mut rest = text.split("#[cfg(test)]\nmod ").next().unwrap();
+    let mut found = Vec::new();
+    while let Some(at) = rest.find(['/', '"', '\'']) {
+        let (before, from) = rest.split_at(at);
+        let hashes = before.len() - before.trim_end_matches('#').len();
+        let is_raw = before[..before.len() - hashes].ends_with('r');
+        let end = if from.starts_with("//") {
+            from.find('\n').unwrap_or(from.len())
+        } else if from.starts_with('"') && is_raw {
+            let close = format!("\"{}", "#".repeat(hashes));
+            1 + from[1..].find(&close).unwrap()
+        } else if from.starts_with('"') {
+            let mut escaped = false;
+            let is_end = |c: char| {
+                let ends = c == '"' && !escaped;
+                escaped = c == '\\' && !escaped;
+                ends
+            };
+            1 + from[1..].find(is_end).unwrap()
+        } else if from.starts_with("'\"'") || from.starts_with("'\\") {
+            // A character; any other quote begins one that needs no care, or a lifetime.
+            2
+        } else {
+            0
+        };
+        if from.starts_with('"') {
+            found.push(from[1..end].to_owned());
+        }
+        rest = &from[(end + 1).min(from.len())..];
+    }
+    found
+}
+
+/// Where a text names an option or a command of the program.
+fn names_command_line(text: &str) -> bool {
+    const COMMANDS: [&str; 14] = [
+        "train",
+        "eval",
+        "classify",
+        "export",
+        "new",
+        "data",
+        "summary",
+        "devices",
+        "doctor",
+        "bench",
+        "experiments",
+        "report",
+        "completions",
+        "man",
+    ];
+    let word = |text: &str| -> String { text.chars().take_while(|c| c.is_ascii_lowercase()).collect() };
+    // A custom property of CSS has one letter here.
+    let option = text.match_indices("--").any(|(at, _)| word(&text[at + 2..]).len() > 1);
+    let command = text
+        .match_indices("shadernet ")
+        .any(|(at, prefix)| COMMANDS.contains(&&*word(&text[at + prefix.len()..])));
+    option || command
+}
+
+/// A program of somebody else has other options: what would help is a `Remedy`, and the words are the program's.
+#[test]
+fn the_library_does_not_name_the_command_line() {
+    // It marks files, and is no message.
+    const MARK: &str = "<meta name=generator content=\\\"shadernet report\\\">";
+    let mut count = 0;
+    for (_, file, text) in sources() {
+        for literal in literals(&text) {
+            count += 1;
+            let named = names_command_line(&literal) && literal != MARK;
+            assert!(!named, "{}: {literal:?} names the command line", file.display());
+        }
+    }
+    assert!(count > 1000, "only {count} literals were found");
+}
+
+#[test]
+fn a_command_in_a_message_would_be_found() {
+    let text = "// \"--a\"\nlet (a, b) = ('\"', 'x'); f(\"say \\\"--force\\\"\", r#\"run `shadernet train` \"now\" \"#, '\\'');\n\
+                #[cfg(test)]\nmod tests { \"--out\" }";
+    let found = literals(text);
+    assert_eq!(found, ["say \\\"--force\\\"", "run `shadernet train` \"now\" "]);
+    assert!(found.iter().all(|literal| names_command_line(literal)));
+    assert!(!names_command_line("<i style=\"--w:{}%\"> by shadernet {version}"));
 }

@@ -158,8 +158,8 @@ fn the_page_without_webgpu_knows_what_every_layer_computes() {
 
 #[test]
 fn files_that_are_no_graph_of_ours_are_refused() {
-    assert!(Graph::read(b"<html>").unwrap_err().starts_with("no ONNX file"));
-    assert_eq!(Graph::read(b"").unwrap_err(), "a file without a graph");
+    assert!(Graph::read(b"<html>").unwrap_err().starts_with("not an ONNX file"));
+    assert_eq!(Graph::read(b"").unwrap_err(), "the file has no graph");
     let mut bytes = to_onnx(&checkpoint(FOLDS, "folds"), false).unwrap();
     let at = bytes.windows(4).position(|text| text == b"Conv").unwrap();
     bytes[at] = b'K';
@@ -195,7 +195,7 @@ fn a_name_that_no_module_can_have() {
     ] {
         let text = FOLDS.replace("\"padded\"", &format!("\"{name}\""));
         let error = to_pytorch(&checkpoint(&text, "folds")).unwrap_err().to_string();
-        assert!(error.contains(&format!("layer `{name}`: PyTorch cannot have")), "{error}");
+        assert!(error.contains(&format!("layer `{name}`: PyTorch does not allow")), "{error}");
     }
     for name in ["self", "match", "x", "nn", "conv_2"] {
         let text = FOLDS.replace("\"padded\"", &format!("\"{name}\""));

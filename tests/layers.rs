@@ -158,7 +158,7 @@ fn limits_are_where_they_should_be() {
         (
             "conv2d",
             "out_channels = 2\nkernel = 2\ndilation = 65536\npadding = \"same\"",
-            Some("kernel 2 with dilation 65536 reaches over 65537 pixels: it can be 65536"),
+            Some("kernel 2 with dilation 65536 spans 65537 pixels; at most 65536 are allowed"),
         ),
         ("conv2d", "out_channels = 0\nkernel = 1", Some("at least 1")),
         ("conv2d", "out_channels = 2\nkernel = 0", Some("kernel = 0 must be from 1 to 65536")),

@@ -231,27 +231,27 @@ fn messages_say_what_to_write() {
         (
             "stride = 1",
             "stride = [1, 2]",
-            "stride must be a whole number of at least 1, not a list: one number holds",
+            "stride must be a whole number of at least 1, not a list: write one number",
         ),
-        ("epochs = 3", "epochs = 0x", "x.toml:17: train.epochs: this is no number: digits are missing"),
+        ("epochs = 3", "epochs = 0x", "x.toml:17: train.epochs: this is not a number: digits are missing"),
         (
             "momentum = 0.9",
             "momentum = \"0.9\"",
             "x.toml:19: train.optimizer.momentum must be a number, not \"0.9\": write it without quotes",
         ),
         ("peak = 0.1", "peak = []", "x.toml:20: train.learning_rate.peak must be a number, not a list"),
-        ("\"every\"", "net", "x.toml:1: net is no value; text stands in quotes: \"net\""),
-        ("\"every\"", "every", "x.toml:1: every is no value; text stands in quotes: \"every\""),
+        ("\"every\"", "net", "x.toml:1: net is not a value; text needs quotes: \"net\""),
+        ("\"every\"", "every", "x.toml:1: every is not a value; text needs quotes: \"every\""),
         ("\"every\"", "inner", "x.toml:1: inner is no value"),
-        ("[\"a\", ", "[a, ", "x.toml:3: a is no value; text stands in quotes"),
+        ("[\"a\", ", "[a, ", "x.toml:3: a is not a value; text needs quotes"),
         ("nesterov = true", "nesterov = True", "x.toml:19: write true, in lower case"),
         ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
         (
             "padding = 0",
             "padding = \"same\"",
-            "only convolutions have it; write a number, such as padding = 1",
+            "only convolutions support it; write a number, such as padding = 1",
         ),
-        ("padding = 1", "padding = \"valid\"", "right] or \"same\", not \"valid\": that is padding = 0"),
+        ("padding = 1", "padding = \"valid\"", "right] or \"same\", not \"valid\": write padding = 0"),
         (
             "padding = 1",
             "padding = -1",
@@ -270,7 +270,7 @@ fn messages_say_what_to_write() {
         (
             "stride = 1",
             "stride = 18446744073709551615",
-            "layers[0].stride must be a number that is not as large, not 18446744073709551615",
+            "layers[0].stride must be a smaller number, not 18446744073709551615",
         ),
         ("kernel = 3", "kernel = 4294967295", "kernel = 4294967295 must be from 1 to 65536"),
         ("kernel = 3, ", "", "layer `first`: `kernel` is missing"),
@@ -313,7 +313,7 @@ fn messages_say_what_to_write() {
         ),
         ("\"kaiming\"", "\"he\"", "train.init: there is no name \"he\"; there are "),
         ("\"kaiming\"", "3", "train.init must be \"pytorch\" or \"kaiming\", not 3"),
-        ("[\"a\", \"b\", \"c\"]", "[\"a\", \"b\", \"a\"]", "x.toml:3: classes: \"a\" is there twice"),
+        ("[\"a\", \"b\", \"c\"]", "[\"a\", \"b\", \"a\"]", "x.toml:3: classes: \"a\" appears twice"),
         ("[\"a\", \"b\", \"c\"]", "[\"a\", \"\", \"c\"]", "classes: name 2 must have 1 to 100 characters"),
         (
             "[\"a\", \"b\", \"c\"]",
@@ -384,14 +384,18 @@ fn what_does_not_join_is_said_with_its_line() {
         (
             r#"{ type = "relu", slope = 1 }"#,
             "x.toml:6: layer `relu2`: ",
-            "no key `slope`; none is wanted here",
+            "no key `slope`; none is expected here",
         ),
         (
             r#"{ type = "relu", name = "half" }"#,
             "x.toml:6: layer `half`: ",
             "layer 2 in line 5 has this name",
         ),
-        (r#"{ type = "relu", name = "input" }"#, "x.toml:6: layer `input`: ", "the image is called input"),
+        (
+            r#"{ type = "relu", name = "input" }"#,
+            "x.toml:6: layer `input`: ",
+            "the names input and loss are reserved",
+        ),
         (r#"{ type = "prelu", num_parameters = -1 }"#, "x.toml:6: layer `prelu1`: ", "at least 1, not -1"),
         (r#"{ type = "relu", from = 3 }"#, "x.toml:6: ", "from must be the name of an earlier layer"),
         (
@@ -428,7 +432,7 @@ fn of_many_names_the_last_are_listed() {
 #[test]
 fn keys_of_many_parts_are_refused() {
     let message = Model::parse(&format!("x{} = 1", ".x".repeat(200_000)), "x.toml").unwrap_err().to_string();
-    assert_eq!(message, "x.toml:1: more than 64 keys within each other");
+    assert_eq!(message, "x.toml:1: keys are nested more than 64 deep");
     let numbers = format!("x = [{}]", "1.5, ".repeat(100));
     assert!(!Model::parse(&numbers, "x.toml").unwrap_err().to_string().contains("within"));
 }

@@ -19,23 +19,23 @@ pub(crate) struct BenchArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
-    /// Images of one step [default: the model's]
+    /// Images per step [default: the model's]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// Train so many nets side by side
+    /// Number of networks to train side by side
     #[arg(long, value_name = "R", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: u32,
-    /// Steps of each of the repeats, whose median counts [default: as many as take half a second]
+    /// Steps per repeat; the median of the repeats is reported [default: as many as take half a second]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MOST_STEPS as i64))]
     steps: Option<u32>,
-    /// On a GPU, compute neighbouring layers in one launch
+    /// Compute neighbouring layers in one kernel launch (GPU only)
     #[arg(long)]
     fusion: bool,
-    /// Measure how a step's cost grows with batch size, channels, image size, replicas and threads: prints a Markdown table
-    /// and draws it into this file
+    /// Measure how the cost of a step grows with batch size, channels, image size, replicas and threads: print a
+    /// Markdown table and draw it in this file
     #[arg(long, value_name = "FILE.svg")]
     scaling: Option<PathBuf>,
-    /// Replace a file that exists
+    /// Replace an existing file
     #[arg(long, requires = "scaling")]
     force: bool,
     /// Print the report as JSON
@@ -82,7 +82,8 @@ fn scale(
 ) -> Result<ExitCode> {
     if !json {
         output.line(format_args!(
-            "| | | ms a step | ÷ the first | operations ÷ the first | images/s | GFLOP/s | reached of the bound | working memory, MiB |\n\
+            "| | | ms per step | ÷ the first | operations ÷ the first | images/s | GFLOP/s | reached of the bound | \
+             working memory, MiB |\n\
              |---|---|---|---|---|---|---|---|---|"
         ));
     }
@@ -123,7 +124,11 @@ fn scale(
 
 fn print(report: &Measurement, output: &mut Output) {
     let Measurement { model, parameters, batch_size, replicas, images, device, .. } = report;
-    let from = if report.generated { "made up: there is no data/mnist that fits" } else { "of data/mnist" };
+    let from = if report.generated {
+        "generated, since data/mnist has no suitable images"
+    } else {
+        "from data/mnist"
+    };
     output.line(format_args!(
         "shadernet {} on {device}\n\
          model {model}: {parameters} parameters, batch size {batch_size}, replicas {replicas}\n\
@@ -132,8 +137,8 @@ fn print(report: &Measurement, output: &mut Output) {
     ));
     let step = report.step;
     output.line(format_args!(
-        "step      {:.3} ms: median of {} times {} steps, {:.3} to {:.3}\n\
-         speed     {:.0} images/s, {:.2} GFLOP/s ({:.4} GFLOP a step)\n\
+        "step      {:.3} ms: median of {} repeats of {} steps, {:.3} to {:.3}\n\
+         speed     {:.0} images/s, {:.2} GFLOP/s ({:.4} GFLOP per step)\n\
          epoch     {:.2} s",
         step.milliseconds,
         step.repeats,
@@ -159,7 +164,7 @@ fn print(report: &Measurement, output: &mut Output) {
     if let Some(plan) = report.plan {
         let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
         output.line(format_args!(
-            "plan      {} launches, {:.1} MiB of working memory, {:.1} MiB if none were shared",
+            "plan      {} launches, {:.1} MiB of working memory, {:.1} MiB without sharing",
             plan.launches,
             mebibytes(plan.memory_bytes),
             mebibytes(plan.unshared_bytes)
@@ -167,7 +172,7 @@ fn print(report: &Measurement, output: &mut Output) {
     }
     let (ceilings, bound) = (report.ceilings, report.bound);
     let memory = ceilings.gb_per_second.map(|rate| format!(", {rate:.2} GB/s copied"));
-    let launch = ceilings.launch_microseconds.map(|time| format!(", {time:.2} µs a launch"));
+    let launch = ceilings.launch_microseconds.map(|time| format!(", {time:.2} µs per launch"));
     output.line(format_args!(
         "ceilings  {:.2} GFLOP/s of multiply-adds{}{}",
         ceilings.gflop_per_second,
@@ -175,20 +180,20 @@ fn print(report: &Measurement, output: &mut Output) {
         launch.unwrap_or_default()
     ));
     let of_what = match report.plan {
-        None => "the arithmetic alone".to_owned(),
+        None => "arithmetic alone".to_owned(),
         Some(_) => format!(
-            "arithmetic {:.3} or memory {:.3}, and launches {:.3}",
+            "arithmetic {:.3} or memory {:.3}, plus launches {:.3}",
             bound.arithmetic_milliseconds, bound.memory_milliseconds, bound.launch_milliseconds
         ),
     };
     output.line(format_args!(
-        "bound     {:.3} ms: {of_what}; {:.1} % of this speed is reached",
+        "bound     {:.3} ms: {of_what}; the step reaches {:.1} % of this speed",
         bound.milliseconds,
         100.0 * bound.reached
     ));
     let Some(launches) = &report.launches else {
         if report.plan.is_some() {
-            output.line(format_args!("\nthis device does not tell how long its launches take"));
+            output.line(format_args!("\nthis device cannot time its launches"));
         }
         return;
     };

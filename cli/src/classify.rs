@@ -15,15 +15,15 @@ use super::{DeviceArgs, Output, load_trained, output};
 
 const EXAMPLES: &str = "\
 Examples:
-  shadernet classify drawn.png scanned.jpg     # digits, by the built-in network
+  shadernet classify drawn.png scanned.jpg     # digits, with the built-in network
   shadernet classify --model runs/photos-1/model.safetensors picture.jpg
-  shadernet classify --json drawn.png          # for other programs";
+  shadernet classify --json drawn.png          # output for other programs";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ClassifyArgs {
-    /// Pictures (.png, .jpg), any size and colours: of one digit each for the built-in network and others trained on IDX files; `-`
-    /// is standard input
+    /// Pictures (.png, .jpg) of any size and colour, or `-` for standard input; the built-in network, and others
+    /// trained on IDX files, expect one digit in each
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
     /// Trained model (.safetensors) [default: the built-in seed network]

@@ -15,22 +15,22 @@ use super::stop::Stop;
 
 const EXAMPLES: &str = "\
 Examples:
-  shadernet data mnist                         # handwritten digits, into data/mnist, where train looks
+  shadernet data mnist                         # handwritten digits, into data/mnist, the default of `train`
   shadernet data fashion-mnist --out fashion   # then: shadernet train --data fashion";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DataArgs {
-    /// Data set to fetch
+    /// Dataset to download
     #[arg(value_parser = PossibleValuesParser::new(DATA_SETS.iter().map(|set| set.name)))]
     name: String,
-    /// Folder for its files [default: data/<name>]
+    /// Folder to download into [default: data/<name>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Replace other files of the same names
+    /// Replace different files of the same names
     #[arg(long)]
     force: bool,
-    /// Fetch from URL/<file> instead of the public mirror
+    /// Download from URL/<file> instead of the public mirror
     #[arg(long, value_name = "URL", hide = true)]
     mirror: Option<String>,
 }
@@ -48,12 +48,12 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
         bar.set_position(done);
     };
     let stop = Stop::catch()?;
-    stop.end_at_once("stopped; the same command goes on where this one stopped", Some(bar.clone()));
+    stop.end_at_once("stopped; the same command continues from here", Some(bar.clone()));
     let fetched = fetch(set, args.mirror.as_deref(), &folder, args.force, &mut watch);
     bar.finish_and_clear();
     fetched?;
     output.line(format_args!("{}: {}", folder.display(), set.about));
-    output.line(format_args!("{} files, each with the SHA-256 that it should have", set.files.len()));
-    output.line(format_args!("train on it: shadernet train --data {}", quoted(&folder)));
+    output.line(format_args!("{} files, all with the expected SHA-256", set.files.len()));
+    output.line(format_args!("to train on it: shadernet train --data {}", quoted(&folder)));
     Ok(ExitCode::SUCCESS)
 }

@@ -15,10 +15,10 @@ use super::{Output, load_model};
 pub(crate) struct DoctorArgs {
     /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
     model: Option<PathBuf>,
-    /// A part of an adapter's name [default: the first, software or not]
+    /// Part of an adapter's name [default: the first adapter, even a software one]
     #[arg(long)]
     device: Option<String>,
-    /// Examine the kernels that compute neighbouring layers in one launch, as `train --fusion` uses them
+    /// Check the kernels that compute neighbouring layers in one launch, as used by `train --fusion`
     #[arg(long)]
     fusion: bool,
     /// Print the report as JSON
@@ -32,7 +32,7 @@ pub(crate) fn run(args: &DoctorArgs, output: &mut Output) -> Result<ExitCode> {
     let adapter = match &args.device {
         Some(name) => Adapter::named(name).map_err(|error| Error::Usage(format!("--device {error}")))?,
         None => Adapter::all().into_iter().next().ok_or_else(|| {
-            Error::Device(format!("there is nothing to examine: {}", Adapter::listing(&[])))
+            Error::Device(format!("there is no adapter to check: {}", Adapter::listing(&[])))
         })?,
     };
     let options = if args.fusion { GpuOptions::FUSED } else { GpuOptions::DEFAULT };
@@ -52,8 +52,8 @@ fn print(report: &Examination, output: &mut Output) {
     let mebibytes = |bytes: u64| bytes >> 20;
     output.line(format_args!(
         "shadernet {} on {}\n\
-         limits: {storage_buffers} storage buffers, {} MiB a binding, {} MiB a buffer, workgroups of \
-         {workgroup_invocations} with {} KiB, {workgroups} along an axis\n\n\
+         limits: {storage_buffers} storage buffers, {} MiB per binding, {} MiB per buffer, {workgroup_invocations} \
+         invocations and {} KiB per workgroup, {workgroups} workgroups per dimension\n\n\
          model {}: {} launches\n",
         report.version,
         report.adapter,
@@ -75,7 +75,7 @@ fn print(report: &Examination, output: &mut Output) {
             }
             (None, None) => {
                 let error = row.largest_error_of_bound;
-                output.line(format_args!("{launch}  {elements:>9}  {error:>13.3}  right"));
+                output.line(format_args!("{launch}  {elements:>9}  {error:>13.3}  correct"));
             }
         }
     }
@@ -83,16 +83,18 @@ fn print(report: &Examination, output: &mut Output) {
         output.line(format_args!("\nWRONG: {what}"));
     }
     if let Some(training) = report.training {
-        let same = if training.deterministic { "same bits" } else { "WRONG: different bits" };
+        let same = if training.deterministic { "identical bits" } else { "WRONG: different bits" };
         let difference = training.largest_loss_difference;
         output.line(format_args!(
-            "\n20 steps twice: {same}\n20 steps against the reference, four at a time: loss within {difference:.1e} of its value"
+            "\n20 steps, run twice: {same}\n20 steps, compared with the reference four at a time: largest relative \
+             difference of the loss {difference:.1e}"
         ));
     }
     let verdict = if report.is_well() {
-        "this adapter computes right"
+        "this adapter computes correctly"
     } else {
-        "do not train on this adapter: `--device cpu` needs none. Please report it with `doctor --json`"
+        "do not train on this adapter; `--device cpu` works without a GPU. Please report the output of `shadernet \
+         doctor --json`"
     };
     output.line(format_args!("\n{verdict} ({:.1} s)", report.seconds));
 }

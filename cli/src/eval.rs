@@ -16,15 +16,15 @@ use super::{DeviceArgs, Output, load_trained, output};
 pub(crate) struct EvalArgs {
     /// Trained model (.safetensors)
     file: PathBuf,
-    /// Folder with IDX files, or with a folder of pictures for each class
+    /// Dataset folder: IDX files, or one folder of pictures per class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
     #[command(flatten)]
     device: DeviceArgs<false>,
-    /// Also write the logits of all test images, as a tensor `logits` [images, classes]
+    /// Also write the logits of all test images, as a tensor `logits` of shape [images, classes]
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
-    /// Replace a file that exists
+    /// Replace an existing file
     #[arg(long, requires = "logits")]
     force: bool,
     /// Print the result as JSON

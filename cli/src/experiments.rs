@@ -19,39 +19,40 @@ use super::{DeviceArgs, Output, output};
 
 const EXAMPLES: &str = "\
 Examples:
-  shadernet experiments suite.toml             # all of it; the same command goes on where it was stopped
+  shadernet experiments suite.toml             # all of it; after a stop, the same command continues
   shadernet experiments suite.toml --shard 1/4 # a quarter of it, on one of four machines
-  shadernet experiments suite.toml --report    # only the report, of what is done so far";
+  shadernet experiments suite.toml --report    # only the report of the runs done so far";
 
-const STOPPED: &str = "stopped; all of it is saved, and the same command goes on";
+const STOPPED: &str = "stopped; everything is saved, and the same command continues from here";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ExperimentsArgs {
     /// Suite of arms and seeds (.toml)
     suite: PathBuf,
-    /// Folder for tables, models and the report; what is done there is not done again [default: experiments/<suite>]
+    /// Folder for tables, models and the report; runs that it already holds are not repeated [default:
+    /// experiments/<suite>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Folder with IDX files, or with a folder of pictures for each class [default: data/mnist]
+    /// Dataset folder: IDX files, or one folder of pictures per class [default: data/mnist]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
-    /// Train so many seeds of an arm side by side, where that is faster [default: 8 on a GPU, 1 on the processor]
+    /// Number of seeds of an arm to train side by side, where that is faster [default: 8 on a GPU, 1 on the processor]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: Option<u32>,
-    /// Do the I-th of N parts of the suite, as in 1/4: for several machines that share the folder, or whose CSV files are
-    /// put together in one
+    /// Run the I-th of N parts of the suite, such as 1/4: for several machines that share the folder, or whose CSV
+    /// files are later collected in one
     #[arg(long, value_name = "I/N", value_parser = shard, default_value = "1/1")]
     shard: (usize, usize),
-    /// Choose recipes on held-out images, or test what was chosen [default: both, one after the other]
+    /// Only choose recipes on held-out images, or only test the chosen ones [default: both, one after the other]
     #[arg(long)]
     phase: Option<OnePhase>,
-    /// Train nothing; write the report of what is done
+    /// Train nothing; write the report of the runs done so far
     #[arg(long)]
     report: bool,
-    /// On a GPU, compute neighbouring layers in one launch
+    /// Compute neighbouring layers in one kernel launch (GPU only)
     #[arg(long)]
     fusion: bool,
 }
@@ -66,7 +67,7 @@ fn shard(text: &str) -> Result<(usize, usize), String> {
     let parts = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
     match parts {
         Some((i, n)) if (1..=n).contains(&i) => Ok((i - 1, n)),
-        _ => Err("write it as I/N, with I from 1 to N".into()),
+        _ => Err("expected I/N, with I from 1 to N".into()),
     }
 }
 
@@ -85,7 +86,7 @@ pub(crate) fn run(args: &ExperimentsArgs, output: &mut Output) -> Result<ExitCod
     let stop = Stop::catch()?;
     if args.report {
         if !out.is_dir() {
-            return Err(Error::data(&out, "there is no such folder, so there are no rows to report"));
+            return Err(Error::data(&out, "there is no such folder, so there is nothing to report"));
         }
         rows = Rows::read(&out, &own_file)?;
         let mut progress = Progress { output, bar: None, label: String::new(), stop: &stop };

@@ -31,19 +31,19 @@ pub(crate) struct ExportArgs {
     model: PathBuf,
     #[command(flatten)]
     formats: Formats,
-    /// In the ONNX graph, let the weights take in the batch normalisations beside them
+    /// In the ONNX graph, fold batch normalisations into the neighbouring weights
     #[arg(long, requires = "onnx")]
     fold_batch_norm: bool,
-    /// Compute the written ONNX graph on the test images of a data set and compare it with the network
+    /// Run the written ONNX graph on the test images of a dataset and compare its answers with the network's
     #[arg(long, requires = "onnx")]
     verify: bool,
-    /// On the page, let people train the network again, from random weights, on 4,000 images that the page then holds
+    /// On the page, let people train the network from scratch on 4,000 images, which are stored in the page
     #[arg(long, requires = "html")]
     train_here: bool,
-    /// Data set for --verify and --train-here: folder with IDX files, or with a folder of pictures for each class
+    /// Dataset folder for --verify and --train-here: IDX files, or one folder of pictures per class
     #[arg(long, value_name = "DIR", default_value = "data/mnist")]
     data: PathBuf,
-    /// Replace a file that exists
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -52,7 +52,7 @@ pub(crate) struct ExportArgs {
 #[derive(Args)]
 #[group(required = true, multiple = true)]
 struct Formats {
-    /// Page on which one draws or opens an image and sees what the network says of it, in any browser: one file, no server
+    /// Web page that classifies what people draw or open, in any browser: one file, no server
     #[arg(long, value_name = "FILE.html")]
     html: Option<PathBuf>,
     /// ONNX graph from pixels (0 to 1) to logits and probabilities, for a batch of any size
@@ -89,7 +89,7 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     if let Some((path, module)) = pytorch.as_ref().zip(module) {
         files::write_atomically(path, module.as_bytes())?;
         let model = args.model.display();
-        output.line(format_args!("{}: `load({:?})` gives the network", path.display(), model.to_string()));
+        output.line(format_args!("{}: `load({:?})` returns the network", path.display(), model.to_string()));
     }
     match onnx.as_ref().zip(images) {
         Some((path, images)) => verify(path, &checkpoint, &images, output),
@@ -136,7 +136,7 @@ fn verify(
         let pixels: Vec<f32> = pixels.iter().map(|&pixel| f32::from(pixel) / 255.0).collect();
         let logits = graph.run(&pixels, "logits").map_err(bad)?;
         if !logits.iter().all(|logit| logit.is_finite()) {
-            return Err(bad("the graph gives logits that are no finite numbers".into()));
+            return Err(bad("some logits of the graph are not finite".into()));
         }
         let wanted: Vec<f64> = wanted.iter().map(|&logit| logit.into()).collect();
         let answer = |row: &[f64]| {
@@ -148,7 +148,8 @@ fn verify(
         largest = wanted.iter().fold(largest, |most, logit| most.max(logit.abs()));
     }
     output.line(format_args!(
-        "verified: {same} of {} answers agree, largest difference of a logit {difference:.1e} (largest logit {largest:.1})",
+        "verified: {same} of {} answers agree, largest difference between logits {difference:.1e} (largest logit \
+         {largest:.1})",
         images.count
     ));
     let fits = same == images.count && difference <= TOLERANCE * largest;

@@ -28,9 +28,9 @@ mod train;
 
 use output::Output;
 
-/// Train small convolutional image classifiers on any GPU, or on none.
+/// Train small convolutional image classifiers on any GPU or on the processor.
 ///
-/// Without a command, trains the built-in network of 9,954 parameters on the handwritten digits in data/mnist.
+/// Without a command, train the built-in network (9,954 parameters) on the handwritten digits in data/mnist.
 #[derive(Parser)]
 #[command(name = "shadernet", version, after_help = EXAMPLES)]
 struct Cli {
@@ -40,59 +40,60 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  shadernet data mnist             # fetch 70,000 handwritten digits into data/mnist
+  shadernet data mnist             # download 70,000 handwritten digits into data/mnist
   shadernet train                  # train the built-in network on them, on a GPU or the processor
-  shadernet classify drawn.png     # which digit is it? Asks the trained network that is built in
-  shadernet new --data photos      # your own images, a folder for each class: writes model.toml
+  shadernet classify drawn.png     # recognise a digit with the built-in trained network
+  shadernet new --data photos      # write model.toml for your own images, one folder per class
   shadernet train model.toml --data photos
   shadernet classify --model runs/photos-1/model.safetensors picture.jpg
 
-A model description is a text file (.toml), a trained model a file of weights (.safetensors).
-Every training has a folder of its own in runs/, with report.html to look at.
-`shadernet help COMMAND` tells more of a command.";
+A model description is a text file (.toml); a trained model is a file of weights (.safetensors).
+Each run has its own folder in runs/, with a report (report.html) to open in a browser.
+`shadernet help COMMAND` describes a command in detail.";
 
 #[derive(Subcommand)]
 enum Command {
     /// Train a network
     Train(Box<train::TrainArgs>),
-    /// Judge a trained network on the test images of a data set
+    /// Evaluate a trained network on the test images of a dataset
     Eval(eval::EvalArgs),
-    /// Say which digits, or other things, are in pictures
+    /// Classify pictures with a trained network
     Classify(classify::ClassifyArgs),
-    /// Write a trained network as a file for another program
+    /// Export a trained network as a web page, an ONNX graph or a PyTorch module
     Export(export::ExportArgs),
-    /// Write a model description that fits your images
+    /// Write a model description suited to your images
     New(new::NewArgs),
-    /// Fetch a well-known data set
+    /// Download a standard dataset
     Data(data::DataArgs),
     /// Print the layer table of a network
     Summary {
         /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
         model: Option<PathBuf>,
     },
-    /// List what can compute here, and say what `--device auto` takes
+    /// List compute devices and show which one `--device auto` uses
     Devices,
-    /// Check every kernel of a model's training on this machine's GPU against the reference
+    /// Check every kernel of a model's training on a GPU against the reference implementation
     Doctor(doctor::DoctorArgs),
-    /// Measure how fast a network trains here, and what this device could do at best
+    /// Measure how fast a network trains on a device, and compare that with the device's limits
     Bench(bench::BenchArgs),
-    /// Run a suite of recipes with many seeds, and report means with their uncertainty
+    /// Run a suite of recipes with many seeds and report means with their uncertainty
     Experiments(experiments::ExperimentsArgs),
-    /// Write what a finished run reached as one HTML page, or compare several runs
+    /// Write an HTML report of a finished run, or compare several runs
     Report(report::ReportArgs),
-    /// Print what makes a shell complete the commands and options of shadernet
+    /// Print a shell completion script
     Completions(shell::CompletionsArgs),
-    /// Print the manual page, or write those of the program and of every command into a folder
+    /// Print the manual page, or write the pages of the program and of every command into a folder
     Man(shell::ManArgs),
 }
 
 /// Where to compute.
 #[derive(Args)]
 struct DeviceArgs<const CPU_FIRST: bool> {
-    /// auto, cpu, gpu, or a part of an adapter's name; auto takes the first real GPU, else the CPU
+    /// Compute device: auto, cpu, gpu or part of an adapter's name; auto uses the first real GPU, or the CPU if there
+    /// is none
     #[arg(long, default_value = if CPU_FIRST { "cpu" } else { "auto" })]
     device: String,
-    /// Threads of the CPU engine [default: one for each processor]
+    /// Number of threads of the CPU engine [default: one per processor]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 }
@@ -102,13 +103,17 @@ impl<const CPU_FIRST: bool> DeviceArgs<CPU_FIRST> {
         let fail = |message: String| Error::Usage(format!("--device {message}"));
         let device = Device::named(&self.device).map_err(|error| match (error.kind(), error.remedy()) {
             (Error::Usage(message), None) => fail(message.clone()),
-            (Error::Usage(message), Some(_)) => fail(format!("{message}\n`--device cpu` needs none")),
+            (Error::Usage(message), Some(_)) => {
+                fail(format!("{message}\n`--device cpu` works without a GPU"))
+            }
             _ => error,
         })?;
         let Some(threads) = self.threads else { return Ok(device) };
         if device.is_gpu() && !self.device.trim().eq_ignore_ascii_case("auto") {
-            let message =
-                format!("--threads is for the CPU engine; it does not go with --device {}", self.device);
+            let message = format!(
+                "--threads applies only to the CPU engine and cannot be combined with --device {}",
+                self.device
+            );
             return Err(Error::Usage(message));
         }
         Ok(device.threads(threads.into()))
@@ -200,14 +205,14 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
     let is_header = |bytes: &Vec<u8>| matches!(bytes[..], [_, _, _, _, _, _, _, 0, b'{', ..]);
     if is_trained(path) || bytes.as_ref().is_some_and(is_header) {
         return Err(bad(
-            "this is a file of weights, and a model description (.toml) is wanted; `train MODEL.toml --init` starts from \
-             weights, `eval` and `classify --model` use them",
+            "this is a file of weights, not a model description (.toml); `train MODEL.toml --init` starts training \
+             from weights, `eval` and `classify --model` use them",
         ));
     }
-    let bytes =
-        bytes.ok_or_else(|| bad("this file is too large for a model description; a .toml file fits"))?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| bad("this is no text in UTF-8; a model description (.toml) fits, saved as UTF-8"))?;
+    let bytes = bytes.ok_or_else(|| bad("this file is too large; expected a model description (.toml)"))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        bad("this is not a UTF-8 text file; expected a model description (.toml) saved as UTF-8")
+    })?;
     Model::parse(&text, &name)
 }
 
@@ -244,6 +249,6 @@ fn devices(output: &mut Output) -> Result<ExitCode> {
     if found.is_empty() {
         output.line(format_args!("{}", Adapter::listing(&found)));
     }
-    output.line(format_args!("\n--device auto takes the {}", Device::auto()));
+    output.line(format_args!("\n--device auto uses the {}", Device::auto()));
     Ok(ExitCode::SUCCESS)
 }

@@ -22,13 +22,13 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct NewArgs {
-    /// Folder with a folder of pictures for each class, or with IDX files
+    /// Dataset folder: one folder of pictures per class, or IDX files
     #[arg(long, value_name = "DIR")]
     data: PathBuf,
     /// Model description to write
     #[arg(long, value_name = "MODEL.toml", default_value = "model.toml")]
     out: PathBuf,
-    /// Replace a file that exists
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
 }
@@ -70,7 +70,7 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
         model.train.epochs
     ));
     out.line(format_args!(
-        "train it: shadernet train {} --data {}",
+        "to train it: shadernet train {} --data {}",
         files::quoted(&args.out),
         files::quoted(&args.data)
     ));

@@ -13,30 +13,34 @@ pub(crate) fn with_remedy(error: &Error) -> String {
 
 fn in_words(remedy: &Remedy) -> String {
     match remedy {
-        Remedy::UseCpu => "\n`--device cpu` needs no GPU".into(),
+        Remedy::UseCpu => "\n`--device cpu` works without a GPU".into(),
         Remedy::ReportGpu => {
-            "\n`--device cpu` needs no GPU; `shadernet doctor` prints a report to send in".into()
+            "\n`--device cpu` works without a GPU; please report the output of `shadernet doctor --json`"
+                .into()
         }
-        Remedy::Replace => ": --force replaces it, another name keeps it".into(),
-        Remedy::ReplaceDownload => "; `--force` replaces it, `--out` names another folder".into(),
-        Remedy::OtherFolder => ", or name another folder with `--out`".into(),
-        Remedy::NewFolder => " (`--resume DIR` resumes a run)".into(),
-        Remedy::Resume(folder) => format!("; `shadernet train --resume {}` resumes it", quoted(folder)),
-        Remedy::Train => "; `shadernet train --out DIR` makes one".into(),
-        Remedy::TrainModel(path) => format!("; `shadernet train {}` trains it", quoted(path)),
+        Remedy::Replace => "; use `--force` to replace it, or choose another name".into(),
+        Remedy::ReplaceDownload => {
+            "; use `--force` to replace it, or `--out` to choose another folder".into()
+        }
+        Remedy::OtherFolder => ", or choose another folder with `--out`".into(),
+        Remedy::NewFolder => " (use `--resume DIR` to resume a run)".into(),
+        Remedy::Resume(folder) => format!("; resume it with `shadernet train --resume {}`", quoted(folder)),
+        Remedy::Train => "; `shadernet train --out DIR` creates one".into(),
+        Remedy::TrainModel(path) => format!("; train it with `shadernet train {}`", quoted(path)),
         Remedy::Dataset => {
-            "; `shadernet data mnist` fetches MNIST into data/mnist, and --data names another folder".into()
+            "; `shadernet data mnist` downloads MNIST into data/mnist, and `--data` selects another folder"
+                .into()
         }
-        Remedy::ImagesOfRun => "; `--data DIR` says where they are".into(),
-        Remedy::ImagesOfReport => "; `--data DIR` says which of them to report".into(),
+        Remedy::ImagesOfRun => "; use `--data DIR` to say where they are".into(),
+        Remedy::ImagesOfReport => "; use `--data DIR` to say which of them to report".into(),
         Remedy::FitModel(data) => {
-            format!("; `shadernet new --data {}` writes a model that fits", quoted(data))
+            format!("; `shadernet new --data {}` writes a suitable model", quoted(data))
         }
         Remedy::InitialWeights => {
-            "; `shadernet train MODEL.toml --init FILE` starts from such weights".into()
+            "; to start training from such weights, use `shadernet train MODEL.toml --init FILE`".into()
         }
         Remedy::Stream => {
-            "; a program's output is read from standard input: `... | shadernet classify -`".into()
+            "; to read a program's output, use standard input: `... | shadernet classify -`".into()
         }
         Remedy::FinishSelection => "; finish `--phase select` on all shards first".into(),
         _ => String::new(),

@@ -18,16 +18,16 @@ Examples:
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ReportArgs {
-    /// Folder of a finished run; several are compared
+    /// Folder of a finished run; several runs are compared
     #[arg(required = true)]
     runs: Vec<PathBuf>,
-    /// Folder with the run's data set, if it is no longer where it was
+    /// Folder of the run's dataset, if it has moved
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
-    /// File to write [default: report.html in the run's folder; for several, comparison.html]
+    /// File to write [default: report.html in the run's folder; for several runs, comparison.html]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Replace a file that exists
+    /// Replace an existing file
     #[arg(long)]
     force: bool,
     #[command(flatten)]
@@ -51,7 +51,8 @@ pub(crate) fn run(args: &ReportArgs, output: &mut Output) -> Result<ExitCode> {
             report::of_run(run, source, &args.device.choose()?)?
         }
         None if args.data.is_some() => {
-            let message = "--data goes with one run: several are compared by what they wrote, without images";
+            let message =
+                "--data applies to a single run: several runs are compared by their records, without images";
             return Err(Error::Usage(message.into()));
         }
         None => report::of_runs(&args.runs)?,

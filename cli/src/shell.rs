@@ -22,7 +22,7 @@ Examples:
 #[derive(Args)]
 #[command(after_help = COMPLETIONS)]
 pub(crate) struct CompletionsArgs {
-    /// Shell to print for
+    /// Shell that the script is for
     shell: Shell,
 }
 
@@ -34,7 +34,7 @@ Examples:
 #[derive(Args)]
 #[command(after_help = MAN)]
 pub(crate) struct ManArgs {
-    /// Folder for shadernet.1, shadernet-train.1 and so on; pages that are there are replaced
+    /// Folder for shadernet.1, shadernet-train.1 and so on; existing pages are replaced
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 }

@@ -37,7 +37,7 @@ impl Stop {
         // The thread first: signals that are registered and not listened to would do nothing at all.
         if std::thread::Builder::new().spawn(listen).is_ok() {
             let signals =
-                register().map_err(|error| Error::Device(format!("signals cannot be caught: {error}")))?;
+                register().map_err(|error| Error::Device(format!("cannot catch signals: {error}")))?;
             let _ = sender.send(signals);
             let _ = has_begun.recv();
         }

@@ -34,7 +34,7 @@ Examples:
   shadernet train --device cpu --epochs 3      # fewer epochs, on the processor
   shadernet train --replicas 5                 # five seeds side by side
   shadernet train --hold-out 5000 --sweep learning_rate=0.05,0.1    # which rate is better?
-  shadernet train --resume runs/seed-1         # go on with a run that was stopped";
+  shadernet train --resume runs/seed-1         # resume a run that was stopped";
 
 /// What belongs to the recipe of a run is optional here: a run that goes on has it already.
 #[derive(Args)]
@@ -42,53 +42,53 @@ Examples:
 pub(crate) struct TrainArgs {
     /// Model description (.toml) [default: the built-in seed network]
     model: Option<PathBuf>,
-    /// Folder with IDX files, or with a folder of pictures for each class [default: data/mnist]
+    /// Dataset folder: IDX files, or one folder of pictures per class [default: data/mnist]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
-    /// Seed of all random numbers [default: 0]
+    /// Seed of the random numbers [default: 0]
     #[arg(long, value_name = "S")]
     seed: Option<u32>,
-    /// Train so many nets side by side, with the seeds S, S+1, ...; in a sweep so many of each [default: 1]
+    /// Number of networks to train side by side, with seeds S, S+1, ...; in a sweep, per combination [default: 1]
     #[arg(long, value_name = "R", value_parser = clap::value_parser!(u32).range(1..=256))]
     replicas: Option<u32>,
     #[arg(long, value_name = "KEY=V1,V2,...", help = sweep_help())]
     sweep: Vec<String>,
-    /// Times through the training set [default: the model's]
+    /// Number of passes over the training set [default: the model's]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
-    /// Images of one step [default: the model's]
+    /// Images per step [default: the model's]
     #[arg(long, value_name = "N")]
     batch_size: Option<usize>,
-    /// Stop after so many steps in all; `--resume` goes on from there
+    /// Stop after this many steps in all; `--resume` continues from there
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_steps: Option<u32>,
     /// Start from these weights: a trained model, or a PyTorch `state_dict` saved as safetensors
     #[arg(long, value_name = "FILE.safetensors")]
     init: Option<PathBuf>,
-    /// Change training images at random [default: on, as the model says]
+    /// Augment the training images at random [default: on, as the model specifies]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     augment: Option<Switch>,
-    /// Draw training images in random order [default: on]
+    /// Shuffle the training images [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     shuffle: Option<Switch>,
     /// Folder for the results [default: runs/<model>-<n>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Go on with the run in this folder, as if it had not been stopped
+    /// Resume the run in this folder, as if it had not been stopped
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
-    /// In long epochs, save the state every so many seconds, too
+    /// Interval in seconds at which the state is also saved during long epochs
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
-    /// Do not touch the test set; judge on so many random images held out of the training set: for tuning
+    /// Evaluate on N random images held out of the training set instead of the test set, which stays unused; for tuning
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     hold_out: Option<u32>,
-    /// On a GPU, give every tensor its own memory
+    /// Give every tensor its own memory (GPU only)
     #[arg(long)]
     no_reuse: bool,
-    /// On a GPU, compute neighbouring layers in one launch; measure first which way is faster with `bench`
+    /// Compute neighbouring layers in one kernel launch (GPU only); check with `bench` whether that is faster
     #[arg(long)]
     fusion: bool,
     /// Do not write report.html
@@ -97,15 +97,15 @@ pub(crate) struct TrainArgs {
     /// Print only the result
     #[arg(long)]
     quiet: bool,
-    /// Print only summary.json, to standard output
+    /// Print only the contents of summary.json, to standard output
     #[arg(long)]
     json: bool,
 }
 
 fn sweep_help() -> String {
     format!(
-        "Train a net for each of these values of a setting, side by side; given several times, one for each combination. \
-         Settings: {}",
+        "Train one network for each of these values of a setting, side by side; if given several times, one for each \
+         combination. Settings: {}",
         Sweep::keys()
     )
 }
@@ -143,8 +143,8 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
     let Some((name, _)) = given.into_iter().find(|&(_, is_given)| is_given) else { return Ok(()) };
     let model = folder.join("model.safetensors");
     let message = format!(
-        "--resume goes on with the recipe that the run was started with, so it does not go with {name}; to train its \
-         network further by another recipe, start a new run with --init {}",
+        "--resume uses the recipe that the run was started with, so it cannot be combined with {name}; to train its \
+         network further with another recipe, start a new run with --init {}",
         files::quoted(&model)
     );
     Err(Error::Usage(message))
@@ -189,24 +189,27 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
     let state = RunState::load(folder).map_err(fail)?;
     if state.is_old {
         output::warning(&format_args!(
-            "{}: its state was written by an older shadernet, without a checksum of the whole file: damage may go unnoticed",
+            "{}: the state was written by an older shadernet, without a checksum of the whole file, so damage may go \
+             unnoticed",
             folder.display()
         ));
     }
     // Rules 1 are still known, for colours too.
     if ![1, rules(state.model.input.channels)].contains(&state.rules()) {
         output::warning(&format_args!(
-            "the run was begun by a shadernet that trains by other rules: the result will not be that of an uninterrupted run"
+            "the run was started by a shadernet with other training rules, so the result will not be that of an \
+             uninterrupted run"
         ));
     }
     let dir = args.data.as_deref().unwrap_or(state.data_folder());
     if dir.as_os_str().is_empty() {
-        let message = "the images of this run were made in memory; the program that made them can resume it";
+        let message =
+            "the images of this run were made in memory; only the program that made them can resume it";
         return Err(Error::data(folder, message));
     }
     if args.data.is_none() && !dir.exists() {
         let message =
-            "the run's dataset was in this folder, which no longer exists; --data says where it is now";
+            "the run's dataset was in this folder, which no longer exists; use --data to say where it is now";
         return Err(Error::data(dir, message));
     }
     let model = Arc::clone(&state.model);
@@ -221,8 +224,8 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
         && here.from_step == run.step()
     {
         output::warning(&format_args!(
-            "up to step {} the run was computed on {}; {} may round in another way, so the result need not be that of an \
-             uninterrupted run (summary.json names both)",
+            "up to step {} the run was computed on {}; {} may round differently, so the result may differ from that \
+             of an uninterrupted run (summary.json names both)",
             here.from_step, before.device, here.device
         ));
     }
@@ -285,15 +288,15 @@ fn finish(
             report.stopped();
             match run.saved_step() {
                 Some(step) => output::note(&format_args!(
-                    "stopped after step {step}, all of it is saved; to go on: {}",
+                    "stopped after step {step}; everything is saved. To resume: {}",
                     go_on(&run)
                 )),
                 None if run.step() == 0 => {
                     output::note(&"stopped before the first step; nothing is left of the run");
                 }
-                None => output::note(
-                    &"stopped; somebody took the folder of the run away, and nothing is left of it",
-                ),
+                None => {
+                    output::note(&"stopped; the folder of the run was removed, and nothing is left of it")
+                }
             }
             return Ok(stop.code());
         }
@@ -301,7 +304,9 @@ fn finish(
             report.stopped();
             if let (Some(step), false) = (run.saved_step(), matches!(error, Error::Diverged { .. })) {
                 let command = go_on(&run);
-                output::note(&format_args!("all up to step {step} is saved; to go on from there: {command}"));
+                output::note(&format_args!(
+                    "everything up to step {step} is saved; to resume from there: {command}"
+                ));
             }
             return Err(error);
         }
@@ -319,7 +324,8 @@ fn finish(
     }
     if !args.no_report {
         let command = format!("shadernet report {}", files::quoted(&folder));
-        let line = format!("stopped; the run is finished and saved, without its report: {command}");
+        let line =
+            format!("stopped; the run is finished and saved, but has no report; to write it: {command}");
         stop.end_at_once(&line, None);
         if stop.go_on().is_break() {
             output::note(&line);
@@ -384,7 +390,7 @@ fn model(args: &TrainArgs) -> Result<Model> {
 fn replicas(args: &TrainArgs, model: &Model) -> Result<Vec<Replica>> {
     let (seed, replicas) = (args.seed.unwrap_or(0), args.replicas.unwrap_or(1));
     let Some(last) = seed.checked_add(replicas - 1) else {
-        let message = format!("--seed {seed} --replicas {replicas}: seeds end at {}", u32::MAX);
+        let message = format!("--seed {seed} --replicas {replicas}: the largest seed is {}", u32::MAX);
         return Err(Error::Usage(message));
     };
     let seeds: Vec<u32> = (seed..=last).collect();

@@ -190,7 +190,7 @@ fn wrong_arguments_get_one_clear_message() {
         (&["--batch-size", "0"], 2, "batch_size = 0 must be from 1 to 65536"),
         (&["--device", "nosuchthing"], 2, "--device nosuchthing: no adapter has this in its name"),
         (&["--device", ""], 2, "--device is empty"),
-        (&["--device", "gpu", "--threads", "2"], 2, "--threads is for the CPU engine"),
+        (&["--device", "gpu", "--threads", "2"], 2, "--threads applies only to the CPU engine"),
         (&["nosuch.toml"], 1, "cannot read nosuch.toml"),
     ];
     for (args, code, words) in cases {

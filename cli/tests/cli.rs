@@ -306,7 +306,9 @@ fn held_out_images_replace_the_test_set() {
     assert_eq!((&summary["hold_out"], &summary["test_images"]), (&10.into(), &10.into()));
     assert_eq!(summary["train_images"], 50);
     let done = ok(dir.path(), &train(&["--hold-out", "10", "--shuffle", "off"]));
-    assert!(done.stdout.contains("10 held out of the training set") && done.stdout.contains("Held-out set:"));
+    assert!(
+        done.stdout.contains("10 held-out images to evaluate on") && done.stdout.contains("Held-out set:")
+    );
 }
 
 #[test]
@@ -473,5 +475,5 @@ fn a_reader_that_goes_away_is_no_failure_and_a_full_disk_is() {
 #[test]
 fn devices_lists_the_cpu_and_what_auto_takes() {
     let done = ok(Path::new(ROOT), &["devices"]);
-    assert!(done.stdout.starts_with("CPU engine, ") && done.stdout.contains("--device auto takes"));
+    assert!(done.stdout.starts_with("CPU engine, ") && done.stdout.contains("--device auto uses"));
 }

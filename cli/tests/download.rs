@@ -159,7 +159,7 @@ fn a_broken_connection_goes_on_where_it_broke() {
         message.contains("/set/a.gz: the connection") && message.contains("60000 of 200002 bytes"),
         "{message}"
     );
-    assert!(message.contains("the same command goes on"), "{message}");
+    assert!(message.contains("another attempt continues"), "{message}");
     assert_eq!((hopeless.requests().len(), names(dir.path())), (4, vec!["a.gz.part".to_owned()]));
     let good = Server::new(Box::new(|stream, path, from, _| {
         send_from(stream, &content(number(path)), from, usize::MAX);
@@ -207,11 +207,11 @@ fn what_is_not_the_file_gets_no_name() {
         (
             "200 OK",
             b"version https://git-lfs".to_vec(),
-            "this is no gzip file, it starts with the bytes [76, 65, 72, 73]",
+            "this is not a gzip file: it starts with the bytes [76, 65, 72, 73]",
         ),
         ("200 OK", longer, "it has more than 200002 bytes"),
-        ("404 Not Found", page.to_vec(), "the server answers 404 Not Found"),
-        ("503 Service Unavailable", page.to_vec(), "the server answers 503 Service Unavailable"),
+        ("404 Not Found", page.to_vec(), "the server answered 404 Not Found"),
+        ("503 Service Unavailable", page.to_vec(), "the server answered 503 Service Unavailable"),
     ];
     for (status, body, words) in cases {
         let dir = tempfile::tempdir().unwrap();
@@ -291,7 +291,7 @@ fn a_file_is_fetched_by_one_at_a_time() {
         }
         std::thread::sleep(std::time::Duration::from_millis(100));
         let message = fetch_two(&slow.url, dir.path(), false).unwrap_err();
-        assert!(message.contains("a.gz.part: another process is fetching it"), "{message}");
+        assert!(message.contains("a.gz.part: another process is downloading it"), "{message}");
         first.join().unwrap().unwrap();
     });
     assert_whole(dir.path());
@@ -348,7 +348,7 @@ fn a_stopped_download_says_how_to_go_on() {
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
         let done = child.wait_with_output().unwrap();
         let said = String::from_utf8(done.stderr).unwrap();
-        assert_eq!(said, "stopped; the same command goes on where this one stopped\n");
+        assert_eq!(said, "stopped; the same command continues from here\n");
         assert_eq!(done.status.code(), Some(code));
         assert_eq!(fs::metadata(&part).unwrap().len(), 200_002);
     }
@@ -376,7 +376,7 @@ fn the_known_data_sets_have_four_files_each_and_the_program_names_them() {
     };
     let (code, message) = run(&["data", "kmnist", "--mirror", &server.url]);
     let wanted =
-        format!("error: {}/train-images-idx3-ubyte.gz: the server answers 404 Not Found\n", server.url);
+        format!("error: {}/train-images-idx3-ubyte.gz: the server answered 404 Not Found\n", server.url);
     assert_eq!((code, message), (1, wanted));
     assert!(dir.path().join("data/kmnist").is_dir());
     let (code, message) = run(&["data", "imagenet"]);

@@ -9,7 +9,7 @@ pub(super) fn class_names(names: &[String]) -> Result<(), String> {
     match all.find(|&(index, name)| name.is_empty() || names[..index].contains(name)) {
         None => Ok(()),
         Some((index, name)) => Err(format!(
-            "class name {} in the metadata, {name:?}, is empty or there twice; each class needs a name of its own",
+            "class name {} in the metadata, {name:?}, is empty or appears twice; each class needs a unique name",
             index + 1
         )),
     }

@@ -57,14 +57,14 @@ impl TensorFile {
             return Err(error);
         }
         let Some((length, rest)) = bytes.split_first_chunk() else {
-            let message = format!("this is no safetensors file: it ends after {} bytes", bytes.len());
+            let message = format!("this is not a safetensors file: it ends after {} bytes", bytes.len());
             return Err(bad(message));
         };
         let length = u64::from_le_bytes(*length);
         if length > max_header {
             return Err(bad(format!(
-                "this is no safetensors file of a network: its first 8 bytes promise a header of {length} bytes; \
-                 at most {max_header} fit"
+                "this is not the safetensors file of a network: its first 8 bytes declare a header of {length} bytes, \
+                 but at most {max_header} are allowed"
             )));
         }
         let parsed = SafeTensors::read_metadata(&bytes).and_then(|(_, header)| {
@@ -72,7 +72,7 @@ impl TensorFile {
             Ok(header)
         });
         let header =
-            parsed.map_err(|error| bad(format!("damaged, or no safetensors file: {}", plain(&error))))?;
+            parsed.map_err(|error| bad(format!("damaged, or not a safetensors file: {}", plain(&error))))?;
         let metadata: Metadata = header.metadata().clone().unwrap_or_default().into_iter().collect();
         let seal = seal_at(&rest[..length as usize]).map(|at| 8 + at);
         let promised = seal.and_then(|at| bytes.get(at..at + BLANK.len()));
@@ -113,7 +113,7 @@ impl TensorFile {
         let mut notes = Vec::new();
         let prefix = wanted.first().map_or("", |(first, _)| common_prefix(&file.names(), first));
         if !prefix.is_empty() {
-            notes.push(format!("all names start with `{}`, which is left out", shown(prefix)));
+            notes.push(format!("all tensor names start with `{}`, which is ignored", shown(prefix)));
         }
         let halves: BTreeSet<String> = file
             .iter()
@@ -122,7 +122,7 @@ impl TensorFile {
             .map(|dtype| dtype.to_string())
             .collect();
         for dtype in halves {
-            notes.push(format!("{dtype} values become the same numbers in F32"));
+            notes.push(format!("{dtype} values are converted to F32, without loss"));
         }
         let fits = |dtype| dtype == Dtype::F32 || is_half(dtype);
         // PyTorch counts batches in its batch norm layers; we do not need the number.
@@ -149,15 +149,15 @@ impl TensorFile {
         let mut tensors = Vec::with_capacity(wanted.len());
         for (name, shape) in wanted {
             let view = file.tensor(&format!("{prefix}{name}")).map_err(|_| {
-                bad(format!("{name}: missing; the model wants {shape:?} here; {}", listed(&names)))
+                bad(format!("{name}: missing; the model needs {shape:?} here, but {}", listed(&names)))
             })?;
             if view.shape() != shape {
                 let found = view.shape();
-                return Err(bad(format!("{name}: the file has {found:?}, the model wants {shape:?}")));
+                return Err(bad(format!("{name}: the file has {found:?}, but the model needs {shape:?}")));
             }
             if !fits(view.dtype()) {
                 let message = format!(
-                    "{name}: the file has {} values, F32 fits; in PyTorch `tensor.float()` converts them",
+                    "{name}: the file has {} values, but F32 is needed; in PyTorch `tensor.float()` converts them",
                     view.dtype()
                 );
                 return Err(bad(message));
@@ -174,8 +174,11 @@ impl TensorFile {
             let view = file.tensor(name).map_err(|error| bad(error.to_string()))?;
             let is_known = name.strip_prefix(prefix).is_some_and(|name| known.contains(name));
             if !is_known && !extra(name, view.dtype()) {
-                let message =
-                    format!("{}: the file has {:?}, the model has no such tensor", cut(name), view.shape());
+                let message = format!(
+                    "{}: the file has {:?}, but the model has no such tensor",
+                    cut(name),
+                    view.shape()
+                );
                 return Err(bad(message));
             }
         }
@@ -183,7 +186,7 @@ impl TensorFile {
             let found = sha256(&tensors);
             if *promised != found {
                 let message = format!(
-                    "damaged: the tensors' SHA-256 is {found}, the file was written with {}",
+                    "damaged: the tensors' SHA-256 is {found}, but was {} when the file was written",
                     cut(promised)
                 );
                 return Err(bad(message));
@@ -198,10 +201,10 @@ fn plain(error: &SafeTensorError) -> &'static str {
     match error {
         SafeTensorError::HeaderTooSmall
         | SafeTensorError::InvalidHeaderLength
-        | SafeTensorError::MetadataIncompleteBuffer => "its length is not the one that its header promises",
+        | SafeTensorError::MetadataIncompleteBuffer => "its length is not the one that its header declares",
         SafeTensorError::TensorInvalidInfo
         | SafeTensorError::InvalidOffset(_)
-        | SafeTensorError::ValidationOverflow => "its header places tensors where none can be",
+        | SafeTensorError::ValidationOverflow => "its header places tensors at impossible positions",
         _ => "its header cannot be read",
     }
 }
@@ -332,7 +335,7 @@ mod tests {
             let bytes = [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat();
             let error = TensorFile::parse(bytes, "x".as_ref(), MAX_HEADER).err().unwrap().to_string();
             assert!(
-                error.starts_with("x: damaged, or no safetensors file: ") && error.contains(words),
+                error.starts_with("x: damaged, or not a safetensors file: ") && error.contains(words),
                 "{error}"
             );
         }

@@ -5,8 +5,7 @@ use std::path::Path;
 use crate::error::{Error, Remedy, shown};
 use crate::files::quoted;
 
-const KERAS: &str =
-    "this is a Keras or HDF5 file; weights are read from safetensors files, named and shaped as in PyTorch";
+const KERAS: &str = "this is a Keras or HDF5 file; expected a safetensors file whose tensors are named and shaped as in PyTorch";
 
 /// Says what a file is that is no safetensors file, by how it begins and by its name.
 pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
@@ -23,10 +22,10 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
     let other = |message: String| Error::checkpoint(path, message);
     let first_word = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).trim_start().to_lowercase();
     Some(if begins(b"version https://git-lfs.github.com/spec/") {
-        other("this is a Git LFS pointer instead of the file; `git lfs pull` fetches it".into())
+        other("this is a Git LFS pointer, not the file itself; `git lfs pull` fetches the file".into())
     } else if begins(b"\x93NUMPY") || ends(&["npy"]) {
-        let message = "this is a NumPy array, which has no name; weights are read from a safetensors file that has all of \
-                       them by name";
+        let message = "this is a single NumPy array without a name; expected a safetensors file with all weights by \
+                       name";
         other(message.into())
     } else if ends(&["npz"]) || is_zip && holds(b".npy") {
         let code = format!(
@@ -38,8 +37,7 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
     } else if ends(&["keras"]) {
         other(KERAS.into())
     } else if is_zip && !holds(b"data.pkl") && !ends(&["pt", "pth", "ckpt"]) {
-        let message =
-            "this is a ZIP archive, not a trained model (.safetensors); unpack it and give a file of weights";
+        let message = "this is a ZIP archive, not a trained model (.safetensors); unpack it and give the file of weights";
         other(message.into())
     } else if is_zip || matches!(bytes, [0x80, 2..=5, ..]) || ends(&["pt", "pth", "ckpt"]) {
         let code = format!(
@@ -55,11 +53,11 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
     } else if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") {
         other("this is a picture, not a trained model (.safetensors)".into())
     } else if ends(&["toml"]) {
-        let message = "this describes a network and holds no weights; train it first, then give the model.safetensors of the \
-                       run";
+        let message = "this is a model description, without weights; train it first, then give the model.safetensors \
+                       of the run";
         other(message.into()).with(Remedy::TrainModel(path.to_owned()))
     } else if first_word.starts_with("<!doctype") || first_word.starts_with("<html") {
-        other("this is a web page, not a trained model (.safetensors); the download was not the file".into())
+        other("this is a web page, not a trained model (.safetensors), perhaps from a failed download".into())
     } else {
         return None;
     })
@@ -88,7 +86,7 @@ pub(super) fn folder(path: &Path) -> String {
     let model = names.filter(|name| name.starts_with("model") && name.ends_with(".safetensors")).min();
     match model {
         Some(name) => format!("this is a folder; give {}", shown(&path.join(name).to_string_lossy())),
-        None => "this is a folder, without a trained model; give a file of weights (.safetensors)".into(),
+        None => "this folder has no trained model in it; give a file of weights (.safetensors)".into(),
     }
 }
 

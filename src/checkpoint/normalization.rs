@@ -6,16 +6,16 @@ use crate::normalization::Normalization;
 
 /// What a file of this version says of so many channels.
 pub(super) fn read(metadata: &Metadata, version: &str, channels: usize) -> Result<Normalization, String> {
-    let text = |key: &str| metadata.get(key).ok_or_else(|| format!("`{key}` is missing in the metadata"));
+    let text = |key: &str| metadata.get(key).ok_or_else(|| format!("`{key}` is missing from the metadata"));
     let values = |key: &str| -> Result<Vec<f32>, String> {
         let text = text(key)?;
         if version == CHANNELS_VERSION {
             serde_json::from_str(text)
-                .map_err(|_| format!("{key} = {text:?} in the metadata is no list of numbers"))
+                .map_err(|_| format!("{key} = {text:?} in the metadata is not a list of numbers"))
         } else {
             // One for all channels.
             let value = text.parse().ok().filter(|value: &f64| value.is_finite());
-            let value = value.ok_or_else(|| format!("{key} = {text:?} in the metadata is no number"))?;
+            let value = value.ok_or_else(|| format!("{key} = {text:?} in the metadata is not a number"))?;
             Ok(vec![value as f32; channels])
         }
     };
@@ -25,7 +25,7 @@ pub(super) fn read(metadata: &Metadata, version: &str, channels: usize) -> Resul
         return Err(format!("{means} means and {stds} deviations in the metadata for {channels} channels"));
     }
     normalization.check().map_err(|values| {
-        format!("{values} in the metadata normalise no pixels; both must be finite, and std above 0")
+        format!("{values} in the metadata cannot normalise pixels; both must be finite, and std above 0")
     })?;
     Ok(normalization)
 }
@@ -95,8 +95,8 @@ mod tests {
         let each = Normalization { mean: vec![0.5, 0.0, 1.0], std: vec![1.0, 2.0, 3.0] };
         assert_eq!(read("3", "[0.5, 0, 1]", "[1, 2, 3]"), Ok(each));
         for (version, mean, std, words) in [
-            ("2", "[0.5,0.5,0.5]", "0.25", "mean = \"[0.5,0.5,0.5]\" in the metadata is no number"),
-            ("3", "[0.5,0.5,0.5]", "0.25", "std = \"0.25\" in the metadata is no list of numbers"),
+            ("2", "[0.5,0.5,0.5]", "0.25", "mean = \"[0.5,0.5,0.5]\" in the metadata is not a number"),
+            ("3", "[0.5,0.5,0.5]", "0.25", "std = \"0.25\" in the metadata is not a list of numbers"),
             ("3", "[0.5,0.5]", "[1,1,1]", "2 means and 3 deviations in the metadata for 3 channels"),
             ("3", "[0.5,0.5,0.5]", "[1,1,1,1]", "3 means and 4 deviations in the metadata for 3 channels"),
             ("3", "[0.5,0.5,0.5]", "[1,0,1]", "mean = 0.5 and std = 0 in the metadata normalise no pixels"),
@@ -104,7 +104,7 @@ mod tests {
                 "3",
                 "[0.5,0.5,1e39]",
                 "[1,1,1]",
-                "mean = \"[0.5,0.5,1e39]\" in the metadata is no list of numbers",
+                "mean = \"[0.5,0.5,1e39]\" in the metadata is not a list of numbers",
             ),
         ] {
             let message = read(version, mean, std).unwrap_err();

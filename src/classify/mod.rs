@@ -101,7 +101,8 @@ impl Classifier {
     pub fn classify_inputs(&mut self, images: &[Vec<u8>]) -> Result<Vec<Answer>> {
         let input = self.checkpoint.model.input;
         if let Some(image) = images.iter().find(|image| image.len() != input.len()) {
-            let message = format!("an image has {} values, the model takes {}", image.len(), input.len());
+            let message =
+                format!("the image has {} values, but the model takes {}", image.len(), input.len());
             return Err(Error::Usage(message));
         }
         let Shape { channels, height, width } = input;
@@ -161,7 +162,7 @@ impl Picture {
         let sides = 1..=picture::MAX_SIDE;
         if !(sides.contains(&width) && sides.contains(&height) && (1..=4).contains(&channels)) {
             let message = format!(
-                "{width}x{height} pixels of {channels} channels; sides of 1 to {} and 1 to 4 channels fit",
+                "{width}x{height} pixels of {channels} channels; expected sides of 1 to {} and 1 to 4 channels",
                 sides.end()
             );
             return Err(Error::Usage(message));
@@ -180,8 +181,8 @@ impl Picture {
     pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
         self.image.faint().filter(|_| takes_pictures(checkpoint)).map(|most| {
             format!(
-                "{}: nearly black, since its values fill only 0 to {most} of 16 bits; stretch them to all of it, such as by \
-                 `mogrify -auto-level`",
+                "{}: nearly black, since its values use only 0 to {most} of 16 bits; stretch them to the full range, \
+                 for example with `mogrify -auto-level`",
                 self.name.display()
             )
         })
@@ -199,7 +200,7 @@ impl Picture {
         }
         if ![1, 3].contains(&input.channels) {
             let message = format!(
-                "the model {} takes {} channels; classify has models of 1 (grey) or 3 (RGB)",
+                "the model {} takes {} channels; pictures can be classified by models with 1 (grey) or 3 (RGB)",
                 checkpoint.model.name, input.channels
             );
             return Err(Error::Usage(message));

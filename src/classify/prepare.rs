@@ -38,7 +38,7 @@ pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
 /// Prepares a picture that is decoded already; errors name it `path`.
 pub(super) fn prepare_decoded(picture: Bitmap, path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
     let hint = picture.faint().map_or(String::new(), |most| {
-        format!("; its values fill only 0 to {most} of 16 bits: stretch them to all of it")
+        format!("; its values use only 0 to {most} of 16 bits: stretch them to the full range")
     });
     let picture = picture.into_rgba();
     let paper = background(&picture);
@@ -46,8 +46,8 @@ pub(super) fn prepare_decoded(picture: Bitmap, path: &Path, height: usize, width
     let contrast = ink.values.iter().copied().max().unwrap_or(0);
     if contrast < MIN_CONTRAST {
         let message = format!(
-            "no ink found: nothing differs from the background by {MIN_CONTRAST} of 255 levels or more, \
-             the most is {contrast}; a clear drawing on an even background fits{hint}"
+            "no ink found: nothing differs from the background by at least {MIN_CONTRAST} of 255 levels (the largest \
+             difference is {contrast}); expected a clear drawing on an even background{hint}"
         );
         return Err(Error::data(path, message));
     }

@@ -132,7 +132,7 @@ fn unquoted(text: &str, offset: usize) -> Option<String> {
             let lower = word.to_lowercase();
             return (is_value && is_word).then(|| match &*lower {
                 "true" | "false" => format!("write {lower}, in lower case"),
-                _ => format!("{0} is no value; text stands in quotes: \"{0}\"", shortened(word)),
+                _ => format!("{0} is not a value; text needs quotes: \"{0}\"", shortened(word)),
             });
         } else if token.kind() != TokenKind::Whitespace {
             before = token.kind();
@@ -163,7 +163,7 @@ fn check_depth(text: &str) -> Result<(), (usize, String)> {
             _ => dots,
         };
         if dots > MAX_DEPTH {
-            let message = format!("more than {MAX_DEPTH} keys within each other");
+            let message = format!("keys are nested more than {MAX_DEPTH} deep");
             return Err((token.span().start(), message));
         }
         let fits = match token.kind() {
@@ -177,8 +177,8 @@ fn check_depth(text: &str) -> Result<(), (usize, String)> {
         };
         if !fits {
             let message = match open.len() {
-                depth if depth > MAX_DEPTH => format!("more than {MAX_DEPTH} brackets within each other"),
-                _ => "this bracket closes nothing that is open".into(),
+                depth if depth > MAX_DEPTH => format!("brackets are nested more than {MAX_DEPTH} deep"),
+                _ => "this bracket has no opening bracket".into(),
             };
             return Err((token.span().start(), message));
         }
@@ -274,7 +274,7 @@ impl de::Error for Problem {
     }
 
     fn duplicate_field(field: &'static str) -> Self {
-        Self::note(format!("`{field}` is there twice"))
+        Self::note(format!("`{field}` appears twice"))
     }
 }
 
@@ -284,7 +284,7 @@ const MOST_LISTED: usize = 40;
 /// The alternatives to something unknown.
 pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
     if known.is_empty() {
-        return format!("there is no {what} {shown}; none is wanted here");
+        return format!("there is no {what} {shown}; none is expected here");
     }
     let guess = nearest(found, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
     // If there are many, the last: where layers are named, the intended one is usually close.
@@ -392,15 +392,13 @@ fn advice(key: &str, value: &Value) -> Option<String> {
         ("learning_rate", _) => "write learning_rate = { schedule = \"one_cycle\", peak = 0.2 }".into(),
         ("augment", _) => "write augment = { rotate_degrees = 10, shift_pixels = 2 }".into(),
         ("padding", Value::String(name)) if name == "same" => {
-            "only convolutions have it; write a number, such as padding = 1 for kernel = 3".into()
+            "only convolutions support it; write a number, such as padding = 1 for kernel = 3".into()
         }
         ("padding", Value::String(name)) if name.eq_ignore_ascii_case("same") => {
             "write \"same\", in lower case".into()
         }
-        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("valid") => {
-            "that is padding = 0".into()
-        }
-        ("stride", Value::Array(_)) => "one number holds for both directions".into(),
+        ("padding", Value::String(name)) if name.eq_ignore_ascii_case("valid") => "write padding = 0".into(),
+        ("stride", Value::Array(_)) => "write one number, which applies to both directions".into(),
         (_, Value::String(text)) if text.parse::<f64>().is_ok() || ["true", "false"].contains(&&**text) => {
             "write it without quotes".into()
         }
@@ -419,8 +417,8 @@ fn table(table: &DeTable<'_>) -> Result<Table, Problem> {
 }
 
 fn value(found: &DeValue<'_>) -> Result<Value, Problem> {
-    let number = |shown: &str| Problem::must_be("a number that is not as large", &shortened(shown));
-    let none = || Problem::note("this is no number: digits are missing".into());
+    let number = |shown: &str| Problem::must_be("a smaller number", &shortened(shown));
+    let none = || Problem::note("this is not a number: digits are missing".into());
     Ok(match found {
         DeValue::String(text) => Value::String(text.to_string()),
         DeValue::Boolean(value) => Value::Boolean(*value),

@@ -58,7 +58,7 @@ pub(super) struct Entries {
     pub(super) folders: Vec<PathBuf>,
     /// Regular files, and links to them.
     pub(super) files: Vec<PathBuf>,
-    /// What cannot be read, with what it is: a pipe, a link that leads nowhere.
+    /// What cannot be read, with what it is: a pipe, a broken link.
     pub(super) odd: Vec<(PathBuf, &'static str)>,
     /// Folders of systems and programs.
     pub(super) junk: Vec<PathBuf>,
@@ -84,7 +84,7 @@ impl Entries {
             let kind =
                 entry.file_type().and_then(|kind| target(&path, kind)).map_err(Error::io("read", &path))?;
             match kind {
-                None => found.odd.push((path, "a link that leads nowhere")),
+                None => found.odd.push((path, "a broken link")),
                 Some(kind) if kind.is_dir() => found.folders.push(path),
                 Some(kind) if kind.is_file() => found.files.push(path),
                 Some(kind) => found.odd.push((path, files::name_of_kind(kind))),

@@ -34,7 +34,7 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
         (_, Some(test), Part::Test) => (test, None),
         (None, Some(test), Part::Train) => {
             let message = format!(
-                "there is a folder {}, but no folder train with a folder for each class",
+                "there is a folder {}, but no folder `train` with a folder for each class",
                 name_of(test)
             );
             return Err(Error::data(&layout.root, message));
@@ -45,13 +45,13 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
     let mut classes = list(folder, warnings)?;
     if part == Part::Train && classes.len() < 2 {
         let message = format!(
-            "{:?} is the only class; there must be a folder for each of two or more",
+            "{:?} is the only class; at least two are needed, each with its own folder",
             classes[0].name
         );
         return Err(Error::data(folder, message));
     }
     if classes.len() > MAX_CLASSES {
-        let message = format!("there are {} classes; at most {MAX_CLASSES} fit", classes.len());
+        let message = format!("there are {} classes; at most {MAX_CLASSES} are supported", classes.len());
         return Err(Error::data(folder, message));
     }
     if let Some(part) = share {
@@ -66,7 +66,8 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
 /// says: the same on every machine, and hardly another sixth when pictures are added.
 fn split(folder: &Path, class: &Class, part: Part) -> Result<Vec<PathBuf>> {
     if class.files.len() < 2 {
-        let message = "this class has one picture; without a folder test there must be two or more, to learn and to judge";
+        let message = "this class has only one picture; without a folder `test` it needs at least two, for training \
+                       and for testing";
         return Err(Error::data(folder.join(&class.name), message));
     }
     let hash = |file: &Path| {
@@ -112,14 +113,14 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
         classes.push(Class { name: name.to_owned(), files });
     }
     if classes.iter().all(|class| class.files.is_empty()) && empty.iter().all(|(_, why)| why.is_empty()) {
-        let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", classes.len());
+        let message = format!("there are no pictures (.png, .jpg, .jpeg) in its {} folders", classes.len());
         return Err(Error::data(folder, message));
     }
     if let Some((path, why)) = empty.first() {
         let message = match why.as_str() {
-            "" => "this class has no picture (.png, .jpg, .jpeg): add some, or move the folder elsewhere"
+            "" => "this class has no pictures (.png, .jpg, .jpeg); add some, or move the folder elsewhere"
                 .to_owned(),
-            why => format!("this class has no picture (.png, .jpg, .jpeg), but {why}"),
+            why => format!("this class has no pictures (.png, .jpg, .jpeg), but {why}"),
         };
         return Err(Error::data(path, message));
     }
@@ -138,7 +139,7 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
     }
     if !results.is_empty() {
         warnings.push(format!(
-            "{}: no class, since results of trainings are there: {}",
+            "{}: not classes, since they hold the results of training: {}",
             folder.display(),
             some(results.iter().map(|path| shown(path, folder)))
         ));
@@ -154,13 +155,13 @@ fn why_empty(entries: &Entries) -> String {
         let counts: Vec<_> =
             foreign.iter().map(|(count, extension)| format!("{count} .{extension}")).collect();
         return format!(
-            "{}: convert them, such as by `mogrify -format png *.{extension}` in this folder",
+            "{}: convert them, for example with `mogrify -format png *.{extension}` in this folder",
             counts.join(", ")
         );
     }
     if !entries.folders.is_empty() {
         return format!(
-            "folders: {}; its pictures must be in the class's folder itself",
+            "folders: {}; its pictures must be directly in the class's folder",
             some(entries.folders.iter().map(|folder| shown(folder, folder.parent().unwrap_or(folder))))
         );
     }
@@ -174,7 +175,7 @@ pub(super) fn loose(folder: &Path, entries: &Entries) -> Vec<String> {
     let loose: Vec<_> = entries.pictures().collect();
     if !loose.is_empty() {
         warnings.push(format!(
-            "{}: {} beside the folders, in no class, and not read: {}",
+            "{}: {} outside the folders of the classes and not read: {}",
             folder.display(),
             count_of(loose.len(), "picture"),
             some(loose.iter().map(|file| shown(file, folder)))
@@ -183,14 +184,18 @@ pub(super) fn loose(folder: &Path, entries: &Entries) -> Vec<String> {
     warnings.extend(left_out(folder, &entries.odd));
     if !entries.junk.is_empty() {
         let names = some(entries.junk.iter().map(|junk| shown(junk, folder)));
-        warnings.push(format!("{}: not read, since programs make such folders: {names}", folder.display()));
+        warnings.push(format!("{}: not read, since programs create such folders: {names}", folder.display()));
     }
     warnings
 }
 
 fn left_out(folder: &Path, odd: &[(PathBuf, &'static str)]) -> Option<String> {
     (!odd.is_empty()).then(|| {
-        format!("{}: left out, no regular file or folder: {}", folder.display(), odd_names(folder, odd))
+        format!(
+            "{}: skipped, since not a regular file or folder: {}",
+            folder.display(),
+            odd_names(folder, odd)
+        )
     })
 }
 

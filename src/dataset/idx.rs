@@ -82,7 +82,10 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
         }
         _ => {
             let names: Vec<_> = files.iter().map(|file| shown(file, dir)).collect();
-            Err(Error::data(dir, format!("{} fit; keep one data set in a folder", names.join(" and "))))
+            Err(Error::data(
+                dir,
+                format!("several files match: {}; keep one dataset per folder", names.join(" and ")),
+            ))
         }
     }
 }
@@ -123,12 +126,12 @@ pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)>
     let total = header_size + size;
     if body.len() < size {
         let found = header_size + body.len();
-        return Err(bad(format!("ends early: the header promises {total} bytes, found {found}")));
+        return Err(bad(format!("ends early: the header declares {total} bytes, found {found}")));
     }
     // Reading past the end also makes the decoder compare the checksum of a gzip file.
     match reader.read(&mut [0]) {
         Ok(0) => Ok((dims, body)),
-        Ok(_) => Err(bad(format!("longer than the {total} bytes that its header promises"))),
+        Ok(_) => Err(bad(format!("longer than the {total} bytes that its header declares"))),
         Err(e) => Err(bad(format!("damaged at the end: {e}"))),
     }
 }
@@ -163,7 +166,7 @@ fn check_magic<const N: usize>(magic: &[u8]) -> Result<(), String> {
         [b'P', b'K', 3, 4] => "a ZIP archive, which must be unpacked".to_owned(),
         [b'<', ..] => "an HTML or XML page, perhaps a failed download".to_owned(),
         [] => "empty".to_owned(),
-        _ => format!("no IDX file, it starts with the bytes {magic:02x?}"),
+        _ => format!("not an IDX file (it starts with the bytes {magic:02x?})"),
     };
     Err(format!("this is {found}; expected {}", name(N)))
 }
@@ -171,12 +174,12 @@ fn check_magic<const N: usize>(magic: &[u8]) -> Result<(), String> {
 /// The number of values after the header, refused before anything of that size is allocated.
 fn body_size(dims: &[usize]) -> Result<usize, String> {
     let shape: Vec<_> = dims.iter().map(usize::to_string).collect();
-    let promise = format!("its header promises {} (count first)", shape.join(" x "));
+    let promise = format!("its header declares {} (count first)", shape.join(" x "));
     if dims[0] == 0 {
         return Err(format!("{promise}: there must be at least one image"));
     }
     if dims[0] > MAX_COUNT {
-        return Err(format!("{promise}: at most {MAX_COUNT} images fit"));
+        return Err(format!("{promise}: at most {MAX_COUNT} images are supported"));
     }
     if dims[1..].iter().any(|side| !(1..=MAX_SIDE).contains(side)) {
         return Err(format!("{promise}: sides must be 1 to {MAX_SIDE}"));
@@ -184,7 +187,7 @@ fn body_size(dims: &[usize]) -> Result<usize, String> {
     // At most 2^24 x 2^12 x 2^12: no overflow.
     let size: u64 = dims.iter().map(|&dim| dim as u64).product();
     if size > MAX_BYTES {
-        return Err(format!("{promise}: that is {size} bytes, at most {MAX_BYTES} fit"));
+        return Err(format!("{promise}: that is {size} bytes, but at most {MAX_BYTES} are supported"));
     }
     Ok(size as usize)
 }
@@ -196,7 +199,7 @@ fn verify(path: &Path, file: &mut File) -> Result<()> {
         return Ok(());
     }
     let Some(sums) = files::read_at_most(&sums_path, MAX_SUMS)? else {
-        return Err(Error::data(sums_path, "above 1 MiB: this is no list of checksums"));
+        return Err(Error::data(sums_path, "larger than 1 MiB, so this is not a list of checksums"));
     };
     let sums = String::from_utf8_lossy(&sums);
     let sums = sums.trim_start_matches('\u{feff}');

@@ -84,8 +84,8 @@ impl Images {
         if idx::is_of_emnist(&images) {
             all.transpose();
             let warning = format!(
-                "{}: EMNIST's files hold every image transposed; they were turned upright (files without emnist in their \
-                 names are taken as they are)",
+                "{}: EMNIST's files hold every image transposed, so the images were turned upright (files without \
+                 emnist in their names are left as they are)",
                 dir.display()
             );
             if !warnings.contains(&warning) {
@@ -114,7 +114,7 @@ impl Images {
         for label in &mut self.labels {
             let Some(place) = places[usize::from(*label)] else {
                 let message = format!(
-                    "the label {label} is no class of the model, which learnt from folders; it knows {}",
+                    "the label {label} is not a class of the model, which was trained on folders; its classes are {}",
                     entries::some(classes.iter().cloned())
                 );
                 return Err(Error::data(dir, message));
@@ -133,7 +133,8 @@ impl Images {
         let (s, them) = if unseen.len() == 1 { ("", "this class") } else { ("s", "these classes") };
         (!unseen.is_empty()).then(|| {
             format!(
-                "{}: no training image has the label{s} {}, the last label is {last}; nothing is learnt of {them}",
+                "{}: no training image has the label{s} {} (the last label is {last}), so nothing is learnt about \
+                 {them}",
                 dir.display(),
                 entries::some(unseen.into_iter())
             )
@@ -153,7 +154,7 @@ impl Images {
     pub fn split(&self, held_out: usize, seed: u32) -> Result<(Self, Self)> {
         if held_out >= self.count {
             return Err(Error::Usage(format!(
-                "cannot hold out {held_out} of {} images: at least one must be left",
+                "cannot hold out {held_out} of {} images: at least one must remain",
                 self.count
             )));
         }

@@ -15,11 +15,10 @@ const MAX_SIDE: usize = 8192;
 const MAX_COMPONENTS: u8 = 4;
 /// Every usual encoder makes about ten.
 const MAX_SCANS: usize = 100;
-const CUT: &str = "damaged JPEG: it ends early, part of the picture is missing";
+const CUT: &str = "damaged JPEG: it ends early, so part of the picture is missing";
 const CORRUPT: &str = "damaged JPEG: its compressed data are corrupt";
 /// Of what no decoder at hand reads though it may be whole.
-pub(super) const RARE: &str =
-    "a JPEG of a rare kind, which is not read; convert it, such as by `convert FILE NEW.png` of ImageMagick";
+pub(super) const RARE: &str = "this rare kind of JPEG is not supported; convert it, for example with ImageMagick's `convert FILE NEW.png`";
 
 type Checked<T = ()> = Result<T, &'static str>;
 

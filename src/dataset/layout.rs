@@ -54,7 +54,7 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
     let entries = Entries::of(dir)?;
     if let Some(source) = look(dir, &entries, MAX_DEPTH, &mut notes)? {
         if source.root() != dir {
-            notes.insert(0, format!("{}: the data set is in {}", dir.display(), shown(source.root(), dir)));
+            notes.insert(0, format!("{}: the dataset is in {}", dir.display(), shown(source.root(), dir)));
         }
         return Ok((source, notes));
     }
@@ -64,13 +64,14 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
         let above = std::path::absolute(dir).ok();
         let above = above.as_deref().and_then(Path::parent).unwrap_or(Path::new(".."));
         let message = format!(
-            "there are {pictures} pictures here, but no folder for each class; if this is the folder of one class, give the \
-             one above, {}",
+            "there are {pictures} pictures here, but no folder for each class; if this is the folder of one class, \
+             give its parent folder, {}",
             above.display()
         );
         return Err(Error::data(dir, message));
     }
-    let message = format!("there is no picture (.png, .jpg, .jpeg) in its {} folders", entries.folders.len());
+    let message =
+        format!("there are no pictures (.png, .jpg, .jpeg) in its {} folders", entries.folders.len());
     if entries.folders.is_empty() && entries.odd.is_empty() {
         // What is missing, the reader of IDX files says.
         return Ok((Source::Idx(dir.to_owned()), notes));
@@ -100,7 +101,7 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
         if classes.iter().all(|class| part_of(&class.path).is_some()) {
             let names = some(classes.iter().map(|class| name_of(&class.path)));
             let message = format!(
-                "the pictures in {names} are not sorted: each class must have a folder there, such as {}/cat",
+                "the pictures in {names} are not sorted; each class needs a folder there, such as {}/cat",
                 name_of(&classes[0].path)
             );
             return Err(Error::data(dir, message));
@@ -112,8 +113,8 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
     }
     if folders.len() > MAX_WAYS {
         let message = format!(
-            "none of its {} folders has pictures of its own, and so many are not looked through: give the folder of the \
-             data set",
+            "none of its {} folders has pictures of its own, and that many are not searched further; give the folder \
+             of the dataset",
             folders.len()
         );
         return Err(Error::data(dir, message));
@@ -132,7 +133,7 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
     }
     if ways.len() > 1 {
         let names = ways.iter().map(|(source, _)| shown(source.root(), dir));
-        let message = format!("there are data sets in {}: give one of these folders", some(names));
+        let message = format!("there are datasets in {}; give one of these folders", some(names));
         return Err(Error::data(dir, message));
     }
     match (ways.pop(), astray) {
@@ -196,7 +197,13 @@ fn parts(
             [one] => Ok(Some(one.path.clone())),
             [first, second, ..] => {
                 let [first, second] = [first, second].map(|folder| name_of(&folder.path));
-                Err(Error::data(dir, format!("{first} and {second} are the same part; keep one of them")))
+                Err(Error::data(
+                    dir,
+                    format!(
+                        "{first} and {second} are the same part of the dataset; keep one of \
+                     them"
+                    ),
+                ))
             }
         }
     };
@@ -207,7 +214,7 @@ fn parts(
     let (test, unread) = match (test, validation) {
         (None, Some(validation)) => {
             let name = name_of(&validation);
-            notes.push(format!("{}: there is no folder test; {name} takes its place", dir.display()));
+            notes.push(format!("{}: there is no folder `test`, so {name} is used instead", dir.display()));
             (Some(validation), None)
         }
         (test, validation) => (test, validation),
@@ -216,9 +223,9 @@ fn parts(
     let others: Vec<_> = others.chain(&unread).collect();
     if !others.is_empty() {
         notes.push(format!(
-            "{}: beside the parts, {} not read: {}",
+            "{}: {} not part of the dataset and not read: {}",
             dir.display(),
-            if others.len() == 1 { "one folder is" } else { "folders are" },
+            if others.len() == 1 { "one folder is" } else { "some folders are" },
             some(others.iter().map(|folder| shown(folder, dir)))
         ));
     }
@@ -285,7 +292,11 @@ mod tests {
             let names = ["train/a/1.png", "train/b/1.png"].map(str::to_owned);
             let names = [&names[..], &[format!("{val}/a/1.png"), format!("{val}/b/1.png")]].concat();
             let mut names: Vec<_> = names.iter().map(String::as_str).collect();
-            assert_found(&names, ["", "train", val], &[&format!("no folder test; {val} takes its place")]);
+            assert_found(
+                &names,
+                ["", "train", val],
+                &[&format!("no folder `test`, so {val} is used instead")],
+            );
             names.extend(["test/a/1.png", "test/b/1.png"]);
             assert_found(&names, ["", "train", "test"], &[&format!("one folder is not read: {val}")]);
         }
@@ -315,7 +326,7 @@ mod tests {
             &["is in MNIST/raw"],
         );
         let message = found(&["A/raw/train-images-idx3-ubyte", "B/train/a/1.png"]).unwrap_err();
-        assert!(message.contains("there are data sets in A/raw, B: give one"), "{message}");
+        assert!(message.contains("there are datasets in A/raw, B; give one"), "{message}");
         let many: Vec<_> = (0..40).map(|index| format!("{index}/train/a/1.png")).collect();
         let message = found(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
         assert!(message.contains("none of its 40 folders has pictures of its own, and so many"), "{message}");
@@ -355,7 +366,8 @@ mod tests {
         fs::write(dir.path().join("loose.jpg"), "").unwrap();
         assert_eq!(classes(&mut warnings).unwrap().len(), 2);
         let said = warnings.join("\n");
-        for words in ["one picture is beside the folders, in no class, and not read: loose.jpg", "and 3 more"]
+        for words in
+            ["one picture is outside the folders of the classes and not read: loose.jpg", "and 3 more"]
         {
             assert!(said.contains(words), "{said}");
         }
@@ -367,7 +379,7 @@ mod tests {
             warnings.clear();
             assert_eq!(classes(&mut warnings).unwrap().len(), 2);
             let said = warnings.join("\n");
-            for words in ["cat (a link that leads nowhere)", "a/itself (a link", "b/zero.png (a device)"] {
+            for words in ["cat (a broken link)", "a/itself (a broken link", "b/zero.png (a device)"] {
                 assert!(said.contains(words), "{words}: {said}");
             }
         }
@@ -404,8 +416,9 @@ mod tests {
         fs::write(dir.path().join("experiments/1.webp"), "").unwrap();
         let message = classes(&mut warnings).unwrap_err().to_string();
         assert!(
-            message
-                .contains("experiments: this class has no picture (.png, .jpg, .jpeg), but 1 .webp: convert")
+            message.contains(
+                "experiments: this class has no pictures (.png, .jpg, .jpeg), but 1 .webp: convert"
+            )
         );
     }
 }

@@ -27,7 +27,7 @@ pub(crate) fn read_stream(stream: impl Read, name: &Path) -> Result<Vec<u8>> {
 }
 
 fn too_long(path: &Path) -> Error {
-    Error::data(path, format!("too large: a picture's file has at most {MAX_MIB} MiB"))
+    Error::data(path, format!("too large: at most {MAX_MIB} MiB are supported"))
 }
 
 /// Decodes a PNG or JPEG file within the limits, upright as its EXIF data say.
@@ -37,7 +37,7 @@ fn too_long(path: &Path) -> Error {
 pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
     let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
     if kind.is_dir() {
-        let message = "this is a folder; give the pictures in it, such as its *.png";
+        let message = "this is a folder; give the pictures in it, such as *.png";
         return Err(Error::data(path, message));
     } else if !kind.is_file() {
         let message = format!("this is {}, not a regular file", files::name_of_kind(kind));
@@ -72,7 +72,7 @@ pub(super) fn decode_within<'a>(
     // What our check lets pass is whole.
     let refused = |refusal| match (refusal, check(bytes), format) {
         (Refusal::TooLarge, ..) => {
-            bad(format!("too large: at most {MAX_SIDE}x{MAX_SIDE} pixels and {MAX_MIB} MiB fit"))
+            bad(format!("too large: at most {MAX_SIDE}x{MAX_SIDE} pixels and {MAX_MIB} MiB are supported"))
         }
         (Refusal::Unreadable, Err(reason), _) => bad(reason.into()),
         (Refusal::Unreadable, Ok(()), Format::Jpeg) => bad(jpeg::RARE.into()),
@@ -84,7 +84,7 @@ pub(super) fn decode_within<'a>(
     if width > MAX_SIDE || height > MAX_SIDE || mib > MAX_MIB {
         return Err(bad(format!(
             "too large: {width}x{height} pixels, {mib} MiB decoded; \
-             at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB fit"
+             at most {MAX_SIDE}x{MAX_SIDE} and {MAX_MIB} MiB are supported"
         )));
     }
     let what = format!("{}: decoding {width}x{height} pixels", path.display());
@@ -126,7 +126,7 @@ fn check_png(bytes: &[u8]) -> Result<(), &'static str> {
         let mut found = flate2::Crc::new();
         found.update(chunk);
         if chunk[0].is_ascii_uppercase() && found.sum() != u32::from_be_bytes(*checksum) {
-            return Err("damaged PNG: a checksum in it does not fit");
+            return Err("damaged PNG: a checksum in it does not match");
         }
         if chunk.starts_with(b"IEND") {
             return Ok(());
@@ -138,7 +138,7 @@ fn check_png(bytes: &[u8]) -> Result<(), &'static str> {
 /// What a file is that is neither PNG nor JPEG, and what would help.
 fn what_else(bytes: &[u8]) -> String {
     if bytes.is_empty() {
-        return "the file is empty; a PNG or JPEG image fits".into();
+        return "the file is empty; expected a PNG or JPEG image".into();
     }
     if super::is_lfs_pointer(bytes) {
         return super::LFS_POINTER.into();
@@ -151,7 +151,7 @@ fn what_else(bytes: &[u8]) -> String {
         Some(brand) if bytes[4..8] == *b"ftyp" => match brand {
             b"avif" | b"avis" => "an AVIF image",
             b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => "a HEIC image",
-            _ => "a film",
+            _ => "a video",
         },
         _ if starts(b"GIF8") => "a GIF image",
         _ if starts(b"BM") => "a BMP image",
@@ -163,12 +163,13 @@ fn what_else(bytes: &[u8]) -> String {
         _ if starts(b"%PDF") => "a PDF document",
         _ if text.contains("<svg") => "an SVG drawing",
         _ if text.starts_with("<!doctype html") || text.starts_with("<html") => {
-            return "this is an HTML page, perhaps of a failed download; a PNG or JPEG image fits".into();
+            return "this is an HTML page, perhaps from a failed download; expected a PNG or JPEG image"
+                .into();
         }
         _ if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r', ..]) => "a PNM image",
-        _ => return "this is no image; a PNG or JPEG image fits".into(),
+        _ => return "this is not an image; expected a PNG or JPEG image".into(),
     };
-    format!("this is {format}, whatever its name says; only PNG and JPEG fit, please convert it")
+    format!("this is {format}, whatever its name says; convert it to PNG or JPEG")
 }
 
 #[cfg(test)]
@@ -239,7 +240,7 @@ mod tests {
         for place in [16, at + 8, at + 4 + length] {
             let mut bytes = good.clone();
             bytes[place] ^= 1;
-            assert_eq!(message(&bytes), "x: damaged PNG: a checksum in it does not fit", "byte {place}");
+            assert_eq!(message(&bytes), "x: damaged PNG: a checksum in it does not match", "byte {place}");
         }
         // Compressed data that are corrupt under a checksum that fits, and half of them.
         for (data, rest) in [(vec![7; length], length), (good[at + 4..at + 4 + length / 2].to_vec(), length)]

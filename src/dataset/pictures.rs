@@ -33,7 +33,7 @@ pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> 
         .map(|(part, name)| part.as_ref().map_or(name.to_owned(), |part| shown(part, dir)));
     if let Some(class) = test.iter().find(|class| class_named(&class.name, &names).is_none()) {
         let message = format!(
-            "{test_part} has the class {:?}, {train_part} does not: nothing could learn it",
+            "{test_part} has the class {:?}, but {train_part} does not, so it cannot be learnt",
             class.name
         );
         return Err(Error::data(dir, message));
@@ -41,8 +41,8 @@ pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> 
     let tested: Vec<String> = test.iter().map(|class| class.name.clone()).collect();
     if let Some(name) = names.iter().find(|name| class_named(name, &tested).is_none()) {
         let message = format!(
-            "{train_part} has the class {name:?}, {test_part} does not: give it test images there, or move the whole folder \
-             {test_part} elsewhere, and a sixth of each class is kept for testing"
+            "{train_part} has the class {name:?}, but {test_part} does not; add test images there, or move the whole \
+             folder {test_part} elsewhere, so that a sixth of each class is kept for testing"
         );
         return Err(Error::data(dir, message));
     }
@@ -86,7 +86,7 @@ pub(super) fn load_test(
     let test = classes(layout, Part::Test, &mut warnings)?;
     if let Some(class) = test.iter().find(|class| class_named(&class.name, names).is_none()) {
         let message = format!(
-            "{:?} is no class of the model; it knows {}",
+            "{:?} is not a class of the model; its classes are {}",
             class.name,
             some(names.iter().map(|name| error::shown(name).into_owned()))
         );
@@ -107,7 +107,8 @@ fn check_channels(dir: &Path, input: Shape) -> Result<()> {
     if [1, 3].contains(&input.channels) {
         return Ok(());
     }
-    let message = format!("pictures have 1 channel (grey) or 3 (RGB), the model takes {}", input.channels);
+    let message =
+        format!("pictures have 1 channel (grey) or 3 (RGB), but the model takes {}", input.channels);
     Err(Error::data(dir, message).with(Remedy::FitModel(dir.to_owned())))
 }
 
@@ -142,8 +143,8 @@ fn read(
     let bytes = count as u64 * size as u64;
     if bytes > MAX_BYTES {
         let message = format!(
-            "{count} pictures of {input} (channels, height, width) take {bytes} bytes, at most {MAX_BYTES} fit; a \
-             model with a smaller input needs less"
+            "{count} pictures of {input} (channels, height, width) take {bytes} bytes, but at most {MAX_BYTES} are \
+             supported; a model with a smaller input needs less"
         );
         return Err(Error::data(dir, message));
     }
@@ -207,12 +208,12 @@ fn read(
     if !failures.is_empty() {
         let count = count_of(failures.len(), "picture");
         let failures = some(failures.into_iter());
-        warnings.push(format!("{}: {count} left out, not readable: {failures}", dir.display()));
+        warnings.push(format!("{}: {count} skipped, since unreadable: {failures}", dir.display()));
     }
     if !faint_files.is_empty() {
         warnings.push(format!(
-            "{}: {} nearly black, since their values fill only a part of 16 bits; stretch them to all of it, such as by \
-             `mogrify -auto-level`: {}",
+            "{}: {} nearly black, since their values use only part of 16 bits; stretch them to the full range, for \
+             example with `mogrify -auto-level`: {}",
             dir.display(),
             count_of(faint_files.len(), "picture"),
             some(faint_files.into_iter())
@@ -235,8 +236,8 @@ fn imbalance(dir: &Path, train: &Images, names: &[String]) -> Option<String> {
     let (least, smallest) = counts.iter().min()?;
     (*most > MAX_IMBALANCE * least).then(|| {
         format!(
-            "{}: classes are of unequal size: {largest:?} has {most} training images, {smallest:?} {least}; the accuracy \
-             will say little about the small ones",
+            "{}: classes are of unequal size: {largest:?} has {most} training images, {smallest:?} only {least}; the \
+             accuracy will say little about small classes",
             dir.display()
         )
     })
@@ -256,7 +257,7 @@ fn duplicates(dir: &Path, train: &Read, test: &Read) -> Option<String> {
     };
     let twins = some(twins.into_iter());
     Some(format!(
-        "{}: {count} the pixels of a training image, so the accuracy flatters: {twins}",
+        "{}: {count} the same pixels as a training image, so the accuracy is too optimistic: {twins}",
         dir.display()
     ))
 }

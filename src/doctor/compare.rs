@@ -111,7 +111,7 @@ impl Table {
             let row = self.launch(&launch.label);
             match seen_in {
                 Some(reader) => row.seen_in = Some(reader),
-                None => row.wrong = Some(format!("{}: nothing that it makes was compared", launch.label)),
+                None => row.wrong = Some(format!("{}: nothing that it writes was compared", launch.label)),
             }
         }
         let place = |label: &str| plan.launches.iter().position(|launch| launch.label == label);
@@ -176,7 +176,7 @@ fn compare(place: &str, got: &[f32], want: &Array) -> Result<Row, String> {
         // A NaN must fail, too.
         if error > bound || error.is_nan() {
             return Err(format!(
-                "{place} at {:?}: got {value:e}, want {:e}, off by {error:e} with a bound of {bound:e}",
+                "{place} at {:?}: got {value:e}, expected {:e}; the error is {error:e}, the bound {bound:e}",
                 coordinates(index, &want.shape),
                 want.data[index],
             ));

@@ -40,7 +40,7 @@ pub fn self_check(
     if let Some(what) = &report.wrong_kernel {
         let launch = report.launches.iter().find(|row| row.wrong.is_some());
         let kernel = launch.map_or("a kernel".into(), |row| format!("{} ({})", row.launch, row.shader));
-        let message = format!("{adapter} computes wrongly, so nothing was trained: {kernel}: {what}");
+        let message = format!("{adapter} computes wrong results, so nothing was trained: {kernel}: {what}");
         return Err(Error::Device(message).with(Remedy::ReportGpu));
     }
     if let Some(path) = remembered {

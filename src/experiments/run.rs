@@ -112,20 +112,21 @@ fn tell(rows: &Rows, watcher: &mut dyn Watcher) {
     let foreign = rows.foreign();
     if foreign > 0 {
         watcher.warning(&format!(
-            "{foreign} rows in this folder are of other data, another hold-out or other rules: they stay, and do not count"
+            "{foreign} rows in this folder are from other data, another hold-out or other rules; they are kept, but \
+             not counted"
         ));
     }
     let old = rows.iter().filter(|row| row.is_old()).count();
     if old > 0 {
         watcher.warning(&format!(
-            "{old} rows in this folder were written by an older shadernet, without data, hold-out and rules: they are taken \
-             to be of these"
+            "{old} rows in this folder were written by an older shadernet, without data, hold-out and rules; they are \
+             assumed to be from the present ones"
         ));
     }
     if let [first, ..] = rows.conflicts() {
         let count = rows.conflicts().len();
         watcher.warning(&format!(
-            "of {count} runs there are rows with different results, such as {first}: the first one counts"
+            "different results are recorded for {count} run(s), such as {first}; the first row counts"
         ));
     }
 }
@@ -152,7 +153,7 @@ pub fn choose_rows(
             let key = inputs.get(row.fingerprint.as_str()).map(|&input| (row.phase, input));
             let (Some(key), Some(origin)) = (key, row.origin()) else { continue };
             if *origins.entry(key).or_insert_with(|| origin.clone()) != origin {
-                let message = "there are rows of different data, hold-outs or rules";
+                let message = "the rows are from different data, hold-outs or rules";
                 return Err(Error::Usage(message.into()).with(Remedy::ImagesOfReport));
             }
         }
@@ -240,7 +241,7 @@ fn jobs<'a>(suite: &'a Suite, phase: Phase, rows: &Rows, options: &Options<'_>) 
             Phase::Select => arm.candidates.iter().collect(),
             Phase::Test => vec![chosen(group, arm, rows).ok_or_else(|| {
                 let message =
-                    format!("group {:?}, arm {:?}: its recipe is not chosen yet", group.name, arm.name);
+                    format!("group {:?}, arm {:?}: its recipe has not been chosen yet", group.name, arm.name);
                 Error::Usage(message).with(Remedy::FinishSelection)
             })?],
         };
@@ -313,7 +314,7 @@ fn train(
     .and_then(|mut run| {
         if let (true, [.., before, here]) = (is_resumed, run.devices()) {
             watcher.warning(&format!(
-                "{}: up to step {} this run was computed on {}, now on {}, which may round in another way",
+                "{}: up to step {} this run was computed on {}, now on {}, which may round differently",
                 run.folder().display(),
                 here.from_step,
                 before.device,
@@ -380,7 +381,9 @@ fn place(
             // No state, or one from something else.
             Ok(_) => {}
             Err(error) if matches!(error.kind(), Error::Usage(_)) => {}
-            Err(error) => watcher.warning(&format!("{error}; the run is begun anew in another folder")),
+            Err(error) => {
+                watcher.warning(&format!("{error}; the run is started from scratch in another folder"))
+            }
         }
         match Run::check_folder(&folder) {
             Ok(()) => return Ok((folder, None)),

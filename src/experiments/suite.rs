@@ -197,7 +197,10 @@ impl Suite {
         for group in file.groups {
             let place = |arm: &str| format!("group {:?}, arm {arm:?}", group.name);
             if groups.iter().any(|other| other.name == group.name) || !is_file_name(&group.name) {
-                let message = format!("group {:?}: names are letters, digits and '-', each once", group.name);
+                let message = format!(
+                    "group {:?}: names must be unique, and made of letters, digits and '-'",
+                    group.name
+                );
                 return Err(fail(message));
             }
             let mut arms: Vec<Arm> = Vec::new();
@@ -238,12 +241,16 @@ fn check_seeds(groups: &[Group]) -> Result<(), String> {
     for Group { name, select, test, .. } in groups {
         let hold_out = groups[0].select.hold_out;
         if select.hold_out != hold_out {
-            return Err(format!("group {name:?}: hold_out = {}, elsewhere {hold_out}", select.hold_out));
+            return Err(format!(
+                "group {name:?}: hold_out = {}, but another group has {hold_out}",
+                select.hold_out
+            ));
         }
         for (first, count) in [(select.first_seed, select.seeds), (test.first_seed, test.seeds)] {
             if count == 0 || first.checked_add(count).is_none() {
                 return Err(format!(
-                    "group {name:?}: seeds = {count}, first_seed = {first}: at least one seed, below 2³²"
+                    "group {name:?}: seeds = {count}, first_seed = {first}: there must be at least one seed, and all \
+                     below 2³²"
                 ));
             }
         }
@@ -253,7 +260,8 @@ fn check_seeds(groups: &[Group]) -> Result<(), String> {
             let test = group.test.range();
             if select.start < test.end && test.start < select.end {
                 return Err(format!(
-                    "group {:?}: its test needs other seeds than `select`: what was chosen by a seed is not fresh",
+                    "group {:?}: its test needs other seeds than `select`, since a recipe chosen with a seed is not \
+                     tested fairly with it",
                     group.name
                 ));
             }

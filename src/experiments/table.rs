@@ -120,7 +120,7 @@ impl Row {
         let curve: Vec<&str> = self.accuracies.split_whitespace().collect();
         let fits = |text: &&str| text.parse().is_ok_and(|value: f64| (0.0..=100.0).contains(&value));
         if let Some(bad) = curve.iter().find(|text| !fits(text)) {
-            return Err(format!("accuracies: {bad:?} is no accuracy from 0 to 100"));
+            return Err(format!("accuracies: {bad:?} is not an accuracy from 0 to 100"));
         }
         if curve.len() != self.epochs {
             return Err(format!("accuracies has {} numbers for {} epochs", curve.len(), self.epochs));
@@ -294,7 +294,8 @@ impl Rows {
     /// Adds rows and writes the file: completely, under another name first.
     pub fn add(&mut self, rows: impl IntoIterator<Item = Row>) -> Result<()> {
         if self.lock.as_ref().is_some_and(|lock| !lock.is_held()) {
-            let message = "its folder was removed, moved or replaced meanwhile; nothing more is written here";
+            let message =
+                "its folder was removed, moved or replaced in the meantime; nothing more is written to it";
             return Err(Error::data(&self.own_file, message));
         }
         self.own.extend(rows.into_iter().map(Entry::new));

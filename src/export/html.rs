@@ -92,13 +92,13 @@ fn page(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> Result<S
     let input = checkpoint.model.input;
     if ![1, 3].contains(&input.channels) {
         let message = format!(
-            "the model {} takes {} channels; a page is for models of 1 (grey) or 3 (RGB)",
+            "the model {} takes {} channels; a page can only use models with 1 (grey) or 3 (RGB)",
             checkpoint.model.name, input.channels
         );
         return Err(Error::Usage(message));
     }
     if let Some(layer) = checkpoint.model.layers.iter().find(|layer| layer.op == Op::Opaque) {
-        let message = format!("layer `{}`: a page does not know {}", layer.name, layer.kind.name);
+        let message = format!("layer `{}`: the page does not support {}", layer.name, layer.kind.name);
         return Err(Error::Usage(message));
     }
     // In a script element, only `<` can end the text or change how it is parsed.
@@ -263,7 +263,7 @@ mod tests {
         }
         let message = page(2, false).unwrap_err().to_string();
         assert!(
-            message.contains("takes 2 channels; a page is for models of 1 (grey) or 3 (RGB)"),
+            message.contains("takes 2 channels; a page can only use models with 1 (grey) or 3 (RGB)"),
             "{message}"
         );
     }

@@ -55,10 +55,8 @@ pub fn to_pytorch(checkpoint: &Checkpoint) -> Result<String> {
             && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
             && !TAKEN.split_whitespace().any(|taken| taken == name);
         if !fits {
-            let message = format!(
-                "layer `{}`: PyTorch cannot have a layer of this name; another name fits",
-                shown(name)
-            );
+            let message =
+                format!("layer `{}`: PyTorch does not allow this name; choose another", shown(name));
             return Err(Error::Usage(message));
         }
         let before = index.checked_sub(1).map_or(Source::Image, Source::Layer);
@@ -88,7 +86,7 @@ from torch import nn
 from torch.nn import functional
 
 CLASSES = {classes}
-# Of each channel.
+# One value per channel.
 MEAN, STD = {mean:?}, {std:?}
 
 
@@ -112,7 +110,8 @@ def load(path):
     # PyTorch counts the batches that a batch norm has seen; shadernet's files do not.
     missing = [key for key in keys.missing_keys if not key.endswith("num_batches_tracked")]
     if missing or keys.unexpected_keys:
-        raise ValueError(f"{{path}} does not fit: missing {{missing}}, unexpected {{keys.unexpected_keys}}")
+        raise ValueError(f"{{path}} does not match the network: missing {{missing}}, unexpected \
+                           {{keys.unexpected_keys}}")
     return net.eval()
 "#,
         name = shown(&model.name.replace(['\\', '"'], "'")),
@@ -230,7 +229,7 @@ fn layer_lines(
             (None, Some(format!("{x}.reshape(-1, {c}, {h}, {w})")))
         }
         (Op::Opaque, _) => {
-            let message = format!("layer `{name}`: PyTorch export does not know {}", layer.kind.name);
+            let message = format!("layer `{name}`: the PyTorch export does not support {}", layer.kind.name);
             return Err(Error::Usage(message));
         }
     })

@@ -38,7 +38,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
     for &path in outputs {
         let refused = |why: &str| Err(Error::Usage(format!("{}: {why}", path.display())));
         if path.as_os_str() == "-" {
-            return refused("this goes into a file; name one, such as ./-");
+            return refused("the output must go to a file; name one, such as ./-");
         }
         let target = target_of(path).map_err(Error::io("write", path))?;
         let found = match path.metadata() {
@@ -51,7 +51,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
         } else if let Some(kind) = kind.filter(|kind| !kind.is_file()) {
             return refused(&format!("this is {}; name a file", name_of_kind(kind)));
         } else if found.is_some() && inputs.iter().any(|input| is_part_of(path, &target, input)) {
-            return refused("this file is read as an input and is not replaced; name another");
+            return refused("this file is an input and is not replaced; name another");
         }
         // A dangling link also belongs to the user.
         if !force && path.symlink_metadata().is_ok() {
@@ -67,7 +67,7 @@ pub fn check_outputs(outputs: &[&Path], inputs: &[&Path], force: bool) -> Result
         }
         let identity = identity_of(&target).map_err(Error::io("write", path))?;
         if identities.contains(&identity) {
-            return refused("this file is named twice; every output takes a file of its own");
+            return refused("this file is named twice; each output needs its own file");
         }
         identities.push(identity);
         temporary_in(folder).map(drop).map_err(Error::io("write", path))?;

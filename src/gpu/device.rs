@@ -119,7 +119,7 @@ impl Adapter {
     /// What [`Adapter::all`] found, for a message.
     pub fn listing(found: &[Self]) -> String {
         if found.is_empty() {
-            return "no adapter at all was found (is a Vulkan, Metal or DX12 driver installed?)".into();
+            return "no adapter was found (is a Vulkan, Metal or DX12 driver installed?)".into();
         }
         let lines: Vec<_> = found.iter().map(|adapter| format!("\n  {adapter}")).collect();
         format!("these adapters were found:{}", lines.concat())
@@ -141,7 +141,7 @@ impl Adapter {
         let problem = match (fitting.next(), fitting.count()) {
             (Some(adapter), 0) => return Ok(adapter.clone()),
             (Some(_), others) => {
-                format!("{text}: {} adapters have this in their names, give more of it", others + 1)
+                format!("{text}: {} adapters have this in their names; give more of it", others + 1)
             }
             (None, _) => format!("{text}: no adapter has this in its name"),
         };

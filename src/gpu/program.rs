@@ -79,7 +79,7 @@ impl Buffers {
         let most = limits.max_storage_buffer_binding_size.min(limits.max_buffer_size);
         if let Some((name, size)) = sizes.iter().find(|(_, size)| **size + 4 * GUARD_WORDS > most) {
             return Err(Error::Device(format!(
-                "{}: buffer `{name}` needs {size} bytes, the device allows {most}: use a smaller batch size or data set",
+                "{}: buffer `{name}` needs {size} bytes, the device allows {most}: use a smaller batch size or dataset",
                 gpu.info
             )));
         }

@@ -61,7 +61,7 @@ impl Conv2d {
             let axis = Axis { input: input_size, kernel, stride, dilation, padding: [0; 2] };
             let reach = axis.reach();
             if reach > MAX_WINDOW {
-                return Err(format!("{window} reaches over {reach} pixels: it can be {MAX_WINDOW}"));
+                return Err(format!("{window} spans {reach} pixels; at most {MAX_WINDOW} are allowed"));
             }
             let axis = padding.around(at, axis);
             if axis.padding.iter().any(|&side| side >= reach) {

@@ -141,7 +141,7 @@ fn add(kind: LayerKind, wgsl: &str, is_trusted: bool) -> Result<()> {
     }
     let mut registered = REGISTERED.write().unwrap_or_else(PoisonError::into_inner);
     if LAYERS.iter().chain(registered.iter().copied()).any(|other| other.name == kind.name) {
-        return Err(Error::Usage(format!("there is a layer type {:?} already", kind.name)));
+        return Err(Error::Usage(format!("the layer type {:?} exists already", kind.name)));
     }
     #[cfg(feature = "gpu")]
     crate::shader::register(kind.name, wgsl, is_trusted)?;

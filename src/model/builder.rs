@@ -188,7 +188,7 @@ impl ModelBuilder {
     /// [`Error::Config`]: what a model file with these keys would be refused for.
     pub fn build(self) -> Result<Model> {
         if let Some(key) = self.astray {
-            let message = format!("{key} belongs to a layer, and there was none yet");
+            let message = format!("{key} belongs to a layer, but there is none yet");
             return Err(Error::Config { path: self.config.path, line: None, message });
         }
         self.config.check()?;
@@ -249,7 +249,7 @@ mod tests {
             (start().layer("nothing_of_the_kind"), "nothing_of_the_kind"),
             (start().relu().key("size", 3), "there is no key `size`"),
             (linear().train(TrainConfig::default().epochs(0)), "epochs = 0 must be from 1"),
-            (linear().classes(["a", "a"]), "\"a\" is there twice"),
+            (linear().classes(["a", "a"]), "\"a\" appears twice"),
             (Model::builder("a/b", [1, 8, 8]).flatten().linear(2), "name: use 1 to"),
         ] {
             let message = builder.build().unwrap_err().to_string();

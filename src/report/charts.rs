@@ -48,8 +48,8 @@ pub(super) const LEARNING_RATE: Quantity = Quantity {
     train: None,
 };
 pub(super) const SECONDS: Quantity = Quantity {
-    title: "seconds of an epoch",
-    unit: "s, with its evaluation",
+    title: "seconds per epoch",
+    unit: "s, including evaluation",
     scale: Scale::Linear,
     test: |row| row.seconds,
     train: None,
@@ -69,7 +69,7 @@ impl Quantity {
         if nets == 1 {
             let train = self
                 .train
-                .map(|train| self.line(record, "in training".into(), |nets: &[Figures]| train(&nets[0])));
+                .map(|train| self.line(record, "training".into(), |nets: &[Figures]| train(&nets[0])));
             let test = self.line(record, record.judged_on().into(), |nets| (self.test)(&nets[0]));
             return [test].into_iter().chain(train).collect();
         }

@@ -36,7 +36,8 @@ pub(super) fn of_runs(records: &[Record]) -> Result<String> {
         curves += &note("A run with several nets is drawn by their mean.");
     }
     if kinds.len() > 1 {
-        curves += "<p class=warn>Some of these runs are judged on the test set, others on held-out images: their figures are not of the same images.</p>\n";
+        curves += "<p class=warn>Some of these runs are evaluated on the test set, others on held-out images, so \
+                   their figures are not from the same images.</p>\n";
     }
     let body =
         section("Curves", &curves) + &finals(records, &names, several) + &differences(&names, &settings);
@@ -79,14 +80,14 @@ fn finals(records: &[Record], names: &[String], several: bool) -> String {
         "last epoch: accuracy",
         "last epoch: loss",
         "best epoch: accuracy (which)",
-        "last epoch: accuracy in training",
+        "last epoch: training accuracy",
         "epochs",
         "parameters",
-        "s an epoch",
+        "s per epoch",
     ]);
     let rows: Vec<_> = records.iter().zip(names).map(row).collect();
-    let text = "Best epochs are chosen by looking at the images that the run is judged on. Runs with one seed differ by chance, too: \
-                <code>shadernet experiments</code> compares recipes with many.";
+    let text = "Best epochs are chosen by looking at the images that the run is evaluated on. Runs with a single seed \
+                also differ by chance; to compare recipes, run experiments with many seeds.";
     section("Final figures", &(table(&heads, &rows, 1) + &note(text)))
 }
 

@@ -99,7 +99,7 @@ fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Res
         return Ok(());
     }
     let message = format!(
-        "{OTHER}: on these, {} of {images} answers are right and the loss is {:.4}; the run had {:.2} % and {:.4}",
+        "{OTHER}: on these, {} of {images} answers are correct and the loss is {:.4}; the run had {:.2} % and {:.4}",
         answers.correct(),
         answers.loss,
         then.test_accuracy,

@@ -42,7 +42,7 @@ pub(super) fn layers(model: &Model) -> String {
     let mut rows: Vec<_> = model.layers.iter().enumerate().map(row).collect();
     let (parameters, work) = (thousands(model.parameter_count()), thousands((all / 2.0) as usize));
     rows.push(["<b>all</b>", "", "", &parameters, &work, ""].map(String::from).into());
-    let heads = ["layer", "settings", "output", "parameters", "multiply-adds an image", "share"];
+    let heads = ["layer", "settings", "output", "parameters", "multiply-adds per image", "share"];
     let table = table(&heads, &rows, 2);
     let [c, h, w]: [usize; 3] = model.input.into();
     section("The network", &(note(&format!("Input: {c}×{h}×{w} (channels, height, width).")) + &table))
@@ -106,7 +106,7 @@ pub(super) fn feature_maps(checkpoint: &Checkpoint, images: &Images, judged_on: 
     if flops(model) > MOST_FLOPS {
         return section(
             title,
-            &note("Left out: the network is too large to be computed by the reference here."),
+            &note("Omitted: the network is too large for the reference implementation, which computes them."),
         );
     }
     let len = model.input.len();

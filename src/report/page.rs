@@ -100,8 +100,7 @@ fn overview(record: &Record) -> String {
         &percent(*best_test_accuracy),
         &format!("in the best epoch, {best_epoch}, chosen by looking at the {on} images{of}"),
     );
-    figures +=
-        &key_figure(&percent(summary.train_accuracy), &format!("accuracy in training, last epoch{of}"));
+    figures += &key_figure(&percent(summary.train_accuracy), &format!("training accuracy, last epoch{of}"));
     figures +=
         &key_figure(&format!("{:.1} s", summary.seconds), &format!("for all epochs, on {}", summary.device));
     format!("<div class=keys>\n{figures}</div>\n")
@@ -116,7 +115,8 @@ fn curves(record: &Record) -> String {
     let mut body = charts(&[accuracy, loss, wrong, rate]);
     if record.nets() == 1 {
         body += &note(
-            "Figures in training are means over the epoch's steps, while the weights change, with augmentation and dropout.",
+            "Training figures are means over the epoch's steps, while the weights change, with augmentation and \
+             dropout.",
         );
     } else if record.nets() > MOST_LINES {
         body += &note(
@@ -175,14 +175,15 @@ fn confusion(shown: &Shown<'_>) -> String {
     let recorded = shown.checkpoint.test_accuracy;
     let found = 100.0 * right as f64 / all.max(1) as f64;
     let mut body = note(&format!(
-        "{} of {} right, computed for this report from the saved weights.",
+        "{} of {} correct, computed for this report from the saved weights.",
         thousands(right),
         thousands(all)
     ));
     // Devices round differently: an image or two may change sides, no more.
     if (found - recorded).abs() * all as f64 > 200.0 {
         body += &format!(
-            "<p class=warn>In training it was {}: these are other images than those of the run, or the weights compute differently here.</p>\n",
+            "<p class=warn>During training it was {}: either these are not the images of the run, or the weights \
+             compute differently here.</p>\n",
             percent(recorded)
         );
     }
@@ -190,8 +191,10 @@ fn confusion(shown: &Shown<'_>) -> String {
     if names.len() <= MOST_IN_MATRIX {
         body += &matrix(&answers.confusion, names);
     } else {
-        body +=
-            &note(&format!("A matrix of {} classes does not fit; these are its largest cells.", names.len()));
+        body += &note(&format!(
+            "A matrix of {} classes is too large to show; these are its largest cells.",
+            names.len()
+        ));
     }
     let confusions = answers.confusions();
     let row = |&(count, label, class): &(usize, usize, usize)| {
@@ -309,9 +312,11 @@ fn time(record: &Record) -> String {
     let evaluation = (all - train).max(0.0);
     let rows = [row("training steps", *train), row("evaluation", evaluation), row("both", *all)];
     let text = format!(
-        "On {}. How much each layer has to do is in the next table; on a GPU, <code>shadernet bench</code> times every launch.",
+        "On {}. The next table shows how much each layer has to compute; on a GPU, a benchmark of the model times \
+         every launch.",
         escape(device)
     );
-    let parts = charts(&[SECONDS.of_all(record)]) + &table(&["phase", "seconds an epoch", "share"], &rows, 1);
+    let parts =
+        charts(&[SECONDS.of_all(record)]) + &table(&["phase", "seconds per epoch", "share"], &rows, 1);
     section("Time", &(note(&text) + &format!("<div class=pair>\n{parts}</div>\n")))
 }

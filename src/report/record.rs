@@ -57,7 +57,7 @@ impl Record {
             bytes.ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))
         };
         let summary: Summary = serde_json::from_slice(&read("summary.json")?).map_err(|error| {
-            let message = format!("damaged, or of another version of shadernet (line {})", error.line());
+            let message = format!("damaged, or from another version of shadernet (line {})", error.line());
             Error::data(folder.join("summary.json"), message)
         })?;
         let damaged = |why: String| Error::data(folder.join("metrics.csv"), format!("damaged: {why}"));
@@ -132,8 +132,8 @@ impl Record {
         let path = self.folder.join(&net.file);
         let checkpoint = Checkpoint::load(&path)?;
         if net.weights_sha256.as_ref().is_some_and(|hash| *hash != checkpoint.weights_sha256()) {
-            let message = "these are not the weights that summary.json describes; if the run was cut off just then, \
-                           resuming it writes both again";
+            let message = "these are not the weights that summary.json describes; if the run was interrupted at that \
+                           moment, resuming it writes both again";
             return Err(Error::checkpoint(path, message).with(Remedy::Resume(self.folder.clone())));
         }
         Ok(checkpoint)

@@ -52,7 +52,7 @@ pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Result<Settings> 
         ("data", summary.data.clone()),
         ("hold_out", summary.hold_out.to_string()),
         ("training images", summary.train_images.to_string()),
-        ("images to judge on", summary.test_images.to_string()),
+        ("evaluation images", summary.test_images.to_string()),
         ("seed", seeds(record)),
         ("device", summary.device.clone()),
         ("shadernet", summary.shadernet.clone()),
@@ -98,14 +98,14 @@ pub(super) fn recipe(record: &Record, checkpoint: &Checkpoint) -> String {
     let mut row = |key: &str, value: String| rows.push(vec![escape(key), escape(value)]);
     row("seed of this net", checkpoint.trained.seed.to_string());
     row("device", summary.device.clone());
-    row("data set", summary.data.clone());
+    row("dataset", summary.data.clone());
     row("training images", summary.train_images.to_string());
     let held_out = if summary.hold_out > 0 {
-        "held out of the training set; the test set was not touched"
+        "held out of the training set; the test set was not used"
     } else {
         "test set"
     };
-    row("images to judge on", format!("{}, {held_out}", summary.test_images));
+    row("evaluation images", format!("{}, {held_out}", summary.test_images));
     row("pixels / 255 normalised by", checkpoint.normalization.to_string());
     row("steps", format!("{} of {} images", summary.steps, summary.batch_size));
     row("shadernet", summary.shadernet.clone());

@@ -234,12 +234,14 @@ impl Ready {
         let (nets, most) = (settings.replicas.len(), MAX_STEPS / settings.replicas.len());
         if steps > most {
             let message = format!(
-                "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} fit for {nets} nets"
+                "{epochs} epochs of {steps_per_epoch} steps are {steps} steps; at most {most} are possible for {nets} \
+                 nets"
             );
             return Err(Error::Usage(message));
         }
         if epochs.saturating_mul(nets) > MAX_ROWS {
-            let message = format!("{epochs} epochs of {nets} nets: at most {} epochs fit", MAX_ROWS / nets);
+            let message =
+                format!("{epochs} epochs of {nets} nets: at most {} epochs are possible", MAX_ROWS / nets);
             return Err(Error::Usage(message));
         }
         let opened = device.open(&setup)?;

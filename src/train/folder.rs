@@ -135,7 +135,8 @@ impl RunFolder {
         if self.is_ours() {
             return Ok(());
         }
-        let message = "this folder was removed, moved or replaced while the run was in it; nothing more is written here";
+        let message =
+            "this folder was removed, moved or replaced during the run; nothing more is written to it";
         Err(Error::data(&self.path, message))
     }
 

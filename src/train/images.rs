@@ -98,11 +98,18 @@ impl TrainingData {
                 return fail(message);
             }
             if images.shape() != train.shape() {
-                return fail(format!("they are {}, the training images {}", images.shape(), train.shape()));
+                return fail(format!(
+                    "they are {}, but the training images are {}",
+                    images.shape(),
+                    train.shape()
+                ));
             }
             if let Some(at) = images.labels.iter().position(|&label| usize::from(label) >= classes.len()) {
                 let (label, count) = (images.labels[at], classes.len());
-                return fail(format!("image {at} has the label {label}; there are {count} classes, from 0"));
+                return fail(format!(
+                    "image {at} has the label {label}, but there are only {count} classes, counted \
+                                     from 0"
+                ));
             }
         }
         let normalization = train.normalization();
@@ -126,8 +133,10 @@ impl TrainingData {
                 false if self.folder.is_none() => format!("there are {found} classes"),
                 false => format!("the labels are 0 to {}, so there are {found} classes", found - 1),
             };
-            let message =
-                format!("{what}; the model {} ends with {wanted} values: change its last layers", model.name);
+            let message = format!(
+                "{what}, but the model {} ends with {wanted} values; change its last layers",
+                model.name
+            );
             let error = Error::data(self.place(), message);
             return Err(match &self.folder {
                 Some(folder) => error.with(Remedy::FitModel(folder.clone())),
@@ -136,8 +145,8 @@ impl TrainingData {
         }
         if let Some(names) = model.classes.as_ref().filter(|&names| self.pictures && *names != self.classes) {
             let message = format!(
-                "the folders are {:?}, the model {} has classes = {names:?}: they must be the same, sorted; without \
-                 that line the folders give the names",
+                "the folders are {:?}, but the model {} has classes = {names:?}; they must be the same, sorted. \
+                 Without that line the names of the folders are used",
                 self.classes, model.name
             );
             return Err(Error::data(self.place(), message));
@@ -154,7 +163,7 @@ impl TrainingData {
             return Ok(());
         }
         let message = format!(
-            "the classes are {:?}, those of the network {names:?}: they must be the same, in the same order",
+            "the classes are {:?}, but those of the network {names:?}; they must be the same, in the same order",
             self.classes
         );
         Err(Error::data(self.place(), message))

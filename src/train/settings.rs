@@ -62,12 +62,12 @@ impl Settings {
         for net in &self.replicas {
             net.model(model)?;
             if !names.insert(self.model_file(net)) {
-                let message = format!("two nets of seed {}: they must differ in `point`", net.seed);
+                let message = format!("two nets have the seed {}; they must differ in `point`", net.seed);
                 return Err(Error::Usage(message));
             }
         }
         if names.is_empty() || names.len() > MOST_NETS {
-            let message = format!("{} nets; 1 to {MOST_NETS} are trained side by side", names.len());
+            let message = format!("{} nets; 1 to {MOST_NETS} can be trained side by side", names.len());
             return Err(Error::Usage(message));
         }
         Ok(())

@@ -170,7 +170,7 @@ impl RunState {
         if !folder.join(FILE).exists() {
             let message = match folder.is_dir() {
                 true => {
-                    "there is no run in it that could go on: no state was saved yet, or this is another folder"
+                    "there is no run to resume in it: no state has been saved yet, or this is another folder"
                 }
                 false => "there is no such folder",
             };
@@ -201,7 +201,7 @@ impl RunState {
         if settings.replicas.is_empty()
             || [progress.partial.len(), progress.diverged.len()] != [settings.replicas.len(); 2]
         {
-            return Err(bad("damaged metadata: nets and sums do not fit together".into()));
+            return Err(bad("damaged metadata: nets and sums do not match".into()));
         }
         let vectors = vectors(&model.train);
         let mut wanted = Vec::new();
@@ -250,7 +250,7 @@ impl RunState {
         let Progress { data_sha256, classes, .. } = &self.progress;
         if !classes.is_empty() && *classes != data.classes {
             let message = format!(
-                "the run in {} began with the classes {classes:?}, these are {:?}",
+                "the run in {} began with the classes {classes:?}, but these are {:?}",
                 self.folder.path().display(),
                 data.classes
             );
@@ -258,8 +258,8 @@ impl RunState {
         }
         if data.normalization != self.normalization(&data.train) {
             let message = format!(
-                "the run in {} began with pixels normalised by {}, these are normalised by {}; RunState::load_data gives the \
-                 former",
+                "the run in {} began with pixels normalised by {}, but these are normalised by {}; \
+                 RunState::load_data gives the former",
                 self.folder.path().display(),
                 self.normalization(&data.train),
                 data.normalization
@@ -268,7 +268,7 @@ impl RunState {
         }
         if data.sha256() != *data_sha256 {
             let message = format!(
-                "these are not the images that the run in {} began with; it can go on with those only",
+                "these are not the images that the run in {} began with; it can only be resumed with those",
                 self.folder.path().display()
             );
             return Err(Error::data(data.place(), message));

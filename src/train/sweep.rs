@@ -65,8 +65,8 @@ impl Setting {
             Self::Dropout => net.dropout.fill(value),
             Self::LabelSmoothing => net.label_smoothing = value,
             Self::Augment if augment.is_none() => {
-                return Err("the model leaves its images as they are, so there is nothing to multiply; \
-                     sweep augment.scale or another strength itself");
+                return Err("the model does not augment its images, so there is nothing to multiply; sweep \
+                            augment.scale or another strength instead");
             }
             Self::Augment => {
                 augment.rotate_degrees *= value;
@@ -88,18 +88,18 @@ impl Axis {
     fn parse(text: &str) -> Result<Self, String> {
         let (key, values) = text
             .split_once('=')
-            .ok_or_else(|| format!("write KEY=V1,V2,... with one of {}", Sweep::keys()))?;
+            .ok_or_else(|| format!("expected KEY=V1,V2,... with one of {}", Sweep::keys()))?;
         let setting = SETTINGS.iter().find(|(known, _)| *known == key.trim());
         let (_, setting) = setting.ok_or_else(|| {
             format!("there is no setting {:?} to sweep; there are {}", key.trim(), Sweep::keys())
         })?;
         let mut axis = Self { setting: *setting, values: Vec::new() };
         for value in values.split(',').map(str::trim) {
-            let number: f32 = value.parse().map_err(|_| format!("{value:?} is no number"))?;
+            let number: f32 = value.parse().map_err(|_| format!("{value:?} is not a number"))?;
             // Not -0, which would be another name for the same net.
             let number = number + 0.0;
             if axis.values.contains(&number) {
-                return Err(format!("{number} is there twice"));
+                return Err(format!("{number} appears twice"));
             }
             axis.values.push(number);
         }
@@ -161,7 +161,7 @@ impl Sweep {
         let points = self.axes.iter().fold(1usize, |points, axis| points.saturating_mul(axis.values.len()));
         if points.saturating_mul(seeds.len()) > MOST_NETS {
             return Err(Error::Usage(format!(
-                "{points} points with {} seeds each; at most {MOST_NETS} nets are trained side by side",
+                "{points} points with {} seeds each; at most {MOST_NETS} nets can be trained side by side",
                 seeds.len()
             )));
         }
@@ -292,9 +292,9 @@ mod tests {
         for (texts, model, parts) in [
             (&["momentum=0.9"][..], &model(), &["momentum=0.9", "\"momentum\"", "weight_decay, dropout"][..]),
             (&["learning_rate"], &model(), &["KEY=V1,V2", "augment.shear"]),
-            (&["learning_rate=0.1,,0.2"], &model(), &["\"\" is no number"]),
-            (&["learning_rate=0.1,0.10"], &model(), &["0.1 is there twice"]),
-            (&["dropout=0,-0"], &model(), &["0 is there twice"]),
+            (&["learning_rate=0.1,,0.2"], &model(), &["\"\" is not a number"]),
+            (&["learning_rate=0.1,0.10"], &model(), &["0.1 appears twice"]),
+            (&["dropout=0,-0"], &model(), &["0 appears twice"]),
             (&["dropout=0", "dropout=0.1"], &model(), &["swept already"]),
             (&["augment=0,1", "augment.scale=0.1"], &model(), &["not both"]),
             (&["label_smoothing=2"], &model(), &["label_smoothing=2", "from 0 to 0.9"]),

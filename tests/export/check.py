@@ -31,7 +31,7 @@ def main(folder, images):
         nonlocal failed
         same = int((logits.argmax(1) == wanted.argmax(1)).sum())
         difference = float(numpy.abs(logits - wanted).max())
-        print(f"{name}: {same} of {len(wanted)} answers agree, largest difference of a logit {difference:.1e}")
+        print(f"{name}: {same} of {len(wanted)} answers agree, largest difference between logits {difference:.1e}")
         failed |= same != len(wanted) or not difference <= TOLERANCE * float(numpy.abs(wanted).max())
 
     for name in ["net.onnx", "folded.onnx"]:

@@ -191,7 +191,7 @@ const breakShader = `const make = GPUDevice.prototype.createShaderModule;
   };`;
 const TROUBLES = [
   ['no WebGPU', "Object.defineProperty(Navigator.prototype, 'gpu', { get: () => undefined })", /^This browser has no WebGPU, so/],
-  ['no adapter', 'GPU.prototype.requestAdapter = async () => null', /^WebGPU finds no graphics adapter here, so/],
+  ['no adapter', 'GPU.prototype.requestAdapter = async () => null', /^WebGPU found no graphics adapter here, so/],
   [
     'no device',
     "GPUAdapter.prototype.requestDevice = async () => { throw new Error('busy') }",
@@ -200,17 +200,17 @@ const TROUBLES = [
   [
     'a shader error',
     breakShader.replace('FROM', "'fn forward('").replace('TO', "'fn forward(('"),
-    /^The graphics driver refuses the shader conv2d\.wgsl \(line \d+: .+\), so/,
+    /^The graphics driver rejected the shader conv2d\.wgsl \(line \d+: .+\), so/,
   ],
   [
     'a pipeline error',
     breakShader.replace('FROM', "'fn forward('").replace('TO', "'fn missing('"),
-    /^The graphics driver refuses the shader conv2d\.wgsl \(conv1\.forward: .+\), so/,
+    /^The graphics driver rejected the shader conv2d\.wgsl \(conv1\.forward: .+\), so/,
   ],
   [
     'wrong numbers',
     breakShader.replace('FROM', '/output\\[(.+?)\\] = (.+?);/').replace('TO', "'output[$1] = 1.01 * ($2);'"),
-    /^The graphics device computes wrong numbers, so/,
+    /^The graphics device computes wrong results, so/,
   ],
 ];
 for (const [name, before, message] of TROUBLES) {

@@ -82,10 +82,10 @@ for (const set of ['colours', 'greys']) {
 const png = readFileSync(new URL('../../data/digits/7_bar.png', import.meta.url));
 const file = (name, bytes) => ({ name, mimeType: 'image/png', buffer: Buffer.from(bytes) });
 const BROKEN = [
-  [file('words.png', 'These are words.'), 'words.png is no picture that this browser can read.'],
-  [file('empty.png', ''), 'empty.png is no picture that this browser can read.'],
-  [file('head.png', png.subarray(0, 60)), 'head.png is no picture that this browser can read.'],
-  [file('<b>.png', '<svg xmlns="http://www.w3.org/2000/svg"/>'), '<b>.png is no picture that this browser can read.'],
+  [file('words.png', 'These are words.'), 'words.png is not a picture that this browser can read.'],
+  [file('empty.png', ''), 'empty.png is not a picture that this browser can read.'],
+  [file('head.png', png.subarray(0, 60)), 'head.png is not a picture that this browser can read.'],
+  [file('<b>.png', '<svg xmlns="http://www.w3.org/2000/svg"/>'), '<b>.png is not a picture that this browser can read.'],
 ];
 
 await test('what cannot be read is said, and nothing is lost', () =>
@@ -120,8 +120,8 @@ await test('a picture that is blank or too large is refused for its own reason',
         },
         [width, height],
       );
-    assert.equal(await sized(40, 40), 'No ink is found in x.png; a clear drawing on an even background fits.');
-    assert.equal(await sized(9000, 2), 'x.png is too large: 9000×2 pixels, at most 8192×8192 fit.');
+    assert.equal(await sized(40, 40), 'No ink was found in x.png; expected a clear drawing on an even background.');
+    assert.equal(await sized(9000, 2), 'x.png is too large: 9000×2 pixels, but at most 8192×8192 fit.');
   }));
 
 await test('a picture is dropped, or pasted; text is neither', () =>

@@ -51,7 +51,7 @@ await test('the page trains the network that `shadernet train` trains', () =>
         assert.ok(Math.abs(100 * tested[epoch] - Number(accuracy)) < 1e-6, `epoch ${epoch + 1}: ${tested[epoch]}`);
       });
       assert.ok(rows.length === 2 && most < TRAINED_TOLERANCE, `the loss of an epoch differs by ${most}`);
-      assert.match(await text(page, 'progress'), /^Epoch 2 of 2, loss \d\.\d{3}; \d+\.\d % of 100 test images right\.$/);
+      assert.match(await text(page, 'progress'), /^Epoch 2 of 2, loss \d\.\d{3}; \d+\.\d % of 100 test images correct\.$/);
       // That it was trained at all: the initial weights give different answers.
       await page.evaluate(() => training.begin());
       const first = await difference(page);
@@ -79,7 +79,7 @@ await test('the seed network learns, and can be paused, continued and left', () 
       const paused = await step();
       await page.waitForTimeout(500);
       assert.equal(await step(), paused, 'a pause takes no steps');
-      await button(page, 'Go on').click();
+      await button(page, 'Resume').click();
       await page.waitForFunction((paused) => training.step >= paused + 12, paused, { timeout: 120_000 });
       const [first, last] = await page.evaluate(() => [losses[0].loss, losses[losses.length - 1].loss]);
       assert.ok(Math.abs(first - Math.log(10)) < 0.3 && last < first - 0.1, `the loss goes from ${first} to ${last}`);
@@ -137,7 +137,7 @@ await test('a kernel of the training that the driver refuses is named', () =>
       assert.equal(await engine(page), 'webgpu');
       await button(page, 'Train from scratch').click();
       await phase(page, 'off');
-      assert.match(await text(page, 'progress'), /^The graphics driver refuses the shader sgd\.wgsl \(line \d+: .+\)\.$/);
+      assert.match(await text(page, 'progress'), /^The graphics driver rejected the shader sgd\.wgsl \(line \d+: .+\)\.$/);
       await button(page, 'Example: a drawn 3').click();
       await answers(page, '3');
       assert.equal(await engine(page), 'webgpu');

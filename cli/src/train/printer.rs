@@ -58,7 +58,7 @@ impl Printer {
         let (train, test) = (data.train.count, data.test.count);
         let test = if data.held_out > 0 {
             self.test = "held-out";
-            format!("{test} held out of the training set to judge on (the test set is not touched)")
+            format!("{test} held-out images to evaluate on (the test set is not used)")
         } else {
             format!("{test} test images")
         };
@@ -78,7 +78,7 @@ impl Printer {
         if !keys.is_empty() {
             let nets = replicas.len();
             out.line(format_args!(
-                "sweep:  {nets} nets side by side, with values of their own of {}",
+                "sweep:  {nets} nets side by side, with different values of {}",
                 keys.join(", ")
             ));
         }
@@ -98,7 +98,7 @@ impl Printer {
         if let Some((planned, alone)) = run.memory() {
             let mebibytes = |bytes: u64| bytes as f64 / f64::from(1 << 20);
             self.output.line(format_args!(
-                "memory: {:.1} MiB of working memory; {:.1} MiB if no tensors shared it",
+                "memory: {:.1} MiB of working memory; {:.1} MiB without sharing",
                 mebibytes(planned),
                 mebibytes(alone)
             ));
@@ -109,9 +109,9 @@ impl Printer {
             self.epoch_line(rows);
         }
         if run.is_complete() {
-            self.output.line(format_args!("this run is finished: nothing is left to train"));
+            self.output.line(format_args!("this run is finished; there is nothing left to train"));
         } else if run.step() > 0 {
-            self.output.line(format_args!("going on after step {}", run.step()));
+            self.output.line(format_args!("resuming after step {}", run.step()));
         }
     }
 
@@ -169,11 +169,11 @@ impl Printer {
             }
         }
         if let Some(hash) = &summary.weights_sha256 {
-            out.line(format_args!("\nweights: SHA-256 {}... (whole in summary.json)", short(hash)));
+            out.line(format_args!("\nweights: SHA-256 {}... (in full in summary.json)", short(hash)));
         }
         let folder = summary.folder.display();
         let (seconds, each) = (summary.seconds, summary.seconds_per_epoch);
-        out.line(format_args!("\n{seconds:.1} s, {each:.2} s an epoch. In {folder}:"));
+        out.line(format_args!("\n{seconds:.1} s, {each:.2} s per epoch. In {folder}:"));
         let models = match (summary.points.is_empty(), summary.replicas.is_empty()) {
             (true, true) => "model.safetensors",
             (true, false) => "model-seed<S>.safetensors",
@@ -311,7 +311,7 @@ fn targets(summary: &Summary, model: &Model) -> Vec<String> {
         ("fewer than 20 epochs", epochs.to_string(), epochs < 20),
         ("no fully connected layer", of(linear), linear == 0),
         ("batch normalisation is used", of(batch_norm), batch_norm > 0),
-        ("dropout is there", of(dropout), dropout > 0),
+        ("dropout is used", of(dropout), dropout > 0),
     ];
     let line = |(target, reached, ok): &(&str, String, bool)| {
         format!("{target:<46} {reached:>12}  {}", if *ok { "ok" } else { "not reached" })
@@ -348,13 +348,13 @@ fn recipe(train: &TrainConfig) -> String {
     }
     let augment = train.augment;
     if augment.is_none() {
-        text += ", images as they are";
+        text += ", no augmentation";
     } else {
-        text += ", images changed at random by";
+        text += ", augmentation by";
         let changes = [
             (augment.rotate_degrees, format!(" ±{}°", augment.rotate_degrees)),
             (augment.shift_pixels, format!(" ±{} pixels", augment.shift_pixels)),
-            (augment.scale, format!(" ±{} % in size", 100.0 * augment.scale)),
+            (augment.scale, format!(" ±{} % scale", 100.0 * augment.scale)),
             (augment.shear, format!(" ±{} shear", augment.shear)),
         ];
         let changes: Vec<_> =

@@ -23,16 +23,16 @@ fn what_is_odd_is_said_and_does_not_stop() {
     let mut lines: Vec<_> = done.stderr.lines().collect();
     lines.sort_unstable();
     let mut wanted = [
-        format!("warning: {data}: beside the parts, one folder is not read: val"),
+        format!("warning: {data}: one folder is not part of the dataset and not read: val"),
         format!(
             "warning: {data}/train: one file or folder is ignored, since only .png, .jpg and .jpeg files are read: high/notes.txt"
         ),
         format!(
-            "warning: {data}: one picture is left out, not readable: {data}/train/mid/cut.png: damaged PNG: "
+            "warning: {data}: one picture is skipped, since unreadable: {data}/train/mid/cut.png: damaged PNG: "
         ),
         format!("warning: {data}: classes are of unequal size: \"low\" has 12 training images, \"mid\" 2; "),
         format!(
-            "warning: {data}: 5 test images have the pixels of a training image, so the accuracy flatters: \
+            "warning: {data}: 5 test images have the same pixels as a training image, so the accuracy is too optimistic: \
              test/low/twin0.png = train/low/0.png, test/low/twin1.png = train/low/1.png, test/low/twin2.png = \
              train/low/2.png, and 2 more"
         ),
@@ -106,7 +106,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &|dir| ["high", "low", "mid"].iter().for_each(|class| empty_folder(dir, class)),
             &TRAIN,
             1,
-            &["there is no picture (.png, .jpg, .jpeg) in its 3 folders"],
+            &["there are no pictures (.png, .jpg, .jpeg) in its 3 folders"],
         ),
         (
             "an empty class",
@@ -141,9 +141,9 @@ fn what_cannot_be_trained_on_is_refused() {
             &drop_folders(&["data/train"]),
             &TRAIN,
             1,
-            &["a folder test, but no folder train"],
+            &["a folder test, but no folder `train`"],
         ),
-        ("one picture", &one, &TRAIN, 1, &["data/high: this class has one picture"]),
+        ("one picture", &one, &TRAIN, 1, &["data/high: this class has only one picture"]),
         (
             "nothing to read",
             &garbage,
@@ -157,7 +157,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &text("tiny.toml", &|tiny| tiny.replace("[1, 8, 8]", "[2, 8, 8]")),
             &TRAIN,
             1,
-            &["1 channel (grey) or 3 (RGB), the model takes 2", "`shadernet new --data "],
+            &["1 channel (grey) or 3 (RGB), but the model takes 2", "`shadernet new --data "],
         ),
         (
             "too few values",
@@ -186,14 +186,14 @@ fn what_cannot_be_trained_on_is_refused() {
             &train_and(&|dir| fs::rename(dir.join("data/test/low"), dir.join("data/test/new")).unwrap()),
             &eval,
             1,
-            &["\"new\" is no class of the model; it knows high, low, mid"],
+            &["\"new\" is not a class of the model; its classes are high, low, mid"],
         ),
         (
             "a file that exists",
             &|dir| fs::write(dir.join("model.toml"), "mine").unwrap(),
             &["new", "--data", "data"],
             2,
-            &["model.toml exists: --force replaces it, another name keeps it"],
+            &["model.toml exists; use `--force` to replace it, or choose another name"],
         ),
         (
             "no place",

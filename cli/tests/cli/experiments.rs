@@ -179,7 +179,7 @@ fn shards_together_are_the_whole() {
     let early = run(parts.path(), &experiments(&["--shard", "1/2"]));
     assert_eq!(early.code, 2, "{}", early.stdout);
     assert!(
-        early.stderr.contains("not chosen yet") && early.stderr.contains("\"tuned\""),
+        early.stderr.contains("not been chosen yet") && early.stderr.contains("\"tuned\""),
         "{}",
         early.stderr
     );
@@ -319,7 +319,7 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     fs::write(dir.path().join(LABELS), idx(&[60], &labels)).unwrap();
     let other = ok(dir.path(), &experiments(&[]));
     assert_eq!(trained(&other), 13, "{}", other.stdout);
-    assert!(other.stderr.contains("13 rows in this folder are of other data"), "{}", other.stderr);
+    assert!(other.stderr.contains("13 rows in this folder are from other data"), "{}", other.stderr);
     assert!(report().contains("\n13 more rows are of other data"), "{}", report());
     let both = rows(&table);
     assert_eq!(both.len(), 26);
@@ -330,7 +330,7 @@ fn rows_of_other_data_or_another_hold_out_are_not_results() {
     assert_eq!(trained(&ok(dir.path(), &moved)), 0);
     assert_eq!(trained(&ok(dir.path(), &experiments(&[]))), 0);
     let unsure = run(dir.path(), &["experiments", "suite.toml", "--out", "out", "--report"]);
-    assert!(unsure.code == 2 && unsure.stderr.contains("--data says"), "{}", unsure.stderr);
+    assert!(unsure.code == 2 && unsure.stderr.contains("use `--data DIR` to say"), "{}", unsure.stderr);
     ok(dir.path(), &[&moved[..], &["--report"]].concat());
     assert!(report().contains("\n13 runs so far"), "{}", report());
 
@@ -391,7 +391,7 @@ fn a_suite_is_stopped_and_goes_on_and_has_one_process() {
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130));
     let said = String::from_utf8(output.stderr).unwrap();
-    assert!(said.contains("the same command goes on"), "{said}");
+    assert!(said.contains("the same command continues"), "{said}");
     let kept = rows(&table);
     assert!(dir.path().join("out/report.md").exists());
     fs::write(dir.path().join("suite.toml"), SUITE).unwrap();
@@ -452,7 +452,7 @@ fn rows_that_cannot_be_are_refused_and_doubles_count_once() {
     write(&doubled);
     let done = ok(dir.path(), &experiments(&[]));
     assert!(!done.stdout.contains(", seed "), "{}", done.stdout);
-    assert!(done.stderr.contains("of 1 runs there are rows with different results"), "{}", done.stderr);
+    assert!(done.stderr.contains("different results are recorded for 1 run(s)"), "{}", done.stderr);
     let report = fs::read_to_string(dir.path().join("out/report.md")).unwrap();
     assert!(report.contains("\n13 runs so far"), "{report}");
     let none = run(dir.path(), &["experiments", "suite.toml", "--out", "typo", "--report"]);

@@ -33,7 +33,7 @@ fn half_a_jpeg_is_not_learnt_and_not_answered() {
     fs::write(dir.path().join("data/train/low/whole.jpg"), &jpeg).unwrap();
     fs::write(dir.path().join("data/train/low/cut.jpg"), &jpeg[..jpeg.len() - 20]).unwrap();
     let done = ok(dir.path(), &train(&["--epochs", "1", "--quiet"]));
-    let words = "one picture is left out, not readable: ";
+    let words = "one picture is skipped, since unreadable: ";
     assert!(done.stderr.contains(words) && done.stderr.contains("cut.jpg: damaged JPEG"), "{}", done.stderr);
     let done = run(dir.path(), &["classify", "data/train/low/cut.jpg"]);
     assert!(done.code == 1 && done.stderr.contains("damaged JPEG: it ends early"), "{}", done.stderr);
@@ -52,7 +52,7 @@ fn what_is_no_file_is_named_and_never_waited_for() {
     let done = ok(dir.path(), &["new", "--data", "data"]);
     for words in [
         "low/pipe.png (a pipe), mid/s.jpg (a socket)",
-        "left out, no regular file or folder: new (a link that",
+        "skipped, since not a regular file or folder: new (a broken link",
     ] {
         assert_eq!(done.stderr.matches(words).count(), 1, "{words:?} in {}", done.stderr);
     }
@@ -97,7 +97,7 @@ fn the_command_that_new_proposes_can_be_pasted() {
     let dir = tempfile::tempdir().unwrap();
     add(dir.path(), "Tom's $pics", 0..4);
     let done = ok(dir.path(), &["new", "--data", "Tom's $pics", "--out", "my net.toml"]);
-    let line = done.stdout.lines().find_map(|line| line.strip_prefix("train it: shadernet ")).unwrap();
+    let line = done.stdout.lines().find_map(|line| line.strip_prefix("to train it: shadernet ")).unwrap();
     assert_eq!(line, r"train 'my net.toml' --data 'Tom'\''s $pics'");
     let script = format!("exec \"$PROGRAM\" {line} --device cpu --epochs 1 --quiet");
     let mut shell = Command::new("sh");
@@ -141,7 +141,7 @@ fn folders_of_numbers_and_labels_are_the_same_classes() {
     let args = ["eval", "run/model.safetensors", "--data", "idx", "--device", "cpu"];
     let done = run(dir.path(), &args);
     assert!(
-        done.code == 1 && done.stderr.contains("the label 3 is no class of the model"),
+        done.code == 1 && done.stderr.contains("the label 3 is not a class of the model"),
         "{}",
         done.stderr
     );
@@ -182,9 +182,9 @@ fn parts_and_levels_are_found() {
     let done = ok(dir.path(), &args);
     assert_eq!((&done.json()["train_images"], &done.json()["test_images"]), (&36.into(), &12.into()));
     for words in [
-        "unpacked: the data set is in data\n",
-        "data: there is no folder test; Val takes its place\n",
-        "train: one picture is beside the folders, in no class, and not read: loose.png\n",
+        "unpacked: the dataset is in data\n",
+        "data: there is no folder `test`, so Val is used instead\n",
+        "train: one picture is outside the folders of the classes and not read: loose.png\n",
     ] {
         assert_eq!(done.stderr.matches(words).count(), 1, "{words:?} in {}", done.stderr);
     }

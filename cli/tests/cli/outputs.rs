@@ -26,22 +26,22 @@ fn nothing_that_is_read_is_replaced() {
     let eval = ["eval", MODEL, "--data", "data", "--device", "cpu", "--logits"];
     let verify = ["export", MODEL, "--data", "data", "--verify", "--onnx"];
     let mut cases: Vec<(Vec<&str>, &str)> = vec![
-        ([&eval[..], &["thesis.txt"]].concat(), "thesis.txt exists: --force replaces it"),
+        ([&eval[..], &["thesis.txt"]].concat(), "thesis.txt exists; use `--force` to replace it"),
         ([&eval[..], &["d"]].concat(), "this is a folder; name a file"),
         (
             ["bench", "tiny.toml", "--scaling", "thesis.txt"].to_vec(),
-            "thesis.txt exists: --force replaces it",
+            "thesis.txt exists; use `--force` to replace it",
         ),
-        (["bench", "tiny.toml", "--scaling", "tiny.toml", "--force"].to_vec(), "read as an input"),
+        (["bench", "tiny.toml", "--scaling", "tiny.toml", "--force"].to_vec(), "this file is an input"),
         (["export", MODEL, "--html", "new", "--onnx", "new"].to_vec(), "new: this file is named twice"),
         (["export", MODEL, "--html", "new", "--pytorch", "d/../new"].to_vec(), "this file is named twice"),
     ];
     for command in [&eval[..], &verify, &["export", MODEL, "--pytorch"], &["export", MODEL, "--html"]] {
         for input in [MODEL, "./x/../x/model.safetensors"] {
-            cases.push(([command, &[input, "--force"]].concat(), "read as an input"));
+            cases.push(([command, &[input, "--force"]].concat(), "this file is an input"));
         }
         if command.contains(&"--data") {
-            cases.push(([command, &[TEST_IMAGES, "--force"]].concat(), "read as an input"));
+            cases.push(([command, &[TEST_IMAGES, "--force"]].concat(), "this file is an input"));
         }
         if cfg!(unix) {
             cases.push((
@@ -50,8 +50,8 @@ fn nothing_that_is_read_is_replaced() {
             ));
         }
     }
-    cases.push((["report", "x", "--out", TEST_IMAGES, "--force"].to_vec(), "read as an input"));
-    cases.push((["report", "x", "--out", "-"].to_vec(), "this goes into a file"));
+    cases.push((["report", "x", "--out", TEST_IMAGES, "--force"].to_vec(), "this file is an input"));
+    cases.push((["report", "x", "--out", "-"].to_vec(), "the output must go to a file"));
     for (args, words) in cases {
         let done = run(dir.path(), &args);
         assert_eq!(done.code, 2, "{args:?}: {}", done.stderr);
@@ -143,7 +143,11 @@ fn commands_can_be_pasted_and_names_stay_on_one_line() {
         }
     }
     let done = run(dir.path(), &["eval", "x.safetensors", "--data", "p\u{1b}"]);
-    assert!(done.stderr.contains(r#"is no class of the model; it knows a\tb\n, b, c"#), "{}", done.stderr);
+    assert!(
+        done.stderr.contains(r#"is not a class of the model; its classes are a\tb\n, b, c"#),
+        "{}",
+        done.stderr
+    );
     let done = ok(dir.path(), &["new", "--data", "p\u{1b}"]);
     assert!(done.stdout.contains("2 classes: bar, ring"), "{}", done.stdout);
     assert!(done.stdout.contains(r"shadernet train model.toml --data $'p\033'"), "{}", done.stdout);
@@ -161,5 +165,5 @@ fn files_in_the_place_of_others_are_named() {
     assert!(done.stderr.contains("its trained model is x/model.safetensors"), "{}", done.stderr);
     fs::remove_file(dir.path().join(MODEL)).unwrap();
     let done = run(dir.path(), &["eval", "x/checkpoint.safetensors"]);
-    assert!(done.stderr.contains("`shadernet train --resume x` goes on with it"), "{}", done.stderr);
+    assert!(done.stderr.contains("resume it with `shadernet train --resume x`"), "{}", done.stderr);
 }

@@ -49,9 +49,11 @@ fn two_thousand_digits_as_pictures() {
         }
     }
     let done = ok(dir.path(), &["new", "--data", "digits"]);
-    for words in
-        [" training images, grey, 28x28", "10 classes", "train it: shadernet train model.toml --data digits"]
-    {
+    for words in [
+        " training images, grey, 28x28",
+        "10 classes",
+        "to train it: shadernet train model.toml --data digits",
+    ] {
         assert!(done.stdout.contains(words), "{words:?} is not in {}", done.stdout);
     }
     let model =
@@ -207,7 +209,7 @@ fn parts_and_held_out_images() {
     fs::rename(dir.path().join("some/test/low"), dir.path().join("some/test/deep")).unwrap();
     let done = run(dir.path(), &["eval", file, "--data", "some", "--device", "cpu"]);
     assert!(
-        done.stderr.contains("\"deep\" is no class of the model; it knows high, low, mid"),
+        done.stderr.contains("\"deep\" is not a class of the model; its classes are high, low, mid"),
         "{}",
         done.stderr
     );
@@ -235,7 +237,7 @@ arms = [{ name = "8", model = "tiny.toml" }, { name = "12", model = "large.toml"
     save(dir.path(), "data/train/low/bad.png", bar(0, 0));
     fs::write(dir.path().join("data/train/low/bad.png"), "").unwrap();
     let done = ok(dir.path(), &["experiments", "suite.toml", "--data", "data", "--device", "cpu"]);
-    assert!(done.stderr.contains("warning: data: one picture is left out"), "{}", done.stderr);
+    assert!(done.stderr.contains("warning: data: one picture is skipped"), "{}", done.stderr);
     assert_eq!(done.stdout.matches(" % after epoch 3").count(), 2, "{}", done.stdout);
 }
 

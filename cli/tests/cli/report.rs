@@ -245,7 +245,7 @@ fn what_is_in_the_way_stays() {
         let done = run(dir.path(), &[&["report", "x"], more].concat());
         assert_eq!(done.code, 2, "{}", done.stderr);
         assert!(
-            done.stderr.contains("exists: --force replaces it, another name keeps it"),
+            done.stderr.contains("exists; use `--force` to replace it, or choose another name"),
             "{}",
             done.stderr
         );
@@ -257,15 +257,11 @@ fn what_is_in_the_way_stays() {
         for runs in [&["x"][..], &["x", "x"]] {
             let done = run(dir.path(), &[&["report"], runs, &["--out", &path, "--force"]].concat());
             assert_eq!(done.code, 2, "{}", done.stderr);
-            assert!(
-                done.stderr.contains(&format!("{path}: this file is read as an input")),
-                "{}",
-                done.stderr
-            );
+            assert!(done.stderr.contains(&format!("{path}: this file is an input")), "{}", done.stderr);
         }
     }
     let done = run(dir.path(), &["report", "x", "--data", "data", "--out", TEST_LABELS, "--force"]);
-    assert!(done.stderr.contains("this file is read as an input"), "{}", done.stderr);
+    assert!(done.stderr.contains("this file is an input"), "{}", done.stderr);
     ok(dir.path(), &["report", "x", "--force"]);
     assert!(text(own) == page);
 }
@@ -318,7 +314,7 @@ fn what_is_no_run_is_named() {
         (
             &["bad-summary"],
             1,
-            &["bad-summary/summary.json: damaged, or of another version of shadernet (line "],
+            &["bad-summary/summary.json: damaged, or from another version of shadernet (line "],
         ),
         (&["bad-metrics"], 1, &["bad-metrics/metrics.csv: damaged: line 3 "]),
         (&["no-rows"], 1, &["no-rows/metrics.csv: damaged: 0 rows for 1 nets"]),
@@ -326,7 +322,7 @@ fn what_is_no_run_is_named() {
         (&["x", "--data", "none"], 1, &["none: there is no such folder"]),
         (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html: there is no folder none"]),
         (&["x", "--out", "empty", "--force"], 2, &["empty: this is a folder; name a file"]),
-        (&["x", "y", "--data", "data"], 2, &["--data goes with one run"]),
+        (&["x", "y", "--data", "data"], 2, &["--data applies to a single run"]),
         (&["x", "empty"], 1, &["empty: "]),
         (&["x", "x", "x", "x", "x", "x", "x"], 2, &["7 runs: at most 6"]),
         (&[], 2, &["<RUNS>"]),
@@ -344,7 +340,7 @@ fn what_is_no_run_is_named() {
     fs::rename(at("data"), at("moved")).unwrap();
     let done = run(dir.path(), &["report", "x"]);
     assert_eq!(done.code, 1);
-    assert!(done.stderr.contains("data: ") && done.stderr.contains("`--data DIR` says"), "{}", done.stderr);
+    assert!(done.stderr.contains("data: ") && done.stderr.contains("use `--data DIR`"), "{}", done.stderr);
     ok(dir.path(), &["report", "x", "--data", "moved"]);
 }
 

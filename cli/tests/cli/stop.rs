@@ -70,14 +70,18 @@ fn a_signal_loses_no_step() {
         assert!(steps(dir.path(), name) >= 30_000);
         hash(dir.path(), name);
         let done = ok(dir.path(), &["train", "--resume", name, "--device", "cpu", "--no-report"]);
-        assert!(done.stdout.contains(&format!("going on after step {after}\n")), "{}", done.stdout);
+        assert!(done.stdout.contains(&format!("resuming after step {after}\n")), "{}", done.stdout);
         assert_eq!(hash(dir.path(), name), hash(dir.path(), "whole"), "{name}");
         let file = |run: &str, file: &str| timeless(dir.path().join(run).join(file));
         assert_eq!(file(name, "metrics.csv"), file("whole", "metrics.csv"));
         assert_eq!(listing(&dir.path().join(name)).len(), 4, "{:?}", listing(&dir.path().join(name)));
     }
     let again = ok(dir.path(), &["train", "--resume", "INT", "--device", "cpu", "--no-report"]);
-    assert!(again.stdout.contains("this run is finished: nothing is left to train"), "{}", again.stdout);
+    assert!(
+        again.stdout.contains("this run is finished; there is nothing left to train"),
+        "{}",
+        again.stdout
+    );
 }
 
 #[test]
@@ -95,7 +99,7 @@ fn a_kill_within_an_epoch_loses_the_time_since_the_last_state() {
     child.wait().unwrap();
     let done = ok(dir.path(), &["train", "--resume", "run", "--device", "cpu", "--no-report"]);
     assert!(
-        done.stdout.contains("going on after step") || done.stdout.contains("finished"),
+        done.stdout.contains("resuming after step") || done.stdout.contains("finished"),
         "{}",
         done.stdout
     );
@@ -147,7 +151,7 @@ fn going_on_elsewhere_is_said() {
     let done = ok(dir.path(), &["train", "--resume", "run", "--device", &name, "--no-report"]);
     assert!(done.stderr.contains("up to step 5 the run was computed on CPU engine, "), "{}", done.stderr);
     assert!(
-        done.stderr.contains(&report.name) && done.stderr.contains("may round in another way"),
+        done.stderr.contains(&report.name) && done.stderr.contains("may round differently"),
         "{}",
         done.stderr
     );
@@ -242,7 +246,7 @@ fn metrics_summary_and_report_agree_wherever_a_run_was_stopped() {
     // Data that was moved is where it was found last.
     fs::rename(dir.path().join("data"), dir.path().join("moved")).unwrap();
     let gone = run(dir.path(), &["train", "--resume", "run", "--device", "cpu"]);
-    assert!(gone.code == 1 && gone.stderr.contains("--data says where it is now"), "{}", gone.stderr);
+    assert!(gone.code == 1 && gone.stderr.contains("use --data to say where it is now"), "{}", gone.stderr);
     let more = ["train", "--resume", "run", "--device", "cpu", "--max-steps", "31000", "--no-report"];
     ok(dir.path(), &[&more[..], &["--data", "moved"]].concat());
     ok(dir.path(), &more);

@@ -128,7 +128,7 @@ fn a_sweep_that_does_not_fit_is_refused_at_once() {
             &["--sweep lr=0.1", "\"lr\"", "learning_rate, weight_decay, dropout"][..],
         ),
         (&["--sweep", "dropout"], &["KEY=V1,V2"]),
-        (&["--sweep", "dropout=0.1,x"], &["\"x\" is no number"]),
+        (&["--sweep", "dropout=0.1,x"], &["\"x\" is not a number"]),
         (&["--sweep", "dropout=1.5"], &["--sweep dropout=1.5", "below 1"]),
         (&["--sweep", "learning_rate=1000"], &["--sweep learning_rate=1000", "learning_rate.peak", "to 100"]),
         (&["--sweep", "dropout=0.1,0.2", "--replicas", "200"], &["2 points with 200 seeds", "at most 256"]),

@@ -168,7 +168,7 @@ fn ops(checkpoint: &Checkpoint) -> Result<Vec<Op>> {
             layers::Op::Dropout { .. } => Kind::Nothing,
             layers::Op::Opaque => {
                 let message =
-                    format!("layer `{}`: ONNX export does not know {}", layer.name, layer.kind.name);
+                    format!("layer `{}`: the ONNX export does not support {}", layer.name, layer.kind.name);
                 return Err(Error::Usage(message));
             }
         };

@@ -30,8 +30,8 @@ impl Graph {
     /// # Errors
     /// Bytes that are not an ONNX file, and tensors and shapes that [`super::to_onnx`] does not write.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
-        let model = ModelProto::decode(bytes).map_err(|error| format!("no ONNX file: {error}"))?;
-        let graph = model.graph.ok_or("a file without a graph")?;
+        let model = ModelProto::decode(bytes).map_err(|error| format!("not an ONNX file: {error}"))?;
+        let graph = model.graph.ok_or("the file has no graph")?;
         let input = graph.input.first().and_then(extents);
         let input = input.filter(|input| len_of(input).is_some_and(|len| len > 0));
         let input = input.ok_or("the input is not [batch, C, H, W]")?;
@@ -69,9 +69,9 @@ impl Graph {
                 .iter()
                 .map(|input| values.get(input.as_str()).or_else(|| self.constants.get(input)))
                 .collect();
-            let inputs = inputs.ok_or_else(|| fail("an input is not there"))?;
-            let made =
-                compute(node, &inputs).ok_or_else(|| fail("does not fit its inputs, or is not known"))?;
+            let inputs = inputs.ok_or_else(|| fail("an input is missing"))?;
+            let made = compute(node, &inputs)
+                .ok_or_else(|| fail("does not match its inputs, or is not supported"))?;
             let output = node.output.first().ok_or_else(|| fail("no output"))?;
             values.insert(output, made);
         }

@@ -105,7 +105,7 @@ class Board {
   undo() {
     this.lift();
     this.marks.pop();
-    this.done(this.empty ? 'The board is empty.' : 'Taken back.');
+    this.done(this.empty ? 'The board is empty.' : 'Stroke undone.');
   }
 
   /** Wipes the board; this can be undone. */

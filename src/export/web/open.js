@@ -20,7 +20,7 @@ async function openPicture(model, file, name) {
   const picture = pixelsOf(bitmap);
   const pixels = imageFor(model, picture);
   if (!pixels) {
-    throw new BadPicture(`No ink is found in ${name}; a clear drawing on an even background fits.`);
+    throw new BadPicture(`No ink was found in ${name}; expected a clear drawing on an even background.`);
   }
   const shown = document.createElement('canvas');
   const scale = Math.min(SHOWN_SIDE / Math.max(bitmap.width, bitmap.height), 1);

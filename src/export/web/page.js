@@ -63,7 +63,7 @@ async function openWebGpu() {
     const largest = want.reduce((most, value) => Math.max(most, Math.abs(value)), 1);
     if (!want.every((value, i) => Math.abs(got[i] - value) <= TOLERANCE * largest)) {
       opened.device.destroy();
-      throw new NoWebGpu('The graphics device computes wrong numbers');
+      throw new NoWebGpu('The graphics device computes wrong results');
     }
     program = opened;
     opened.lost.then(({ message }) => leaveWebGpu(opened, message));
@@ -148,7 +148,7 @@ async function update() {
     const logits = pixels && (await compute(pixels));
     const isAnswer = !logits || logits.every(Number.isFinite);
     if (!isAnswer) {
-      element('problem').textContent = 'The network has no answer: it computes no finite numbers for this image.';
+      element('problem').textContent = 'The network has no answer: its results for this image are not finite numbers.';
     }
     showAnswer(logits && isAnswer ? softmax(logits) : null);
   }
@@ -276,7 +276,7 @@ takeFiles(element('open'), element('file'), openFile);
 const digits = model.classes.every((name, index) => name === String(index)) && model.classes.length === 10;
 element('title').textContent = !draws ? 'Open a picture' : digits ? 'Draw a digit' : 'Draw or open a picture';
 document.title = `${element('title').textContent} – ${model.name}`;
-const accuracy = `${model.test_accuracy.toFixed(2)} % right on its test images`;
+const accuracy = `${model.test_accuracy.toFixed(2)} % correct on its test images`;
 element('model-line').textContent = `${model.name}: ${model.parameters.toLocaleString('en')} parameters, ${accuracy}`;
 element('classes').append(...rows.map(({ row }) => row));
 element('classes').classList.toggle('many', rows.length > 16);

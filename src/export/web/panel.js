@@ -25,9 +25,9 @@ let tested = /** @type {number[]} */ ([]);
 function enter(next) {
   phase = next;
   document.body.dataset.training = phase;
-  element('train').textContent = { off: 'Train from scratch', running: 'Pause', paused: 'Go on', done: 'Train again' }[phase];
+  element('train').textContent = { off: 'Train from scratch', running: 'Pause', paused: 'Resume', done: 'Train again' }[phase];
   element('restore').ariaDisabled = String(phase === 'off');
-  const original = `${model.test_accuracy.toFixed(2)} % right on its test images`;
+  const original = `${model.test_accuracy.toFixed(2)} % correct on its test images`;
   element('model-line').textContent =
     `${model.name}: ${model.parameters.toLocaleString('en')} parameters, ${phase === 'off' ? original : 'trained in this page'}`;
 }
@@ -37,7 +37,7 @@ function progress(what) {
   const { epochs, steps_per_epoch: each, test_images: images } = recipe;
   const epoch = Math.min(Math.floor((training?.step ?? 0) / each) + 1, epochs);
   const loss = losses.length > 0 ? `, loss ${losses[losses.length - 1].loss.toFixed(3)}` : '';
-  const test = tested.length > 0 ? `; ${percentOf(tested[tested.length - 1])} of ${images.toLocaleString('en')} test images right` : '';
+  const test = tested.length > 0 ? `; ${percentOf(tested[tested.length - 1])} of ${images.toLocaleString('en')} test images correct` : '';
   element('progress').textContent = what ?? `Epoch ${epoch} of ${epochs}${loss}${test}.`;
 }
 
@@ -138,7 +138,7 @@ async function runOn(device, click) {
   } catch (error) {
     training = null;
     enter('off');
-    progress(error instanceof NoWebGpu ? `${error.message}.` : 'The graphics device was lost, and the training with it.');
+    progress(error instanceof NoWebGpu ? `${error.message}.` : 'The graphics device was lost, so training has stopped.');
   }
 }
 
@@ -158,8 +158,8 @@ function restore() {
 }
 
 element('recipe').textContent =
-  `${recipe.images.toLocaleString('en')} images are in this page. The network starts with random weights and learns from ` +
-  `them for ${recipe.epochs} epochs, by the kernels that shadernet runs natively. Draw while it does.`;
+  `This page contains ${recipe.images.toLocaleString('en')} images. The network starts with random weights and learns from ` +
+  `them for ${recipe.epochs} epochs, with the same kernels that shadernet runs natively. You can draw meanwhile.`;
 element('train').addEventListener('click', train);
 element('restore').addEventListener('click', restore);
 drawCurve();

@@ -22,11 +22,11 @@ async function decode(file, name) {
   /** @type {ImageBitmapOptions} */
   const options = { imageOrientation: 'from-image', premultiplyAlpha: 'none', colorSpaceConversion: 'none' };
   const bitmap = await createImageBitmap(file, options).catch(() => {
-    throw new BadPicture(`${name} is no picture that this browser can read.`);
+    throw new BadPicture(`${name} is not a picture that this browser can read.`);
   });
   if (Math.max(bitmap.width, bitmap.height) > MAX_SIDE) {
     const size = `${bitmap.width}×${bitmap.height}`;
-    throw new BadPicture(`${name} is too large: ${size} pixels, at most ${MAX_SIDE}×${MAX_SIDE} fit.`);
+    throw new BadPicture(`${name} is too large: ${size} pixels, but at most ${MAX_SIDE}×${MAX_SIDE} are supported.`);
   }
   return bitmap;
 }

@@ -94,7 +94,7 @@ class Program {
     }
     const adapter = await navigator.gpu.requestAdapter();
     if (!adapter) {
-      throw new NoWebGpu('WebGPU finds no graphics adapter here');
+      throw new NoWebGpu('WebGPU found no graphics adapter here');
     }
     const { description, vendor, architecture } = adapter.info;
     const name = description || [vendor, architecture].filter(Boolean).join(' ') || 'unnamed adapter';
@@ -126,7 +126,7 @@ class Program {
     const scopes = await Promise.all([this.device.popErrorScope(), this.device.popErrorScope()]);
     const refused = scopes.find(Boolean);
     if (problem || refused) {
-      throw problem ?? new NoWebGpu('The graphics device refuses the network', refused?.message);
+      throw problem ?? new NoWebGpu('The graphics device rejected the network', refused?.message);
     }
   }
 
@@ -192,7 +192,7 @@ class Program {
             compute: { module, entryPoint, constants },
           })
           .catch((error) => {
-            throw new NoWebGpu(`The graphics driver refuses the shader ${shader}.wgsl`, `${label}: ${error.message}`);
+            throw new NoWebGpu(`The graphics driver rejected the shader ${shader}.wgsl`, `${label}: ${error.message}`);
           });
         const entries = bindings.map(({ index, tensor }) => {
           const { buffer, offset } = placeOf(plan.tensors[tensor]);
@@ -224,7 +224,7 @@ class Program {
     const error = messages.find(({ type }) => type === 'error');
     if (error) {
       const words = `line ${error.lineNum}: ${error.message}`;
-      throw new NoWebGpu(`The graphics driver refuses the shader ${name}.wgsl`, words);
+      throw new NoWebGpu(`The graphics driver rejected the shader ${name}.wgsl`, words);
     }
     return module;
   }
