@@ -54,6 +54,7 @@ impl Options<'_> {
 
 /// Results of a measurement.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Measurement {
     /// Version of shadernet.
     pub version: &'static str,

@@ -50,6 +50,7 @@ pub struct Dataset {
 
 /// What a network must fit.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Survey {
     /// Channels and median size of the training images.
     pub images: Shape,

@@ -39,6 +39,7 @@ pub enum Depth {
 
 /// Findings about an adapter.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Examination {
     /// Version of shadernet.
     pub version: &'static str,

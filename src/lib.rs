@@ -52,7 +52,7 @@
 //! | [`model::Model`] | [`model`], [`layers`] | shapes and parameters; prints the layer table |
 //! | [`dataset::Dataset`] | [`dataset`], [`download`], [`normalization`] | labelled images, from files or from servers |
 //! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`], [`state`] | the tensors and kernel launches of a step, as data |
-//! | [`engine::Engine`] | [`gpu`], [`cpu`], [`device`], [`replica`] | a device, and the networks on it |
+//! | [`engine::Engine`] | [`engine`], [`gpu`], [`cpu`], [`device`], [`replica`] | a device, and the networks on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the folder of the run |
 //! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
 //! | [`report::of_run`] | [`report`], [`plot`], [`experiments`] | one run or many, as pages to read |

@@ -43,6 +43,7 @@ pub const fn rules(channels: usize) -> u32 {
 
 /// Figures of one net after one epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct EpochMetrics {
     /// Seed of the net.
     pub seed: u32,

@@ -176,6 +176,7 @@ fn examples_fit_on_a_page() {
         let most = if file.ends_with("train_from_memory.rs") { 40 } else { 60 };
         assert!(lines <= most, "{} has {lines} lines, more than {most}", file.display());
     }
+}
 
 /// The string literals of a file, without its test module.
 fn literals(text: &str) -> Vec<String> {

@@ -95,7 +95,7 @@ fn what_is_trained_from_memory_is_normalised_trained_and_asked() {
         }
         assert_eq!(classifier.classify_inputs(&[]).unwrap(), []);
         let error = classifier.classify_inputs(&[vec![0; 71]]).unwrap_err();
-        assert_eq!(error.to_string(), "an image has 71 values, the model takes 72");
+        assert_eq!(error.to_string(), "the image has 71 values, but the model takes 72");
     }
 }
 
@@ -191,7 +191,7 @@ fn images_that_do_not_fit_are_refused_with_the_reason() {
             good(),
             larger,
             names(&["a", "b"]),
-            "test images: they are [1, 3, 2], the training images [1, 2, 3]",
+            "test images: they are [1, 3, 2], but the training images are [1, 2, 3]",
         ),
         (short, good(), names(&["a", "b"]), "training images: 1 labels for 2 images"),
         (good(), good(), names(&["a"]), "1 classes; there can be 2 to 256"),
@@ -202,7 +202,7 @@ fn images_that_do_not_fit_are_refused_with_the_reason() {
             good(),
             new(12, &[1, 2]).unwrap(),
             names(&["a", "b"]),
-            "test images: image 1 has the label 2; there are 2 classes, from 0",
+            "test images: image 1 has the label 2, but there are only 2 classes",
         ),
     ] {
         let message = TrainingData::from_images(train, test, classes).unwrap_err().to_string();
@@ -213,10 +213,10 @@ fn images_that_do_not_fit_are_refused_with_the_reason() {
         |model: Model| Run::builder(model, data()).device(Device::cpu()).start().unwrap_err().to_string();
     let other = Model::builder("other", [1, 6, 6]).flatten().linear(3).build().unwrap();
     let message = start(other);
-    assert!(message.contains("the images are [2, 6, 6]") && message.contains("takes [1, 6, 6]"), "{message}");
+    assert!(message.contains("the images are [2, 6, 6]") && message.contains("[1, 6, 6]"), "{message}");
     let other = Model::builder("other", [2, 6, 6]).flatten().linear(4).build().unwrap();
     let message = start(other);
-    assert!(message.contains("there are 3 classes; the model other ends with 4 values"), "{message}");
+    assert!(message.contains("there are 3 classes") && message.contains("other ends with 4 values"), "{message}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ pub(crate) struct BenchArgs {
 
 /// Measures.
 pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
+    args.device.check()?;
     let mut model = load_model(args.model.as_deref())?;
     model.train.batch_size = args.batch_size.unwrap_or(model.train.batch_size);
     model.train.check().map_err(Error::Usage)?;
@@ -60,9 +61,9 @@ pub(crate) fn run(args: &BenchArgs, output: &mut Output) -> Result<ExitCode> {
         // Better to hear now than after some minutes.
         let inputs: Vec<&Path> = args.model.as_deref().into_iter().chain([options.data]).collect();
         files::check_outputs(&[path], &inputs, args.force)?;
-        return scale(&model, &options, path, args.json, output);
+        return scale(&model, &options, path, args.json, output).map_err(|error| args.device.explain(error));
     }
-    let report = measure(&model, &options)?;
+    let report = measure(&model, &options).map_err(|error| args.device.explain(error))?;
     if args.json {
         let json = serde_json::to_string_pretty(&report).expect("a report is plain values");
         output.line(format_args!("{json}"));

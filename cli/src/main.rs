@@ -100,23 +100,39 @@ struct DeviceArgs<const CPU_FIRST: bool> {
 
 impl<const CPU_FIRST: bool> DeviceArgs<CPU_FIRST> {
     fn choose(&self) -> Result<Device> {
-        let fail = |message: String| Error::Usage(format!("--device {message}"));
-        let device = Device::named(&self.device).map_err(|error| match (error.kind(), error.remedy()) {
-            (Error::Usage(message), None) => fail(message.clone()),
-            (Error::Usage(message), Some(_)) => {
-                fail(format!("{message}\n`--device cpu` works without a GPU"))
-            }
-            _ => error,
-        })?;
-        let Some(threads) = self.threads else { return Ok(device) };
-        if device.is_gpu() && !self.device.trim().eq_ignore_ascii_case("auto") {
+        self.check()?;
+        let device = Device::named(&self.device).map_err(|error| self.explain(error))?;
+        Ok(match self.threads {
+            Some(threads) => device.threads(threads.into()),
+            None => device,
+        })
+    }
+
+    /// Fails if the options do not go together.
+    fn check(&self) -> Result<()> {
+        let device = self.device.trim().to_lowercase();
+        if device.is_empty() {
+            let message = "--device is empty: give auto, cpu, gpu or a part of an adapter's name";
+            return Err(Error::Usage(message.into()));
+        }
+        if self.threads.is_some() && !["auto", "cpu"].contains(&device.as_str()) {
             let message = format!(
                 "--threads applies only to the CPU engine and cannot be combined with --device {}",
                 self.device
             );
             return Err(Error::Usage(message));
         }
-        Ok(device.threads(threads.into()))
+        Ok(())
+    }
+
+    /// What [`Device::named`] says of a name, with the option that it came from.
+    fn explain(&self, error: Error) -> Error {
+        match error.kind() {
+            Error::Usage(message) => {
+                Error::Usage(format!("--device {message}\n`--device cpu` works without a GPU"))
+            }
+            _ => error,
+        }
     }
 }
 

@@ -125,7 +125,7 @@ fn every_launch_of_a_gpu_is_in_the_table() {
     let Some(gpu) = common::gpu() else { return };
     let device = gpu.info.to_string();
     let dir = workplace();
-    let mut launches = Vec::new();
+    let mut counts = Vec::new();
     for more in [&[][..], &["--fusion"]] {
         let args = [&["tiny.toml", "--device", &device, "--steps", "2"], more].concat();
         let report = json(dir.path(), &args);
@@ -134,12 +134,12 @@ fn every_launch_of_a_gpu_is_in_the_table() {
         assert!(number(&plan["memory_bytes"]) > 0.0 && number(&plan["traffic_bytes"]) > 0.0, "{plan}");
         assert!(number(&plan["unshared_bytes"]) >= number(&plan["memory_bytes"]), "{plan}");
         assert!(number(&ceilings["gb_per_second"]) > 0.0 && number(&ceilings["launch_microseconds"]) > 0.0);
-        launches.push(number(&plan["launches"]) as usize);
+        counts.push(number(&plan["launches"]) as usize);
         let Some(launches) = report["launches"].as_array() else {
             println!("{device} has no clock");
             continue;
         };
-        assert_eq!(launches.len(), *launches.last().unwrap());
+        assert_eq!(launches.len(), *counts.last().unwrap());
         let sum = |key: &str| launches.iter().map(|launch| number(&launch[key])).sum::<f64>();
         assert!((sum("share") - 1.0).abs() < 1e-9 && sum("microseconds") > 0.0, "{launches:?}");
         // Rate times time is work: over all launches, that of the step.
@@ -154,7 +154,7 @@ fn every_launch_of_a_gpu_is_in_the_table() {
             assert!(said.contains(launch), "{launch} is not in {said}");
         }
     }
-    assert!(launches[1] < launches[0], "{launches:?} launches without and with fusion");
+    assert!(counts[1] < counts[0], "{counts:?} launches without and with fusion");
 }
 
 #[test]

@@ -61,7 +61,8 @@ fn weights_after(images: &Arc<Images>, seed: u32, threads: usize, pieces: &[usiz
 
 #[test]
 fn threads_and_pauses_do_not_change_a_bit() {
-    let mut images = Images::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/mnist")), Part::Test).unwrap();
+    let mut images =
+        Images::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/mnist")), Part::Test).unwrap();
     // Ten batches of 64 and one of 60 per epoch.
     images.count = 700;
     images.pixels.truncate(700 * 784);
@@ -94,7 +95,9 @@ struct Workplace(tempfile::TempDir);
 impl Workplace {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let images = Images::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/mnist")), Part::Test).unwrap();
+        let images =
+            Images::load(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../data/mnist")), Part::Test)
+                .unwrap();
         let write = |name: &str, first: usize, count: usize| {
             let header = |dims: &[usize]| -> Vec<u8> {
                 let sizes = dims.iter().flat_map(|&dim| (dim as u32).to_be_bytes());

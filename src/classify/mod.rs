@@ -120,6 +120,7 @@ impl Classifier {
 
 /// What a network says of an image.
 #[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
 pub struct Answer {
     /// The most probable class.
     pub class: usize,

@@ -9,6 +9,7 @@ use crate::replica::{Point, Replica};
 
 /// The results of a run. With several replicas, figures are means over them, without those that diverged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Summary {
     /// Name of the model.
     pub model: String,
@@ -95,6 +96,7 @@ pub struct DeviceSpan {
 
 /// One net of a run with several.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct ReplicaSummary {
     /// Its seed and settings.
     #[serde(flatten)]
@@ -118,6 +120,7 @@ pub struct ReplicaSummary {
 
 /// The nets of one point of a sweep, which differ in their seeds alone.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct PointSummary {
     /// The point.
     pub point: Point,
@@ -132,6 +135,7 @@ pub struct PointSummary {
 
 /// Mean, deviation and range of a few numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Spread {
     /// Mean.
     pub mean: f64,
