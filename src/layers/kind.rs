@@ -83,7 +83,7 @@ static REGISTERED: RwLock<Vec<&'static LayerKind>> = RwLock::new(Vec::new());
 /// the kind's name as the shader's name ([`Launch::shader`](super::Launch::shader)); CONTRIBUTING.md has the rules
 /// for the text. On the CPU it runs its reference implementation, image by image.
 ///
-/// Call it before the first model is read. `examples/custom_layer.rs` has a whole layer.
+/// Call it before the first model is read. `examples/custom_layer` has a whole layer.
 ///
 /// # Errors
 /// A name that is not made of lower-case letters, digits and `_`, or that a layer or shader already has; invalid
