@@ -290,24 +290,24 @@ mod tests {
                 "0",
                 "std = 0 in the metadata cannot normalise pixels; both must be finite, and std above 0",
             ),
-            ("std", "1e39", "std = inf in the metadata normalise no pixels"),
+            ("std", "1e39", "std = inf in the metadata cannot normalise pixels"),
             (
                 "classes",
                 r#"["0","1","2","3","4","0","6","7","8","9"]"#,
-                r#"class name 6 in the metadata, "0", is empty or there twice"#,
+                r#"class name 6 in the metadata, "0", is empty or appears twice"#,
             ),
             (
                 "classes",
                 r#"["0","","2","3","4","5","6","7","8","9"]"#,
                 "class name 2 in the metadata, \"\", is empty",
             ),
-            ("test_accuracy", "1e39", "is no percentage"),
+            ("test_accuracy", "1e39", "is not a percentage"),
             ("test_loss", "inf", "test_loss = \"inf\""),
             ("model", "name = 7", "model:1: "),
             ("classes", "[\"one\"]", "1 class names in the metadata for 10 classes"),
             ("classes", "[", "classes in the metadata is not a list of names"),
             ("trained", "{}", "trained in the metadata does not say how"),
-            ("format", "other", "(a PyTorch state_dict?)"),
+            ("format", "other", "(is it a PyTorch state_dict?)"),
             ("weights_sha256", "0", "damaged: the tensors' SHA-256 is "),
         ] {
             let message = refused(&seed.weights, &|metadata| drop(metadata.insert(key.into(), value.into())));
@@ -462,17 +462,17 @@ mod tests {
             ("w.npz", b"PK\x03\x04\0\0", "NumPy file"),
             ("w.h5", b"\x89HDF\r\n\x1a\n", "HDF5"),
             ("w.onnx", b"\x08\x08", "ONNX"),
-            ("m.toml", b"name = 1", "describes a network and holds no weights"),
+            ("m.toml", b"name = 1", "a model description, without weights"),
             ("p", b"\x89PNG\r\n", "a picture"),
             ("x.safetensors", b"<!DOCTYPE html><html>", "a web page"),
-            ("y.safetensors", b"text", "no safetensors file"),
+            ("y.safetensors", b"text", "not a safetensors file"),
         ] {
             std::fs::write(path(name), bytes).unwrap();
             let message = Checkpoint::load(path(name)).unwrap_err().to_string();
             assert!(message.contains(words), "{message}");
         }
         let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("this is a folder, without a trained model"), "{message}");
+        assert!(message.contains("this folder has no trained model in it"), "{message}");
         Checkpoint::seed().unwrap().save(&path("model.safetensors")).unwrap();
         let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
         assert!(

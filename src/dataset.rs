@@ -299,7 +299,7 @@ mod tests {
         assert_eq!(upright.test.labels, plain.test.labels);
         assert!(
             upright.warnings.len() == 1
-                && upright.warnings[0].contains("transposed; they were turned upright")
+                && upright.warnings[0].contains("transposed, so the images were turned upright")
         );
         // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
         let dir = folder(NAMES, &files());
@@ -308,7 +308,7 @@ mod tests {
         assert_eq!(load(dir.path()).unwrap(), plain);
         fs::write(dir.path().join("x-train-images-idx3-ubyte"), "").unwrap();
         let message = load(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("keep one data set"), "{message}");
+        assert!(message.contains("keep one dataset"), "{message}");
     }
 
     #[test]
@@ -319,16 +319,16 @@ mod tests {
         let cases: &[(usize, &[u8], &str)] = &[
             (0, b"", "this is empty"),
             (0, b"<!DOCTYPE html>", "HTML"),
-            (0, b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches it"),
+            (0, b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull` fetches the file"),
             (0, b"PK\x03\x04", "a ZIP archive"),
-            (0, b"PNG?", "no IDX file, it starts with"),
+            (0, b"PNG?", "not an IDX file (it starts with"),
             (0, &[0, 0, 13, 3], "element type 0x0d"),
             (0, &labels, "this is an IDX labels file; expected an IDX im"),
             (3, &images, "this is an IDX images file; expected an IDX la"),
             (0, &images[..9], "the header needs 16 bytes, found 9"),
-            (0, &images[..33], "promises 34 bytes, found 33"),
-            (0, &gz(&images[..33]), "promises 34 bytes, found 33"),
-            (0, &packed[..packed.len() - 12], "promises 34 bytes, found"),
+            (0, &images[..33], "declares 34 bytes, found 33"),
+            (0, &gz(&images[..33]), "declares 34 bytes, found 33"),
+            (0, &packed[..packed.len() - 12], "declares 34 bytes, found"),
             (0, &packed[..packed.len() - 1], "damaged at the end"),
             (0, &damaged, "damaged"),
             (0, &[0x1f, 0x8b, 9, 9, 9, 9, 9, 9, 9, 9, 9, 9], "gzip"),
@@ -343,7 +343,7 @@ mod tests {
             (0, &idx(&[1 << 24, 8, 16], &[7]), "found 17"),
             (1, &idx(&[2], &[0, 1]), "2 labels, but"),
             (3, &idx(&[2], &[1, 7]), "label 7 of image 1"),
-            (2, &idx(&[2, 3, 2], &test_images[16..]), "have one size"),
+            (2, &idx(&[2, 3, 2], &test_images[16..]), "have the same size"),
         ];
         for (which, bytes, expected) in cases {
             let mut files = files();
@@ -382,7 +382,7 @@ mod tests {
         assert!(message.contains(NAMES[1]) && message.contains("damaged: its SHA-256"));
         fs::write(dir.path().join("SHA256SUMS"), vec![b'x'; (1 << 20) + 1]).unwrap();
         let message = load(dir.path()).unwrap_err().to_string();
-        assert!(message.contains("SHA256SUMS: above 1 MiB"), "{message}");
+        assert!(message.contains("SHA256SUMS: larger than 1 MiB"), "{message}");
         // Sums that are there and cannot be read are no reason to trust the files.
         fs::remove_file(dir.path().join("SHA256SUMS")).unwrap();
         fs::create_dir(dir.path().join("SHA256SUMS")).unwrap();

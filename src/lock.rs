@@ -158,7 +158,7 @@ mod tests {
                 message(Lock::take(dir.path(), "lock").map(drop)),
                 message(Lock::check_free(dir.path(), "lock")),
             ] {
-                assert!(message.contains("is no lock file"), "{message}");
+                assert!(message.contains("is not a lock file"), "{message}");
             }
             std::fs::remove_file(dir.path().join(".shadernet.lock")).unwrap();
         }

@@ -154,7 +154,7 @@ mod tests {
     fn who_finds_no_memory_left_waits_for_the_others() {
         let budget = Budget { bytes: 100, taken: Mutex::default(), returned: Condvar::new() };
         let message = budget.take(101, "this", "use less").err().unwrap().to_string();
-        assert_eq!(message, "this needs 101 B of memory, 100 B are free: use less");
+        assert_eq!(message, "this needs 101 B of memory, but only 100 B is free: use less");
         let done = std::sync::atomic::AtomicBool::new(false);
         std::thread::scope(|scope| {
             let first = budget.take(60, "", "").unwrap();

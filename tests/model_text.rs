@@ -242,7 +242,7 @@ fn messages_say_what_to_write() {
         ("peak = 0.1", "peak = []", "x.toml:20: train.learning_rate.peak must be a number, not a list"),
         ("\"every\"", "net", "x.toml:1: net is not a value; text needs quotes: \"net\""),
         ("\"every\"", "every", "x.toml:1: every is not a value; text needs quotes: \"every\""),
-        ("\"every\"", "inner", "x.toml:1: inner is no value"),
+        ("\"every\"", "inner", "x.toml:1: inner is not a value"),
         ("[\"a\", ", "[a, ", "x.toml:3: a is not a value; text needs quotes"),
         ("nesterov = true", "nesterov = True", "x.toml:19: write true, in lower case"),
         ("[train]", "[[train]]", "train must be a table, { key = value, ... }, not a list"),
@@ -384,7 +384,7 @@ fn what_does_not_join_is_said_with_its_line() {
         (
             r#"{ type = "relu", slope = 1 }"#,
             "x.toml:6: layer `relu2`: ",
-            "no key `slope`; none is expected here",
+            "no key `slope`; none is allowed here",
         ),
         (
             r#"{ type = "relu", name = "half" }"#,

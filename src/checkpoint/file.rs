@@ -328,7 +328,7 @@ mod tests {
             (&"[".repeat(200), "its header cannot be read"),
             (
                 "{\"a\":{\"dtype\":\"F32\",\"shape\":[9],\"data_offsets\":[0,4]}}",
-                "places tensors where none can be",
+                "places tensors at impossible positions",
             ),
             ("{\"a\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[0,4]}}", "its length is not the one"),
         ] {

@@ -121,6 +121,6 @@ mod tests {
         assert!(said("photos.zip", &zip("cat/1.png")).contains("this is a ZIP archive"));
         assert!(said("w.keras", &zip("metadata.json")).contains("Keras"));
         let array = said("w.npy", b"\x93NUMPY\x01\0");
-        assert!(array.contains("this is a NumPy array") && !array.contains("python"), "{array}");
+        assert!(array.contains("this is a single NumPy array") && !array.contains("python"), "{array}");
     }
 }

@@ -99,7 +99,12 @@ mod tests {
             ("3", "[0.5,0.5,0.5]", "0.25", "std = \"0.25\" in the metadata is not a list of numbers"),
             ("3", "[0.5,0.5]", "[1,1,1]", "2 means and 3 deviations in the metadata for 3 channels"),
             ("3", "[0.5,0.5,0.5]", "[1,1,1,1]", "3 means and 4 deviations in the metadata for 3 channels"),
-            ("3", "[0.5,0.5,0.5]", "[1,0,1]", "mean = 0.5 and std = 0 in the metadata normalise no pixels"),
+            (
+                "3",
+                "[0.5,0.5,0.5]",
+                "[1,0,1]",
+                "mean = 0.5 and std = 0 in the metadata cannot normalise pixels",
+            ),
             (
                 "3",
                 "[0.5,0.5,1e39]",

@@ -284,7 +284,7 @@ const MOST_LISTED: usize = 40;
 /// The alternatives to something unknown.
 pub(crate) fn unknown(what: &str, shown: &str, found: &str, known: &[&str]) -> String {
     if known.is_empty() {
-        return format!("there is no {what} {shown}; none is expected here");
+        return format!("there is no {what} {shown}; none is allowed here");
     }
     let guess = nearest(found, known).map_or(String::new(), |name| format!(" (did you mean {name}?)"));
     // If there are many, the last: where layers are named, the intended one is usually close.

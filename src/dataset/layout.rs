@@ -298,7 +298,11 @@ mod tests {
                 &[&format!("no folder `test`, so {val} is used instead")],
             );
             names.extend(["test/a/1.png", "test/b/1.png"]);
-            assert_found(&names, ["", "train", "test"], &[&format!("one folder is not read: {val}")]);
+            assert_found(
+                &names,
+                ["", "train", "test"],
+                &[&format!("one folder is not part of the dataset and not read: {val}")],
+            );
         }
         let message = found(&["train/a/1.png", "Training/a/1.png"]).unwrap_err();
         assert!(message.contains("Training and train are the same part"), "{message}");
@@ -317,9 +321,9 @@ mod tests {
     #[test]
     fn other_levels_are_found_or_named() {
         let whole = ["all/set/a/1.png", "all/set/b/1.png", "all/set/metrics.csv", "all/runs/x/summary.json"];
-        assert_found(&whole, ["all/set", "-", "-"], &["the data set is in all/set"]);
+        assert_found(&whole, ["all/set", "-", "-"], &["the dataset is in all/set"]);
         let up = ["data/set/a/1.png", "data/set/b/1.png", "__MACOSX/data/._1.png", "runs/x/summary.json"];
-        assert_found(&up, ["data/set", "-", "-"], &["the data set is in data/set"]);
+        assert_found(&up, ["data/set", "-", "-"], &["the dataset is in data/set"]);
         assert_found(
             &["MNIST/raw/train-images-idx3-ubyte"],
             ["MNIST/raw", "idx", "idx"],
@@ -329,7 +333,10 @@ mod tests {
         assert!(message.contains("there are datasets in A/raw, B; give one"), "{message}");
         let many: Vec<_> = (0..40).map(|index| format!("{index}/train/a/1.png")).collect();
         let message = found(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
-        assert!(message.contains("none of its 40 folders has pictures of its own, and so many"), "{message}");
+        assert!(
+            message.contains("none of its 40 folders has pictures of its own, and that many"),
+            "{message}"
+        );
         let message = found(&["all/train/1.png", "all/test/1.png"]).unwrap_err();
         assert!(message.contains("the pictures in test, train are not sorted"), "{message}");
         let dir = folder(&["ring/1.png", "ring/2.webp", "bar/1.png"]);
@@ -397,7 +404,7 @@ mod tests {
         warnings.clear();
         assert_eq!(classes(&mut warnings).unwrap().len(), 2);
         assert!(
-            warnings.join("\n").contains("no class, since results of trainings are there: best"),
+            warnings.join("\n").contains("not classes, since they hold the results of training: best"),
             "{warnings:?}"
         );
         for junk in ["RECYCLER", "FOUND.001", "@tmp", "#snapshot", "Temporary Items", "Recycled"] {

@@ -263,7 +263,7 @@ mod tests {
         // Arithmetic coding.
         bytes[at + 1] = 0xc9;
         let message = decode_bytes(&bytes, "x".as_ref()).unwrap_err().to_string();
-        assert!(message.starts_with("x: a JPEG of a rare kind, which is not read; convert it"), "{message}");
+        assert!(message.starts_with("x: this rare kind of JPEG is not supported; convert it"), "{message}");
     }
 
     #[test]

@@ -317,7 +317,10 @@ mod tests {
         assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("2.png")), "{error}");
         std::fs::write(dir.path().join("2.png"), "<html>").unwrap();
         let (count, warnings) = read_class(dir.path()).unwrap();
-        assert!(count == 1 && warnings[0].contains("one picture is left out, not readable"), "{warnings:?}");
+        assert!(
+            count == 1 && warnings[0].contains("one picture is skipped, since unreadable"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -200,7 +200,7 @@ mod tests {
         }
         let words = "no/file: there is no folder ";
         assert!(message(&dir.path().join("no/file"), false).unwrap().contains(words));
-        assert!(message(Path::new("-"), true).unwrap().starts_with("-: this goes into a file"));
+        assert!(message(Path::new("-"), true).unwrap().starts_with("-: the output must go to a file"));
         let mut permissions = path.metadata().unwrap().permissions();
         permissions.set_readonly(true);
         std::fs::set_permissions(&path, permissions).unwrap();
@@ -227,7 +227,7 @@ mod tests {
             same.extend(["link", "hard", "shortcut"].map(path));
         }
         for name in &same {
-            assert!(message(&[name]).unwrap().contains("read as an input"), "{name:?}");
+            assert!(message(&[name]).unwrap().contains("this file is an input"), "{name:?}");
         }
         assert_eq!(message(&[&page, &path("data/new.png"), &path("new")]), None);
         for (a, b) in [("new", "new"), ("new", "./new"), ("data/page.html", "data/../data/page.html")] {
@@ -262,7 +262,7 @@ mod tests {
             ("data/train/ring/../ring/1.png", "classes"),
         ] {
             assert!(
-                message(output, input).is_some_and(|why| why.contains("read as an input")),
+                message(output, input).is_some_and(|why| why.contains("this file is an input")),
                 "{output} {input}"
             );
         }

@@ -94,8 +94,8 @@ mod tests {
         assert_eq!(check(&[net(1, "", 0.0), net(2, "", 0.0), net(1, "a", 0.0), net(1, "a", 0.5)]), Ok(()));
         for (nets, words) in [
             (&[][..], "0 nets; 1 to 256"),
-            (&[net(1, "", 0.0), net(1, "", 0.0)], "two nets of seed 1"),
-            (&[net(1, "a", 0.5), net(2, "a", 0.5), net(1, "a", 0.5)], "two nets of seed 1"),
+            (&[net(1, "", 0.0), net(1, "", 0.0)], "two nets have the seed 1"),
+            (&[net(1, "a", 0.5), net(2, "a", 0.5), net(1, "a", 0.5)], "two nets have the seed 1"),
             (&[net(1, "/../a", 0.5)], "letters, digits"),
             (&(0..257).map(|seed| net(seed, "", 0.0)).collect::<Vec<_>>(), "257 nets; 1 to 256"),
         ] {
