@@ -216,7 +216,10 @@ fn images_that_do_not_fit_are_refused_with_the_reason() {
     assert!(message.contains("the images are [2, 6, 6]") && message.contains("[1, 6, 6]"), "{message}");
     let other = Model::builder("other", [2, 6, 6]).flatten().linear(4).build().unwrap();
     let message = start(other);
-    assert!(message.contains("there are 3 classes") && message.contains("other ends with 4 values"), "{message}");
+    assert!(
+        message.contains("there are 3 classes") && message.contains("other ends with 4 values"),
+        "{message}"
+    );
 }
 
 #[test]

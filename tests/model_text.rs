@@ -314,11 +314,15 @@ fn messages_say_what_to_write() {
         ("\"kaiming\"", "\"he\"", "train.init: there is no name \"he\"; there are "),
         ("\"kaiming\"", "3", "train.init must be \"pytorch\" or \"kaiming\", not 3"),
         ("[\"a\", \"b\", \"c\"]", "[\"a\", \"b\", \"a\"]", "x.toml:3: classes: \"a\" appears twice"),
-        ("[\"a\", \"b\", \"c\"]", "[\"a\", \"\", \"c\"]", "classes: name 2 must have 1 to 100 characters"),
+        (
+            "[\"a\", \"b\", \"c\"]",
+            "[\"a\", \"\", \"c\"]",
+            "classes: name 2 must have 1 to 100 printable characters",
+        ),
         (
             "[\"a\", \"b\", \"c\"]",
             "[\"a\", \"\\u001b[31m\", \"c\"]",
-            "classes: name 2 must have 1 to 100 characters",
+            "classes: name 2 must have 1 to 100 printable characters",
         ),
     ];
     for (from, to, words) in cases {

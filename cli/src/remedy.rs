@@ -26,7 +26,7 @@ fn in_words(remedy: &Remedy) -> String {
         Remedy::NewFolder => " (use `--resume DIR` to resume a run)".into(),
         Remedy::Resume(folder) => format!("; resume it with `shadernet train --resume {}`", quoted(folder)),
         Remedy::Train => "; `shadernet train --out DIR` creates one".into(),
-        Remedy::TrainModel(path) => format!("; train it with `shadernet train {}`", quoted(path)),
+        Remedy::TrainModel(path) => format!("; train it first with `shadernet train {}`", quoted(path)),
         Remedy::Dataset => {
             "; `shadernet data mnist` downloads MNIST into data/mnist, and `--data` selects another folder"
                 .into()

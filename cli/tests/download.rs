@@ -129,7 +129,7 @@ fn a_data_set_is_fetched_once() {
     assert_eq!(server.requests().len(), 2);
     fs::write(folder.join("b.gz"), "mine").unwrap();
     let message = fetch_two(&server.url, &folder, false).unwrap_err();
-    assert!(message.contains("b.gz: this file is there and is not that of two; `--force`"), "{message}");
+    assert!(message.contains("b.gz: this file exists, but is not from two"), "{message}");
     assert_eq!(fs::read(folder.join("b.gz")).unwrap(), b"mine");
     fetch_two(&server.url, &folder, true).unwrap();
     assert_whole(&folder);

@@ -53,8 +53,7 @@ pub(super) fn file(path: &Path, bytes: &[u8]) -> Option<Error> {
     } else if begins(b"\x89PNG") || begins(b"\xff\xd8\xff") {
         other("this is a picture, not a trained model (.safetensors)".into())
     } else if ends(&["toml"]) {
-        let message = "this is a model description, without weights; train it first, then give the model.safetensors \
-                       of the run";
+        let message = "this is a model description, without weights; give the model.safetensors of a run";
         other(message.into()).with(Remedy::TrainModel(path.to_owned()))
     } else if first_word.starts_with("<!doctype") || first_word.starts_with("<html") {
         other("this is a web page, not a trained model (.safetensors), perhaps from a failed download".into())

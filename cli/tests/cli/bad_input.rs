@@ -47,7 +47,7 @@ fn data_sets() {
             &write(IMAGES, &images[..1000]),
             &TRAIN,
             1,
-            &[IMAGES, "promises 3856 bytes, found 1000"],
+            &[IMAGES, "declares 3856 bytes, found 1000"],
         ),
         (
             "wrong magic",
@@ -89,7 +89,7 @@ fn model_files() {
     let cases: &[Case<'_>] = &[
         ("missing", &nothing, &["train", "no.toml"], 1, &["no.toml"]),
         ("a folder", &nothing, &["train", "data"], 1, &["data"]),
-        ("no text", &write("tiny.toml", [0xff, 0xfe, 0]), &TRAIN, 2, &["tiny.toml", "no text"]),
+        ("no text", &write("tiny.toml", [0xff, 0xfe, 0]), &TRAIN, 2, &["tiny.toml", "not a UTF-8 text"]),
         ("too large", &write("tiny.toml", vec![b' '; 2 << 20]), &TRAIN, 2, &["tiny.toml", "too large"]),
         ("no TOML", &write("tiny.toml", "name = "), &TRAIN, 2, &["tiny.toml:1: "]),
         (
@@ -250,7 +250,7 @@ fn trained_models() {
             &write("x.safetensors", &state),
             &eval,
             1,
-            &["`shadernet train --resume .`", "no model.safetensors beside it"],
+            &["`shadernet train --resume .`", "no model.safetensors next to it"],
         ),
         ("a run's state to start from", &write("x.safetensors", &state), &init, 1, &["--resume"]),
         ("empty", &spoiled(&|bytes| bytes.clear()), &eval, 1, &["x.safetensors", "ends after 0 bytes"]),
@@ -335,7 +335,10 @@ fn exports() {
                 &nothing,
                 &["export", "tiny.toml", format, file],
                 1,
-                &["tiny.toml: this is a model description", "train it first (`shadernet train tiny.toml`)"],
+                &[
+                    "tiny.toml: this is a model description",
+                    "train it first with `shadernet train tiny.toml`",
+                ],
             ),
             (
                 "exists",

@@ -30,7 +30,9 @@ fn what_is_odd_is_said_and_does_not_stop() {
         format!(
             "warning: {data}: one picture is skipped, since unreadable: {data}/train/mid/cut.png: damaged PNG: "
         ),
-        format!("warning: {data}: classes are of unequal size: \"low\" has 12 training images, \"mid\" 2; "),
+        format!(
+            "warning: {data}: classes are of unequal size: \"low\" has 12 training images, \"mid\" only 2; "
+        ),
         format!(
             "warning: {data}: 5 test images have the same pixels as a training image, so the accuracy is too optimistic: \
              test/low/twin0.png = train/low/0.png, test/low/twin1.png = train/low/1.png, test/low/twin2.png = \
@@ -127,14 +129,14 @@ fn what_cannot_be_trained_on_is_refused() {
             &drop_folders(&["data/test/mid"]),
             &TRAIN,
             1,
-            &["train has the class \"mid\", test does not"],
+            &["train has the class \"mid\", but test does not"],
         ),
         (
             "no training images",
             &drop_folders(&["data/train/mid"]),
             &TRAIN,
             1,
-            &["test has the class \"mid\", train does not"],
+            &["test has the class \"mid\", but train does not"],
         ),
         (
             "no training folder",

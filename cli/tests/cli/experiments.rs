@@ -264,7 +264,7 @@ fn bad_suites() {
         (
             "question = \"does it help?\"",
             "question = \"?\"\nselect = { hold_out = 10, first_seed = 5, seeds = 2 }",
-            "hold_out = 10, elsewhere 20",
+            "hold_out = 10, but another group has 20",
         ),
         ("name = \"none\"", "name = \"as it is, again\"", "this name is taken"),
         ("name = \"dropout\"", "name = \"rate\"", "each once"),

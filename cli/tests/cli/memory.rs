@@ -39,7 +39,7 @@ fn what_does_not_fit_says_what_does() {
     assert_eq!(done.code, 1, "{}", done.stderr);
     let said = |words: &str| assert!(done.stderr.contains(words), "{words}: {}", done.stderr);
     said("error: CPU engine: training in batches of 3000 needs ");
-    said("are free: a batch size of ");
+    said("is free: a batch size of ");
     assert_eq!(listing(dir.path()), before);
     // And that is correct.
     let size = done.stderr.split("a batch size of ").nth(1).unwrap().split(' ').next().unwrap();

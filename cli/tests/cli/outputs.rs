@@ -114,7 +114,7 @@ fn there_is_no_answer_without_finite_logits() {
         let done = run(dir.path(), &[args, &["bad.safetensors"]].concat());
         assert_eq!(done.code, code, "{args:?}: {}", done.stdout);
         assert!(
-            done.stderr.contains("so there is no answer: with these weights"),
+            done.stderr.contains("so there is no answer; with these weights"),
             "{args:?}: {}",
             done.stderr
         );

@@ -94,7 +94,7 @@ fn the_page_says_what_the_logits_say() {
         assert_eq!(row[0], class.to_string());
         assert_eq!(row[1..].iter().map(number).collect::<Vec<_>>(), counts[class]);
     }
-    assert!(section(&page, "Confusion matrix").contains(&format!("{right} of 30 right")));
+    assert!(section(&page, "Confusion matrix").contains(&format!("{right} of 30 correct")));
     let classes = cells(section(&page, "Accuracy of each class"));
     for (class, row) in classes[1..].iter().enumerate() {
         let (hits, all) = (counts[class][class], counts[class].iter().sum::<usize>());
@@ -302,13 +302,13 @@ fn what_is_no_run_is_named() {
     let cases: &[(&[&str], i32, &[&str])] = &[
         (&["none"], 1, &["none: there is no such folder"]),
         (&["file"], 1, &["file: this is a file", "runs/seed-1"]),
-        (&["empty"], 1, &["empty: ", "without summary.json and metrics.csv", "train --out"]),
+        (&["empty"], 1, &["empty: ", "there is no summary.json and no metrics.csv", "train --out"]),
         (
             &["cut off"],
             1,
-            &["cut off: ", "without summary.json", "`shadernet train --resume 'cut off'` goes on"],
+            &["cut off: ", "there is no summary.json", "resume it with `shadernet train --resume 'cut off'`"],
         ),
-        (&["no-model"], 1, &["no-model: ", "without model.safetensors"]),
+        (&["no-model"], 1, &["no-model: ", "there is no model.safetensors"]),
         (&["bad-model"], 1, &["model.safetensors: damaged"]),
         (&["other-model"], 1, &["other-model/model.safetensors: ", "not the weights that summary.json"]),
         (
@@ -318,7 +318,7 @@ fn what_is_no_run_is_named() {
         ),
         (&["bad-metrics"], 1, &["bad-metrics/metrics.csv: damaged: line 3 "]),
         (&["no-rows"], 1, &["no-rows/metrics.csv: damaged: 0 rows for 1 nets"]),
-        (&["x", "--data", "few"], 1, &["few: 3 test images", "judged on 30", "--data"]),
+        (&["x", "--data", "few"], 1, &["few: 3 test images", "evaluated on 30", "--data"]),
         (&["x", "--data", "none"], 1, &["none: there is no such folder"]),
         (&["x", "--out", "none/x.html"], 1, &["cannot write none/x.html: there is no folder none"]),
         (&["x", "--out", "empty", "--force"], 2, &["empty: this is a folder; name a file"]),

@@ -63,7 +63,7 @@ fn a_signal_loses_no_step() {
         // One second on an otherwise idle machine.
         assert!(time < Duration::from_secs(4), "{time:?}");
         let after: u32 =
-            said.split_once("stopped after step ").unwrap().1.split(',').next().unwrap().parse().unwrap();
+            said.split_once("stopped after step ").unwrap().1.split(';').next().unwrap().parse().unwrap();
         assert!((30_000..240_000).contains(&after), "{said}");
         assert!(said.contains(&format!("shadernet train --resume {name}\n")), "{said}");
         // The results of the first epoch are there for others.
