@@ -20,6 +20,7 @@ use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
 use shadernet::train::{Ending, EpochMetrics, Run, RunState, Summary, Sweep, TrainingData, Watch, rules};
 
+use super::remedy::with_remedy;
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
 
@@ -159,7 +160,10 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
     let (init, notes) = init.unzip();
     notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
     if let Some(out) = &args.out {
-        Run::check_folder(out)?;
+        Run::check_folder(out).map_err(|error| match error.kind() {
+            Error::Usage(_) => Error::Usage(format!("--out {}", with_remedy(&error))),
+            _ => error,
+        })?;
     }
     let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
     let data = load(data, &model, args.hold_out.unwrap_or(0) as usize)?;
