@@ -11,7 +11,6 @@ use crate::dataset::{Images, picture};
 use crate::device::{Device, Opened};
 use crate::error::{Error, Result};
 use crate::eval;
-use crate::tensor::Shape;
 
 pub mod prepare;
 
@@ -32,10 +31,13 @@ pub mod prepare;
 pub struct Classifier {
     checkpoint: Checkpoint,
     opened: Opened,
+    /// Images that fit at once.
+    room: usize,
 }
 
-/// Images that a device classifies at once.
+/// Images that a device classifies at once: this many, or fewer if they are large.
 const MOST_IMAGES: usize = 256;
+const MOST_BYTES: usize = 16 << 20;
 
 impl Classifier {
     /// Opens a trained network on a device.
@@ -43,11 +45,11 @@ impl Classifier {
     /// # Errors
     /// A device that cannot be opened or has too little memory.
     pub fn new(checkpoint: Checkpoint, device: &Device) -> Result<Self> {
-        let Shape { channels, height, width } = checkpoint.model.input;
-        let (pixels, labels) = (vec![0; MOST_IMAGES * checkpoint.model.input.len()], vec![0; MOST_IMAGES]);
-        let none = Images { count: MOST_IMAGES, channels, height, width, pixels, labels };
-        let opened = eval::open(&checkpoint, &Arc::new(none), device)?;
-        Ok(Self { checkpoint, opened })
+        let input = checkpoint.model.input;
+        let room = (MOST_BYTES / input.len()).clamp(1, MOST_IMAGES);
+        let black = Images::new(input, vec![0; room * input.len()], vec![0; room])?;
+        let opened = eval::open(&checkpoint, &Arc::new(black), device)?;
+        Ok(Self { checkpoint, opened, room })
     }
 
     /// Reads a trained network from a file, and opens it on a device.
@@ -105,11 +107,9 @@ impl Classifier {
                 format!("the image has {} values, but the model takes {}", image.len(), input.len());
             return Err(Error::Usage(message));
         }
-        let Shape { channels, height, width } = input;
         let mut answers = Vec::with_capacity(images.len());
-        for images in images.chunks(MOST_IMAGES) {
-            let (count, labels) = (images.len(), vec![0; images.len()]);
-            let images = Images { count, channels, height, width, pixels: images.concat(), labels };
+        for images in images.chunks(self.room) {
+            let images = Images::new(input, images.concat(), vec![0; images.len()])?;
             let logits = self.opened.engine.classify(&images)?;
             eval::check_finite(&self.checkpoint, &logits)?;
             answers.extend(logits.chunks(self.checkpoint.model.class_count()).map(answer));
