@@ -115,7 +115,7 @@ fn a_data_set_is_used_where_it_fits() {
     let dir = workplace();
     let tiny = dir.path().join("tiny.toml");
     let said = text(root, &[tiny.to_str().unwrap(), "--device", "cpu", "--steps", "1"]);
-    for words in ["60000 images generated", "CPU engine", "images/s", "start-up", "ceilings", "reached"] {
+    for words in ["60000 images generated", "CPU engine", "images/s", "start-up", "ceilings", "reaches"] {
         assert!(said.contains(words), "{words:?} is not in {said}");
     }
 }

@@ -167,7 +167,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &TRAIN,
             1,
             &[
-                "there are 2 folders of pictures, so 2 classes; the model tiny ends with 3 values",
+                "there are 2 folders of pictures, so 2 classes, but the model tiny ends with 3 values",
                 "`shadernet new --data ",
             ],
         ),
@@ -179,7 +179,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &TRAIN,
             1,
             &[
-                "the folders are [\"high\", \"low\", \"mid\"], the model tiny has classes = [\"high\", \"mid\", \"low\"]",
+                "the folders are [\"high\", \"low\", \"mid\"], but the model tiny has classes = [\"high\", \"mid\", \"low\"]",
             ],
         ),
         ("memory", &large, &TRAIN, 1, &["660 pictures of [1, 1900, 1900]", "take 2382600000 bytes"]),

@@ -267,7 +267,7 @@ fn bad_suites() {
             "hold_out = 10, but another group has 20",
         ),
         ("name = \"none\"", "name = \"as it is, again\"", "this name is taken"),
-        ("name = \"dropout\"", "name = \"rate\"", "each once"),
+        ("name = \"dropout\"", "name = \"rate\"", "names must be unique"),
         ("dropout = 0.0,", "layers = 3,", "layers cannot be changed"),
         ("dropout = 0.0,", "dropout = 1.5,", "rate"),
         ("peak = 0.04", "peek = 0.04", "peek"),
