@@ -34,7 +34,7 @@
 //!
 //! | feature | what it brings |
 //! |---|---|
-//! | `gpu` | training and evaluation on GPUs; [`plan`], [`shader`], [`doctor`] and [`bench`] |
+//! | `gpu` | training and evaluation on GPUs; [`plan`], [`shader`], [`doctor`] and [`mod@bench`] |
 //! | `download` | [`download`]: fetching well-known datasets |
 //! | `report` | [`report`] and [`plot`]: runs as pages with charts |
 //! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
@@ -58,7 +58,7 @@
 //! | [`report::of_run`] | [`report`], [`plot`], [`experiments`] | one run or many, as pages to read |
 //!
 //! [`mod@reference`] is a training step in plain `f64` Rust: it defines everything else, and both engines are compared with it;
-//! [`doctor`] does that on a user's GPU, [`bench`] measures it. [`rng`] is the only source of randomness, [`shader`] knows the
+//! [`doctor`] does that on a user's GPU, [`mod@bench`] measures it. [`rng`] is the only source of randomness, [`shader`] knows the
 //! WGSL files, [`tensor`] has shapes and arrays, [`files`] writes whole files or none, and [`error`] has what can go wrong.
 
 pub mod batch;

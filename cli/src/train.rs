@@ -299,7 +299,7 @@ fn finish(
                     output::note(&"stopped before the first step; nothing is left of the run");
                 }
                 None => {
-                    output::note(&"stopped; the folder of the run was removed, and nothing is left of it")
+                    output::note(&"stopped; the folder of the run was removed, and nothing is left of it");
                 }
             }
             return Ok(stop.code());

@@ -382,7 +382,7 @@ fn place(
             Ok(_) => {}
             Err(error) if matches!(error.kind(), Error::Usage(_)) => {}
             Err(error) => {
-                watcher.warning(&format!("{error}; the run is started from scratch in another folder"))
+                watcher.warning(&format!("{error}; the run is started from scratch in another folder"));
             }
         }
         match Run::check_folder(&folder) {

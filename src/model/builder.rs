@@ -69,6 +69,7 @@ macro_rules! joins {
     };
 }
 
+#[allow(clippy::should_implement_trait, reason = "a layer is called `add`, and this method after it")]
 impl ModelBuilder {
     layers! {
         /// A convolution with square filters.

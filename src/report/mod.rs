@@ -1,6 +1,7 @@
 //! The folder of a run as a readable page: one self-contained HTML file without scripts.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
@@ -46,13 +47,12 @@ pub enum Source<'a> {
 /// # Examples
 /// ```no_run
 /// use std::path::Path;
-use std::sync::Arc;
 ///
 /// use shadernet::device::Device;
 /// use shadernet::files::write_atomically;
 /// use shadernet::report::{Source, of_run};
 ///
-/// let page = of_run(Path::new("runs/seed-1"), Source::Recorded, &Device::cpu(None))?;
+/// let page = of_run(Path::new("runs/seed-1"), Source::Recorded, &Device::cpu())?;
 /// write_atomically(Path::new("seed-1.html"), page.as_bytes())?;
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
