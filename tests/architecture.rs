@@ -188,17 +188,17 @@ fn literals(text: &str) -> Vec<String> {
         let is_raw = before[..before.len() - hashes].ends_with('r');
         let end = if from.starts_with("//") {
             from.find('\n').unwrap_or(from.len())
-        } else if from.starts_with('"') && is_raw {
+        } else if let (Some(inner), true) = (from.strip_prefix('"'), is_raw) {
             let close = format!("\"{}", "#".repeat(hashes));
-            1 + from[1..].find(&close).unwrap()
-        } else if from.starts_with('"') {
+            1 + inner.find(&close).unwrap()
+        } else if let Some(inner) = from.strip_prefix('"') {
             let mut escaped = false;
             let is_end = |c: char| {
                 let ends = c == '"' && !escaped;
                 escaped = c == '\\' && !escaped;
                 ends
             };
-            1 + from[1..].find(is_end).unwrap()
+            1 + inner.find(is_end).unwrap()
         } else if from.starts_with("'\"'") || from.starts_with("'\\") {
             // A character; any other quote begins one that needs no care, or a lifetime.
             2
