@@ -152,7 +152,7 @@ pub(crate) fn step_words() -> impl Iterator<Item = (String, usize)> {
     StepWords::CONSTANTS.iter().enumerate().map(|(place, name)| (name.to_lowercase(), place))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "gpu"))]
 mod tests {
     use super::*;
 
