@@ -8,7 +8,7 @@ use std::sync::Arc;
 use shadernet::train::{Ending, RunState, Watch};
 use shadernet::{Device, Model, Result, Run, TrainingData};
 
-/// Stops after 700 steps.
+/// Stops after 700 steps, and those that are under way.
 struct Patience {
     steps: usize,
 }

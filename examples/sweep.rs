@@ -13,8 +13,7 @@ fn main() -> Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist");
     let data = TrainingData::load_held_out(folder, model.input, 5000)?;
 
-    let mut nets = Sweep::parse(&["learning_rate=0.05,0.1,0.2".into(), "dropout=0,0.1".into()])?
-        .replicas(&model, &[0])?;
+    let mut nets = Sweep::parse(&["learning_rate=0.05,0.1,0.2", "dropout=0,0.1"])?.replicas(&model, &[0])?;
     // Any list will do: here the last two decay their weights, too.
     for net in &mut nets[4..] {
         net.weight_decay = 5e-4;

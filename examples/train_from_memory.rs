@@ -9,7 +9,7 @@ use shadernet::{Images, Model, Result, Run, TrainingData, rng};
 fn main() -> Result<()> {
     let labels: Vec<u8> = [0, 1].repeat(600); // 1,200 images of one channel, 16x16 pixels: bytes, 0 for black
     let pixels = labels.iter().enumerate().flat_map(|(image, &label)| draw(image as u32, label)).collect();
-    let (train, test) = Images::new([1, 16, 16].into(), pixels, labels)?.split(200, 0)?;
+    let (train, test) = Images::new([1, 16, 16], pixels, labels)?.split(200, 0)?;
     let data = TrainingData::from_images(train, test, ["cross", "ring"])?;
 
     let recipe = TrainConfig::default().epochs(5).batch_size(32).learning_rate(LearningRate::one_cycle(0.05));

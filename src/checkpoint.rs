@@ -32,7 +32,7 @@ use file::{MAX_FILE, MAX_HEADER, Metadata, TensorFile, Wanted};
 /// assert_eq!(copy.weights, seed.weights);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Checkpoint {
     /// The network.
     pub model: Model,

@@ -3,6 +3,7 @@
 use std::fmt;
 #[cfg(feature = "gpu")]
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use crate::cpu::{self, CpuEngine};
 use crate::engine::{Engine, Setup};
@@ -124,10 +125,10 @@ impl Device {
         }
     }
 
-    /// The same device with this many threads for the CPU engine; a GPU needs none.
+    /// The same device with this many threads for the CPU engine, 1 to 1024; a GPU needs none.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
-        Self { threads: Some(threads), ..self }
+        Self { threads: Some(threads.clamp(1, 1024)), ..self }
     }
 
     /// The same device with these options, if it is a GPU.
@@ -224,6 +225,15 @@ impl Device {
 impl From<Adapter> for Device {
     fn from(adapter: Adapter) -> Self {
         Self::new(Place::Gpu(adapter), "")
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// As [`Device::named`].
+    fn from_str(name: &str) -> Result<Self> {
+        Self::named(name)
     }
 }
 

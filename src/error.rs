@@ -20,7 +20,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A command line that cannot be carried out.
+    /// A request that cannot be carried out.
     #[error("{0}")]
     Usage(String),
     /// A model or training description that is not valid.

@@ -18,16 +18,7 @@ pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Arc<Imag
     let Checkpoint { model, classes, trained, .. } = checkpoint;
     let (images, warnings) = load_test(dir, model.input, classes, trained.pictures)?;
     check_images(&images, dir, &checkpoint.model)?;
-    let last = images.labels.iter().copied().max().map_or(0, usize::from);
-    let classes = checkpoint.model.class_count();
-    if last >= classes {
-        let message = format!(
-            "the labels go up to {last}, but the model {} has {classes} classes, 0 to {}",
-            checkpoint.model.name,
-            classes - 1
-        );
-        return Err(Error::data(dir, message));
-    }
+    check_labels(&images, dir, &checkpoint.model)?;
     Ok((Arc::new(images), warnings))
 }
 
@@ -104,7 +95,31 @@ fn with_engine<T>(
     device: &Device,
     work: impl FnOnce(&mut dyn Engine) -> Result<T>,
 ) -> Result<T> {
+    check(checkpoint, images)?;
     work(&mut *open(checkpoint, images, device)?.engine)
+}
+
+/// Fails if the images do not fit the network, or if there are none.
+pub(crate) fn check(checkpoint: &Checkpoint, images: &Images) -> Result<()> {
+    let place = Path::new("the images");
+    images.check().map_err(|message| Error::data(place, message))?;
+    check_images(images, place, &checkpoint.model)?;
+    check_labels(images, place, &checkpoint.model)
+}
+
+/// Fails if a label is no class of the model.
+fn check_labels(images: &Images, dir: &Path, model: &Model) -> Result<()> {
+    let last = images.labels.iter().copied().max().map_or(0, usize::from);
+    let classes = model.class_count();
+    if last < classes {
+        return Ok(());
+    }
+    let message = format!(
+        "the labels go up to {last}, but the model {} has {classes} classes, 0 to {}",
+        model.name,
+        classes - 1
+    );
+    Err(Error::data(dir, message))
 }
 
 /// An engine with a trained network that only evaluates.

@@ -10,7 +10,7 @@
 //! // 600 images of one channel and 8x8 pixels in memory: dark ones of class 0, bright ones of class 1.
 //! let labels: Vec<u8> = [0, 1].repeat(300);
 //! let pixels = labels.iter().flat_map(|label| [label * 200 + 20; 64]).collect();
-//! let (train, test) = Images::new([1, 8, 8].into(), pixels, labels)?.split(100, 0)?;
+//! let (train, test) = Images::new([1, 8, 8], pixels, labels)?.split(100, 0)?;
 //! let data = TrainingData::from_images(train, test, ["dark", "bright"])?;
 //!
 //! let recipe = TrainConfig::default().epochs(2).batch_size(32);
@@ -112,10 +112,10 @@ pub mod train;
 pub use toml;
 
 pub use checkpoint::Checkpoint;
-pub use classify::Classifier;
-pub use config::TrainConfig;
+pub use classify::{Answer, Classifier, Picture};
+pub use config::{Augment, LearningRate, Optimizer, TrainConfig};
 pub use dataset::Images;
 pub use device::Device;
 pub use error::{Error, Result};
 pub use model::Model;
-pub use train::{Run, TrainingData};
+pub use train::{Ending, EpochMetrics, Run, RunState, Sweep, TrainingData, Watch};

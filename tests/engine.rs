@@ -38,7 +38,7 @@ fn images() -> Arc<Images> {
     let mut draw = Draw::new(7);
     let pixels = (0..32 * 36).map(|_| draw.word() as u8).collect();
     let labels = (0..32).map(|_| draw.below(3) as u8).collect();
-    Arc::new(Images::new([1, 6, 6].into(), pixels, labels).unwrap())
+    Arc::new(Images::new([1, 6, 6], pixels, labels).unwrap())
 }
 
 /// Calls `check` with each available engine, created twice.

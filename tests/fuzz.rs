@@ -452,7 +452,7 @@ fn onnx() {
 /// A dataset of two images, on which every model may be trained.
 #[test]
 fn training_of_odd_models() {
-    let images = Arc::new(Images::new([1, 8, 8].into(), vec![7; 128], vec![0, 1]).unwrap());
+    let images = Arc::new(Images::new([1, 8, 8], vec![7; 128], vec![0, 1]).unwrap());
     fuzz("training", &texts(&[TINY]), |bytes| {
         let Ok(model) =
             std::str::from_utf8(bytes).map_or(Err(()), |text| Model::parse(text, "x").map_err(drop))

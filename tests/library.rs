@@ -14,8 +14,9 @@ use shadernet::classify::Picture;
 use shadernet::config::LearningRate;
 use shadernet::error::Remedy;
 use shadernet::layers::{self, LayerKind};
+use shadernet::replica::Replica;
 use shadernet::tensor::Tensor;
-use shadernet::train::{Ending, EpochMetrics, RunState};
+use shadernet::train::{Ending, EpochMetrics, RunState, Watch};
 use shadernet::{Checkpoint, Classifier, Device, Error, Images, Model, Run, TrainConfig, TrainingData, eval};
 
 const CLASSES: [&str; 3] = ["low", "middle", "high"];
@@ -25,7 +26,7 @@ fn images(count: usize) -> Images {
     let mut draw = Draw::new(11);
     let labels: Vec<u8> = (0..count).map(|image| (image % 3) as u8).collect();
     let pixels = labels.iter().flat_map(|&label| [label; 72]).map(|label| 80 * label + draw.below(60) as u8);
-    Images::new([2, 6, 6].into(), pixels.collect(), labels.clone()).unwrap()
+    Images::new([2, 6, 6], pixels.collect(), labels.clone()).unwrap()
 }
 
 fn data() -> TrainingData {
@@ -166,13 +167,13 @@ fn initial_weights_are_those_that_were_given() {
     let mut few = model.init(0);
     few.pop();
     let message = start("e", few).unwrap_err().to_string();
-    assert_eq!(message, "the initial weights are not the 8 tensors of bright");
+    assert_eq!(message, "the initial weights are not the 8 tensors of bright, all finite");
     assert!(!dir.path().join("e").exists(), "a run that cannot start leaves nothing behind");
 }
 
 #[test]
 fn images_that_do_not_fit_are_refused_with_the_reason() {
-    let new = |pixels: usize, labels: &[u8]| Images::new([1, 2, 3].into(), vec![0; pixels], labels.to_vec());
+    let new = |pixels: usize, labels: &[u8]| Images::new([1, 2, 3], vec![0; pixels], labels.to_vec());
     for (pixels, labels, words) in [
         (6, &[0, 1][..], "2 images need 6 values each, but there are 6 values"),
         (13, &[0, 1], "2 images need 6 values each, but there are 13 values"),
@@ -182,7 +183,7 @@ fn images_that_do_not_fit_are_refused_with_the_reason() {
         assert!(message.starts_with("images of [1, 2, 3]: ") && message.contains(words), "{message}");
     }
     let good = || new(12, &[0, 1]).unwrap();
-    let larger = Images::new([1, 3, 2].into(), vec![0; 12], vec![0, 1]).unwrap();
+    let larger = Images::new([1, 3, 2], vec![0; 12], vec![0, 1]).unwrap();
     let short = Images { labels: vec![0], ..good() };
     let many: Vec<String> = (0..257).map(|class| class.to_string()).collect();
     let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
@@ -299,5 +300,131 @@ impl layers::Layer for Nothing {
 
     fn launches(&self, _: layers::Pass, _: &layers::PlanContext) -> Vec<layers::Launch> {
         Vec::new()
+    }
+}
+
+/// All fields of a model and of the data can be changed: what no longer fits is refused, and nothing is trained or written.
+#[test]
+fn what_was_changed_by_hand_is_checked_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let start = |model: Model, data: TrainingData| {
+        let run = Run::builder(model, data).device(Device::cpu()).folder(dir.path().join("run"));
+        run.start().unwrap_err().to_string()
+    };
+    let changed = |change: &dyn Fn(&mut TrainingData)| {
+        let mut data = data();
+        change(&mut data);
+        start(model(1), data)
+    };
+    let train = |change: &dyn Fn(&mut Images)| changed(&|data| change(Arc::make_mut(&mut data.train)));
+    for (message, words) in [
+        (train(&|images| images.labels[3] = 9), "training images: image 3 has the label 9"),
+        (train(&|images| images.pixels.truncate(100)), "but there are 100 values"),
+        (
+            changed(&|data| data.test = Arc::new(Images::new([1, 6, 6], vec![0; 36], vec![0]).unwrap())),
+            "test images: they are",
+        ),
+        (
+            changed(&|data| data.normalization.mean.clear()),
+            "the normalisation has 0 channels, the images have 2",
+        ),
+        (changed(&|data| data.normalization.std = vec![0.0; 2]), "the normalisation cannot be mean = "),
+        (changed(&|data| data.classes.clear()), "there are only 0 classes"),
+    ] {
+        assert!(message.contains(words), "{words}: {message}");
+    }
+    let model_with = |change: &dyn Fn(&mut Model)| {
+        let mut model = model(1);
+        change(&mut model);
+        start(model, data())
+    };
+    assert!(model_with(&|model| model.name = "../evil".into()).contains("name: use 1 to"));
+    assert!(model_with(&|model| model.train.epochs = 0).contains("epochs = 0"));
+    let mut wide = Model::builder("wide", [2, 8, 8]).conv2d(3, 3).global_avg_pool2d().build().unwrap();
+    wide.input = [2, 6, 6].into();
+    assert!(start(wide, data()).contains("was changed after it was built"));
+    assert!(!dir.path().join("run").exists());
+
+    let held_out = TrainingData::load_held_out("data/mnist", [1, 28, 28].into(), 0).unwrap_err();
+    assert!(held_out.to_string().starts_with("cannot hold out 0 images"), "{held_out}");
+    let checkpoint = Checkpoint::seed().unwrap();
+    let evaluated = |images: Images| {
+        eval::evaluate(&checkpoint, &Arc::new(images), &Device::cpu()).unwrap_err().to_string()
+    };
+    let of =
+        |shape: [usize; 3], label| Images::new(shape, vec![0; shape.iter().product()], vec![label]).unwrap();
+    assert!(evaluated(of([1, 8, 8], 0)).contains("[1, 8, 8]"));
+    assert!(evaluated(of([3, 28, 28], 0)).contains("[3, 28, 28]"));
+    assert!(evaluated(of([1, 28, 28], 200)).contains("the labels go up to 200"));
+}
+
+/// A network that was trained on images as they are sees pictures as they are, and not as drawings of digits.
+#[test]
+fn a_grey_network_from_memory_sees_pictures_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let labels: Vec<u8> = [0, 1].repeat(60);
+    let pixels = labels.iter().flat_map(|label| [30 + 200 * label; 64]).collect();
+    let (train, test) = Images::new([1, 8, 8], pixels, labels).unwrap().split(20, 0).unwrap();
+    let data = TrainingData::from_images(train, test, ["dark", "bright"]).unwrap();
+    let recipe = TrainConfig::default().epochs(3).batch_size(10);
+    let model = Model::builder("light", [1, 8, 8]).flatten().linear(2).train(recipe).build().unwrap();
+    let mut run =
+        Run::builder(model, data).device(Device::cpu()).folder(dir.path().join("run")).start().unwrap();
+    run.train(&mut ()).unwrap();
+    assert_eq!(run.finish().unwrap().final_test_accuracy, 100.0);
+    let mut classifier = Classifier::open(dir.path().join("run/model.safetensors"), &Device::cpu()).unwrap();
+    for (level, name) in [(20, "dark"), (235, "bright")] {
+        let mut pixels = vec![level; 16 * 16];
+        pixels[..16].fill(128);
+        let answer = classifier.classify(Picture::from_pixels(16, 16, 1, pixels).unwrap()).unwrap();
+        assert_eq!(classifier.name_of(&answer), name);
+    }
+}
+
+#[test]
+fn odd_runs_end_with_an_error_or_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let builder = |name: &str| {
+        Run::builder(model(2), data()).device(Device::cpu().threads(0)).folder(dir.path().join(name))
+    };
+    // A state after every step, and never twice after the same.
+    let mut run = builder("often").save_every(Duration::ZERO).start().unwrap();
+    assert_eq!(run.train(&mut ()).unwrap(), Ending::Done);
+    drop(run);
+    let with_point = |key: &str, value: f32| {
+        let mut net = Replica::new(&model(2), 0);
+        net.point.0.insert(key.into(), value);
+        builder("point").replicas(vec![net]).start().unwrap_err().to_string()
+    };
+    assert!(with_point("x", f32::NAN).contains("x = NaN is not a finite number"));
+    assert!(with_point(&"x".repeat(300), 1.0).contains("is too long"));
+    let mut weights = model(2).init(0);
+    weights[0].data[0] = f32::INFINITY;
+    let error = builder("weights").initial_weights(weights).start().unwrap_err();
+    assert!(error.to_string().ends_with("tensors of bright, all finite"), "{error}");
+
+    // Within the second of two epochs: the results are those of the first until there are others.
+    struct InSecond(usize);
+    impl Watch for InSecond {
+        fn go_on(&mut self) -> ControlFlow<()> {
+            if self.0 == 2 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        }
+
+        fn steps(&mut self, epoch: usize, done: usize, of: usize, _: &[shadernet::engine::Metrics]) {
+            self.0 = if done < of { epoch } else { 0 };
+        }
+    }
+    let mut run = builder("part").start().unwrap();
+    if run.train(&mut InSecond(0)).unwrap() == Ending::Stopped {
+        drop(run);
+        let state = RunState::load(dir.path().join("part")).unwrap();
+        let mut run = state.resume(data(), &Device::cpu()).unwrap();
+        let message = run.finish().unwrap_err().to_string();
+        assert!(
+            message.starts_with("no epoch was trained and tested since the run was resumed"),
+            "{message}"
+        );
+        run.train(&mut ()).unwrap();
+        assert!(run.finish().unwrap().complete);
     }
 }

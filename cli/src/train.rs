@@ -173,7 +173,7 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
     check_adapter(&device, &model, &replicas, &mut report)?;
     let stop = Stop::catch()?;
     let mut run = Run::builder(Arc::clone(&model), Arc::clone(&data)).device(device).replicas(replicas);
-    run = run.shuffle(shuffle).save_every(Duration::from_secs(args.save_every.into()));
+    run = run.shuffle(shuffle);
     if let Some(weights) = init {
         run = run.initial_weights(weights);
     }
@@ -284,6 +284,7 @@ fn finish(
     output: &mut Output,
 ) -> Result<ExitCode> {
     report.ready(&run);
+    run.save_every(Duration::from_secs(args.save_every.into()));
     let mut watch = Stoppable { report: &mut report, stop: &stop };
     let go_on = |run: &Run| format!("shadernet train --resume {}", files::quoted(run.folder()));
     match run.train_to_step(args.max_steps.unwrap_or(u32::MAX), &mut watch) {

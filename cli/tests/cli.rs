@@ -376,7 +376,7 @@ fn weights_from_pytorch_give_pytorchs_logits() {
     let expected = fs::read(fixture("interchange_expected")).unwrap();
     let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
     let pixels = expected.tensor("pixels").unwrap().data().to_vec();
-    let images = Arc::new(Images::new([1, 28, 28].into(), pixels, vec![0; 8]).unwrap());
+    let images = Arc::new(Images::new([1, 28, 28], pixels, vec![0; 8]).unwrap());
     let (values, _) = expected.tensor("logits").unwrap().data().as_chunks();
     let wanted: Vec<f64> = values.iter().map(|&bytes| f64::from_le_bytes(bytes)).collect();
     let logits = shadernet::eval::logits(&checkpoint, &images, &Device::cpu()).unwrap();

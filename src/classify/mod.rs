@@ -66,6 +66,9 @@ impl Classifier {
     }
 
     /// Name of the most probable class of an answer.
+    ///
+    /// # Panics
+    /// For the answer of a classifier with more classes.
     pub fn name_of(&self, answer: &Answer) -> &str {
         &self.checkpoint.classes[answer.class]
     }
@@ -75,7 +78,7 @@ impl Classifier {
     /// # Errors
     /// Those of [`Picture::open`] and [`Classifier::classify`].
     pub fn classify_file(&mut self, path: impl AsRef<Path>) -> Result<Answer> {
-        self.classify(Picture::open(path.as_ref())?)
+        self.classify(Picture::open(path)?)
     }
 
     /// Classifies what a PNG or JPEG file holds.
@@ -140,7 +143,8 @@ impl Picture {
     ///
     /// # Errors
     /// Files that are missing, neither PNG nor JPEG, damaged or too large.
-    pub fn open(path: &Path) -> Result<Self> {
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
         Ok(Self { image: picture::decode(path)?, name: path.to_owned() })
     }
 

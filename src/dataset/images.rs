@@ -31,7 +31,8 @@ impl Images {
     ///
     /// # Errors
     /// Pixels that are not a whole number of images, another number of labels, and no images at all.
-    pub fn new(shape: Shape, pixels: Vec<u8>, labels: Vec<u8>) -> Result<Self> {
+    pub fn new(shape: impl Into<Shape>, pixels: Vec<u8>, labels: Vec<u8>) -> Result<Self> {
+        let shape = shape.into();
         let Shape { channels, height, width } = shape;
         let images = Self { count: labels.len(), channels, height, width, pixels, labels };
         images.check().map_err(|message| Error::Usage(format!("images of {shape}: {message}")))?;

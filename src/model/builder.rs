@@ -13,8 +13,8 @@ use crate::tensor::Shape;
 #[must_use = "`build` makes the model"]
 pub struct ModelBuilder {
     config: ModelConfig,
-    /// The first key that no layer was there for.
-    astray: Option<String>,
+    /// The first key that cannot be set.
+    problem: Option<String>,
 }
 
 impl Model {
@@ -47,7 +47,7 @@ impl Model {
             layers: Vec::new(),
             train: TrainConfig::default(),
         };
-        ModelBuilder { config, astray: None }
+        ModelBuilder { config, problem: None }
     }
 }
 
@@ -55,7 +55,7 @@ macro_rules! layers {
     ($($(#[$doc:meta])* $kind:ident($($key:ident),*);)*) => {
         $($(#[$doc])*
         pub fn $kind(self, $($key: usize),*) -> Self {
-            self.layer(stringify!($kind))$(.key(stringify!($key), $key as i64))*
+            self.layer(stringify!($kind))$(.key(stringify!($key), whole($key)))*
         })*
     };
 }
@@ -125,14 +125,19 @@ impl ModelBuilder {
     }
 
     /// Gives the last layer a key, as a model file has it.
-    pub fn key(self, key: &str, value: impl Into<toml::Value>) -> Self {
+    pub fn key(mut self, key: &str, value: impl Into<toml::Value>) -> Self {
+        if ["type", "name", "from", "weights_of"].contains(&key) {
+            let message = format!("{key} is not a key: `layer`, `named`, `from` and `weights_of` set these");
+            self.problem = self.problem.or(Some(message));
+            return self;
+        }
         let (name, value) = (key.to_owned(), value.into());
         self.last(key, |layer| drop(layer.keys.insert(name, value)))
     }
 
     /// Stride of the last layer.
     pub fn stride(self, stride: usize) -> Self {
-        self.key("stride", stride as i64)
+        self.key("stride", whole(stride))
     }
 
     /// Padding of the last layer: a number of pixels, `"same"`, or a list of four sides.
@@ -142,7 +147,7 @@ impl ModelBuilder {
 
     /// Groups of the last layer.
     pub fn groups(self, groups: usize) -> Self {
-        self.key("groups", groups as i64)
+        self.key("groups", whole(groups))
     }
 
     /// Name of the last layer, for others to refer to. Without one it is called by its kind and number: `conv1`.
@@ -166,7 +171,10 @@ impl ModelBuilder {
     fn last(mut self, key: &str, set: impl FnOnce(&mut LayerConfig)) -> Self {
         match self.config.layers.last_mut() {
             Some(layer) => set(layer),
-            None => self.astray = self.astray.or_else(|| Some(key.to_owned())),
+            None => {
+                let message = || format!("{key} belongs to a layer, but there is none yet");
+                self.problem = self.problem.or_else(|| Some(message()));
+            }
         }
         self
     }
@@ -188,13 +196,17 @@ impl ModelBuilder {
     /// # Errors
     /// [`Error::Config`]: what a model file with these keys would be refused for.
     pub fn build(self) -> Result<Model> {
-        if let Some(key) = self.astray {
-            let message = format!("{key} belongs to a layer, but there is none yet");
+        if let Some(message) = self.problem {
             return Err(Error::Config { path: self.config.path, line: None, message });
         }
         self.config.check()?;
         Model::new(self.config)
     }
+}
+
+/// No count is larger than a model file can say.
+fn whole(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 /// The number as a model file would have it: 0.1, not the `f64` next to the `f32` next to it.
@@ -250,6 +262,8 @@ mod tests {
             (start().layer("nothing_of_the_kind"), "nothing_of_the_kind"),
             (start().relu().key("size", 3), "there is no key `size`"),
             (linear().train(TrainConfig::default().epochs(0)), "epochs = 0 must be from 1"),
+            (start().relu().key("type", "x"), "type is not a key"),
+            (start().conv2d(usize::MAX, 3).global_avg_pool2d(), "layer `conv1`: "),
             (linear().classes(["a", "a"]), "\"a\" appears twice"),
             (Model::builder("a/b", [1, 8, 8]).flatten().linear(2), "name: use 1 to"),
         ] {

@@ -12,7 +12,7 @@ use super::{
 use crate::device::{Device, Opened};
 use crate::engine::{Setup, Vector};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, NamedLayer};
 use crate::replica::Replica;
 use crate::tensor::Tensor;
 
@@ -167,6 +167,11 @@ impl RunState {
 }
 
 impl Run {
+    /// Sets the longest time between two states on the disk within long epochs, as [`RunBuilder::save_every`].
+    pub fn save_every(&mut self, time: Duration) {
+        self.save_every = time;
+    }
+
     /// Fails if `folder` cannot be the folder of a new run: to be asked before any work.
     ///
     /// # Errors
@@ -176,6 +181,23 @@ impl Run {
     }
 }
 
+/// Fails if a model was changed after it was built so that its layers no longer fit.
+fn check_model(model: &Model) -> Result<()> {
+    let config = model.config();
+    config.check()?;
+    let again = Model::new(config)?;
+    let fits =
+        |(old, new): (&NamedLayer, &NamedLayer)| (&old.inputs, old.output) == (&new.inputs, new.output);
+    if model.layers.len() == again.layers.len() && model.layers.iter().zip(&again.layers).all(fits) {
+        return Ok(());
+    }
+    let message = format!(
+        "the model {} was changed after it was built; change its `config` and build it again",
+        model.name
+    );
+    Err(Error::Usage(message))
+}
+
 /// Fails if these are not tensors of the model's names and shapes, in its order.
 fn check_weights(model: &Model, weights: &[Tensor]) -> Result<()> {
     let params = model.params();
@@ -183,11 +205,13 @@ fn check_weights(model: &Model, weights: &[Tensor]) -> Result<()> {
         && params.iter().zip(weights).all(|(param, tensor)| {
             (&param.name, &param.param.shape) == (&tensor.name, &tensor.shape)
                 && tensor.data.len() == param.param.size()
+                && tensor.data.iter().all(|value| value.is_finite())
         });
     if fits {
         return Ok(());
     }
-    let message = format!("the initial weights are not the {} tensors of {}", params.len(), model.name);
+    let message =
+        format!("the initial weights are not the {} tensors of {}, all finite", params.len(), model.name);
     Err(Error::Usage(message))
 }
 
@@ -218,6 +242,7 @@ struct Parts<'a> {
 
 impl Ready {
     fn new(model: &Model, settings: &Settings, data: &TrainingData, device: &Device) -> Result<Self> {
+        check_model(model)?;
         data.check(model)?;
         // The run's files hold each net's model as text: better to find out now than at the end that it cannot be read back.
         settings.check(model)?;

@@ -95,7 +95,9 @@ impl Run {
             if flow.is_continue() {
                 flow = watch.go_on();
             }
-            let is_due = self.saved.0.elapsed() >= self.save_every;
+            // At least one step lies between two states, however often they are asked for.
+            let is_new = self.saved.1 != Some(self.progress.step);
+            let is_due = is_new && started > 0 && self.saved.0.elapsed() >= self.save_every;
             // While the host looks at some steps, the device has the next ones; but no more than one that takes long.
             let most = if self.pace > 1 { 2 } else { 1 };
             while flow.is_continue() && !is_due && started < stop && ahead.len() < most {

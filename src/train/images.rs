@@ -53,6 +53,9 @@ impl TrainingData {
     /// Those of [`Dataset::hold_out`].
     pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, count: usize) -> Result<Self> {
         let folder = folder.as_ref();
+        if count == 0 {
+            return Err(Error::Usage("cannot hold out 0 images: at least one is needed for testing".into()));
+        }
         Ok(Self::new(Dataset::hold_out(folder, input, count)?, folder, count))
     }
 
@@ -65,6 +68,10 @@ impl TrainingData {
 
     /// Images in memory, with a name for each class. [`Images::split`] makes a test part where there is none.
     ///
+    /// A [`Classifier`](crate::Classifier) stretches a picture to the input of the network, as it is. If the images are
+    /// like those of MNIST (one channel, bright strokes in the middle of black), set [`pictures`](field@Self::pictures) to
+    /// false: then it makes of a drawing what MNIST would have made.
+    ///
     /// # Errors
     /// A part without images, or whose pixels or labels are not as many as its sizes say; parts of different sizes; a label
     /// without a class; fewer than two classes, more than 256, or names that are empty or there twice.
@@ -76,7 +83,7 @@ impl TrainingData {
     /// // 60 images of one channel and 4x4 pixels: dark ones of class 0, bright ones of class 1.
     /// let labels: Vec<u8> = (0..60).map(|image| image % 2).collect();
     /// let pixels = labels.iter().flat_map(|label| [label * 200 + 20; 16]).collect();
-    /// let (train, test) = Images::new([1, 4, 4].into(), pixels, labels)?.split(10, 0)?;
+    /// let (train, test) = Images::new([1, 4, 4], pixels, labels)?.split(10, 0)?;
     /// let data = TrainingData::from_images(train, test, ["dark", "bright"])?;
     /// assert_eq!((data.train.count, data.test.count), (50, 10));
     /// # Ok::<(), shadernet::Error>(())
@@ -92,29 +99,45 @@ impl TrainingData {
         if !(2..=256).contains(&classes.len()) {
             return Err(Error::Usage(format!("{} classes; there can be 2 to 256", classes.len())));
         }
-        for (part, images) in [("training", &train), ("test", &test)] {
+        train.check().map_err(|message| Error::Usage(format!("training images: {message}")))?;
+        let normalization = train.normalization();
+        let (pictures, warnings, folder, held_out) = (true, Vec::new(), None, 0);
+        let data = Self { train, test, classes, pictures, warnings, normalization, folder, held_out };
+        data.check_parts()?;
+        Ok(data)
+    }
+
+    /// Fails if the two parts do not fit each other, the classes and the normalisation.
+    fn check_parts(&self) -> Result<()> {
+        for (part, images) in [("training", &self.train), ("test", &self.test)] {
             let fail = |message: String| Err(Error::Usage(format!("{part} images: {message}")));
             if let Err(message) = images.check() {
                 return fail(message);
             }
-            if images.shape() != train.shape() {
-                return fail(format!(
-                    "they are {}, but the training images are {}",
-                    images.shape(),
-                    train.shape()
-                ));
+            if images.shape() != self.train.shape() {
+                let (found, wanted) = (images.shape(), self.train.shape());
+                return fail(format!("they are {found}, but the training images are {wanted}"));
             }
-            if let Some(at) = images.labels.iter().position(|&label| usize::from(label) >= classes.len()) {
-                let (label, count) = (images.labels[at], classes.len());
+            let count = self.classes.len();
+            if let Some(at) = images.labels.iter().position(|&label| usize::from(label) >= count) {
+                let label = images.labels[at];
                 return fail(format!(
-                    "image {at} has the label {label}, but there are only {count} classes, counted \
-                                     from 0"
+                    "image {at} has the label {label}, but there are only {count} classes, counted from 0"
                 ));
             }
         }
-        let normalization = train.normalization();
-        let (pictures, warnings, folder, held_out) = (false, Vec::new(), None, 0);
-        Ok(Self { train, test, classes, pictures, warnings, normalization, folder, held_out })
+        let Normalization { mean, std } = &self.normalization;
+        if [mean.len(), std.len()] != [self.train.channels; 2] {
+            let message = format!(
+                "the normalisation has {} channels, the images have {}",
+                mean.len(),
+                self.train.channels
+            );
+            return Err(Error::Usage(message));
+        }
+        self.normalization
+            .check()
+            .map_err(|message| Error::Usage(format!("the normalisation cannot be {message}")))
     }
 
     /// Where errors say that the images are.
@@ -124,14 +147,20 @@ impl TrainingData {
 
     /// Fails if a model takes other images, answers with another number of classes, or has other names for them than the
     /// folders of pictures.
+    ///
+    /// # Errors
+    /// Also what [`TrainingData::from_images`] refuses, since all fields can be changed.
     pub fn check(&self, model: &Model) -> Result<()> {
         check_images(&self.train, self.place(), model)?;
+        self.check_parts()?;
         let (found, wanted) = (self.classes.len(), model.class_count());
         if found != wanted {
             let what = match self.pictures {
+                _ if self.folder.is_none() => format!("there are {found} classes"),
                 true => format!("there are {found} folders of pictures, so {found} classes"),
-                false if self.folder.is_none() => format!("there are {found} classes"),
-                false => format!("the labels are 0 to {}, so there are {found} classes", found - 1),
+                false => {
+                    format!("the labels are 0 to {}, so there are {found} classes", found.saturating_sub(1))
+                }
             };
             let message = format!(
                 "{what}, but the model {} ends with {wanted} values; change its last layers",
@@ -145,8 +174,8 @@ impl TrainingData {
         }
         if let Some(names) = model.classes.as_ref().filter(|&names| self.pictures && *names != self.classes) {
             let message = format!(
-                "the folders are {:?}, but the model {} has classes = {names:?}; they must be the same, sorted. \
-                 Without that line the names of the folders are used",
+                "the classes of the data are {:?}, but the model {} has classes = {names:?}; they must be the same, in the same \
+                 order. A model without names takes those of the data",
                 self.classes, model.name
             );
             return Err(Error::data(self.place(), message));

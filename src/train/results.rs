@@ -64,7 +64,14 @@ impl Run {
     pub fn finish(&mut self) -> Result<Summary> {
         let start = Instant::now();
         let tested = self.tested.as_ref().ok_or_else(|| {
-            Error::Usage("the run has no results yet: no epoch was trained and tested".into())
+            Error::Usage(match self.progress.rows.last() {
+                None => "the run has no results yet: no epoch was trained and tested".into(),
+                Some(row) => format!(
+                    "no epoch was trained and tested since the run was resumed; its results up to epoch {} are in {}",
+                    row.epoch,
+                    self.folder.path().display()
+                ),
+            })
         })?;
         let summary = self.write_results(tested)?;
         self.results_written = Some(Written { at: Instant::now(), took: start.elapsed(), step: tested.step });

@@ -25,6 +25,9 @@ pub(crate) struct Settings {
     pub(crate) hold_out: usize,
 }
 
+/// What file systems allow, with room for the name of a temporary file.
+const LONGEST_NAME: usize = 200;
+
 /// A path that is no Unicode is written as well as it can be: who goes on names the folder again.
 fn any_path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&path.to_string_lossy())
@@ -61,7 +64,16 @@ impl Settings {
         let mut names = BTreeSet::new();
         for net in &self.replicas {
             net.model(model)?;
-            if !names.insert(self.model_file(net)) {
+            if let Some((key, value)) = net.point.0.iter().find(|(_, value)| !value.is_finite()) {
+                return Err(Error::Usage(format!("point: {key} = {value} is not a finite number")));
+            }
+            let name = self.model_file(net);
+            if name.len() > LONGEST_NAME {
+                return Err(Error::Usage(format!(
+                    "point: the file name {name} is too long; use shorter keys"
+                )));
+            }
+            if !names.insert(name) {
                 let message = format!("two nets have the seed {}; they must differ in `point`", net.seed);
                 return Err(Error::Usage(message));
             }

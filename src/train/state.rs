@@ -165,7 +165,8 @@ impl RunState {
     ///
     /// # Errors
     /// A folder in which another process trains, one without a state, and files that are damaged or come from elsewhere.
-    pub fn load(folder: &Path) -> Result<Self> {
+    pub fn load(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
         RunFolder::check_owner(folder)?;
         if !folder.join(FILE).exists() {
             let message = match folder.is_dir() {
@@ -228,7 +229,8 @@ impl RunState {
     ///
     /// # Errors
     /// As [`TrainingData::load`]; whether they are the right ones, [`Self::check_data`] says.
-    pub fn load_data(&self, dir: &Path) -> Result<TrainingData> {
+    pub fn load_data(&self, dir: impl AsRef<Path>) -> Result<TrainingData> {
+        let dir = dir.as_ref();
         let input = self.model.input;
         let mut data = match self.settings.hold_out {
             0 => TrainingData::load(dir, input)?,

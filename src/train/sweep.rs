@@ -1,7 +1,7 @@
 //! Sweeps: nets side by side, one for each combination of values of some settings, and each seed.
 
 use crate::config::LearningRate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, shown};
 use crate::model::Model;
 use crate::replica::Replica;
 
@@ -125,16 +125,16 @@ impl Sweep {
     /// use shadernet::train::Sweep;
     ///
     /// let model = Model::parse(text, "tiny.toml")?;
-    /// let sweep = Sweep::parse(&["learning_rate=0.1,0.2".into(), "label_smoothing=0,0.1".into()])?;
+    /// let sweep = Sweep::parse(&["learning_rate=0.1,0.2", "label_smoothing=0,0.1"])?;
     /// assert_eq!(sweep.replicas(&model, &[0, 1])?.len(), 2 * 2 * 2);
-    /// assert!(Sweep::parse(&["height=3".into()]).is_err());
+    /// assert!(Sweep::parse(&["height=3"]).is_err());
     /// # Ok::<(), shadernet::error::Error>(())
     /// ```
-    pub fn parse(texts: &[String]) -> Result<Self> {
+    pub fn parse(texts: &[impl AsRef<str>]) -> Result<Self> {
         let mut axes: Vec<Axis> = Vec::new();
         for text in texts {
-            let fail = |message: String| Error::Usage(format!("{text}: {message}"));
-            let axis = Axis::parse(text).map_err(fail)?;
+            let fail = |message: String| Error::Usage(format!("{}: {message}", shown(text.as_ref())));
+            let axis = Axis::parse(text.as_ref()).map_err(fail)?;
             for other in axes.iter().map(|axis| axis.setting.key()) {
                 let key = axis.setting.key();
                 if other == key {
