@@ -34,7 +34,7 @@ fn main() -> Result<()> {
 
     // Many at once, prepared beforehand.
     let prepare = |path| Picture::open(path)?.input(classifier.checkpoint());
-    let inputs = paths.iter().cycle().take(1000).map(|path| prepare(path)).collect::<Result<Vec<_>>>()?;
+    let inputs = paths.iter().cycle().take(1000).map(prepare).collect::<Result<Vec<_>>>()?;
     let start = Instant::now();
     let answers = classifier.classify_inputs(&inputs)?;
     println!("{} images in {:.0} ms", answers.len(), 1000.0 * start.elapsed().as_secs_f64());

@@ -217,7 +217,7 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
         return Err(Error::data(dir, message));
     }
     let model = Arc::clone(&state.model);
-    let data = Arc::new(state.load_data(&absolute(dir))?);
+    let data = Arc::new(state.load_data(absolute(dir))?);
     state.check_data(&data)?;
     let device = device(args, &model, &data)?;
     report.start(&device, &model, state.replicas(), state.shuffles(), &data);
