@@ -31,7 +31,7 @@ fn a_value_outside_its_bound_is_found() {
     let mut got = right.clone();
     got[10] = 9.0;
     let message = check(&got).unwrap_err();
-    assert!(message.starts_with("net 1, conv1.output at [1, 0, 1, 1]: got 9e0, want "), "{message}");
+    assert!(message.starts_with("net 1, conv1.output at [1, 0, 1, 1]: got 9e0, expected "), "{message}");
     assert!(check(&right[..11]).is_err(), "a missing element");
 }
 

@@ -179,7 +179,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &TRAIN,
             1,
             &[
-                "the folders are [\"high\", \"low\", \"mid\"], but the model tiny has classes = [\"high\", \"mid\", \"low\"]",
+                "the classes of the data are [\"high\", \"low\", \"mid\"], but the model tiny has classes = [\"high\", \"mid\", \"low\"]",
             ],
         ),
         ("memory", &large, &TRAIN, 1, &["660 pictures of [1, 1900, 1900]", "take 2382600000 bytes"]),
