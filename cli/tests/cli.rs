@@ -36,6 +36,9 @@ mod report;
 #[path = "cli/shell.rs"]
 mod shell;
 #[cfg(unix)]
+#[path = "common/signals.rs"]
+mod signals;
+#[cfg(unix)]
 #[path = "cli/stop.rs"]
 mod stop;
 #[path = "cli/sweep.rs"]

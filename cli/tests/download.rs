@@ -1,6 +1,10 @@
 //! Fetching datasets from servers of all kinds, which this file simulates.
 #![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
+#[cfg(unix)]
+#[path = "common/signals.rs"]
+mod signals;
+
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -321,12 +325,8 @@ fn what_is_no_regular_file_is_neither_read_nor_written() {
 #[cfg(unix)]
 #[test]
 fn a_stopped_download_says_how_to_go_on() {
-    // If the tests run with signals ignored, so does the program.
-    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
-    let ignored = ignored.map_or(0, |mask| u64::from_str_radix(mask.trim(), 16).unwrap());
     for (signal, number, code) in [("INT", 2, 130), ("TERM", 15, 143), ("HUP", 1, 129)] {
-        if ignored >> (number - 1) & 1 == 1 {
+        if signals::is_ignored(number) {
             continue;
         }
         let dir = tempfile::tempdir().unwrap();

@@ -121,7 +121,7 @@ await test('a picture that is blank or too large is refused for its own reason',
         [width, height],
       );
     assert.equal(await sized(40, 40), 'No ink was found in x.png; expected a clear drawing on an even background.');
-    assert.equal(await sized(9000, 2), 'x.png is too large: 9000×2 pixels, but at most 8192×8192 fit.');
+    assert.equal(await sized(9000, 2), 'x.png is too large: 9000×2 pixels, but at most 8192×8192 are supported.');
   }));
 
 await test('a picture is dropped, or pasted; text is neither', () =>
