@@ -3,7 +3,7 @@
 //! Everything that shapes a step is common to all: layers, update rule with its momentum, batch size, epochs, average. A
 //! replica's weights are those of the single run with its seed and settings, bit for bit on the same device.
 //!
-//! [`RunBuilder::replicas`](crate::train::RunBuilder::replicas) takes any list of them:
+//! `RunBuilder::replicas` takes any list of them:
 //!
 //! ```
 //! use shadernet::model::Model;
