@@ -7,7 +7,7 @@ use crate::replica::Replica;
 use crate::rng::{self, Permutation, Stream};
 use crate::tensor::{Array, Shape, gamma};
 
-/// How batches are drawn from a data set.
+/// How batches are drawn from a dataset.
 ///
 /// # Examples
 /// ```
@@ -27,7 +27,7 @@ use crate::tensor::{Array, Shape, gamma};
 pub struct BatchSettings {
     /// Images of a step; the last step of an epoch may have fewer.
     pub batch_size: usize,
-    /// Images of the data set.
+    /// Images of the dataset.
     pub image_count: usize,
     /// Shape of an image.
     pub image: Shape,
@@ -44,7 +44,7 @@ pub struct BatchSettings {
 /// One image of a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sample {
-    /// Index in the data set.
+    /// Index in the dataset.
     pub index: u32,
     /// Source coordinates (a·x + b·y + c, d·x + e·y + f) of output pixel (x, y); `None` if the image stays as it is.
     pub transform: Option<[f32; 6]>,

@@ -24,7 +24,7 @@ use crate::tensor::Shape;
 /// No images may take more memory.
 const MAX_BYTES: u64 = 1 << 31;
 
-/// Which half of a data set.
+/// Which half of a dataset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// `train-images-...` or `train/<class>/`: for learning.
@@ -67,7 +67,7 @@ pub struct Survey {
 impl Dataset {
     /// Loads both parts: from four IDX files, gzipped or not, or from a folder of pictures for each class, which are
     /// stretched to `input`: `dir/train/<class>/` and `dir/test/<class>/`, or classes in `dir` or `dir/train` alone, of
-    /// which a sixth is for judging. A data set further down in `dir` is found if it is the only one.
+    /// which a sixth is for judging. A dataset further down in `dir` is found if it is the only one.
     ///
     /// # Errors
     /// What [`Images::load`] refuses, parts of different image sizes, and test labels that training never shows. Of
@@ -172,7 +172,7 @@ pub(crate) fn class_named(name: &str, names: &[String]) -> Option<usize> {
     })
 }
 
-/// An empty vector with place for so many bytes, if there is so much memory.
+/// An empty vector with room for this many bytes, if there is enough memory.
 fn buffer(bytes: usize) -> Result<Vec<u8>, String> {
     let mut buffer = Vec::new();
     buffer
@@ -188,7 +188,7 @@ fn is_lfs_pointer(bytes: &[u8]) -> bool {
     bytes.starts_with(b"version https://git-lfs")
 }
 
-/// Looks at the training part of a data set to find out which networks fit.
+/// Looks at the training part of a dataset to find out which networks fit.
 ///
 /// # Errors
 /// As [`Dataset::hold_out`].
@@ -246,7 +246,7 @@ mod tests {
         "t10k-labels-idx1-ubyte",
     ];
 
-    /// A data set of three training and two test images of 2x3 pixels.
+    /// A dataset of three training and two test images of 2x3 pixels.
     fn files() -> [Vec<u8>; 4] {
         let pixels: Vec<u8> = (0..18).collect();
         [idx(&[3, 2, 3], &pixels), idx(&[3], &[2, 0, 1]), idx(&[2, 2, 3], &pixels[..12]), idx(&[2], &[1, 2])]
@@ -301,7 +301,7 @@ mod tests {
             upright.warnings.len() == 1
                 && upright.warnings[0].contains("transposed, so the images were turned upright")
         );
-        // The archive beside its contents is not ambiguous, nor a companion of macOS; a second data set is.
+        // The archive beside its contents is not ambiguous, nor a companion of macOS; a second dataset is.
         let dir = folder(NAMES, &files());
         fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
         fs::write(dir.path().join("train-images-idx3-ubyte.gz"), "").unwrap();

@@ -71,7 +71,7 @@ impl Device {
         #[cfg(feature = "gpu")]
         {
             let found = Adapter::all();
-            match found.iter().find(|adapter| !adapter.info().is_software()) {
+            match Adapter::first_gpu(&found) {
                 Some(adapter) => Self::new(Place::Gpu(adapter.clone()), "the first real GPU"),
                 None => Self::new(Place::Cpu, without_gpu(&found)),
             }
@@ -93,8 +93,7 @@ impl Device {
         #[cfg(feature = "gpu")]
         {
             let found = Adapter::all();
-            let gpu = found.iter().find(|adapter| !adapter.info().is_software());
-            let gpu = gpu.ok_or_else(|| {
+            let gpu = Adapter::first_gpu(&found).ok_or_else(|| {
                 let message = format!(
                     "there is no GPU; {}\nsoftware adapters are used only when named",
                     Adapter::listing(&found)

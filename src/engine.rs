@@ -202,6 +202,6 @@ pub trait Engine: Send {
     /// Steps taken since the start of the run.
     fn step(&self) -> u32;
 
-    /// Pretends that so many steps were taken: for a run that goes on.
+    /// Pretends that this many steps were taken: for a run that goes on.
     fn set_step(&mut self, step: u32) -> Result<()>;
 }

@@ -41,7 +41,7 @@ pub enum Error {
         /// Which net, and what would help.
         message: String,
     },
-    /// A data set or image that cannot be used.
+    /// A dataset or image that cannot be used.
     #[error("{}: {message}", shown_path(path))]
     Data {
         /// The offending file or folder.

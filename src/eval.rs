@@ -12,7 +12,7 @@ use crate::model::Model;
 use crate::replica::Replica;
 use crate::tensor::Shape;
 
-/// Loads the test part of the data set in `dir`, if it fits the model: images of its size, and no label or folder that is not
+/// Loads the test part of the dataset in `dir`, if it fits the model: images of its size, and no label or folder that is not
 /// one of its classes; with what is odd about them, a line each. Classes are compared by name, and numbers by value.
 pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Arc<Images>, Vec<String>)> {
     let Checkpoint { model, classes, trained, .. } = checkpoint;
@@ -137,7 +137,7 @@ pub(crate) fn open(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Devic
     Ok(opened)
 }
 
-/// Fails if `model` takes other images than those of the data set in `dir`.
+/// Fails if `model` takes other images than those of the dataset in `dir`.
 pub(crate) fn check_images(images: &Images, dir: &Path, model: &Model) -> Result<()> {
     let found = Shape::new(images.channels, images.height, images.width);
     if found == model.input {

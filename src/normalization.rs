@@ -22,7 +22,7 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// The same mean and deviation for so many channels.
+    /// The same mean and deviation for this many channels.
     pub fn uniform(channels: usize, mean: f32, std: f32) -> Self {
         Self { mean: vec![mean; channels], std: vec![std; channels] }
     }

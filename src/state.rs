@@ -89,7 +89,7 @@ piece! {
     }
 }
 
-/// Words of a net of so many layers.
+/// Words of a net with this many layers.
 const fn net_len(layers: usize) -> usize {
     NetSettings::CONSTANTS.len() + layers * LayerSettings::CONSTANTS.len()
 }
@@ -127,7 +127,7 @@ pub fn words(
     words
 }
 
-/// Where kernels find the words about the step, those of so many channels and the settings of nets of so many layers:
+/// Where kernels find the words about the step, those of this many channels and the settings of nets with this many layers:
 /// `PIXEL_SCALE` and `PIXEL_OFFSET` are those of the first channel, `FIRST_SETTING` is the first word of the first net, `SETTINGS`
 /// the words of each, and the settings are places among these.
 #[cfg(feature = "gpu")]

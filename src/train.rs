@@ -34,7 +34,7 @@ pub use state::RunState;
 pub use summary::{DeviceSpan, PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
 
-/// Number of the rules by which a model, a recipe, data and a seed become weights, for images of so many channels. It grows
+/// Number of the rules by which a model, a recipe, data and a seed become weights, for images with this many channels. It grows
 /// whenever these four give other weights than before on purpose (`cli/tests/determinism.rs` notices), so that results of both are
 /// not mixed. By rules 2 each channel has its own mean and deviation; by rules 1, one normalised them all.
 pub const fn rules(channels: usize) -> u32 {

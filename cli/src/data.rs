@@ -35,7 +35,7 @@ pub(crate) struct DataArgs {
     mirror: Option<String>,
 }
 
-/// Fetches a data set.
+/// Fetches a dataset.
 pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
     let set = DATA_SETS.iter().find(|set| set.name == args.name).expect("clap knows the names");
     let folder = args.out.clone().unwrap_or_else(|| Path::new("data").join(set.name));

@@ -1,4 +1,4 @@
-//! `shadernet new`: a model file to start from, that fits a data set.
+//! `shadernet new`: a model file to start from, that fits a dataset.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};

@@ -4,7 +4,7 @@ use super::file::Metadata;
 use super::{CHANNELS_VERSION, VERSION};
 use crate::normalization::Normalization;
 
-/// What a file of this version says of so many channels.
+/// What a file of this version says of this many channels.
 pub(super) fn read(metadata: &Metadata, version: &str, channels: usize) -> Result<Normalization, String> {
     let text = |key: &str| metadata.get(key).ok_or_else(|| format!("`{key}` is missing from the metadata"));
     let values = |key: &str| -> Result<Vec<f32>, String> {

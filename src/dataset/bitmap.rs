@@ -22,7 +22,7 @@ pub(crate) struct Raster<T> {
 }
 
 impl<T: Copy> Raster<T> {
-    /// The pixels of a picture that has so many channels.
+    /// The pixels of a picture that has this many channels.
     pub(crate) fn pixels<const CHANNELS: usize>(&self) -> &[[T; CHANNELS]] {
         debug_assert_eq!(self.channels, CHANNELS);
         self.samples.as_chunks().0

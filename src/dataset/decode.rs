@@ -289,7 +289,7 @@ mod tests {
         }
     }
 
-    /// A baseline JPEG of so many components, whose blocks of 8x8 have one value each, with Adobe's `transform` if given.
+    /// A baseline JPEG with this many components, whose blocks of 8x8 have one value each, with Adobe's `transform` if given.
     fn jpeg(components: u8, transform: Option<u8>) -> Vec<u8> {
         // The tables of grey pictures are the standard's for lightness.
         let mut grey = Cursor::new(Vec::new());

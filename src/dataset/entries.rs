@@ -1,4 +1,4 @@
-//! What is in a folder of a data set, sorted by what it is.
+//! What is in a folder of a dataset, sorted by what it is.
 
 use std::fs::{self, FileType};
 use std::io::{self, ErrorKind};
@@ -151,7 +151,7 @@ fn is_junk(name: &str, path: &Path) -> bool {
 /// True for a folder of a training or an experiment of ours, or one that has such folders, as far down as they go.
 ///
 /// Weights, or two files of results, make a folder ours whatever pictures are beside them, and so does any result below a
-/// folder that is named as we name it. Elsewhere pictures count: a class may have a table, and a data set may have been
+/// folder that is named as we name it. Elsewhere pictures count: a class may have a table, and a dataset may have been
 /// trained in its own folder.
 pub(super) fn holds_results(folder: &Path, entries: &Entries) -> bool {
     const LEVELS: usize = 2;

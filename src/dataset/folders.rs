@@ -9,7 +9,7 @@ use super::entries::{Entries, count_of, holds_results, name_of, shown, some};
 use super::layout::Layout;
 use crate::error::{Error, Result};
 
-/// One picture in so many is for judging, where there is no folder `test`.
+/// One picture in this many is for testing, where there is no folder `test`.
 const TEST_SHARE: u64 = 6;
 const MAX_CLASSES: usize = 256;
 
@@ -22,7 +22,7 @@ pub(super) struct Class {
     pub(super) files: Vec<PathBuf>,
 }
 
-/// The classes of one part of a data set, sorted by name, each with at least one picture.
+/// The classes of one part of a dataset, sorted by name, each with at least one picture.
 ///
 /// Without a folder for judging, the pictures of each class are split: see [`split`].
 ///

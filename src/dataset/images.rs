@@ -63,7 +63,7 @@ impl Images {
         Ok(())
     }
 
-    /// Loads one part of the data set of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it. The
+    /// Loads one part of the dataset of IDX files in `dir`; files that `dir/SHA256SUMS` lists are verified against it. The
     /// images of EMNIST, which its files store transposed, are turned upright.
     ///
     /// # Errors
@@ -204,7 +204,7 @@ impl Images {
     }
 }
 
-/// Of pixels / 255 of which there are so many of each value.
+/// Of pixels / 255, given how many there are of each value.
 fn mean_and_deviation(counts: &[u64; 256]) -> (f32, f32) {
     let n = counts.iter().sum::<u64>().max(1) as f64;
     let moment = |power: i32| -> f64 {

@@ -1,4 +1,4 @@
-//! Where in a folder the data set is: as IDX files, as a folder of pictures for each class, perhaps in parts, perhaps a
+//! Where in a folder the dataset is: as IDX files, as a folder of pictures for each class, perhaps in parts, perhaps a
 //! level or two further down, as archives unpack.
 
 use std::path::{Path, PathBuf};
@@ -8,12 +8,12 @@ use super::folders::loose;
 use super::idx;
 use crate::error::{Error, Result};
 
-/// Folders further down in which a data set is looked for.
+/// Folders further down in which a dataset is looked for.
 const MAX_DEPTH: usize = 3;
 /// With more folders than this, nobody would say which one is meant.
 const MAX_WAYS: usize = 32;
 
-/// A data set's place and form.
+/// A dataset's place and form.
 #[derive(Debug)]
 pub(super) enum Source {
     /// IDX files in this folder.
@@ -22,10 +22,10 @@ pub(super) enum Source {
     Pictures(Layout),
 }
 
-/// The folders of a data set of pictures.
+/// The folders of a dataset of pictures.
 #[derive(Debug)]
 pub(super) struct Layout {
-    /// The folder of the data set.
+    /// The folder of the dataset.
     pub(super) root: PathBuf,
     /// The part for learning, if it has a folder of its own.
     pub(super) train: Option<PathBuf>,
@@ -39,7 +39,7 @@ struct Inner {
     entries: Entries,
 }
 
-/// Finds the data set in `dir`, with what is worth saying about the way there.
+/// Finds the dataset in `dir`, with what is worth saying about the way there.
 ///
 /// # Errors
 /// A folder in which there is none, or several.
@@ -81,7 +81,7 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
     Err(Error::data(dir, message))
 }
 
-/// The data set in `dir` or in the only folder of it that has one.
+/// The dataset in `dir` or in the only folder of it that has one.
 fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) -> Result<Option<Source>> {
     if idx::are_in(entries) {
         return Ok(Some(Source::Idx(dir.to_owned())));
@@ -173,7 +173,7 @@ fn part_of(folder: &Path) -> Option<Role> {
     }
 }
 
-/// The parts of a data set in `dir`, if it has such folders.
+/// The parts of a dataset in `dir`, if it has such folders.
 fn parts(
     dir: &Path,
     entries: &Entries,
@@ -306,7 +306,7 @@ mod tests {
         }
         let message = found(&["train/a/1.png", "Training/a/1.png"]).unwrap_err();
         assert!(message.contains("Training and train are the same part"), "{message}");
-        // With pictures of its own it is a class, and a folder of pictures that are not sorted is no data set.
+        // With pictures of its own it is a class, and a folder of pictures that are not sorted is no dataset.
         assert_found(&["ring/1.png", "train/1.png", "train/thumbs/1.png"], ["", "-", "-"], &[]);
         assert_found(&["ring/1.png", "train/1.png", "train/a/1.png", "train/b/1.png"], ["", "-", "-"], &[]);
         assert_found(

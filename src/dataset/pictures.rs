@@ -17,7 +17,7 @@ use crate::memory::{self, Budget};
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
 
-/// The largest class may have so many times the images of the smallest without a warning.
+/// The largest class may have this many times the images of the smallest without a warning.
 const MAX_IMBALANCE: usize = 3;
 /// Pictures that are looked at to propose a network.
 const SAMPLE: usize = 500;

@@ -76,10 +76,11 @@ impl AdapterInfo {
 /// ```
 /// use shadernet::gpu::Adapter;
 ///
-/// for adapter in Adapter::all() {
+/// let found = Adapter::all();
+/// for adapter in &found {
 ///     println!("{adapter}");
 /// }
-/// match Adapter::first_gpu() {
+/// match Adapter::first_gpu(&found) {
 ///     Some(gpu) => println!("the first real GPU is {}", gpu.info().name),
 ///     None => println!("there is no GPU"),
 /// }
@@ -125,9 +126,9 @@ impl Adapter {
         format!("these adapters were found:{}", lines.concat())
     }
 
-    /// The first real GPU.
-    pub fn first_gpu() -> Option<Self> {
-        Self::all().into_iter().find(|adapter| !adapter.info.is_software())
+    /// The first real GPU among those that [`Adapter::all`] found.
+    pub fn first_gpu(found: &[Self]) -> Option<&Self> {
+        found.iter().find(|adapter| !adapter.info.is_software())
     }
 
     /// The one adapter whose name or backend contains `text`, in upper or lower case.

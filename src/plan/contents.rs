@@ -24,7 +24,7 @@ pub const WEIGHTS: [&str; 2] = ["params", "running"];
 /// Those of their moving averages.
 pub const AVERAGES: [&str; 2] = ["average_params", "average_running"];
 
-/// Names and bytes of the buffers with images and labels of a part of the data set, `train` or `test`: pixels as they are, up
+/// Names and bytes of the buffers with images and labels of a part of the dataset, `train` or `test`: pixels as they are, up
 /// to a whole word, and a word for each label.
 pub fn image_buffers<'a>(part: &str, images: &'a Images) -> [(String, Cow<'a, [u8]>); 2] {
     let mut pixels = Cow::from(&images.pixels);

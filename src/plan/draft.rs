@@ -52,7 +52,7 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// For so many nets that see so many channels and have so many layers.
+    /// For this many nets, each with this many channels of input and this many layers.
     pub(super) fn new(options: PlanOptions, replicas: usize, [channels, layers]: [usize; 2]) -> Self {
         let constants = state::constants(channels, layers).chain([("RING", METRICS_RING)]);
         Self {

@@ -38,7 +38,7 @@ fn png(picture: &Raster<u8>) -> Vec<u8> {
     bytes
 }
 
-/// One image of a data set, about `side` pixels high.
+/// One image of a dataset, about `side` pixels high.
 pub(super) fn of_image(images: &Images, index: usize, alt: &str, side: usize) -> String {
     let [channels, height, width] = [images.channels, images.height, images.width];
     let size = height * width;

@@ -19,7 +19,7 @@ pub enum Ending {
     Stopped,
 }
 
-/// Models and summary are written again when so many times as long has passed as it took: at most a hundredth of the time.
+/// Models and summary are written again once this many times as long as that took has passed: at most a hundredth of the time.
 const RESULTS_SHARE: u32 = 100;
 
 impl Run {

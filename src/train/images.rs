@@ -1,4 +1,4 @@
-//! The images of a run: a data set, or a part of it for tuning.
+//! The images of a run: a dataset, or a part of it for tuning.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -18,7 +18,7 @@ pub(crate) struct Settings {
     pub(crate) replicas: Vec<Replica>,
     /// Draw training images in random order.
     pub(crate) shuffle: bool,
-    /// Folder of the data set.
+    /// Folder of the dataset.
     #[serde(serialize_with = "any_path")]
     pub(crate) data: PathBuf,
     /// Training images to hold out as a stand-in for the test set; 0: none.

@@ -34,7 +34,7 @@ pub struct Summary {
     /// Where each part of it was computed, if it went on on a device that rounds in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpan>,
-    /// Folder of the data set.
+    /// Folder of the dataset.
     pub data: String,
     /// SHA-256 of its images, [`TrainingData::sha256`](super::TrainingData::sha256); older runs have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
