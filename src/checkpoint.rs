@@ -14,6 +14,10 @@ mod check;
 pub(crate) mod file;
 mod foreign;
 mod normalization;
+mod weights;
+
+pub use foreign::trained_file;
+pub use weights::{InitialWeights, read_initial_weights, read_weights};
 
 use file::{MAX_FILE, MAX_HEADER, Metadata, TensorFile, Wanted};
 
@@ -91,23 +95,24 @@ fn wanted(model: &Model) -> Vec<Wanted> {
 }
 
 impl Checkpoint {
-    /// Reads a model file.
+    /// Reads a model file, or the only one in the folder of a run.
     ///
     /// # Errors
-    /// Files that are no safetensors, come from elsewhere, are damaged or do not fit their own model.
+    /// Files that are no safetensors, come from elsewhere, are damaged or do not fit their own model, and folders with no
+    /// trained model or several.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        Self::from_file(&TensorFile::read(path, MAX_HEADER, MAX_FILE)?, path)
+        Self::from_file(&TensorFile::read(path.as_ref(), MAX_HEADER, MAX_FILE)?)
     }
 
     /// The trained seed network that comes with shadernet.
     pub fn seed() -> Result<Self> {
         let bytes = include_bytes!("../data/models/seed.safetensors");
         let path = Path::new("the built-in seed.safetensors");
-        Self::from_file(&TensorFile::parse(bytes.to_vec(), path, MAX_HEADER)?, path)
+        Self::from_file(&TensorFile::parse(bytes.to_vec(), path, MAX_HEADER)?)
     }
 
-    fn from_file(file: &TensorFile, path: &Path) -> Result<Self> {
+    fn from_file(file: &TensorFile) -> Result<Self> {
+        let path = &*file.path;
         let bad = |message: String| Error::checkpoint(path, message);
         match file.metadata.get("format").map(String::as_str) {
             Some(FORMAT) => {}
@@ -208,32 +213,6 @@ fn state_of_a_run(path: &Path) -> Error {
         let message = "this is the state of a run, and there is no model.safetensors next to it";
         Error::checkpoint(path, message).with(Remedy::Resume(folder.to_owned()))
     }
-}
-
-/// Reads the weights of `model` from any safetensors file that has its tensors, such as a saved PyTorch `state_dict`, with a
-/// line for each thing that was done to make them fit: a prefix of all names is left out, and half precision becomes `f32`.
-///
-/// # Errors
-/// The first tensor that is missing, has another shape or type or is not finite, or that the model does not have.
-///
-/// # Examples
-/// ```
-/// use shadernet::checkpoint::{Checkpoint, read_weights};
-///
-/// let model = Checkpoint::seed()?.model;
-/// let (weights, notes) = read_weights("data/models/seed.safetensors".as_ref(), &model)?;
-/// assert_eq!((weights[0].name.as_str(), &weights[0].shape[..]), ("conv1.weight", &[8, 1, 3, 3][..]));
-/// assert!(notes.is_empty());
-/// # Ok::<(), shadernet::error::Error>(())
-/// ```
-pub fn read_weights(path: &Path, model: &Model) -> Result<(Vec<Tensor>, Vec<String>)> {
-    let file = TensorFile::read(path, MAX_HEADER, MAX_FILE)?;
-    if file.metadata.get("format").map(String::as_str) == Some(RUN_FORMAT) {
-        return Err(state_of_a_run(path));
-    }
-    let (weights, notes) = file.foreign_tensors(&wanted(model))?;
-    check::range(&weights, model).map_err(|message| Error::checkpoint(path, message))?;
-    Ok((weights, notes))
 }
 
 /// Writes tensors alone, such as logits, as a safetensors file.
@@ -339,7 +318,7 @@ mod tests {
     }
 
     /// A network of 84 parameters, in a file of a few kilobytes.
-    fn small() -> Checkpoint {
+    pub(super) fn small() -> Checkpoint {
         let text = "name = \"small\"\ninput = [1, 6, 6]\nlayers = [\n  { type = \"conv2d\", out_channels = 4, kernel = 3 },\n  \
                     { type = \"conv2d\", out_channels = 2, kernel = 3 },\n  { type = \"global_avg_pool2d\" },\n]\n[train]\nepochs = 1\n\
                     batch_size = 4\noptimizer = { type = \"adam\" }\nlearning_rate = { schedule = \"constant\", rate = 0.1 }\n";
@@ -404,52 +383,6 @@ mod tests {
     }
 
     #[test]
-    fn weights_of_other_programs_are_taken_as_they_are_meant() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.safetensors");
-        let small = small();
-        let renamed = |prefix: &str| -> Vec<Tensor> {
-            let tensors = small.weights.iter().cloned();
-            tensors.map(|tensor| Tensor { name: format!("{prefix}{}", tensor.name), ..tensor }).collect()
-        };
-        for prefix in ["module.", "_orig_mod.", "model.net."] {
-            save_tensors(&path, &renamed(prefix)).unwrap();
-            let (weights, notes) = read_weights(&path, &small.model).unwrap();
-            assert_eq!(weights, small.weights);
-            assert_eq!(notes, [format!("all tensor names start with `{prefix}`, which is ignored")]);
-        }
-        // Not all of them.
-        let mut mixed = renamed("module.");
-        mixed[1].name = "head\u{1b}[2J".into();
-        save_tensors(&path, &mixed).unwrap();
-        let message = read_weights(&path, &small.model).unwrap_err().to_string();
-        assert!(
-            message.contains("conv1.weight: missing; the model needs [4, 1, 3, 3] here, but the file has "),
-            "{message}"
-        );
-        assert!(message.contains(r"head\u001b[2J, module."), "{message}");
-
-        // 1.5 and −2 are the same in every precision.
-        for (dtype, bytes, fits) in [
-            (safetensors::Dtype::F16, vec![0x00, 0x3e, 0x00, 0xc0], true),
-            (safetensors::Dtype::BF16, vec![0xc0, 0x3f, 0x00, 0xc0], true),
-            (safetensors::Dtype::F64, [1.5f64.to_le_bytes(), (-2f64).to_le_bytes()].concat(), false),
-        ] {
-            let view = safetensors::tensor::TensorView::new(dtype, vec![2], &bytes).unwrap();
-            std::fs::write(&path, safetensors::serialize([("w", view)], None).unwrap()).unwrap();
-            let file = TensorFile::read(&path, MAX_HEADER, MAX_FILE).unwrap();
-            match file.foreign_tensors(&[("w".into(), vec![2])]) {
-                Ok((tensors, notes)) => {
-                    assert!(fits && notes == [format!("{dtype} values are converted to F32, without loss")]);
-                    assert_eq!(tensors[0].data, [1.5, -2.0]);
-                }
-                Err(error) => assert!(!fits && error.to_string().contains("`tensor.float()`"), "{error}"),
-            }
-            assert!(file.tensors(&[("w".into(), vec![2])]).is_err(), "files of ours have F32 alone");
-        }
-    }
-
-    #[test]
     fn what_is_no_safetensors_file_is_told_what_it_is() {
         let dir = tempfile::tempdir().unwrap();
         let path = |name: &str| dir.path().join(name);
@@ -473,11 +406,12 @@ mod tests {
         }
         let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
         assert!(message.contains("this folder has no trained model in it"), "{message}");
-        Checkpoint::seed().unwrap().save(&path("model.safetensors")).unwrap();
+        let seed = Checkpoint::seed().unwrap();
+        seed.save(&path("model-seed0.safetensors")).unwrap();
+        assert_eq!(Checkpoint::load(dir.path()).unwrap().weights, seed.weights);
+        seed.save(&path("model-seed1.safetensors")).unwrap();
         let message = Checkpoint::load(dir.path()).unwrap_err().to_string();
-        assert!(
-            message.contains("this is a folder; give ") && message.contains("model.safetensors"),
-            "{message}"
-        );
+        let names = "this folder has 2 trained models; give one of them: model-seed0.safetensors, model-seed1.safetensors";
+        assert!(message.ends_with(names), "{message}");
     }
 }

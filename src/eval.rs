@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::checkpoint::Checkpoint;
+use crate::checkpoint::{Checkpoint, Trained};
 use crate::dataset::{Images, load_test};
 use crate::device::{Device, Opened};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::replica::Replica;
-use crate::tensor::Shape;
+use crate::tensor::{Shape, Tensor};
+use crate::train::TrainingData;
 
 /// Loads the test part of the dataset in `dir`, if it fits the model: images of its size, and no label or folder that is not
 /// one of its classes; with what is odd about them, a line each. Classes are compared by name, and numbers by value.
@@ -57,6 +58,38 @@ pub fn evaluate_with_logits(
     with_engine(checkpoint, images, device, |engine| {
         Ok((metrics(checkpoint, engine)?, finite_logits(checkpoint, engine)?))
     })
+}
+
+/// A trained network from weights that another program has trained on the images of `data`: it has their normalisation and
+/// class names, and what it reaches on the test images.
+///
+/// # Errors
+/// Data that do not fit the model, and what [`evaluate`] refuses.
+pub fn adopt(model: Model, weights: Vec<Tensor>, data: &TrainingData, device: &Device) -> Result<Checkpoint> {
+    data.check(&model)?;
+    let trained = Trained {
+        epochs: 0,
+        steps: 0,
+        batch_size: model.train.batch_size,
+        seed: 0,
+        device: "another program".into(),
+        images: data.train.count,
+        pictures: data.pictures,
+        shadernet: env!("CARGO_PKG_VERSION").into(),
+    };
+    let mut checkpoint = Checkpoint {
+        weights,
+        normalization: data.normalization.clone(),
+        classes: model.classes.clone().unwrap_or_else(|| data.classes.clone()),
+        model,
+        trained,
+        test_accuracy: 0.0,
+        test_loss: 0.0,
+        warnings: Vec::new(),
+    };
+    let metrics = evaluate(&checkpoint, &data.test, device)?;
+    (checkpoint.test_accuracy, checkpoint.test_loss) = (metrics.accuracy(), metrics.loss());
+    Ok(checkpoint)
 }
 
 fn metrics(checkpoint: &Checkpoint, engine: &mut dyn Engine) -> Result<Metrics> {

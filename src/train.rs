@@ -31,7 +31,7 @@ pub use images::TrainingData;
 pub(crate) use settings::Settings;
 use state::Progress;
 pub use state::RunState;
-pub use summary::{DeviceSpan, PointSummary, ReplicaSummary, Spread, Summary};
+pub use summary::{DeviceSpan, Extension, PointSummary, ReplicaSummary, Spread, Summary};
 pub use sweep::{MOST_NETS, Sweep};
 
 /// Number of the rules by which a model, a recipe, data and a seed become weights, for images with this many channels. It grows
@@ -207,6 +207,11 @@ impl Run {
     /// used; several if it went on on another kind than before.
     pub fn devices(&self) -> &[DeviceSpan] {
         &self.progress.devices
+    }
+
+    /// The learning rate of a step, counted from 0, of the net at this place; none after the last.
+    pub fn learning_rate(&self, net: usize, step: u32) -> Option<f32> {
+        self.learning_rates.get(net)?.get(step as usize).copied()
     }
 
     /// The step of the state that is on the disk, from which the run can go on; none before the first was written, and after

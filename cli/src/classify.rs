@@ -11,12 +11,12 @@ use shadernet::classify::{Answer, Classifier, Picture, takes_pictures};
 use shadernet::error::{Result, shown};
 
 use super::output::{column, short};
-use super::{DeviceArgs, Output, load_trained, output};
+use super::{DeviceArgs, Output, open, output};
 
 const EXAMPLES: &str = "\
 Examples:
   shadernet classify drawn.png scanned.jpg     # digits, with the built-in network
-  shadernet classify --model runs/photos-1/model.safetensors picture.jpg
+  shadernet classify --model runs/photos-1 picture.jpg
   shadernet classify --json drawn.png          # output for other programs";
 
 #[derive(Args)]
@@ -26,9 +26,15 @@ pub(crate) struct ClassifyArgs {
     /// trained on IDX files, expect one digit in each
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
-    /// Trained model (.safetensors) [default: the built-in seed network]
-    #[arg(long, value_name = "FILE")]
+    /// Trained model (.safetensors), or the folder of a run [default: the built-in seed network]
+    #[arg(long, value_name = "RUN|FILE")]
     model: Option<PathBuf>,
+    /// Use these weights, such as a PyTorch `state_dict`, in the network of --model, which may then be a description (.toml)
+    #[arg(long, value_name = "FILE", requires = "model")]
+    weights: Option<PathBuf>,
+    /// Dataset folder on which the weights were trained, for the normalisation and the names of the classes
+    #[arg(long, value_name = "DIR", requires = "weights")]
+    data: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<true>,
     /// Print the answers as JSON
@@ -38,11 +44,12 @@ pub(crate) struct ClassifyArgs {
 
 /// Classifies every picture that can be read; fails in the end if some could not.
 pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
-    let checkpoint = match &args.model {
-        Some(path) => load_trained(path)?,
-        None => Checkpoint::seed()?,
-    };
     let device = args.device.choose()?;
+    let checkpoint = match (&args.model, &args.weights) {
+        (Some(model), Some(file)) => open::weights(file, model, args.data.as_deref(), &device)?,
+        (Some(path), None) => open::trained(path)?,
+        (None, _) => Checkpoint::seed()?,
+    };
     let input = checkpoint.model.input;
     let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for path in &args.images {

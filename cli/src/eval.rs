@@ -5,20 +5,32 @@ use std::process::ExitCode;
 
 use clap::Args;
 use serde_json::json;
-use shadernet::checkpoint::save_tensors;
+use shadernet::checkpoint::{save_tensors, trained_file};
 use shadernet::error::Result;
 use shadernet::tensor::Tensor;
 use shadernet::{eval, files};
 
-use super::{DeviceArgs, Output, load_trained, output};
+use super::{DeviceArgs, Output, open, output};
+
+const EXAMPLES: &str = "\
+Examples:
+  shadernet eval runs/photos-1                 # on the test images of the dataset that the run was trained on
+  shadernet eval runs/photos-1 --data others   # on those of another
+  shadernet eval weights.safetensors --model model.toml --data photos      # weights that PyTorch has trained";
 
 #[derive(Args)]
+#[command(after_help = EXAMPLES)]
 pub(crate) struct EvalArgs {
-    /// Trained model (.safetensors)
+    /// Trained model (.safetensors), or the folder of a run
+    #[arg(value_name = "RUN|FILE")]
     file: PathBuf,
-    /// Dataset folder: IDX files, or one folder of pictures per class
-    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
-    data: PathBuf,
+    /// Dataset folder: IDX files, or one folder of pictures per class [default: that of the run, else data/mnist]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// For weights alone, such as a PyTorch `state_dict`: the model description (.toml) of their network, or a run with the
+    /// same network
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
     /// Also write the logits of all test images, as a tensor `logits` of shape [images, classes]
@@ -35,13 +47,18 @@ pub(crate) struct EvalArgs {
 /// Judges a trained network.
 pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
     let outputs: Vec<_> = args.logits.iter().map(PathBuf::as_path).collect();
-    files::check_outputs(&outputs, &[&args.file, &args.data], args.force)?;
-    let checkpoint = load_trained(&args.file)?;
-    let (images, warnings) = eval::load_test_images(&args.data, &checkpoint)?;
-    warnings.iter().for_each(|warning| output::warning(warning));
+    let file = trained_file(&args.file)?;
+    let data = open::data(args.data.as_deref(), args.model.as_deref().unwrap_or(&file))?;
+    files::check_outputs(&outputs, &[&file, &data], args.force)?;
     let device = args.device.choose()?;
+    let checkpoint = match &args.model {
+        None => open::trained(&file)?,
+        Some(model) => open::weights(&file, model, Some(&data), &device)?,
+    };
+    let (images, warnings) = eval::load_test_images(&data, &checkpoint)?;
+    warnings.iter().for_each(|warning| output::warning(warning));
     if !args.json {
-        output.line(format_args!("device: {device}"));
+        output.line(format_args!("device: {device}\ndata:   {}", data.display()));
     }
     let metrics = match &args.logits {
         None => eval::evaluate(&checkpoint, &images, &device)?,

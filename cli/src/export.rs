@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::Args;
-use shadernet::checkpoint::Checkpoint;
+use shadernet::checkpoint::{Checkpoint, trained_file};
 use shadernet::dataset::Images;
 use shadernet::device::Device;
 use shadernet::error::{Error, Result};
@@ -15,20 +15,26 @@ use shadernet::export::onnx::Graph;
 use shadernet::files;
 use shadernet::train::TrainingData;
 
-use super::{Output, load_trained, output};
+use super::{Output, open, output};
 
 const EXAMPLES: &str = "\
 Examples:
-  shadernet export runs/seed-1/model.safetensors --html page.html      # a page to draw on
-  shadernet export runs/seed-1/model.safetensors --html page.html --train-here     # and to train on
-  shadernet export runs/seed-1/model.safetensors --onnx net.onnx --verify
-  shadernet export runs/seed-1/model.safetensors --pytorch net.py";
+  shadernet export runs/seed-1 --html page.html      # a page to draw on
+  shadernet export runs/seed-1 --html page.html --train-here     # and to train on
+  shadernet export runs/seed-1 --onnx net.onnx --verify
+  shadernet export runs/seed-1 --pytorch net.py
+  shadernet export weights.safetensors --model runs/seed-1 --trained back.safetensors     # weights that PyTorch has trained";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ExportArgs {
-    /// Trained model (.safetensors)
-    model: PathBuf,
+    /// Trained model (.safetensors), or the folder of a run
+    #[arg(value_name = "RUN|FILE")]
+    file: PathBuf,
+    /// For weights alone, such as a PyTorch `state_dict`: the model description (.toml) of their network, or a run with the
+    /// same network; they are judged on the test images of the dataset
+    #[arg(long, value_name = "MODEL")]
+    model: Option<PathBuf>,
     #[command(flatten)]
     formats: Formats,
     /// In the ONNX graph, fold batch normalisations into the neighbouring weights
@@ -40,9 +46,10 @@ pub(crate) struct ExportArgs {
     /// On the page, let people train the network from scratch on 4,000 images, which are stored in the page
     #[arg(long, requires = "html")]
     train_here: bool,
-    /// Dataset folder for --verify and --train-here: IDX files, or one folder of pictures per class
-    #[arg(long, value_name = "DIR", default_value = "data/mnist")]
-    data: PathBuf,
+    /// Dataset folder for --verify, --train-here and --model: IDX files, or one folder of pictures per class [default: that
+    /// of the run, else data/mnist]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
@@ -61,22 +68,34 @@ struct Formats {
     /// PyTorch module that loads the model file
     #[arg(long, value_name = "FILE.py")]
     pytorch: Option<PathBuf>,
+    /// Trained model of shadernet, for `eval`, `classify` and `export` without --model
+    #[arg(long, value_name = "FILE.safetensors")]
+    trained: Option<PathBuf>,
 }
 
 /// Writes a trained network in other formats.
 pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
-    let Formats { html, onnx, pytorch } = &args.formats;
+    let Formats { html, onnx, pytorch, trained } = &args.formats;
     // Of several files none is written if one is in the way or cannot be made.
-    let outputs: Vec<_> = [html, onnx, pytorch].into_iter().flatten().map(PathBuf::as_path).collect();
-    let reads_data = args.verify || args.train_here;
-    let inputs: Vec<_> =
-        [args.model.as_path()].into_iter().chain(reads_data.then_some(args.data.as_path())).collect();
+    let outputs: Vec<_> =
+        [html, onnx, pytorch, trained].into_iter().flatten().map(PathBuf::as_path).collect();
+    let file = trained_file(&args.file)?;
+    let reads_data = args.verify || args.train_here || args.model.is_some();
+    let described = args.model.as_deref().unwrap_or(&file);
+    let data = reads_data.then(|| open::data(args.data.as_deref(), described)).transpose()?;
+    let inputs: Vec<&Path> =
+        [Some(&*file), args.model.as_deref(), data.as_deref()].into_iter().flatten().collect();
     files::check_outputs(&outputs, &inputs, args.force)?;
-    let checkpoint = load_trained(&args.model)?;
-    let page = html.as_ref().map(|_| page(&checkpoint, args)).transpose()?;
+    let checkpoint = match &args.model {
+        None => open::trained(&file)?,
+        Some(model) => open::weights(&file, model, data.as_deref(), &Device::cpu())?,
+    };
+    let page_data = data.as_deref().filter(|_| args.train_here);
+    let page = html.as_ref().map(|_| page(&checkpoint, page_data)).transpose()?;
     let graph = onnx.as_ref().map(|_| export::to_onnx(&checkpoint, args.fold_batch_norm)).transpose()?;
     let module = pytorch.as_ref().map(|_| export::to_pytorch(&checkpoint)).transpose()?;
-    let images = args.verify.then(|| test_images(&checkpoint, &args.data)).transpose()?;
+    let images = data.as_deref().filter(|_| args.verify);
+    let images = images.map(|data| test_images(&checkpoint, data)).transpose()?;
     if let Some((path, page)) = html.as_ref().zip(page) {
         files::write_atomically(path, page.as_bytes())?;
         let size = page.len().div_ceil(1000);
@@ -88,8 +107,16 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     }
     if let Some((path, module)) = pytorch.as_ref().zip(module) {
         files::write_atomically(path, module.as_bytes())?;
-        let model = args.model.display();
-        output.line(format_args!("{}: `load({:?})` returns the network", path.display(), model.to_string()));
+        let weights = trained.as_ref().unwrap_or(&file).display().to_string();
+        output.line(format_args!("{}: `load({weights:?})` returns the network", path.display()));
+    }
+    if let Some(path) = trained {
+        checkpoint.save(path)?;
+        output.line(format_args!(
+            "{}: trained model, {:.2} % correct on its test images",
+            path.display(),
+            checkpoint.test_accuracy
+        ));
     }
     match onnx.as_ref().zip(images) {
         Some((path, images)) => verify(path, &checkpoint, &images, output),
@@ -97,11 +124,10 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
     }
 }
 
-fn page(checkpoint: &Checkpoint, args: &ExportArgs) -> Result<String> {
-    if !args.train_here {
-        return export::html(checkpoint);
-    }
-    let data = TrainingData::load(&args.data, checkpoint.model.input)?;
+/// The page, with the images of a dataset if people are to train on it.
+fn page(checkpoint: &Checkpoint, data: Option<&Path>) -> Result<String> {
+    let Some(data) = data else { return export::html(checkpoint) };
+    let data = TrainingData::load(data, checkpoint.model.input)?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     data.check(&checkpoint.model)?;
     data.check_classes(checkpoint)?;

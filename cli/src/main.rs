@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use shadernet::checkpoint::Checkpoint;
 use shadernet::device::Device;
 use shadernet::error::{Error, Result};
 use shadernet::files;
@@ -19,6 +18,7 @@ mod eval;
 mod experiments;
 mod export;
 mod new;
+mod open;
 mod output;
 mod remedy;
 mod report;
@@ -45,7 +45,7 @@ Examples:
   shadernet classify drawn.png     # recognise a digit with the built-in trained network
   shadernet new --data photos      # write model.toml for your own images, one folder per class
   shadernet train model.toml --data photos
-  shadernet classify --model runs/photos-1/model.safetensors picture.jpg
+  shadernet classify --model runs/photos-1 picture.jpg
 
 A model description is a text file (.toml); a trained model is a file of weights (.safetensors).
 Each run has its own folder in runs/, with a report (report.html) to open in a browser.
@@ -67,7 +67,7 @@ enum Command {
     Data(data::DataArgs),
     /// Print the layer table of a network
     Summary {
-        /// Model description (.toml) or trained model (.safetensors) [default: the built-in seed network]
+        /// Model description (.toml), trained model (.safetensors) or run [default: the built-in seed network]
         model: Option<PathBuf>,
     },
     /// List compute devices and show which one `--device auto` uses
@@ -235,20 +235,13 @@ fn read_model(path: Option<&Path>) -> Result<Model> {
 /// The network of a model description or of a trained model; `None` is the built-in one.
 fn load_model(path: Option<&Path>) -> Result<Model> {
     match path {
-        Some(path) if is_trained(path) => Ok(load_trained(path)?.model),
+        Some(path) if is_trained(path) || path.is_dir() => Ok(open::trained(path)?.model),
         path => read_model(path),
     }
 }
 
 fn is_trained(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors")
-}
-
-/// Reads a trained model, and prints what is odd about its file.
-fn load_trained(path: &Path) -> Result<Checkpoint> {
-    let checkpoint = Checkpoint::load(path)?;
-    checkpoint.warnings.iter().for_each(|warning| output::warning(warning));
-    Ok(checkpoint)
 }
 
 fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {

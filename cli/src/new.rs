@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use shadernet::dataset::{Survey, survey};
-use shadernet::error::Result;
+use shadernet::error::{Error, Result};
 use shadernet::files;
 use shadernet::layers::Op;
 use shadernet::model::Model;
@@ -17,7 +17,8 @@ use super::{Output, output};
 const EXAMPLES: &str = "\
 Examples:
   shadernet new --data photos                  # photos/train/cat/*.jpg, photos/train/dog/*.jpg, photos/test/cat/*.jpg, ...
-  shadernet new --data photos --out small.toml # then: shadernet train small.toml --data photos";
+  shadernet new --data photos --out small.toml # then: shadernet train small.toml --data photos
+  shadernet new --data photos --size 96        # larger pictures than it would choose: slower, often better";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -28,9 +29,34 @@ pub(crate) struct NewArgs {
     /// Model description to write
     #[arg(long, value_name = "MODEL.toml", default_value = "model.toml")]
     out: PathBuf,
+    /// Side of the input in pixels, or HEIGHTxWIDTH, to which pictures are stretched [default: that of the median picture,
+    /// at most 64, in its shape]
+    #[arg(long, value_name = "SIDE|HxW", value_parser = Size::parse)]
+    size: Option<Size>,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
+}
+
+/// Height and width that the user wants.
+#[derive(Clone, Copy)]
+struct Size {
+    height: usize,
+    width: usize,
+}
+
+impl Size {
+    /// A side of a square, or two sides; the net halves them twice.
+    fn parse(text: &str) -> Result<Self, String> {
+        let side = |text: &str| text.trim().parse().ok().filter(|side| (8..=512).contains(side));
+        let sides = match text.split_once(['x', 'X', '×']) {
+            Some((height, width)) => side(height).zip(side(width)),
+            None => side(text).map(|side| (side, side)),
+        };
+        let (height, width) =
+            sides.ok_or("give a side of 8 to 512 pixels, such as 96, or HEIGHTxWIDTH, such as 64x96")?;
+        Ok(Self { height, width })
+    }
 }
 
 /// Longer side of the input that is proposed for large pictures.
@@ -45,7 +71,14 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     files::check_outputs(&[&args.out], &[&args.data], args.force)?;
     let survey = survey(&args.data)?;
     survey.warnings.iter().for_each(|warning| output::warning(warning));
-    let text = describe(&survey, &args.data);
+    if args.size.is_some() && !survey.pictures {
+        let message = format!(
+            "--size: these images are {}x{} and are used as they are; only pictures are stretched",
+            survey.images.height, survey.images.width
+        );
+        return Err(Error::Usage(message));
+    }
+    let text = describe(&survey, &args.data, args.size);
     let model = Model::parse(&text, &args.out.display().to_string())?;
     files::write_atomically(&args.out, text.as_bytes())?;
     let Survey { images, count, classes, .. } = &survey;
@@ -89,8 +122,11 @@ fn names(classes: &[String]) -> String {
 
 /// Pictures are brought to at most 64 pixels, keeping the shape of the median one, in multiples of 4 that can be halved
 /// twice; IDX images have their own size.
-fn input(survey: &Survey) -> Shape {
+fn input(survey: &Survey, size: Option<Size>) -> Shape {
     let Shape { channels, height, width } = survey.images;
+    if let Some(Size { height, width }) = size {
+        return Shape::new(channels, height, width);
+    }
     if !survey.pictures {
         return survey.images;
     }
@@ -100,8 +136,8 @@ fn input(survey: &Survey) -> Shape {
 }
 
 /// The model file: blocks of two convolutions and a pooling, then a value for each class.
-fn describe(survey: &Survey, data: &Path) -> String {
-    let input = input(survey);
+fn describe(survey: &Survey, data: &Path, size: Option<Size>) -> String {
+    let input = input(survey, size);
     let name: String = std::path::absolute(data)
         .ok()
         .and_then(|data| Some(data.file_name()?.to_string_lossy().into_owned()))

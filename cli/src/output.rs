@@ -6,6 +6,7 @@ use std::fmt::{Arguments, Display};
 use std::io::{self, ErrorKind, Write};
 use std::process::ExitCode;
 
+use console::Term;
 use shadernet::error::{Error, Result, shown, shown_lines};
 use unicode_width::{UnicodeWidthChar, UnicodeWidthStr};
 
@@ -37,6 +38,17 @@ impl Output {
     /// Nowhere.
     pub(crate) fn nothing() -> Self {
         Self { sink: Sink::Nothing, failure: None }
+    }
+
+    /// How many characters fit on a line of the terminal that it goes to; elsewhere, what fits on most.
+    pub(crate) fn columns(&self) -> usize {
+        const USUAL: usize = 80;
+        let terminal = match &self.sink {
+            Sink::Stdout(_) => Term::stdout(),
+            Sink::Stderr(_) => Term::stderr(),
+            Sink::Nothing => return USUAL,
+        };
+        terminal.size_checked().map_or(USUAL, |(_, columns)| columns.into())
     }
 
     /// Writes a line. After a failure nothing more is written.

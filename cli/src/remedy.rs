@@ -37,7 +37,9 @@ fn in_words(remedy: &Remedy) -> String {
             format!("; `shadernet new --data {}` writes a suitable model", quoted(data))
         }
         Remedy::InitialWeights => {
-            "; to start training from such weights, use `shadernet train MODEL.toml --init FILE`".into()
+            "; say of which network they are with `--model MODEL.toml` (`classify`: `--model MODEL.toml --weights FILE`), \
+             or start training from them with `shadernet train MODEL.toml --init FILE`"
+                .into()
         }
         Remedy::Stream => {
             "; to read a program's output, use standard input: `... | shadernet classify -`".into()

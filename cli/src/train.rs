@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
-use shadernet::checkpoint::read_weights;
+use shadernet::checkpoint::read_initial_weights;
 use shadernet::config::Augment;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
@@ -35,7 +35,8 @@ Examples:
   shadernet train --device cpu --epochs 3      # fewer epochs, on the processor
   shadernet train --replicas 5                 # five seeds side by side
   shadernet train --hold-out 5000 --sweep learning_rate=0.05,0.1    # which rate is better?
-  shadernet train --resume runs/seed-1         # resume a run that was stopped";
+  shadernet train --resume runs/seed-1         # resume a run that was stopped
+  shadernet train --resume runs/seed-1 --epochs 30     # train a finished run further, to 30 epochs in all";
 
 /// What belongs to the recipe of a run is optional here: a run that goes on has it already.
 #[derive(Args)]
@@ -56,7 +57,7 @@ pub(crate) struct TrainArgs {
     replicas: Option<u32>,
     #[arg(long, value_name = "KEY=V1,V2,...", help = sweep_help())]
     sweep: Vec<String>,
-    /// Number of passes over the training set [default: the model's]
+    /// Number of passes over the training set, with --resume those before included [default: the model's]
     #[arg(long, value_name = "N")]
     epochs: Option<usize>,
     /// Images per step [default: the model's]
@@ -65,8 +66,9 @@ pub(crate) struct TrainArgs {
     /// Stop after this many steps in all; `--resume` continues from there
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     max_steps: Option<u32>,
-    /// Start from these weights: a trained model, or a PyTorch `state_dict` saved as safetensors
-    #[arg(long, value_name = "FILE.safetensors")]
+    /// Start from these weights: a run, a trained model, or a PyTorch `state_dict` saved as safetensors; a last layer for
+    /// another number of classes is drawn anew
+    #[arg(long, value_name = "RUN|FILE.safetensors")]
     init: Option<PathBuf>,
     /// Augment the training images at random [default: on, as the model specifies]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
@@ -77,7 +79,7 @@ pub(crate) struct TrainArgs {
     /// Folder for the results [default: runs/<model>-<n>]
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// Resume the run in this folder, as if it had not been stopped
+    /// Resume the run in this folder, as if it had not been stopped; with --epochs, end it after another number of epochs
     #[arg(long, value_name = "DIR")]
     resume: Option<PathBuf>,
     /// Interval in seconds at which the state is also saved during long epochs
@@ -133,7 +135,6 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
         ("--seed", args.seed.is_some()),
         ("--replicas", args.replicas.is_some()),
         ("--sweep", !args.sweep.is_empty()),
-        ("--epochs", args.epochs.is_some()),
         ("--batch-size", args.batch_size.is_some()),
         ("--init", args.init.is_some()),
         ("--augment", args.augment.is_some()),
@@ -142,11 +143,10 @@ fn check_resume(args: &TrainArgs, folder: &Path) -> Result<()> {
         ("--hold-out", args.hold_out.is_some()),
     ];
     let Some((name, _)) = given.into_iter().find(|&(_, is_given)| is_given) else { return Ok(()) };
-    let model = folder.join("model.safetensors");
     let message = format!(
         "--resume uses the recipe that the run was started with, so it cannot be combined with {name}; to train its \
          network further with another recipe, start a new run with --init {}",
-        files::quoted(&model)
+        files::quoted(folder)
     );
     Err(Error::Usage(message))
 }
@@ -156,9 +156,9 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
     let model = Arc::new(model(args)?);
     let replicas = replicas(args, &model)?;
     let shuffle = args.shuffle != Some(Switch::Off);
-    let init = args.init.as_deref().map(|path| read_weights(path, &model)).transpose()?;
-    let (init, notes) = init.unzip();
-    notes.iter().flatten().for_each(|note| output::warning(&format_args!("--init: {note}")));
+    let init = args.init.as_deref().map(|path| read_initial_weights(path, &model)).transpose()?;
+    let notes = init.iter().flat_map(|weights| &weights.notes);
+    notes.for_each(|note| output::warning(&format_args!("--init: {note}")));
     if let Some(out) = &args.out {
         Run::check_folder(out).map_err(|error| match error.kind() {
             Error::Usage(_) => Error::Usage(format!("--out {}", with_remedy(&error))),
@@ -190,7 +190,12 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
         Error::Usage(message) => Error::Usage(format!("--resume {message}")),
         _ => error,
     };
-    let state = RunState::load(folder).map_err(fail)?;
+    let mut state = RunState::load(folder).map_err(fail)?;
+    let epochs = state.model.train.epochs;
+    if let Some(wanted) = args.epochs {
+        let fail = |error| Error::Usage(format!("--epochs: {error}"));
+        state.extend(wanted).map_err(fail)?;
+    }
     if state.is_old {
         output::warning(&format_args!(
             "{}: the state was written by an older shadernet, without a checksum of the whole file, so damage may go \
@@ -224,6 +229,9 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
     check_adapter(&device, &model, state.replicas(), &mut report)?;
     let stop = Stop::catch()?;
     let run = state.resume(Arc::clone(&data), &device)?;
+    if model.train.epochs != epochs {
+        report.extended(&run, epochs);
+    }
     if let [.., before, here] = run.devices()
         && here.from_step == run.step()
     {

@@ -45,6 +45,8 @@ mod stop;
 mod sweep;
 #[path = "cli/terminal.rs"]
 mod terminal;
+#[path = "cli/weights.rs"]
+mod weights;
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 

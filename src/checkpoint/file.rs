@@ -33,18 +33,17 @@ pub(crate) type Wanted = (String, Vec<usize>);
 
 /// A safetensors file whose structure is sound, and whose digest is right if it has one.
 pub(crate) struct TensorFile {
-    path: PathBuf,
+    /// Where it was, for messages.
+    pub(super) path: PathBuf,
     bytes: Vec<u8>,
     pub(crate) metadata: Metadata,
     sealed: bool,
 }
 
 impl TensorFile {
-    /// Reads a file of at most `max_file` bytes with a header of at most `max_header`.
+    /// Reads a file of at most `max_file` bytes with a header of at most `max_header`; of a folder, its only trained model.
     pub(crate) fn read(path: &Path, max_header: u64, max_file: u64) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Error::checkpoint(path, foreign::folder(path)));
-        }
+        let path = &foreign::trained_file(path)?;
         let bytes = files::read_at_most(path, max_file)?
             .ok_or_else(|| Error::checkpoint(path, format!("the file has more than {max_file} bytes")))?;
         Self::parse(bytes, path, max_header)
@@ -103,96 +102,73 @@ impl TensorFile {
     /// The tensors that are wanted, in that order, if they are all there, with these shapes, as finite `f32`, and with
     /// nothing beside them.
     pub(crate) fn tensors(&self, wanted: &[Wanted]) -> Result<Vec<Tensor>> {
-        self.read_tensors(wanted, "", |dtype| dtype == Dtype::F32, |_, _| false)
-    }
-
-    /// The tensors that are wanted of another program's file, with what was done to make them fit: a prefix that all names
-    /// have is left out, and half precision becomes the same numbers in `f32`.
-    pub(crate) fn foreign_tensors(&self, wanted: &[Wanted]) -> Result<(Vec<Tensor>, Vec<String>)> {
-        let file = self.views()?;
-        let mut notes = Vec::new();
-        let prefix = wanted.first().map_or("", |(first, _)| common_prefix(&file.names(), first));
-        if !prefix.is_empty() {
-            notes.push(format!("all tensor names start with `{}`, which is ignored", shown(prefix)));
-        }
-        let halves: BTreeSet<String> = file
-            .iter()
-            .map(|(_, view)| view.dtype())
-            .filter(|&dtype| is_half(dtype))
-            .map(|dtype| dtype.to_string())
-            .collect();
-        for dtype in halves {
-            notes.push(format!("{dtype} values are converted to F32, without loss"));
-        }
-        let fits = |dtype| dtype == Dtype::F32 || is_half(dtype);
-        // PyTorch counts batches in its batch norm layers; we do not need the number.
-        let extra = |name: &str, dtype| dtype == Dtype::I64 && name.ends_with(".num_batches_tracked");
-        Ok((self.read_tensors(wanted, prefix, fits, extra)?, notes))
-    }
-
-    fn views(&self) -> Result<SafeTensors<'_>> {
-        SafeTensors::deserialize(&self.bytes)
-            .map_err(|error| Error::checkpoint(&self.path, format!("damaged: {}", plain(&error))))
-    }
-
-    fn read_tensors(
-        &self,
-        wanted: &[Wanted],
-        prefix: &str,
-        fits: fn(Dtype) -> bool,
-        extra: fn(&str, Dtype) -> bool,
-    ) -> Result<Vec<Tensor>> {
         let bad = |message: String| Error::checkpoint(&self.path, message);
         let file = self.views()?;
         let mut names = file.names();
         names.sort_unstable();
         let mut tensors = Vec::with_capacity(wanted.len());
         for (name, shape) in wanted {
-            let view = file.tensor(&format!("{prefix}{name}")).map_err(|_| {
+            let view = file.tensor(name).map_err(|_| {
                 bad(format!("{name}: missing; the model needs {shape:?} here, but {}", listed(&names)))
             })?;
             if view.shape() != shape {
                 let found = view.shape();
                 return Err(bad(format!("{name}: the file has {found:?}, but the model needs {shape:?}")));
             }
-            if !fits(view.dtype()) {
-                let message = format!(
-                    "{name}: the file has {} values, but F32 is needed; in PyTorch `tensor.float()` converts them",
-                    view.dtype()
-                );
-                return Err(bad(message));
-            }
-            let data = floats(&view).map_err(Error::io("read", &self.path))?;
-            if let Some(index) = data.iter().position(|value| !value.is_finite()) {
-                let message = format!("{name}: value {index} is {}, not a finite number", data[index]);
-                return Err(bad(message));
-            }
-            tensors.push(Tensor { name: name.clone(), shape: shape.clone(), data });
+            tensors.push(self.tensor(name, &view, |dtype| dtype == Dtype::F32)?);
         }
         let known: BTreeSet<&str> = wanted.iter().map(|(name, _)| name.as_str()).collect();
-        for name in names {
-            let view = file.tensor(name).map_err(|error| bad(error.to_string()))?;
-            let is_known = name.strip_prefix(prefix).is_some_and(|name| known.contains(name));
-            if !is_known && !extra(name, view.dtype()) {
-                let message = format!(
-                    "{}: the file has {:?}, but the model has no such tensor",
-                    cut(name),
-                    view.shape()
-                );
-                return Err(bad(message));
-            }
+        if let Some(name) = names.into_iter().find(|name| !known.contains(name)) {
+            let shape = file.tensor(name).map_err(|error| bad(error.to_string()))?.shape().to_vec();
+            return Err(bad(format!(
+                "{}: the file has {shape:?}, but the model has no such tensor",
+                cut(name)
+            )));
         }
-        if let Some(promised) = self.metadata.get("weights_sha256") {
-            let found = sha256(&tensors);
-            if *promised != found {
-                let message = format!(
-                    "damaged: the tensors' SHA-256 is {found}, but was {} when the file was written",
-                    cut(promised)
-                );
-                return Err(bad(message));
-            }
-        }
+        self.check_sha256(&tensors)?;
         Ok(tensors)
+    }
+
+    /// The finite values of a tensor, under the name that the model has for it.
+    pub(super) fn tensor(
+        &self,
+        name: &str,
+        view: &TensorView<'_>,
+        fits: fn(Dtype) -> bool,
+    ) -> Result<Tensor> {
+        let bad = |message: String| Error::checkpoint(&self.path, message);
+        if !fits(view.dtype()) {
+            let message = format!(
+                "{name}: the file has {} values, but F32 is needed; in PyTorch `tensor.float()` converts them",
+                view.dtype()
+            );
+            return Err(bad(message));
+        }
+        let data = floats(view).map_err(Error::io("read", &self.path))?;
+        if let Some(index) = data.iter().position(|value| !value.is_finite()) {
+            return Err(bad(format!("{name}: value {index} is {}, not a finite number", data[index])));
+        }
+        Ok(Tensor { name: name.to_owned(), shape: view.shape().to_vec(), data })
+    }
+
+    /// Fails if the metadata promise another digest of these tensors.
+    pub(super) fn check_sha256(&self, tensors: &[Tensor]) -> Result<()> {
+        let Some(promised) = self.metadata.get("weights_sha256") else { return Ok(()) };
+        let found = sha256(tensors);
+        if *promised == found {
+            return Ok(());
+        }
+        let message = format!(
+            "damaged: the tensors' SHA-256 is {found}, but was {} when the file was written",
+            cut(promised)
+        );
+        Err(Error::checkpoint(&self.path, message))
+    }
+
+    /// All its tensors.
+    pub(super) fn views(&self) -> Result<SafeTensors<'_>> {
+        SafeTensors::deserialize(&self.bytes)
+            .map_err(|error| Error::checkpoint(&self.path, format!("damaged: {}", plain(&error))))
     }
 }
 
@@ -209,7 +185,8 @@ fn plain(error: &SafeTensorError) -> &'static str {
     }
 }
 
-fn is_half(dtype: Dtype) -> bool {
+/// True for half precision, whose values are numbers of single precision, too.
+pub(super) fn is_half(dtype: Dtype) -> bool {
     matches!(dtype, Dtype::F16 | Dtype::BF16)
 }
 
@@ -230,29 +207,27 @@ fn floats(view: &TensorView<'_>) -> std::io::Result<Vec<f32>> {
     Ok(values)
 }
 
-/// What stands before `first` in a name, if it does so in all names.
-fn common_prefix<'a>(names: &[&'a str], first: &str) -> &'a str {
-    let prefixes = names.iter().filter_map(|name| name.strip_suffix(first));
-    let mut prefixes = prefixes.filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
-    prefixes.find(|prefix| names.iter().all(|name| name.starts_with(prefix))).unwrap_or("")
-}
-
-/// The first names of a list, and how many there are beside them.
-fn listed(names: &[&str]) -> String {
-    const SHOWN: usize = 4;
+/// What a file has.
+pub(super) fn listed(names: &[&str]) -> String {
     if names.is_empty() {
         return "the file has no tensors".into();
     }
-    let first: Vec<_> = names.iter().take(SHOWN).map(|name| cut(name)).collect();
-    let more = match names.len().saturating_sub(SHOWN) {
+    format!("the file has {}", some(names.iter().map(|name| cut(name))))
+}
+
+/// The first items of a list, and how many there are beside them.
+pub(super) fn some(items: impl ExactSizeIterator<Item = String>) -> String {
+    const SHOWN: usize = 4;
+    let more = match items.len().saturating_sub(SHOWN) {
         0 => String::new(),
         count => format!(" and {count} more"),
     };
-    format!("the file has {}{more}", first.join(", "))
+    let first: Vec<_> = items.take(SHOWN).collect();
+    format!("{}{more}", first.join(", "))
 }
 
 /// A name from a file, for a message.
-fn cut(name: &str) -> String {
+pub(super) fn cut(name: &str) -> String {
     const MOST: usize = 80;
     let cut: String = name.chars().take(MOST).collect();
     let dots = if cut.len() < name.len() { "..." } else { "" };

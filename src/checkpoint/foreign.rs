@@ -1,8 +1,9 @@
 //! What people give instead of a trained model, and what would fit.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Remedy, shown};
+use super::file::some;
+use crate::error::{Error, Remedy, Result, shown};
 use crate::files::quoted;
 
 const KERAS: &str = "this is a Keras or HDF5 file; expected a safetensors file whose tensors are named and shaped as in PyTorch";
@@ -78,14 +79,37 @@ fn python_string(path: &Path) -> String {
     literal + "\""
 }
 
-/// Says which file in a folder fits.
-pub(super) fn folder(path: &Path) -> String {
-    let entries = path.read_dir().into_iter().flatten().flatten();
-    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
-    let model = names.filter(|name| name.starts_with("model") && name.ends_with(".safetensors")).min();
-    match model {
-        Some(name) => format!("this is a folder; give {}", shown(&path.join(name).to_string_lossy())),
-        None => "this folder has no trained model in it; give a file of weights (.safetensors)".into(),
+/// The file that a path means: itself, or the only trained model in a folder, such as that of a run.
+///
+/// # Errors
+/// A folder with no trained model, or with several: says which.
+pub fn trained_file(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_owned());
+    }
+    let entries = path.read_dir().map_err(Error::io("read", path))?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<_> =
+        names.filter(|name| name.starts_with("model") && name.ends_with(".safetensors")).collect();
+    names.sort_unstable();
+    match &names[..] {
+        [name] => Ok(path.join(name)),
+        [] if path.join("checkpoint.safetensors").is_file() => {
+            let message = "the run in this folder has no trained model yet";
+            Err(Error::checkpoint(path, message).with(Remedy::Resume(path.to_owned())))
+        }
+        [] => {
+            let message = "this folder has no trained model in it; give a file of weights (.safetensors)";
+            Err(Error::checkpoint(path, message))
+        }
+        several => {
+            let message = format!(
+                "this folder has {} trained models; give one of them: {}",
+                several.len(),
+                some(several.iter().map(|name| shown(name).into_owned()))
+            );
+            Err(Error::checkpoint(path, message))
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use crate::error::{Error, Remedy, Result};
 use crate::files::read_at_most;
 use crate::train::Summary;
 
-/// No summary or table of metrics comes near this.
+/// No table of metrics comes near this.
 const MOST_BYTES: u64 = 256 << 20;
 
 /// Figures of one net after one epoch: a line of `metrics.csv`.
@@ -51,17 +51,12 @@ impl Record {
     /// A folder that is not a finished run's, with what is missing, and damaged files.
     pub(super) fn load(folder: &Path) -> Result<Self> {
         require(folder, &["summary.json", "metrics.csv"])?;
-        let read = |name: &str| {
-            let path = folder.join(name);
-            let bytes = read_at_most(&path, MOST_BYTES)?;
-            bytes.ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))
-        };
-        let summary: Summary = serde_json::from_slice(&read("summary.json")?).map_err(|error| {
-            let message = format!("damaged, or from another version of shadernet (line {})", error.line());
-            Error::data(folder.join("summary.json"), message)
-        })?;
-        let damaged = |why: String| Error::data(folder.join("metrics.csv"), format!("damaged: {why}"));
-        let mut rows: Vec<Figures> = csv::Reader::from_reader(&read("metrics.csv")?[..])
+        let summary = Summary::load(folder)?;
+        let path = folder.join("metrics.csv");
+        let table = read_at_most(&path, MOST_BYTES)?
+            .ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))?;
+        let damaged = |why: String| Error::data(&path, format!("damaged: {why}"));
+        let mut rows: Vec<Figures> = csv::Reader::from_reader(&table[..])
             .deserialize()
             .collect::<Result<_, _>>()
             .map_err(|error| {

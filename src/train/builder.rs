@@ -9,6 +9,7 @@ use super::{
     DeviceSpan, MAX_ROWS, MAX_STEPS, Run, RunFolder, RunState, SAVE_EVERY, Settings, Tested, TrainingData,
     rules,
 };
+use crate::checkpoint::InitialWeights;
 use crate::device::{Device, Opened};
 use crate::engine::{Setup, Vector};
 use crate::error::{Error, Result};
@@ -25,7 +26,7 @@ pub struct RunBuilder {
     device: Option<Device>,
     replicas: Vec<Replica>,
     shuffle: bool,
-    initial_weights: Option<Vec<Tensor>>,
+    initial_weights: Option<InitialWeights>,
     folder: Option<PathBuf>,
     save_every: Duration,
 }
@@ -64,9 +65,10 @@ impl RunBuilder {
         Self { shuffle, ..self }
     }
 
-    /// Starts all nets from these weights ([`read_weights`](crate::checkpoint::read_weights)). Default: random ones.
-    pub fn initial_weights(self, weights: Vec<Tensor>) -> Self {
-        Self { initial_weights: Some(weights), ..self }
+    /// Starts all nets from these weights: a tensor for each of [`Model::params`], or what
+    /// [`read_initial_weights`](crate::checkpoint::read_initial_weights) found in a file. Default: random ones.
+    pub fn initial_weights(self, weights: impl Into<InitialWeights>) -> Self {
+        Self { initial_weights: Some(weights.into()), ..self }
     }
 
     /// A new or empty folder for the results. Default: `runs/<model>-<n>`.
@@ -90,24 +92,20 @@ impl RunBuilder {
             Run::check_folder(folder)?;
         }
         if let Some(weights) = &initial_weights {
-            check_weights(&model, weights)?;
+            check_weights(&model, &weights.tensors)?;
         }
         let device = device.unwrap_or_else(Device::auto);
         let settings = Settings { replicas, shuffle, data: source(&data), hold_out: data.held_out };
         let mut ready = Ready::new(&model, &settings, &data, &device)?;
         let engine = &mut ready.opened.engine;
         for (replica, net) in settings.replicas.iter().enumerate() {
-            let random;
             let weights = match &initial_weights {
-                Some(weights) => weights,
-                None => {
-                    random = model.init(net.seed);
-                    &random
-                }
+                Some(weights) => weights.of_seed(&model, net.seed),
+                None => model.init(net.seed),
             };
-            engine.write(Vector::Weights, replica, weights)?;
+            engine.write(Vector::Weights, replica, &weights)?;
             if model.train.average_decay > 0.0 {
-                engine.write(Vector::Average, replica, weights)?;
+                engine.write(Vector::Average, replica, &weights)?;
             }
         }
         let progress = Progress {
@@ -120,6 +118,7 @@ impl RunBuilder {
             classes: data.classes.clone(),
             rules: rules(model.input.channels),
             devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic() }],
+            extensions: Vec::new(),
         };
         let folder = RunFolder::create(folder.as_deref(), &model.name)?;
         let run = ready.run(Parts { model, settings, data, folder, progress, device: &device, saved: None });

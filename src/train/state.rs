@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::folder::RunFolder;
-use super::{DeviceSpan, EpochMetrics, Settings, TrainingData};
+use super::{DeviceSpan, EpochMetrics, Extension, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
@@ -64,6 +64,9 @@ pub(super) struct Progress {
     /// The devices so far; empty in states of version 2.
     #[serde(default)]
     pub(super) devices: Vec<DeviceSpan>,
+    /// When the end of the run was moved.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) extensions: Vec<Extension>,
 }
 
 /// Those by which runs were trained when states did not tell.
@@ -275,6 +278,32 @@ impl RunState {
             );
             return Err(Error::data(data.place(), message));
         }
+        Ok(())
+    }
+
+    /// Moves the end of the run: it then goes on as a run of `epochs` epochs would from this step on, with the learning
+    /// rates of such a run. A finished run is so trained further. On the disk nothing changes before the run is resumed and
+    /// saved.
+    ///
+    /// # Errors
+    /// No more epochs than the run has already trained.
+    pub fn extend(&mut self, epochs: usize) -> Result<()> {
+        let before = self.model.train.epochs;
+        if epochs == before {
+            return Ok(());
+        }
+        let done = self.progress.rows.last().map_or(0, |row| row.epoch);
+        if epochs <= done {
+            let message = format!(
+                "{}: {epochs} epochs, but the run has already trained {done}; give the number of epochs in all",
+                self.folder.path().display()
+            );
+            return Err(Error::Usage(message));
+        }
+        let model = Arc::make_mut(&mut self.model);
+        model.train.epochs = epochs;
+        model.train.check().map_err(Error::Usage)?;
+        self.progress.extensions.push(Extension { at_step: self.progress.step, epochs_before: before });
         Ok(())
     }
 

@@ -1,11 +1,16 @@
 //! What a run reached: `summary.json`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::{EpochMetrics, Run, number_or_nan};
+use crate::error::{Error, Result};
+use crate::files::read_at_most;
 use crate::replica::{Point, Replica};
+
+/// No summary comes near this.
+const MOST_BYTES: u64 = 256 << 20;
 
 /// The results of a run. With several replicas, figures are means over them, without those that diverged.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -34,6 +39,9 @@ pub struct Summary {
     /// Where each part of it was computed, if it went on on a device that rounds in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpan>,
+    /// When the end of the run was moved, if it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extensions: Vec<Extension>,
     /// Folder of the dataset.
     pub data: String,
     /// SHA-256 of its images, [`TrainingData::sha256`](super::TrainingData::sha256); older runs have none.
@@ -92,6 +100,15 @@ pub struct DeviceSpan {
     pub from_step: u32,
     /// The device, as far as it decides about rounding.
     pub device: String,
+}
+
+/// A moved end of a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Extension {
+    /// Steps that had been taken.
+    pub at_step: u32,
+    /// Epochs that the run was to have until then.
+    pub epochs_before: usize,
 }
 
 /// One net of a run with several.
@@ -163,6 +180,22 @@ impl Spread {
     }
 }
 
+impl Summary {
+    /// Reads `summary.json` in the folder of a run.
+    ///
+    /// # Errors
+    /// A file that is missing, damaged or from another version.
+    pub fn load(folder: &Path) -> Result<Self> {
+        let path = folder.join("summary.json");
+        let bytes = read_at_most(&path, MOST_BYTES)?
+            .ok_or_else(|| Error::data(&path, format!("the file has more than {MOST_BYTES} bytes")))?;
+        serde_json::from_slice(&bytes).map_err(|error| {
+            let message = format!("damaged, or from another version of shadernet (line {})", error.line());
+            Error::data(&path, message)
+        })
+    }
+}
+
 impl Run {
     pub(super) fn summary(&self, replicas: Vec<ReplicaSummary>) -> Summary {
         let nets = replicas.len();
@@ -194,6 +227,7 @@ impl Run {
                 [] | [_] => Vec::new(),
                 several => several.to_vec(),
             },
+            extensions: self.progress.extensions.clone(),
             data: self.settings.data.display().to_string(),
             data_sha256: Some(self.progress.data_sha256.clone()),
             hold_out: self.settings.hold_out,

@@ -93,6 +93,17 @@ impl Printer {
         self.output.line(format_args!("check:  every kernel agrees with the reference (checked {when})"));
     }
 
+    /// The new end of a run that goes on to another than before.
+    pub(super) fn extended(&mut self, run: &Run, epochs_before: usize) {
+        let last = run.steps_per_epoch() * self.epochs as u32 - 1;
+        let rates = [run.step(), last].map(|step| run.learning_rate(0, step).map(rate).unwrap_or_default());
+        self.output.line(format_args!(
+            "end:    epoch {} instead of {epochs_before}; from here on the learning rates are those of a run of {0} \
+             epochs, {} next and {} last",
+            self.epochs, rates[0], rates[1]
+        ));
+    }
+
     /// Where the results go, and what was done before.
     pub(super) fn ready(&mut self, run: &Run) {
         if let Some((planned, alone)) = run.memory() {
@@ -200,29 +211,83 @@ impl Printer {
         let mean = |value: fn(&EpochMetrics) -> f64| {
             trained.iter().map(|row| value(row)).sum::<f64>() / trained.len() as f64
         };
-        let width = self.epochs.to_string().len();
-        let test_accuracy = if rows.len() > 1 {
-            spread_text(&Spread::of(trained.iter().map(|row| row.test_accuracy)))
-        } else {
-            format!("{:.2} %", first.test_accuracy)
+        let spread = (rows.len() > 1).then(|| Spread::of(trained.iter().map(|row| row.test_accuracy)));
+        let line = EpochLine {
+            epoch: first.epoch,
+            epochs: self.epochs,
+            test: self.test,
+            train_loss: mean(|row| row.train_loss),
+            train_accuracy: mean(|row| row.train_accuracy),
+            test_loss: mean(|row| row.test_loss),
+            test_accuracy: mean(|row| row.test_accuracy),
+            spread,
+            rate: trained
+                .iter()
+                .all(|row| row.learning_rate == first.learning_rate)
+                .then_some(first.learning_rate),
+            diverged: (rows.len() - trained.len(), rows.len()),
+            seconds: first.seconds,
         };
-        let mut rest = String::new();
-        if trained.iter().all(|row| row.learning_rate == first.learning_rate) {
-            rest += &format!("lr {}  ", rate(first.learning_rate));
+        self.output.line(format_args!("{}", line.within(self.output.columns())));
+    }
+}
+
+/// What is said of an epoch.
+struct EpochLine {
+    epoch: usize,
+    epochs: usize,
+    test: &'static str,
+    train_loss: f64,
+    train_accuracy: f64,
+    test_loss: f64,
+    test_accuracy: f64,
+    /// Of several nets.
+    spread: Option<Spread>,
+    /// If all nets have the same.
+    rate: Option<f32>,
+    /// How many nets of how many.
+    diverged: (usize, usize),
+    seconds: f64,
+}
+
+impl EpochLine {
+    /// The line with as much as fits.
+    fn within(&self, columns: usize) -> String {
+        let lines = (0..=Self::PARTS).map(|left_out| self.without(left_out));
+        let mut lines = lines.skip_while(|line| line.chars().count() > columns);
+        lines.next().unwrap_or_else(|| self.without(Self::PARTS))
+    }
+
+    /// Parts that can be left out, from the one that is missed least.
+    const PARTS: usize = 5;
+
+    fn without(&self, left_out: usize) -> String {
+        let has = |part: usize| part >= left_out;
+        let width = self.epochs.to_string().len();
+        let mut parts = vec![format!("epoch {:>width$}/{}", self.epoch, self.epochs)];
+        if has(4) {
+            let accuracy = if has(2) { format!(" {:.1}%", self.train_accuracy) } else { String::new() };
+            parts.push(format!("train loss {:.4}{accuracy}", self.train_loss));
         }
-        if trained.len() < rows.len() {
-            rest += &format!("{} of {} diverged  ", rows.len() - trained.len(), rows.len());
+        let accuracy = match &self.spread {
+            Some(spread) if has(1) => {
+                format!(
+                    "{:.2} ± {:.2}% ({:.2} to {:.2})",
+                    spread.mean, spread.deviation, spread.min, spread.max
+                )
+            }
+            Some(spread) => format!("{:.2} ± {:.2}%", spread.mean, spread.deviation),
+            None => format!("{:.2}%", self.test_accuracy),
+        };
+        parts.push(format!("{} loss {:.4} {accuracy}", self.test, self.test_loss));
+        parts.extend(self.rate.filter(|_| has(0)).map(|value| format!("lr {}", rate(value))));
+        if self.diverged.0 > 0 {
+            parts.push(format!("{} of {} diverged", self.diverged.0, self.diverged.1));
         }
-        self.output.line(format_args!(
-            "epoch {:>width$}/{}  train loss {:.4} accuracy {:.2} %  {} loss {:.4} accuracy {test_accuracy}  {rest}{:.1} s",
-            first.epoch,
-            self.epochs,
-            mean(|row| row.train_loss),
-            mean(|row| row.train_accuracy),
-            self.test,
-            mean(|row| row.test_loss),
-            first.seconds
-        ));
+        if has(3) {
+            parts.push(format!("{:.1} s", self.seconds));
+        }
+        parts.join("  ")
     }
 }
 
@@ -365,4 +430,54 @@ fn recipe(train: &TrainConfig) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(epochs: usize, spread: Option<Spread>) -> EpochLine {
+        EpochLine {
+            epoch: epochs,
+            epochs,
+            test: "test",
+            train_loss: 0.234_51,
+            train_accuracy: 92.344,
+            test_loss: 0.054_32,
+            test_accuracy: 98.336,
+            spread,
+            rate: Some(0.123_4),
+            diverged: (0, 1),
+            seconds: 12.34,
+        }
+    }
+
+    #[test]
+    fn lines_fit_the_terminal_and_lose_the_least_important_first() {
+        let short = line(19, None);
+        for (columns, wanted) in [
+            (200, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  lr 0.1234  12.3 s"),
+            (80, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  lr 0.1234  12.3 s"),
+            (79, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  12.3 s"),
+            (68, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%  12.3 s"),
+            (60, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%"),
+            (40, "epoch 19/19  test loss 0.0543 98.34%"),
+            (10, "epoch 19/19  test loss 0.0543 98.34%"),
+        ] {
+            assert_eq!(short.within(columns), wanted);
+        }
+        let spread = Spread::of([98.0, 98.5, 99.0]);
+        let several = EpochLine {
+            test: "held-out",
+            train_loss: 12.3,
+            test_loss: 12.3,
+            diverged: (2, 5),
+            seconds: 1234.5,
+            ..line(1000, Some(spread))
+        };
+        let widths = [80, 60].map(|columns| several.within(columns).chars().count());
+        assert!(widths[0] <= 80 && widths[1] <= 60, "{widths:?}");
+        assert!(several.within(80).contains("98.50 ± 0.50%"), "{}", several.within(80));
+        assert!(several.within(200).contains("(98.00 to 99.00)  lr 0.1234  2 of 5 diverged  1234.5 s"));
+    }
 }

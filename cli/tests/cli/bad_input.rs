@@ -276,9 +276,9 @@ fn trained_models() {
         (
             "another recipe",
             &good_run,
-            &["train", "--resume", "run", "--epochs", "9"],
+            &["train", "--resume", "run", "--batch-size", "9"],
             2,
-            &["--resume", "--epochs"],
+            &["--resume", "--batch-size", "start a new run with --init run"],
         ),
         (
             "other images",

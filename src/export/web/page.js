@@ -268,6 +268,8 @@ if (!draws) {
   element('board').removeAttribute('aria-describedby');
   element('board').addEventListener('click', () => element('open').click());
   element('keys').hidden = true;
+  // The next picture takes the place of the last.
+  element('undo').hidden = element('clear').hidden = true;
   element('hint').textContent = matchMedia('(pointer: coarse)').matches ? 'Open a picture' : 'Open, drop or paste a picture';
 }
 document.body.classList.toggle('shows', !draws);
@@ -283,7 +285,7 @@ element('classes').classList.toggle('many', rows.length > 16);
 element('undo').addEventListener('click', () => board.undo());
 element('clear').addEventListener('click', () => board.clear());
 document.addEventListener('keydown', (event) => {
-  if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key === 'z') {
+  if (draws && (event.ctrlKey || event.metaKey) && !event.shiftKey && event.key === 'z') {
     event.preventDefault();
     board.undo();
   }

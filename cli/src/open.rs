@@ -1,0 +1,86 @@
+//! Trained networks as users name them: a file, the folder of a run, or weights alone with a description of their network.
+
+use std::path::{Path, PathBuf};
+
+use shadernet::checkpoint::{Checkpoint, read_weights, trained_file};
+use shadernet::device::Device;
+use shadernet::error::{Error, Result};
+use shadernet::eval;
+use shadernet::files::quoted;
+use shadernet::train::{Summary, TrainingData};
+
+use super::output;
+
+/// The images that are used where nothing else is said.
+const DEFAULT_DATA: &str = "data/mnist";
+
+/// Reads a trained model, or the only one in the folder of a run, and prints what is odd about its file.
+pub(crate) fn trained(path: &Path) -> Result<Checkpoint> {
+    let checkpoint = Checkpoint::load(path)?;
+    checkpoint.warnings.iter().for_each(|warning| output::warning(warning));
+    Ok(checkpoint)
+}
+
+/// Reads weights alone, which another program has trained: of the network in the model description `of`, with the
+/// normalisation and the class names of the dataset in `data`; or of the one in the trained model or run `of`, with
+/// everything that is known of that. They are judged on the test images of `data`, if there is such a folder.
+pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Device) -> Result<Checkpoint> {
+    let describes = of.extension().is_none_or(|extension| extension != "safetensors") && !of.is_dir();
+    let mut checkpoint = if describes {
+        let model = super::read_model(Some(of))?;
+        let Some(dir) = data else {
+            let message = format!(
+                "--model {} does not say how pixels are normalised and what the classes are called; use --data DIR to \
+                 say on which images the network was trained, or give a run with the same network as --model",
+                quoted(of)
+            );
+            return Err(Error::Usage(message));
+        };
+        let weights = read(file, &model)?;
+        let data = TrainingData::load(dir, model.input)?;
+        data.warnings.iter().for_each(|warning| output::warning(warning));
+        return eval::adopt(model, weights, &data, device);
+    } else {
+        trained(of)?
+    };
+    checkpoint.weights = read(file, &checkpoint.model)?;
+    if let Some(dir) = data {
+        let (images, _) = eval::load_test_images(dir, &checkpoint)?;
+        let metrics = eval::evaluate(&checkpoint, &images, device)?;
+        (checkpoint.test_accuracy, checkpoint.test_loss) = (metrics.accuracy(), metrics.loss());
+    }
+    Ok(checkpoint)
+}
+
+fn read(file: &Path, model: &shadernet::Model) -> Result<Vec<shadernet::tensor::Tensor>> {
+    let (weights, notes) = read_weights(file, model)?;
+    notes.iter().for_each(|note| output::warning(&format_args!("{}: {note}", file.display())));
+    Ok(weights)
+}
+
+/// The dataset to use with a trained model: the one that was asked for; else the one that its run was trained on, if it is
+/// in the folder of a run; else MNIST.
+pub(crate) fn data(asked: Option<&Path>, model: &Path) -> Result<PathBuf> {
+    if let Some(dir) = asked {
+        return Ok(dir.to_owned());
+    }
+    let file = trained_file(model)?;
+    let folder = file.parent().unwrap_or(Path::new(""));
+    let summary = folder.join("summary.json");
+    // Beside any other file, a summary says nothing of it.
+    let is_of_run = file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("model"));
+    if !(is_of_run && summary.is_file()) {
+        return Ok(DEFAULT_DATA.into());
+    }
+    let dir = PathBuf::from(Summary::load(folder)?.data);
+    if dir.as_os_str().is_empty() {
+        let message = "the images of this run were made in memory; use --data DIR to say which images to use";
+        return Err(Error::data(folder, message));
+    }
+    if !dir.exists() {
+        let message = "the run's dataset was in this folder, which no longer exists; use --data DIR to say where it is \
+                       now";
+        return Err(Error::data(dir, message));
+    }
+    Ok(dir)
+}
