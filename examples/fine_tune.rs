@@ -22,7 +22,7 @@ fn main() -> Result<()> {
         let mut old = digits.weights.iter();
         old.find(|old| old.name == new.name && old.shape == new.shape).cloned()
     };
-    let weights = model.init(0).into_iter().map(|new| fits(&new).unwrap_or(new)).collect();
+    let weights: Vec<_> = model.init(0).into_iter().map(|new| fits(&new).unwrap_or(new)).collect();
 
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/mnist");
     let train = parity(Images::load(&folder, Part::Train)?.split(500, 0)?.1);

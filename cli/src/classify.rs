@@ -44,12 +44,14 @@ pub(crate) struct ClassifyArgs {
 
 /// Classifies every picture that can be read; fails in the end if some could not.
 pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
-    let device = args.device.choose()?;
     let checkpoint = match (&args.model, &args.weights) {
-        (Some(model), Some(file)) => open::weights(file, model, args.data.as_deref(), &device)?,
+        (Some(model), Some(file)) => {
+            open::weights(file, model, args.data.as_deref(), &args.device.choose()?)?
+        }
         (Some(path), None) => open::trained(path)?,
         (None, _) => Checkpoint::seed()?,
     };
+    let device = args.device.choose()?;
     let input = checkpoint.model.input;
     let (mut files, mut images, mut code) = (Vec::new(), Vec::new(), ExitCode::SUCCESS);
     for path in &args.images {

@@ -50,10 +50,12 @@ pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
     let file = trained_file(&args.file)?;
     let data = open::data(args.data.as_deref(), args.model.as_deref().unwrap_or(&file))?;
     files::check_outputs(&outputs, &[&file, &data], args.force)?;
-    let device = args.device.choose()?;
-    let checkpoint = match &args.model {
-        None => open::trained(&file)?,
-        Some(model) => open::weights(&file, model, Some(&data), &device)?,
+    let (checkpoint, device) = match &args.model {
+        None => (open::trained(&file)?, args.device.choose()?),
+        Some(model) => {
+            let device = args.device.choose()?;
+            (open::weights(&file, model, Some(&data), &device)?, device)
+        }
     };
     let (images, warnings) = eval::load_test_images(&data, &checkpoint)?;
     warnings.iter().for_each(|warning| output::warning(warning));

@@ -29,7 +29,7 @@ pub(crate) struct NewArgs {
     /// Model description to write
     #[arg(long, value_name = "MODEL.toml", default_value = "model.toml")]
     out: PathBuf,
-    /// Side of the input in pixels, or HEIGHTxWIDTH, to which pictures are stretched [default: that of the median picture,
+    /// Side of the input in pixels, or height x width, to which pictures are stretched [default: that of the median picture,
     /// at most 64, in its shape]
     #[arg(long, value_name = "SIDE|HxW", value_parser = Size::parse)]
     size: Option<Size>,

@@ -159,8 +159,8 @@ fn files_in_the_place_of_others_are_named() {
     let done = run(dir.path(), &["train", MODEL, "--data", "data"]);
     assert!(done.code == 2 && done.stderr.contains("this is a file of weights"), "{}", done.stderr);
     assert!(done.stderr.contains("--init"), "{}", done.stderr);
-    let done = run(dir.path(), &["eval", "x"]);
-    assert!(done.stderr.contains("x: this is a folder; give x/model.safetensors"), "{}", done.stderr);
+    let done = run(dir.path(), &["eval", "data"]);
+    assert!(done.stderr.contains("data: this folder has no trained model in it"), "{}", done.stderr);
     let done = run(dir.path(), &["eval", "x/checkpoint.safetensors"]);
     assert!(done.stderr.contains("its trained model is x/model.safetensors"), "{}", done.stderr);
     fs::remove_file(dir.path().join(MODEL)).unwrap();
