@@ -259,7 +259,7 @@ impl EpochLine {
     }
 
     /// Parts that can be left out, from the one that is missed least.
-    const PARTS: usize = 5;
+    const PARTS: usize = 6;
 
     fn without(&self, left_out: usize) -> String {
         let has = |part: usize| part >= left_out;
@@ -279,7 +279,8 @@ impl EpochLine {
             Some(spread) => format!("{:.2} ± {:.2}%", spread.mean, spread.deviation),
             None => format!("{:.2}%", self.test_accuracy),
         };
-        parts.push(format!("{} loss {:.4} {accuracy}", self.test, self.test_loss));
+        let loss = if has(5) { format!(" loss {:.4}", self.test_loss) } else { String::new() };
+        parts.push(format!("{}{loss} {accuracy}", self.test));
         parts.extend(self.rate.filter(|_| has(0)).map(|value| format!("lr {}", rate(value))));
         if self.diverged.0 > 0 {
             parts.push(format!("{} of {} diverged", self.diverged.0, self.diverged.1));
@@ -462,7 +463,8 @@ mod tests {
             (68, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%  12.3 s"),
             (60, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%"),
             (40, "epoch 19/19  test loss 0.0543 98.34%"),
-            (10, "epoch 19/19  test loss 0.0543 98.34%"),
+            (30, "epoch 19/19  test 98.34%"),
+            (10, "epoch 19/19  test 98.34%"),
         ] {
             assert_eq!(short.within(columns), wanted);
         }
