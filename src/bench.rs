@@ -7,7 +7,7 @@ use std::time::Instant;
 use serde::Serialize;
 
 use crate::cpu;
-use crate::dataset::Images;
+use crate::dataset::{FileNames, Images};
 use crate::device::{Device, open_gpu};
 use crate::engine::{Engine, Setup, Vector};
 use crate::error::Result;
@@ -484,5 +484,6 @@ fn made_up(model: &Model, count: usize) -> Images {
         width: model.input.width,
         pixels: bytes.take(len).collect(),
         labels: (0..count).map(class).collect(),
+        files: FileNames::default(),
     }
 }

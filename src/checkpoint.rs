@@ -14,6 +14,7 @@ mod check;
 pub(crate) mod file;
 mod foreign;
 mod normalization;
+mod temperature;
 mod weights;
 
 pub use foreign::trained_file;
@@ -52,6 +53,9 @@ pub struct Checkpoint {
     pub test_accuracy: f64,
     /// Mean loss on the test set.
     pub test_loss: f64,
+    /// What logits are divided by before they become probabilities, fitted on images that were held out
+    /// (`eval::fit_temperature`); none: they stay as they are.
+    pub temperature: Option<f32>,
     /// What is odd about the file that it was read from, a line each.
     pub warnings: Vec<String>,
 }
@@ -173,6 +177,7 @@ impl Checkpoint {
             trained,
             test_accuracy,
             test_loss: number("test_loss")?,
+            temperature: temperature::read(&file.metadata).map_err(bad)?,
             warnings: warnings.into_iter().collect(),
         })
     }
@@ -190,6 +195,7 @@ impl Checkpoint {
             ("weights_sha256", self.weights_sha256()),
         ];
         let metadata = metadata.into_iter().chain(normalization::written(&self.normalization));
+        let metadata = metadata.chain(temperature::written(self.temperature));
         let metadata: Metadata = metadata.map(|(key, value)| (key.to_owned(), value)).collect();
         files::write_atomically(path, &file::encode(&self.weights, &metadata))
     }
@@ -242,6 +248,10 @@ mod tests {
         let bytes = std::fs::read(&path).unwrap();
         loaded.save(&path).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), bytes);
+        // Files without a temperature are what they were before there was one.
+        assert!(!bytes.windows(11).any(|window| window == b"temperature") && loaded.temperature.is_none());
+        Checkpoint { temperature: Some(1.234), ..loaded }.save(&path).unwrap();
+        assert_eq!(Checkpoint::load(&path).unwrap().temperature, Some(1.234));
     }
 
     #[test]
@@ -282,6 +292,8 @@ mod tests {
             ),
             ("test_accuracy", "1e39", "is not a percentage"),
             ("test_loss", "inf", "test_loss = \"inf\""),
+            ("temperature", "0", "temperature = \"0\" in the metadata is not a number above 0"),
+            ("temperature", "warm", "temperature = \"warm\" in the metadata is not a number above 0"),
             ("model", "name = 7", "model:1: "),
             ("classes", "[\"one\"]", "1 class names in the metadata for 10 classes"),
             ("classes", "[", "classes in the metadata is not a list of names"),

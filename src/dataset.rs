@@ -2,8 +2,9 @@
 
 pub(crate) mod bitmap;
 mod decode;
-mod entries;
+pub(crate) mod entries;
 mod exif;
+mod file_names;
 mod folders;
 mod idx;
 mod images;
@@ -15,6 +16,7 @@ pub(crate) mod resize;
 
 use std::path::Path;
 
+pub use file_names::FileNames;
 pub use images::Images;
 use layout::Source;
 

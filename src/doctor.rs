@@ -7,7 +7,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use crate::config::{Augment, LearningRate, TrainConfig};
-use crate::dataset::Images;
+use crate::dataset::{FileNames, Images};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
 use crate::gpu::{Adapter, AdapterInfo, AdapterLimits, GpuEngine, GpuOptions};
@@ -102,6 +102,7 @@ fn images(model: &Model, count: usize) -> Images {
         width: model.input.width,
         pixels: (0..len).map(|i| (word(i) >> 24).saturating_sub(90) as u8).collect(),
         labels: (0..count).map(|i| (word(len + i) as usize % model.class_count()) as u8).collect(),
+        files: FileNames::default(),
     }
 }
 
@@ -214,6 +215,7 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
         count: batch_size,
         pixels: images.pixels[..batch_size * model.input.len()].to_vec(),
         labels: images.labels[..batch_size].to_vec(),
+        files: FileNames::default(),
         ..*images
     });
     let replicas = replicas(model);

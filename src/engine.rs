@@ -135,7 +135,7 @@ pub enum Vector {
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let pixels = (0..40 * 784).map(|at| if at % 10 == at / 784 % 10 { 255 } else { 0 }).collect();
 /// # let labels = (0..40).map(|image| image % 10).collect();
-/// let images = Arc::new(Images { count: 40, channels: 1, height: 28, width: 28, pixels, labels });
+/// let images = Arc::new(Images::new([1, 28, 28], pixels, labels)?);
 /// let setup = Setup {
 ///     model: &model,
 ///     replicas: &[Replica::new(&model, 0)],

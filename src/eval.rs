@@ -3,6 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
+mod calibration;
+mod confusion;
+
+pub(crate) use calibration::softmax;
+pub use calibration::{calibration_error, fit_temperature};
+pub(crate) use confusion::answer;
+pub use confusion::{Averages, Confusion, Mistaken, Scores};
+
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::dataset::{Images, load_test};
 use crate::device::{Device, Opened};
@@ -49,15 +57,57 @@ pub fn logits(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) ->
     with_engine(checkpoint, images, device, |engine| finite_logits(checkpoint, engine))
 }
 
-/// Both, with one engine.
-pub fn evaluate_with_logits(
-    checkpoint: &Checkpoint,
-    images: &Arc<Images>,
-    device: &Device,
-) -> Result<(Metrics, Vec<f32>)> {
-    with_engine(checkpoint, images, device, |engine| {
-        Ok((metrics(checkpoint, engine)?, finite_logits(checkpoint, engine)?))
-    })
+/// What a network's answers to labelled images are worth.
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// Sums of the losses and right answers.
+    pub metrics: Metrics,
+    /// How often each class got each answer.
+    pub confusion: Confusion,
+    /// [`calibration_error`] of the logits as they are.
+    pub calibration_error: f64,
+    /// The same at the network's own temperature, if it has one.
+    pub calibrated_error: Option<f64>,
+    /// Logits of the images, `[images, classes]`.
+    pub logits: Vec<f32>,
+}
+
+/// All that can be said of a network's answers to labelled images.
+///
+/// # Errors
+/// [`Error::NotFinite`] where a logit is NaN or infinite, and a failing device.
+///
+/// # Examples
+/// ```
+/// use std::sync::Arc;
+///
+/// use shadernet::dataset::{Images, Part};
+/// use shadernet::{Checkpoint, Device, eval};
+///
+/// let images = Images::load("data/mnist".as_ref(), Part::Test)?.split(1000, 0)?.1;
+/// let verdict = eval::judge(&Checkpoint::seed()?, &Arc::new(images), &Device::cpu())?;
+/// assert!(verdict.metrics.accuracy() > 98.0 && verdict.confusion.scores(7).f1 > 0.95);
+/// # Ok::<(), shadernet::Error>(())
+/// ```
+pub fn judge(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Verdict> {
+    let logits = logits(checkpoint, images, device)?;
+    let (labels, classes) = (&images.labels, checkpoint.model.class_count());
+    let confusion = Confusion::of(labels, &logits, classes);
+    let losses = logits.chunks(classes).zip(labels).map(|(logits, &label)| loss(logits, label));
+    let metrics =
+        Metrics { loss_sum: losses.sum(), correct: confusion.correct(), images: confusion.images() };
+    let error = |temperature| calibration_error(&logits, labels, classes, temperature);
+    let (calibration_error, calibrated_error) = (error(1.0), checkpoint.temperature.map(error));
+    Ok(Verdict { metrics, confusion, calibration_error, calibrated_error, logits })
+}
+
+/// Cross entropy of an image: −ln of its label's probability.
+pub(crate) fn loss(logits: &[f32], label: u8) -> f64 {
+    let largest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    // Without the largest, exp would overflow.
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - largest).exp()).sum();
+    sum.ln() - (f64::from(logits[usize::from(label)]) - largest)
 }
 
 /// A trained network from weights that another program has trained on the images of `data`: it has their normalisation and
@@ -85,6 +135,7 @@ pub fn adopt(model: Model, weights: Vec<Tensor>, data: &TrainingData, device: &D
         trained,
         test_accuracy: 0.0,
         test_loss: 0.0,
+        temperature: None,
         warnings: Vec::new(),
     };
     let metrics = evaluate(&checkpoint, &data.test, device)?;

@@ -39,6 +39,7 @@
 //! | `report` | [`report`] and [`plot`]: runs as pages with charts |
 //! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
 //! | `export` | [`export`]: ONNX and PyTorch, and with `gpu` the page |
+//! | `tensorboard` | [`train::Events`]: the curves of a run for TensorBoard |
 //!
 //! All are on by default. Without them there are the CPU engine, training, evaluation and classification.
 //!

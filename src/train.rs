@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Deserializer, Serialize};
 
-use crate::device::Opened;
+use crate::device::{Device, Opened};
 use crate::engine::{Metrics, Vector};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -16,6 +16,8 @@ use crate::tensor::Tensor;
 
 mod builder;
 mod epochs;
+#[cfg(feature = "tensorboard")]
+mod events;
 mod folder;
 mod images;
 mod results;
@@ -26,6 +28,8 @@ mod sweep;
 
 pub use builder::RunBuilder;
 pub use epochs::Ending;
+#[cfg(feature = "tensorboard")]
+pub use events::Events;
 use folder::RunFolder;
 pub use images::TrainingData;
 pub(crate) use settings::Settings;
@@ -130,6 +134,8 @@ pub struct Run {
     settings: Settings,
     data: Arc<TrainingData>,
     device: String,
+    /// The same, to open once more.
+    place: Device,
     opened: Opened,
     folder: RunFolder,
     /// Of every step, for each net.

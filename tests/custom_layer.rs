@@ -319,6 +319,7 @@ fn checkpoint(model: Model) -> Checkpoint {
         trained,
         test_accuracy: 0.0,
         test_loss: 0.0,
+        temperature: None,
         warnings: Vec::new(),
     }
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use alloc::Counting;
 use shadernet::cpu::CpuEngine;
-use shadernet::dataset::Images;
+use shadernet::dataset::{FileNames, Images};
 use shadernet::engine::{Engine, Setup, Vector};
 use shadernet::model::Model;
 use shadernet::normalization::Normalization;
@@ -35,11 +35,13 @@ fn the_estimate_is_what_is_taken() {
         width: 24,
         pixels: (0..400 * 576).map(|at| (at % 251) as u8).collect(),
         labels: (0..400).map(|image| (image % 3) as u8).collect(),
+        files: FileNames::default(),
     });
     let few = Arc::new(Images {
         count: 40,
         pixels: images.pixels[..40 * 576].to_vec(),
         labels: images.labels[..40].to_vec(),
+        files: FileNames::default(),
         ..*images
     });
     for (layers, batch_size, nets, optimizer, average, threads) in [
@@ -98,7 +100,9 @@ fn too_much_is_refused_first() {
     let model = Model::parse(text, "x.toml").unwrap();
     // The pixels are never read.
     let (pixels, labels) = (Vec::new(), Vec::new());
-    let images = Arc::new(Images { count: 1 << 20, channels: 1, height: 4000, width: 4000, pixels, labels });
+    let files = FileNames::default();
+    let (count, channels, height, width) = (1 << 20, 1, 4000, 4000);
+    let images = Arc::new(Images { count, channels, height, width, pixels, labels, files });
     let replicas = Replica::of_seeds(&model, 0..1);
     let setup = Setup {
         model: &model,

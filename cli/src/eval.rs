@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
-use serde_json::json;
 use shadernet::checkpoint::{save_tensors, trained_file};
 use shadernet::error::Result;
 use shadernet::tensor::Tensor;
@@ -17,6 +16,8 @@ Examples:
   shadernet eval runs/photos-1                 # on the test images of the dataset that the run was trained on
   shadernet eval runs/photos-1 --data others   # on those of another
   shadernet eval weights.safetensors --model model.toml --data photos      # weights that PyTorch has trained";
+
+mod scores;
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -62,27 +63,26 @@ pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
     if !args.json {
         output.line(format_args!("device: {device}\ndata:   {}", data.display()));
     }
-    let metrics = match &args.logits {
-        None => eval::evaluate(&checkpoint, &images, &device)?,
-        Some(path) => {
-            let (metrics, data) = eval::evaluate_with_logits(&checkpoint, &images, &device)?;
-            let shape = vec![images.count, checkpoint.model.class_count()];
-            save_tensors(path, &[Tensor { name: "logits".into(), shape, data }])?;
-            metrics
-        }
-    };
-    let (accuracy, loss) = (metrics.accuracy(), metrics.loss());
-    let (correct, total) = (metrics.correct, metrics.images);
+    let verdict = eval::judge(&checkpoint, &images, &device)?;
+    if let Some(path) = &args.logits {
+        let shape = vec![images.count, checkpoint.model.class_count()];
+        save_tensors(path, &[Tensor { name: "logits".into(), shape, data: verdict.logits.clone() }])?;
+    }
     if args.json {
-        let result = json!({ "accuracy": accuracy, "correct": correct, "total": total, "loss": loss });
-        output.line(format_args!("{result}"));
-    } else {
-        output.line(format_args!(
-            "Test set: average loss {loss:.4}, accuracy {correct}/{total} ({accuracy:.2}%)"
-        ));
-        if let Some(path) = &args.logits {
-            output.line(format_args!("logits: {}", path.display()));
-        }
+        output.line(format_args!("{}", scores::as_json(&verdict, &checkpoint)));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let metrics = &verdict.metrics;
+    output.line(format_args!(
+        "Test set: average loss {:.4}, accuracy {}/{} ({:.2}%)",
+        metrics.loss(),
+        metrics.correct,
+        metrics.images,
+        metrics.accuracy()
+    ));
+    scores::print(&verdict, &checkpoint, output);
+    if let Some(path) = &args.logits {
+        output.line(format_args!("logits: {}", path.display()));
     }
     Ok(ExitCode::SUCCESS)
 }

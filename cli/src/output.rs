@@ -117,23 +117,36 @@ const MOST_COLUMNS: usize = 40;
 
 /// A name from a file on one line, shortened to what fits a column.
 pub(crate) fn short(name: &str) -> String {
+    short_within(name, MOST_COLUMNS)
+}
+
+/// The same for a column of `most`.
+fn short_within(name: &str, most: usize) -> String {
     let name = shown(name);
     // Characters without a width of their own are no reason for a line without end.
-    const MOST_CHARS: usize = 4 * MOST_COLUMNS;
-    if name.width() <= MOST_COLUMNS && name.chars().nth(MOST_CHARS).is_none() {
+    let most_chars = 4 * most;
+    if name.width() <= most && name.chars().nth(most_chars).is_none() {
         return name.into_owned();
     }
     let mut columns = 0;
     let fits = |c: &char| {
         columns += c.width().unwrap_or(0);
-        columns < MOST_COLUMNS
+        columns < most
     };
-    name.chars().take(MOST_CHARS).take_while(fits).chain(['…']).collect()
+    name.chars().take(most_chars).take_while(fits).chain(['…']).collect()
 }
 
 /// The column of a table that has names, all as wide as the widest, which is no wider than [`MOST_COLUMNS`].
 pub(crate) fn column<'a>(names: impl Iterator<Item = &'a str>, right: bool) -> Vec<String> {
-    let names: Vec<String> = names.map(short).collect();
+    padded(names.map(short).collect(), right)
+}
+
+/// The same to the left, no wider than `most`.
+pub(crate) fn column_within<'a>(names: impl Iterator<Item = &'a str>, most: usize) -> Vec<String> {
+    padded(names.map(|name| short_within(name, most)).collect(), false)
+}
+
+fn padded(names: Vec<String>, right: bool) -> Vec<String> {
     let widest = names.iter().map(|name| name.width()).max().unwrap_or(0);
     let pad = |name: String| {
         let spaces = " ".repeat(widest - name.width());

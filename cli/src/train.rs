@@ -18,7 +18,9 @@ use shadernet::gpu::GpuOptions;
 use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
-use shadernet::train::{Ending, EpochMetrics, Run, RunState, Summary, Sweep, TrainingData, Watch, rules};
+use shadernet::train::{
+    Ending, EpochMetrics, Events, Run, RunState, Summary, Sweep, TrainingData, Watch, rules,
+};
 
 use super::remedy::with_remedy;
 use super::stop::Stop;
@@ -94,6 +96,9 @@ pub(crate) struct TrainArgs {
     /// Compute neighbouring layers in one kernel launch (GPU only); check with `bench` whether that is faster
     #[arg(long)]
     fusion: bool,
+    /// Also write event files, whose curves TensorBoard shows: `tensorboard --logdir runs`
+    #[arg(long)]
+    tensorboard: bool,
     /// Do not write report.html
     #[arg(long)]
     no_report: bool,
@@ -293,7 +298,8 @@ fn finish(
 ) -> Result<ExitCode> {
     report.ready(&run);
     run.save_every(Duration::from_secs(args.save_every.into()));
-    let mut watch = Stoppable { report: &mut report, stop: &stop };
+    let events = if args.tensorboard { Some(Events::open(&run)?) } else { None };
+    let mut watch = Stoppable { report: &mut report, stop: &stop, events };
     let go_on = |run: &Run| format!("shadernet train --resume {}", files::quoted(run.folder()));
     match run.train_to_step(args.max_steps.unwrap_or(u32::MAX), &mut watch) {
         Ok(Ending::Done) => {}
@@ -357,6 +363,7 @@ fn finish(
 struct Stoppable<'a> {
     report: &'a mut Printer,
     stop: &'a Stop,
+    events: Option<Events>,
 }
 
 impl Watch for Stoppable<'_> {
@@ -369,6 +376,11 @@ impl Watch for Stoppable<'_> {
     }
 
     fn epoch(&mut self, rows: &[EpochMetrics]) -> ControlFlow<()> {
+        // The run's own files have everything, so it goes on.
+        if let Some(Err(error)) = self.events.as_mut().map(|events| events.epoch(rows)) {
+            output::warning(&format_args!("{error}; TensorBoard gets no more figures of this run"));
+            self.events = None;
+        }
         self.report.epoch(rows)
     }
 }

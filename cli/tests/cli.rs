@@ -18,6 +18,8 @@ use shadernet::normalization::Normalization;
 mod bad_input;
 #[path = "cli/bad_pictures.rs"]
 mod bad_pictures;
+#[path = "cli/classify.rs"]
+mod classify;
 #[path = "../../tests/common/adapter.rs"]
 mod common;
 #[path = "cli/experiments.rs"]

@@ -12,7 +12,10 @@ use crate::device::{Device, Opened};
 use crate::error::{Error, Result};
 use crate::eval;
 
+mod many;
 pub mod prepare;
+
+pub use many::{Found, Prepared, pictures_in, prepare_files};
 
 /// A trained network on a device, opened once to answer many times.
 ///
@@ -104,20 +107,28 @@ impl Classifier {
     /// # Errors
     /// Images of another size, an answer that is not a finite number, and a failing device.
     pub fn classify_inputs(&mut self, images: &[Vec<u8>]) -> Result<Vec<Answer>> {
+        let logits = self.logits(images)?;
+        let temperature = self.checkpoint.temperature.unwrap_or(1.0);
+        let logits = logits.chunks(self.checkpoint.model.class_count());
+        Ok(logits.map(|logits| answer(logits, temperature)).collect())
+    }
+
+    /// Logits of images, `[images, classes]`; otherwise as [`Classifier::classify_inputs`].
+    pub(crate) fn logits(&mut self, images: &[Vec<u8>]) -> Result<Vec<f32>> {
         let input = self.checkpoint.model.input;
         if let Some(image) = images.iter().find(|image| image.len() != input.len()) {
             let message =
                 format!("the image has {} values, but the model takes {}", image.len(), input.len());
             return Err(Error::Usage(message));
         }
-        let mut answers = Vec::with_capacity(images.len());
+        let mut all = Vec::with_capacity(images.len() * self.checkpoint.model.class_count());
         for images in images.chunks(self.room) {
             let images = Images::new(input, images.concat(), vec![0; images.len()])?;
             let logits = self.opened.engine.classify(&images)?;
             eval::check_finite(&self.checkpoint, &logits)?;
-            answers.extend(logits.chunks(self.checkpoint.model.class_count()).map(answer));
+            all.extend(logits);
         }
-        Ok(answers)
+        Ok(all)
     }
 }
 
@@ -127,8 +138,23 @@ impl Classifier {
 pub struct Answer {
     /// The most probable class.
     pub class: usize,
-    /// Probability of every class.
+    /// Probability of every class, at the temperature of the network's file ([`Checkpoint::temperature`]).
     pub probabilities: Vec<f32>,
+}
+
+impl Answer {
+    /// Probability of the most probable class.
+    pub fn probability(&self) -> f32 {
+        self.probabilities[self.class]
+    }
+
+    /// The `count` most probable classes, or all if there are fewer, beginning with [`Answer::class`].
+    pub fn top(&self, count: usize) -> Vec<usize> {
+        let mut classes: Vec<usize> = (0..self.probabilities.len()).collect();
+        classes.sort_by(|&a, &b| self.probabilities[b].total_cmp(&self.probabilities[a]));
+        classes.truncate(count);
+        classes
+    }
 }
 
 /// A decoded picture.
@@ -219,15 +245,12 @@ pub fn takes_pictures(checkpoint: &Checkpoint) -> bool {
     checkpoint.trained.pictures || checkpoint.model.input.channels != 1
 }
 
-/// Softmax of one image's logits.
-fn answer(logits: &[f32]) -> Answer {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    // Without the largest, exp would overflow.
-    let powers: Vec<f64> = logits.iter().map(|&logit| f64::from(logit - largest).exp()).collect();
-    let sum: f64 = powers.iter().sum();
+/// Softmax of one image's logits at a temperature.
+fn answer(logits: &[f32], temperature: f32) -> Answer {
+    let probabilities = eval::softmax(logits, temperature.into());
     Answer {
-        class: logits.iter().position(|&logit| logit == largest).unwrap_or(0),
-        probabilities: powers.iter().map(|power| (power / sum) as f32).collect(),
+        class: eval::answer(logits),
+        probabilities: probabilities.into_iter().map(|probability| probability as f32).collect(),
     }
 }
 
@@ -237,10 +260,19 @@ mod tests {
 
     #[test]
     fn probabilities_of_known_logits() {
-        let Answer { class, probabilities } = answer(&[1000.0, 1000.0 + 3f32.ln(), -1000.0]);
+        let Answer { class, probabilities } = answer(&[1000.0, 1000.0 + 3f32.ln(), -1000.0], 1.0);
         assert_eq!(class, 1);
         for (got, want) in probabilities.iter().zip([0.25, 0.75, 0.0]) {
             assert!((got - want).abs() < 1e-4, "{probabilities:?}");
         }
+    }
+
+    #[test]
+    fn the_most_probable_classes_in_their_order() {
+        let answer = answer(&[0.0, 2.0, 1.0, 2.0], 1.0);
+        // Of equal ones the first, as in `class`.
+        assert_eq!((answer.class, answer.top(3)), (1, vec![1, 3, 2]));
+        assert_eq!(answer.top(9), [1, 3, 2, 0]);
+        assert_eq!(answer.probability(), answer.probabilities[1]);
     }
 }

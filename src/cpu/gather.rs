@@ -106,7 +106,7 @@ mod tests {
         net.augment = Augment { rotate_degrees: 20.0, shift_pixels: 1.0, ..Augment::default() };
         let size = model.input.len();
         let pixels: Vec<u8> = (0..4 * size).map(|at| rng::words(1, 0, 0, at as u32)[0] as u8).collect();
-        let images = Images { count: 4, channels: 3, height: 5, width: 4, pixels, labels: vec![0; 4] };
+        let images = Images::new([3, 5, 4], pixels, vec![0; 4]).unwrap();
         for augment in [false, true] {
             let batches = BatchSettings {
                 batch_size: 4,

@@ -53,13 +53,13 @@ const FOREIGN: [&str; 20] = [
 
 /// The contents of a folder, each list sorted by name, without names that start with a dot: those belong to programs.
 #[derive(Debug, Default)]
-pub(super) struct Entries {
+pub(crate) struct Entries {
     /// Folders, and links to folders.
-    pub(super) folders: Vec<PathBuf>,
+    pub(crate) folders: Vec<PathBuf>,
     /// Regular files, and links to them.
-    pub(super) files: Vec<PathBuf>,
+    pub(crate) files: Vec<PathBuf>,
     /// What cannot be read, with what it is: a pipe, a broken link.
-    pub(super) odd: Vec<(PathBuf, &'static str)>,
+    pub(crate) odd: Vec<(PathBuf, &'static str)>,
     /// Folders of systems and programs.
     pub(super) junk: Vec<PathBuf>,
 }
@@ -69,7 +69,7 @@ impl Entries {
     ///
     /// # Errors
     /// What the system refuses.
-    pub(super) fn of(dir: &Path) -> Result<Self> {
+    pub(crate) fn of(dir: &Path) -> Result<Self> {
         let mut found = Self::default();
         for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
             let entry = entry.map_err(Error::io("read", dir))?;
@@ -98,7 +98,7 @@ impl Entries {
     }
 
     /// The files that may be pictures which are read.
-    pub(super) fn pictures(&self) -> impl Iterator<Item = &PathBuf> {
+    pub(crate) fn pictures(&self) -> impl Iterator<Item = &PathBuf> {
         self.files.iter().filter(|file| EXTENSIONS.contains(&&*extension(file)))
     }
 
@@ -178,7 +178,8 @@ pub(super) fn picture_folders(entries: &Entries) -> impl Iterator<Item = &PathBu
     entries.folders.iter().filter(|folder| Entries::of(folder).is_ok_and(|inner| inner.has_pictures()))
 }
 
-fn extension(file: &Path) -> String {
+/// What follows the last dot of a name, in lower case.
+pub(crate) fn extension(file: &Path) -> String {
     file.extension().unwrap_or_default().to_string_lossy().to_lowercase()
 }
 

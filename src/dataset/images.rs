@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Part, buffer, class_named, entries, idx};
+use super::{FileNames, Part, buffer, class_named, entries, idx};
 use crate::error::{Error, Result};
 use crate::normalization::Normalization;
 use crate::rng::{self, Permutation, Stream};
@@ -23,6 +23,8 @@ pub struct Images {
     pub pixels: Vec<u8>,
     /// `[count]`, the class of each image.
     pub labels: Vec<u8>,
+    /// The file of each, seen from the folder of the dataset; none for images that are not files of their own.
+    pub files: FileNames,
 }
 
 impl Images {
@@ -34,7 +36,8 @@ impl Images {
     pub fn new(shape: impl Into<Shape>, pixels: Vec<u8>, labels: Vec<u8>) -> Result<Self> {
         let shape = shape.into();
         let Shape { channels, height, width } = shape;
-        let images = Self { count: labels.len(), channels, height, width, pixels, labels };
+        let files = FileNames::default();
+        let images = Self { count: labels.len(), channels, height, width, pixels, labels, files };
         images.check().map_err(|message| Error::Usage(format!("images of {shape}: {message}")))?;
         Ok(images)
     }
@@ -81,7 +84,8 @@ impl Images {
             let message = format!("{label_count} labels, but {} holds {count} images", images.display());
             return Err(Error::data(labels, message));
         }
-        let mut all = Self { count, channels: 1, height, width, pixels, labels: values };
+        let files = FileNames::default();
+        let mut all = Self { count, channels: 1, height, width, pixels, labels: values, files };
         if idx::is_of_emnist(&images) {
             all.transpose();
             let warning = format!(
@@ -172,7 +176,8 @@ impl Images {
                 pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
                 labels.push(self.labels[i]);
             }
-            Ok(Self { count, pixels, labels, ..*self })
+            let files = self.files.of((0..self.count).filter(|&i| chosen[i] == held));
+            Ok(Self { count, pixels, labels, files, ..*self })
         };
         Ok((part(false, self.count - held_out)?, part(true, held_out)?))
     }
@@ -232,6 +237,7 @@ mod tests {
             width: 2,
             pixels: (0..100).flat_map(pixels).collect(),
             labels: (0..100).collect(),
+            files: (0..100).map(|image| image.to_string()).collect(),
         };
         let (rest, held) = all.split(30, 7).unwrap();
         assert_eq!((rest.count, held.count, held.width), (70, 30, 2));
@@ -241,6 +247,7 @@ mod tests {
         for part in [&rest, &held] {
             let pixels = part.labels.iter().copied().flat_map(pixels);
             assert_eq!(part.pixels, pixels.collect::<Vec<_>>());
+            assert_eq!(part.files, part.labels.iter().map(u8::to_string).collect());
         }
         assert_eq!(all.split(30, 7).unwrap().1, held);
         assert_ne!(all.split(30, 8).unwrap().1.labels, held.labels);
@@ -257,6 +264,7 @@ mod tests {
             width: pixels.len(),
             pixels,
             labels: vec![0],
+            files: FileNames::default(),
         };
         assert_eq!(images(vec![0, 255, 0, 255]).normalization(), Normalization::uniform(1, 0.5, 0.5));
         assert_eq!(images(vec![51; 5]).normalization(), Normalization::uniform(1, 0.2, 0.001));
@@ -272,6 +280,7 @@ mod tests {
             width: 2,
             pixels: [[0, 255], [51, 51], [0, 102], [0, 255], [51, 51], [204, 102]].concat(),
             labels: vec![0, 1],
+            files: FileNames::default(),
         };
         // Of 0, 0.4, 0.8 and 0.4 the variance is 0.08.
         let each = Normalization { mean: vec![0.5, 0.2, 0.4], std: vec![0.5, 0.001, 0.2828] };

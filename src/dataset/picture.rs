@@ -35,6 +35,11 @@ fn too_long(path: &Path) -> Error {
 /// # Errors
 /// Files that are missing, neither PNG nor JPEG, damaged or too large.
 pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
+    Ok(decode_file_within(path, &Budget::of_what_is_free())?.0)
+}
+
+/// The same with a share of the memory, to be kept until the picture is small.
+pub(crate) fn decode_file_within<'a>(path: &Path, budget: &'a Budget) -> Result<(Bitmap, Share<'a>)> {
     let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
     if kind.is_dir() {
         let message = "this is a folder; give the pictures in it, such as *.png";
@@ -43,7 +48,7 @@ pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
         let message = format!("this is {}, not a regular file", files::name_of_kind(kind));
         return Err(Error::data(path, message).with(Remedy::Stream));
     }
-    decode_bytes(&read_file(path)?, path)
+    decode_within(&read_file(path)?, path, budget)
 }
 
 /// Decodes what a PNG or JPEG file holds; errors name it `path`.

@@ -11,7 +11,7 @@ use super::entries::{count_of, shown, some};
 use super::folders::{Class, classes};
 use super::layout::Layout;
 use super::resize::stretch;
-use super::{Dataset, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
+use super::{Dataset, FileNames, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
 use crate::error::{self, Error, Remedy, Result};
 use crate::memory::{self, Budget};
 use crate::tensor::Shape;
@@ -177,6 +177,7 @@ fn read(
             width: input.width,
             pixels: Vec::new(),
             labels: Vec::new(),
+            files: FileNames::default(),
         },
         files: Vec::new(),
         hashes: Vec::new(),
@@ -188,6 +189,7 @@ fn read(
             Seen::Good { hash, faint } => {
                 pixels.copy_within(index * size..(index + 1) * size, kept.files.len() * size);
                 kept.images.labels.push(*label);
+                kept.images.files.push(&shown(file, dir));
                 kept.files.push((*file).clone());
                 kept.hashes.push(hash);
                 faint_files.extend(faint.then(|| shown(file, dir)));

@@ -159,11 +159,14 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
     let digits = classes.iter().map(String::as_str).eq(EXAMPLES.iter().map(|(digit, _)| *digit));
     let examples = EXAMPLES.iter().filter(|_| digits && (model.input.height, model.input.width) == (28, 28));
     let (scale, offset): (Vec<f32>, Vec<f32>) = normalization.affine().unzip();
+    // What is trained on the page needs another.
+    let temperature = checkpoint.temperature.filter(|_| images.is_none());
     json!({
         "name": model.name,
         "input": model.input,
         "pictures": takes_pictures(checkpoint),
         "classes": classes,
+        "temperature": temperature.unwrap_or(1.0),
         "pixel_scale": scale,
         "pixel_offset": offset,
         "parameters": model.parameter_count(),

@@ -14,12 +14,16 @@ use crate::train::TrainingData;
 mod answers;
 mod charts;
 mod compare;
+mod confusion;
 mod html;
+mod matrix;
 mod network;
+mod occlusion;
 mod page;
 mod picture;
 mod record;
 mod settings;
+mod worst;
 
 use answers::Answers;
 use record::Record;
@@ -77,12 +81,14 @@ pub fn of_run(folder: &Path, source: Source<'_>, device: &Device) -> Result<Stri
         }
     };
     let logits = eval::logits(&checkpoint, images, device)?;
-    let answers = Answers::new(&logits, &images.labels, checkpoint.model.class_count());
+    let answers = Answers::new(logits, &images.labels, checkpoint.model.class_count());
     if let Some(dir) = dir {
         check_same(dir, &record, net.index, &answers)?;
     }
+    let worst = answers.worst.iter().map(|answer| (answer.image, answer.class));
+    let maps = &occlusion::maps(&checkpoint, images, worst, device)[..];
     let (checkpoint, answers) = (&checkpoint, &answers);
-    Ok(page::of_run(&page::Shown { record: &record, index: net.index, checkpoint, images, answers }))
+    Ok(page::of_run(&page::Shown { record: &record, index: net.index, checkpoint, images, answers, maps }))
 }
 
 const OTHER: &str = "these are not the images of the run";
@@ -92,15 +98,15 @@ const OTHER: &str = "these are not the images of the run";
 /// loss.
 fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Result<()> {
     let Some(then) = record.epochs.last().and_then(|nets| nets.get(net)) else { return Ok(()) };
-    let images = answers.images() as f64;
-    let moved = (answers.correct() as f64 - then.test_accuracy / 100.0 * images).abs();
+    let images = answers.confusion.images() as f64;
+    let moved = (answers.confusion.correct() as f64 - then.test_accuracy / 100.0 * images).abs();
     let same_loss = (answers.loss - then.test_loss).abs() <= 1e-3 * then.test_loss.abs() + 1e-4;
     if same_loss && moved < (images / 1000.0).max(2.0) + 0.5 {
         return Ok(());
     }
     let message = format!(
         "{OTHER}: on these, {} of {images} answers are correct and the loss is {:.4}; the run had {:.2} % and {:.4}",
-        answers.correct(),
+        answers.confusion.correct(),
         answers.loss,
         then.test_accuracy,
         then.test_loss

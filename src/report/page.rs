@@ -2,22 +2,20 @@
 
 use std::path::Path;
 
-use super::answers::{Answer, Answers};
+use super::answers::Answers;
 use super::charts::{ACCURACY, LEARNING_RATE, LOSS, MOST_LINES, SECONDS, WRONG, sparkline};
-use super::html::{bar, charts, escape, key_figure, note, page, section, table};
+use super::confusion;
+use super::html::{charts, escape, key_figure, note, page, section, table};
 use super::network;
-use super::picture::of_image;
+use super::occlusion::Map;
 use super::record::Record;
 use super::settings::recipe;
+use super::worst;
 use crate::checkpoint::Checkpoint;
 use crate::dataset::Images;
 use crate::model::thousands;
 use crate::plot::{Strip, strips};
 use crate::train::{Spread, Summary};
-
-/// With more classes than this, no matrix is drawn.
-const MOST_IN_MATRIX: usize = 30;
-const MOST_CONFUSIONS: usize = 10;
 
 /// A run, one of its nets, and that net's answers.
 pub(super) struct Shown<'a> {
@@ -27,6 +25,8 @@ pub(super) struct Shown<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) images: &'a Images,
     pub(super) answers: &'a Answers,
+    /// Of the worst images, as many as there are.
+    pub(super) maps: &'a [Map],
 }
 
 /// Writes the page.
@@ -46,9 +46,9 @@ pub(super) fn of_run(shown: &Shown<'_>) -> String {
         let name = escape(record.net_name(index));
         body += &format!("<p class=which>From here on: the net <b>{name}</b>, {why}.</p>\n");
     }
-    body += &confusion(shown);
-    body += &classes(shown);
-    body += &worst(shown);
+    body += &confusion::confusion(shown);
+    body += &confusion::classes(shown);
+    body += &worst::section_of(shown);
     body += &network::filters(checkpoint).unwrap_or_default();
     body += &network::feature_maps(checkpoint, images, record.judged_on());
     body += &time(record);
@@ -167,141 +167,6 @@ fn nets(record: &Record) -> String {
         + &note("A dot for each net, a bar at the mean. Best epochs are chosen by looking at these images.")
         + &table(&heads, &rows, 2);
     section("Nets", &body)
-}
-
-fn confusion(shown: &Shown<'_>) -> String {
-    let (answers, names) = (shown.answers, &shown.checkpoint.classes);
-    let (right, all) = (answers.correct(), answers.images());
-    let recorded = shown.checkpoint.test_accuracy;
-    let found = 100.0 * right as f64 / all.max(1) as f64;
-    let mut body = note(&format!(
-        "{} of {} correct, computed for this report from the saved weights.",
-        thousands(right),
-        thousands(all)
-    ));
-    // Devices round differently: an image or two may change sides, no more.
-    if (found - recorded).abs() * all as f64 > 200.0 {
-        body += &format!(
-            "<p class=warn>During training it was {}: either these are not the images of the run, or the weights \
-             compute differently here.</p>\n",
-            percent(recorded)
-        );
-    }
-    body += "<div class=beside>\n";
-    if names.len() <= MOST_IN_MATRIX {
-        body += &matrix(&answers.confusion, names);
-    } else {
-        body += &note(&format!(
-            "A matrix of {} classes is too large to show; these are its largest cells.",
-            names.len()
-        ));
-    }
-    let confusions = answers.confusions();
-    let row = |&(count, label, class): &(usize, usize, usize)| {
-        vec![escape(&names[label]), escape(&names[class]), count.to_string()]
-    };
-    if !confusions.is_empty() {
-        let rows: Vec<_> = confusions.iter().take(MOST_CONFUSIONS).map(row).collect();
-        let table = table(&["label", "answer", "images"], &rows, 2);
-        body += &format!("<div><h3>Most frequent confusions</h3>\n{table}</div>\n");
-    }
-    body += "</div>\n";
-    section("Confusion matrix", &body)
-}
-
-fn matrix(confusion: &[Vec<usize>], names: &[String]) -> String {
-    let wrong = |label: usize, class: usize| if label == class { 0 } else { confusion[label][class] };
-    let classes = 0..names.len();
-    let most =
-        classes.clone().flat_map(|l| classes.clone().map(move |c| wrong(l, c))).max().unwrap_or(0).max(1);
-    let long = if names.iter().any(|name| name.chars().count() > 4) { " class=long" } else { "" };
-    let heads: String =
-        names.iter().map(|name| format!("<th{long}><span>{}</span></th>", escape(name))).collect();
-    let cell = |label: usize, class: usize| {
-        let count = confusion[label][class];
-        match (count, label == class) {
-            (0, false) => "<td></td>".to_owned(),
-            (_, true) => format!("<td class=hit>{count}</td>"),
-            // The square root makes small counts visible.
-            _ => format!(
-                "<td class=miss style=\"--a:{:.0}%\">{count}</td>",
-                15.0 + 65.0 * (count as f64 / most as f64).sqrt()
-            ),
-        }
-    };
-    let row = |label: usize| {
-        let cells: String = classes.clone().map(|class| cell(label, class)).collect();
-        format!("<tr><th>{}</th>{cells}</tr>\n", escape(&names[label]))
-    };
-    let rows: String = classes.clone().map(row).collect();
-    format!(
-        "<div class=scroll><table class=matrix>\n<thead><tr><th class=axes>label ↓ answer →</th>{heads}</tr></thead>\n<tbody>\n{rows}</tbody></table></div>\n"
-    )
-}
-
-fn classes(shown: &Shown<'_>) -> String {
-    let (names, confusion) = (&shown.checkpoint.classes, &shown.answers.confusion);
-    let wrong = |label: usize| {
-        let all: usize = confusion[label].iter().sum();
-        (all - confusion[label][label]) as f64 / all.max(1) as f64
-    };
-    let most = (0..names.len()).map(wrong).fold(0.0, f64::max).max(1e-9);
-    let row = |(label, counts): (usize, &Vec<usize>)| {
-        let (right, all) = (counts[label], counts.iter().sum::<usize>());
-        let answered: usize = confusion.iter().map(|row| row[label]).sum();
-        let share =
-            |of: usize| if of == 0 { "–".into() } else { percent(100.0 * right as f64 / of as f64) };
-        let wrong = bar(wrong(label) / most, "miss");
-        vec![
-            escape(&names[label]),
-            share(all),
-            all.to_string(),
-            (all - right).to_string(),
-            wrong,
-            share(answered),
-        ]
-    };
-    let rows: Vec<_> = confusion.iter().enumerate().map(row).collect();
-    let heads = ["class", "accuracy", "images", "wrong", "share of wrong", "right among its answers"];
-    section("Accuracy of each class", &table(&heads, &rows, 1))
-}
-
-fn worst(shown: &Shown<'_>) -> String {
-    let names = &shown.checkpoint.classes;
-    let figure = |answer: &Answer| {
-        let Answer { image, label, class, loss, probabilities } = answer;
-        let alt = format!("image {image}, label {}, answer {}", names[*label], names[*class]);
-        let mut order: Vec<usize> = (0..probabilities.len()).collect();
-        order.sort_by(|&a, &b| probabilities[b].total_cmp(&probabilities[a]));
-        // The three most probable classes, and the label.
-        let listed = order.iter().enumerate().filter(|&(place, index)| place < 3 || index == label);
-        let line = |(_, &index): (usize, &usize)| {
-            let kind = if index == *label { "hit" } else { "miss" };
-            let share = probabilities[index];
-            format!(
-                "<li>{} {}<span>{:.1} %</span></li>",
-                escape(&names[index]),
-                bar(share, kind),
-                100.0 * share
-            )
-        };
-        let lines: String = listed.map(line).collect();
-        let verdict = if label == class { "right" } else { "wrong" };
-        format!(
-            "<figure>{}<figcaption><b>{}</b> → <b class={verdict}>{}</b>\n<ol>{lines}</ol><small>#{image}, loss {loss:.2}</small></figcaption></figure>\n",
-            of_image(shown.images, *image, &alt, 56),
-            escape(&names[*label]),
-            escape(&names[*class])
-        )
-    };
-    let figures: String = shown.answers.worst.iter().map(figure).collect();
-    let count = shown.answers.worst.len();
-    let text = format!(
-        "The {count} {} images with the highest loss: label → answer, the most probable classes and the label’s own probability (blue), \
-         and the image’s place in the set, counted from 0.",
-        shown.record.judged_on()
-    );
-    section("Worst images", &(note(&text) + &format!("<div class=worst>\n{figures}</div>\n")))
 }
 
 fn time(record: &Record) -> String {

@@ -53,6 +53,26 @@ pub(super) fn of_image(images: &Images, index: usize, alt: &str, side: usize) ->
     img(&picture, alt, (side / picture.height.max(1)).max(1))
 }
 
+/// One image of a dataset in grey, with a value for each pixel over it: blue for positive ones, orange for negative, the
+/// largest of all at full strength. As large as [`of_image`].
+pub(super) fn of_map(images: &Images, index: usize, values: &[f64], alt: &str, side: usize) -> String {
+    const STRONGEST: f64 = 0.8;
+    let [channels, height, width] = [images.channels, images.height, images.width];
+    let size = height * width;
+    let pixels = &images.pixels[index * channels * size..][..channels * size];
+    let largest = values.iter().fold(0.0, |most: f64, value| most.max(value.abs())).max(f64::MIN_POSITIVE);
+    let of_pixel = |at: usize| {
+        let sum: f64 = (0..channels).map(|channel| f64::from(pixels[channel * size + at])).sum();
+        let (grey, value) = (sum / channels as f64, values[at] / largest);
+        let [r, g, b, _] = colour(value.signum());
+        let share = STRONGEST * value.abs();
+        [r, g, b].map(|full| (grey + share * (f64::from(full) - grey)).round() as u8)
+    };
+    let samples = (0..size).flat_map(of_pixel).collect();
+    let picture = shrunk(Raster { width, height, channels: 3, samples }, MOST_SIDE.max(side));
+    img(&picture, alt, (side / picture.height.max(1)).max(1))
+}
+
 /// A picture with no side longer than `most`, in the same proportions.
 fn shrunk(picture: Raster<u8>, most: usize) -> Raster<u8> {
     let longest = picture.width.max(picture.height);
@@ -131,6 +151,21 @@ mod tests {
     }
 
     #[test]
+    fn a_map_colours_the_image_where_it_has_values() {
+        let grey = Images::new([1, 1, 4], vec![0, 100, 200, 50], vec![0]).unwrap();
+        let text = of_map(&grey, 0, &[0.0, 2.0, -1.0, 0.0], "", 1);
+        let data = text.split("base64,").nth(1).unwrap().split('"').next().unwrap();
+        let picture = image::load_from_memory(&STANDARD.decode(data).unwrap()).unwrap().to_rgb8();
+        let mixed = |grey: f64, share: f64, sign: f64| {
+            let [r, g, b, _] = colour(sign);
+            [r, g, b].map(|full| (grey + share * (f64::from(full) - grey)).round() as u8)
+        };
+        let pixels: Vec<[u8; 3]> = picture.pixels().map(|pixel| pixel.0).collect();
+        assert_eq!(pixels, [[0; 3], mixed(100.0, 0.8, 1.0), mixed(200.0, 0.4, -1.0), [50; 3]]);
+        assert!(!of_map(&grey, 0, &[0.0; 4], "", 1).is_empty());
+    }
+
+    #[test]
     fn tiles_have_the_colours_of_their_values() {
         let text = of_tiles(&[1.0, 0.0, -2.0, 0.0], [2, 1, 2], "");
         let data = text.split("base64,").nth(1).unwrap().split('"').next().unwrap();
@@ -159,7 +194,7 @@ mod tests {
     fn images([channels, height, width]: [usize; 3]) -> Images {
         let sample = |at: usize| (at / width * 3 + at % width * 2) as u8;
         let pixels = (0..2 * channels * height * width).map(sample).collect();
-        Images { count: 2, channels, height, width, pixels, labels: vec![0, 0] }
+        Images { count: 2, channels, height, width, pixels, labels: vec![0, 0], files: Default::default() }
     }
 
     #[test]

@@ -281,6 +281,7 @@ impl Ready {
             settings,
             data,
             device: device.name(),
+            place: device.clone(),
             opened,
             folder,
             learning_rates,

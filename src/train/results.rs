@@ -6,6 +6,7 @@ use super::summary::{self, ReplicaSummary, Summary};
 use super::{EpochMetrics, Run, Tested, Vector, Written};
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::error::{Error, Result};
+use crate::eval;
 use crate::model::Model;
 
 const METRICS: &str = "metrics.csv";
@@ -128,7 +129,7 @@ impl Run {
                 pictures: self.data.pictures,
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
-            let checkpoint = Checkpoint {
+            let mut checkpoint = Checkpoint {
                 model: net.model(&self.model)?,
                 weights: weights.clone(),
                 normalization: self.data.normalization.clone(),
@@ -136,8 +137,10 @@ impl Run {
                 trained,
                 test_accuracy: last.test_accuracy,
                 test_loss: last.test_loss,
+                temperature: None,
                 warnings: Vec::new(),
             };
+            checkpoint.temperature = self.temperature(&checkpoint);
             checkpoint.save(&self.folder.path().join(&file))?;
             summary.weights_sha256 = Some(checkpoint.weights_sha256());
             summary.file = Some(file);
@@ -148,5 +151,15 @@ impl Run {
         json.push('\n');
         self.folder.write("summary.json", json.as_bytes())?;
         Ok(summary)
+    }
+
+    /// The temperature of a net, if there are images to fit it on that it neither learnt from nor is judged by in the end.
+    fn temperature(&self, checkpoint: &Checkpoint) -> Option<f32> {
+        if self.settings.hold_out == 0 {
+            return None;
+        }
+        // A model that could not be calibrated is still better than none.
+        let logits = eval::logits(checkpoint, &self.data.test, &self.place).ok()?;
+        eval::fit_temperature(&logits, &self.data.test.labels, checkpoint.model.class_count())
     }
 }

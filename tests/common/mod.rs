@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use shadernet::dataset::Images;
+use shadernet::dataset::{FileNames, Images};
 use shadernet::layers::{Context, Layer, LayerKind};
 use shadernet::normalization::Normalization;
 use shadernet::rng;
@@ -91,6 +91,6 @@ impl Draw {
         let mut pixel = || self.word().to_be_bytes()[0].saturating_sub(90);
         let pixels = (0..count * channels * height * width).map(|_| pixel()).collect();
         let labels = (0..count).map(|_| self.below(classes) as u8).collect();
-        Arc::new(Images { count, channels, height, width, pixels, labels })
+        Arc::new(Images { count, channels, height, width, pixels, labels, files: FileNames::default() })
     }
 }

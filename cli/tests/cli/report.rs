@@ -33,6 +33,27 @@ fn cells(table: &str) -> Vec<Vec<String>> {
     rows.map(of_row).collect()
 }
 
+/// The counts in the drawing of the matrix: which cell a number belongs to, its place says.
+fn matrix(page: &str) -> Vec<Vec<usize>> {
+    let attribute =
+        |text: &str, name: &str| -> f64 { between(text, &format!("{name}=\""), "\"").parse().unwrap() };
+    let svg = between(page, "<figure class=matrix", "</svg>");
+    let names = between(svg, "<g class=names", "</g>").matches("<text class=end").count();
+    let mut counts = vec![vec![0; names]; names];
+    let places: Vec<(f64, f64, usize)> = between(svg, "<g class=counts", "</g>")
+        .split("<text")
+        .skip(1)
+        .map(|text| (attribute(text, " x"), attribute(text, " y"), between(text, ">", "<").parse().unwrap()))
+        .collect();
+    let first = |of: fn(&(f64, f64, usize)) -> f64| places.iter().map(of).fold(f64::INFINITY, f64::min);
+    // The diagonal always has numbers.
+    let (left, top) = (first(|place| place.0), first(|place| place.1));
+    for (x, y, count) in places {
+        counts[((y - top) / 24.0).round() as usize][((x - left) / 24.0).round() as usize] = count;
+    }
+    counts
+}
+
 fn section<'a>(page: &'a str, title: &str) -> &'a str {
     between(page, &format!("<h2>{title}</h2>"), "</section>")
 }
@@ -87,20 +108,20 @@ fn the_page_says_what_the_logits_say() {
     let right: usize = (0..3).map(|class| counts[class][class]).sum();
     assert!((1..30).contains(&right), "some images must be right and some wrong: {counts:?}");
 
-    let matrix = cells(between(&page, "<table class=matrix>", "</table>"));
-    assert_eq!(matrix.len(), 4);
-    for (class, row) in matrix[1..].iter().enumerate() {
-        let number = |cell: &String| if cell.is_empty() { 0 } else { cell.parse::<usize>().unwrap() };
-        assert_eq!(row[0], class.to_string());
-        assert_eq!(row[1..].iter().map(number).collect::<Vec<_>>(), counts[class]);
-    }
+    assert_eq!(matrix(&page), counts.map(Vec::from));
     assert!(section(&page, "Confusion matrix").contains(&format!("{right} of 30 correct")));
-    let classes = cells(section(&page, "Accuracy of each class"));
-    for (class, row) in classes[1..].iter().enumerate() {
+    let classes = cells(section(&page, "Each class"));
+    assert_eq!(classes.len(), 1 + 3 + 1);
+    for (class, row) in classes[1..4].iter().enumerate() {
         let (hits, all) = (counts[class][class], counts[class].iter().sum::<usize>());
-        assert_eq!(row[1], format!("{:.2} %", 100.0 * hits as f64 / all as f64), "{row:?}");
-        assert_eq!(row[2..4], [all.to_string(), (all - hits).to_string()]);
+        let answers: usize = counts.iter().map(|row| row[class]).sum();
+        let share =
+            |of: f64| if of > 0.0 { format!("{:.2}", 100.0 * hits as f64 / of) } else { "–".into() };
+        let want = [all.to_string(), (all - hits).to_string(), share(answers as f64), share(all as f64)];
+        assert_eq!(row[1..5], want, "{row:?}");
+        assert_eq!(row[5], share((all + answers) as f64 / 2.0));
     }
+    assert_eq!(classes[4][..3], ["mean".to_owned(), "30".into(), (30 - right).to_string()]);
 
     losses.sort_by(|a, b| b.0.total_cmp(&a.0));
     let worst = section(&page, "Worst images");
@@ -136,6 +157,30 @@ fn the_page_says_what_the_logits_say() {
 }
 
 #[test]
+fn the_worst_images_are_files_that_can_be_found() {
+    let dir = pictures::album();
+    ok(dir.path(), &train(&["--epochs", "1", "--out", "x"]));
+    let page = text(dir.path().join("x/report.html"));
+    check_alone(&page);
+    let worst = section(&page, "Worst images");
+    let files: Vec<&str> =
+        worst.split("<small>").skip(1).map(|text| text.split(',').next().unwrap()).collect();
+    let summary: Value = serde_json::from_str(&text(dir.path().join("x/summary.json"))).unwrap();
+    assert_eq!(files.len() as u64, summary["test_images"].as_u64().unwrap());
+    for (file, figure) in files.iter().zip(worst.split("<figure>").skip(1)) {
+        assert!(dir.path().join("data").join(file).is_file(), "{file}");
+        let class = Path::new(file).parent().unwrap().file_name().unwrap().to_str().unwrap();
+        assert!(figure.contains(&format!("<b>{class}</b> → ")), "{figure}");
+        // The image, and the map of where the answer comes from.
+        assert_eq!(figure.matches("<img ").count(), 2);
+    }
+    let held_out = train(&["--epochs", "1", "--hold-out", "5", "--out", "y"]);
+    ok(dir.path(), &held_out);
+    let page = text(dir.path().join("y/report.html"));
+    assert_eq!(section(&page, "Worst images").matches("<small>train/").count(), 5);
+}
+
+#[test]
 fn names_are_only_names() {
     let dir = workplace();
     let names = "classes = [\"<b>\", \"&amp\", \"it's \\\"x\\\"\"]\nlayers = [";
@@ -144,7 +189,7 @@ fn names_are_only_names() {
     ok(dir.path(), &train(&["--epochs", "1", "--out", "<script>"]));
     let page = text(dir.path().join("<script>/report.html"));
     check_alone(&page);
-    for name in ["<h1>&lt;script&gt;</h1>", "<th>&lt;b&gt;</th>", "&amp;amp", "it&#39;s &quot;x&quot;"] {
+    for name in ["<h1>&lt;script&gt;</h1>", ">&lt;b&gt;</text>", "&amp;amp", "it&#39;s &quot;x&quot;"] {
         assert!(page.contains(name), "{name}");
     }
 }

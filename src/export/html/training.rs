@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::buffers_of;
 use crate::checkpoint::Checkpoint;
-use crate::dataset::Images;
+use crate::dataset::{FileNames, Images};
 use crate::engine::Setup;
 use crate::plan::{AVERAGES, Contents, METRICS_RING, Plan, PlanOptions, WEIGHTS, image_buffers};
 use crate::replica::Replica;
@@ -82,6 +82,7 @@ fn some(images: &Images, most: usize) -> Images {
         count: chosen.len(),
         pixels: chosen.iter().flat_map(|&image| &images.pixels[image * size..][..size]).copied().collect(),
         labels: chosen.iter().map(|&image| images.labels[image]).collect(),
+        files: FileNames::default(),
         ..*images
     }
 }
@@ -108,6 +109,7 @@ mod tests {
             width: 1,
             pixels: values.clone(),
             labels: values,
+            files: FileNames::default(),
         }
     }
 
@@ -133,6 +135,7 @@ mod tests {
             width: 28,
             pixels: vec![0; count * size],
             labels: vec![0; count],
+            files: FileNames::default(),
         };
         let counts = |train, test| {
             let (_, described) = description(&checkpoint, &blank(train), &blank(test));

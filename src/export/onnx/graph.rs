@@ -114,7 +114,13 @@ pub fn to_onnx(checkpoint: &Checkpoint, fold_batch_norm: bool) -> Result<Vec<u8>
     }
     let last = made.last().expect("a checked model");
     graph.node("loss.classes", "Flatten", &[last], "logits", vec![int("axis", 1)]);
-    graph.node("loss.softmax", "Softmax", &["logits"], "probabilities", vec![int("axis", 1)]);
+    let mut scaled = "logits";
+    if let Some(temperature) = checkpoint.temperature {
+        graph.floats("temperature", &[1, 1], &[temperature]);
+        graph.node("loss.temperature", "Div", &[scaled, "temperature"], "tempered", Vec::new());
+        scaled = "tempered";
+    }
+    graph.node("loss.softmax", "Softmax", &[scaled], "probabilities", vec![int("axis", 1)]);
     for output in ["logits", "probabilities"] {
         graph.graph.output.push(typed(output, &[model.class_count()]));
     }

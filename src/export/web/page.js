@@ -126,7 +126,7 @@ async function compute(pixels) {
 function softmax(logits) {
   // Without subtracting the largest, exp would overflow.
   const largest = Math.max(...logits);
-  const powers = Array.from(logits, (logit) => Math.exp(logit - largest));
+  const powers = Array.from(logits, (logit) => Math.exp((logit - largest) / model.temperature));
   const sum = powers.reduce((sum, power) => sum + power, 0);
   return powers.map((power) => power / sum);
 }

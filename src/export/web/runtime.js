@@ -16,7 +16,7 @@
 /**
  * Everything that the exporter embedded in the page.
  * @typedef {{
- *   name: string, input: Shape, pictures: boolean, classes: string[], pixel_scale: number[], pixel_offset: number[],
+ *   name: string, input: Shape, pictures: boolean, classes: string[], temperature: number, pixel_scale: number[], pixel_offset: number[],
  *   parameters: number, test_accuracy: number, layers: Layer[], plan: Plan, logits: string, shaders: Record<string, string>,
  *   buffers: Record<string, Float32Array>, examples: { name: string, png: string }[], training: Recipe | null,
  * }} Model
