@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Tests the page of `shadernet export --html` in Chromium, whose WebGPU is SwiftShader: README.md. Needs Node 20, npm and
+# Tests the pages of `shadernet export --html` and reports in Chromium, whose WebGPU is SwiftShader: README.md. Needs Node 20, npm and
 # Debian's chromium, or another one in CHROMIUM.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -40,6 +40,19 @@ for set in colours greys; do
     "$target/examples/prepare_json" "$model" "${pictures[@]}" "${digits[@]}" >"$work/$set.prepared"
     "$target/shadernet" classify "${pictures[@]}" --model "$model" --device cpu --json >"$work/$set.answers"
 done
+for classes in 26 100; do
+    node noise.mjs "$work/noise_$classes" "$classes"
+    names=$(seq -f '"class number %g"' -s ', ' "$classes")
+    cat >"$work/classes_$classes.toml" <<END
+name = "classes"
+input = [1, 17, 15]
+classes = [$names]
+layers = [{ type = "flatten" }, { type = "linear", out_features = $classes }]
+END
+    "$target/shadernet" train "$work/classes_$classes.toml" --data "$work/noise_$classes" --epochs 1 --device cpu \
+        --out "$work/classes_$classes" --quiet
+done
+node check_report.mjs "$work"
 node check.mjs "$work"
 node check_pictures.mjs "$work"
 node check_training.mjs "$work"
