@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
+use crate::dataset::Sketch;
 use crate::error::{Error, Remedy, Result, shown};
 use crate::files;
 use crate::model::Model;
@@ -78,6 +79,12 @@ pub struct Trained {
     /// True if they were pictures, stretched to the input as they are: so must be whatever else the network sees.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pictures: bool,
+    /// True if their 16 bits held values of 12: so do those of whatever else the network sees.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twelve_bit: bool,
+    /// By what the pictures are known again. Older files have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sketch: Option<Sketch>,
     /// Version of shadernet.
     pub shadernet: String,
 }

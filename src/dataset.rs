@@ -1,27 +1,43 @@
 //! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
 pub(crate) mod bitmap;
+mod cache;
+#[cfg(feature = "pictures")]
 mod decode;
 pub(crate) mod entries;
+#[cfg(feature = "pictures")]
 mod exif;
 mod file_names;
 mod folders;
+mod format;
 mod idx;
 mod images;
+#[cfg(feature = "pictures")]
 mod jpeg;
 mod layout;
+mod loader;
+mod names;
 pub(crate) mod picture;
 mod pictures;
+mod reading;
 pub(crate) mod resize;
+mod sketch;
 
 use std::path::Path;
 
 pub use file_names::FileNames;
 pub use images::Images;
-use layout::Source;
+pub use loader::{Loader, Progress};
+pub(crate) use names::{class_named, same_name};
+pub use sketch::Sketch;
 
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::tensor::Shape;
+
+/// Why no picture file is read.
+#[cfg(not(feature = "pictures"))]
+const NO_PICTURES: &str =
+    "this program was built without the feature `pictures` of the crate shadernet, which reads picture files";
 
 /// No images may take more memory.
 const MAX_BYTES: u64 = 1 << 31;
@@ -46,8 +62,25 @@ pub struct Dataset {
     pub classes: Vec<String>,
     /// True for pictures, which were stretched to the size of the input.
     pub pictures: bool,
+    /// True for pictures whose 16 bits hold values of 12, by which they were read.
+    pub twelve_bit: bool,
+    /// By what a network knows the training pictures again; `None` for IDX files.
+    pub sketch: Option<Sketch>,
     /// What is odd about the data, a line each.
     pub warnings: Vec<String>,
+}
+
+/// What a trained network knows about the pictures that it takes.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// A name for each class.
+    pub classes: &'a [String],
+    /// True if the names are those of folders.
+    pub named_by_folders: bool,
+    /// [`Dataset::twelve_bit`].
+    pub twelve_bit: bool,
+    /// [`Dataset::sketch`].
+    pub sketch: Option<&'a Sketch>,
 }
 
 /// What a network must fit.
@@ -87,31 +120,7 @@ impl Dataset {
     /// # Ok::<(), shadernet::error::Error>(())
     /// ```
     pub fn load(dir: &Path, input: Shape) -> Result<Self> {
-        let (source, mut warnings) = layout::find(dir)?;
-        let dir = match &source {
-            Source::Pictures(layout) => return pictures::load(layout, input, warnings),
-            Source::Idx(dir) => dir,
-        };
-        let train = Images::read(dir, Part::Train, &mut warnings)?;
-        let test = Images::read(dir, Part::Test, &mut warnings)?;
-        if (train.height, train.width) != (test.height, test.width) {
-            let message = format!(
-                "training images are {}x{}, but test images are {}x{}; they must have the same size",
-                train.height, train.width, test.height, test.width
-            );
-            return Err(Error::data(dir, message));
-        }
-        let last = train.labels.iter().copied().max().unwrap_or(0);
-        if let Some(i) = test.labels.iter().position(|&label| label > last) {
-            let message = format!(
-                "label {} of image {i} is not a class of the training set, whose labels end at {last}",
-                test.labels[i]
-            );
-            return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
-        }
-        warnings.extend(train.unseen_labels(dir));
-        let classes = train.class_names();
-        Ok(Self { train, test, classes, pictures: false, warnings })
+        Loader::new().load(dir, input)
     }
 
     /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
@@ -119,59 +128,8 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::load`], and when no image would be left.
     pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
-        let (source, mut warnings) = layout::find(dir)?;
-        let pictures = matches!(source, Source::Pictures(_));
-        let (all, classes, warnings) = match &source {
-            Source::Pictures(layout) => pictures::load_train(layout, input, warnings)?,
-            Source::Idx(dir) => {
-                let all = Images::read(dir, Part::Train, &mut warnings)?;
-                warnings.extend(all.unseen_labels(dir));
-                let classes = all.class_names();
-                (all, classes, warnings)
-            }
-        };
-        // Always the same images, whatever the seed, so that tuned runs can be compared.
-        let (train, test) = all.split(count, 0)?;
-        Ok(Self { train, test, classes, pictures, warnings })
+        Loader::new().hold_out(dir, input, count)
     }
-}
-
-/// Loads the test part alone, for a network that knows `classes`: the images, and what is odd about them. Folders of
-/// pictures are classes by their names. The labels of IDX files are numbers: of classes with `named_by_folders` they name
-/// the one of this value, of others they are the place in `classes`.
-///
-/// # Errors
-/// As [`Dataset::load`], and folders or labels that are no class.
-pub fn load_test(
-    dir: &Path,
-    input: Shape,
-    classes: &[String],
-    named_by_folders: bool,
-) -> Result<(Images, Vec<String>)> {
-    let (source, mut warnings) = layout::find(dir)?;
-    match &source {
-        Source::Pictures(layout) => pictures::load_test(layout, input, classes, warnings),
-        Source::Idx(dir) => {
-            let mut images = Images::read(dir, Part::Test, &mut warnings)?;
-            if named_by_folders {
-                images.name_labels(dir, classes)?;
-            }
-            Ok((images, warnings))
-        }
-    }
-}
-
-/// The place of a class among `names`: the one of this name or, if this is a number, the only one of its value.
-pub(crate) fn class_named(name: &str, names: &[String]) -> Option<usize> {
-    fn value(name: &str) -> Option<u64> {
-        name.parse().ok().filter(|_| name.bytes().all(|byte| byte.is_ascii_digit()))
-    }
-    names.iter().position(|other| other == name).or_else(|| {
-        let wanted = value(name)?;
-        let mut same = names.iter().enumerate().filter(|(_, other)| value(other) == Some(wanted));
-        let (place, _) = same.next()?;
-        same.next().is_none().then_some(place)
-    })
 }
 
 /// An empty vector with room for this many bytes, if there is enough memory.
@@ -204,16 +162,7 @@ fn is_lfs_pointer(bytes: &[u8]) -> bool {
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn survey(dir: &Path) -> Result<Survey> {
-    let (source, mut warnings) = layout::find(dir)?;
-    let dir = match &source {
-        Source::Pictures(layout) => return pictures::survey(layout, warnings),
-        Source::Idx(dir) => dir,
-    };
-    let images = Images::read(dir, Part::Train, &mut warnings)?;
-    warnings.extend(images.unseen_labels(dir));
-    let shape = Shape::new(images.channels, images.height, images.width);
-    let (count, classes) = (images.count, images.class_names());
-    Ok(Survey { images: shape, count, classes, pictures: false, warnings })
+    Loader::new().survey(dir)
 }
 
 #[cfg(test)]
@@ -418,7 +367,9 @@ mod tests {
         // Labels 1 and 2 of the test part.
         let dir = folder(NAMES, &files());
         let labels = |classes: &[&str], named_by_folders| {
-            let loaded = load_test(dir.path(), Shape::new(1, 2, 3), &names(classes), named_by_folders);
+            let classes = &names(classes);
+            let known = Known { classes, named_by_folders, twelve_bit: false, sketch: None };
+            let loaded = Loader::new().load_test(dir.path(), Shape::new(1, 2, 3), &known);
             loaded.map(|(images, _)| images.labels).map_err(|error| error.to_string())
         };
         assert_eq!(labels(&["0", "1", "10", "2"], true).unwrap(), [1, 3]);

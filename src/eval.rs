@@ -12,7 +12,7 @@ pub(crate) use confusion::answer;
 pub use confusion::{Averages, Confusion, Mistaken, Scores};
 
 use crate::checkpoint::{Checkpoint, Trained};
-use crate::dataset::{Images, load_test};
+use crate::dataset::{Images, Known, Loader, Sketch};
 use crate::device::{Device, Opened};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::{Error, Result};
@@ -24,8 +24,25 @@ use crate::train::TrainingData;
 /// Loads the test part of the dataset in `dir`, if it fits the model: images of its size, and no label or folder that is not
 /// one of its classes; with what is odd about them, a line each. Classes are compared by name, and numbers by value.
 pub fn load_test_images(dir: &Path, checkpoint: &Checkpoint) -> Result<(Arc<Images>, Vec<String>)> {
+    load_test_images_by(&Loader::new(), dir, checkpoint)
+}
+
+/// As [`load_test_images`], as `loader` says.
+pub fn load_test_images_by(
+    loader: &Loader<'_>,
+    dir: &Path,
+    checkpoint: &Checkpoint,
+) -> Result<(Arc<Images>, Vec<String>)> {
     let Checkpoint { model, classes, trained, .. } = checkpoint;
-    let (images, warnings) = load_test(dir, model.input, classes, trained.pictures)?;
+    // No folder of pictures has the images of IDX files.
+    let none = Sketch::default();
+    let known = Known {
+        classes,
+        named_by_folders: trained.pictures,
+        twelve_bit: trained.twelve_bit,
+        sketch: trained.sketch.as_ref().or((!trained.pictures).then_some(&none)),
+    };
+    let (images, warnings) = loader.load_test(dir, model.input, &known)?;
     check_images(&images, dir, &checkpoint.model)?;
     check_labels(&images, dir, &checkpoint.model)?;
     Ok((Arc::new(images), warnings))
@@ -125,6 +142,8 @@ pub fn adopt(model: Model, weights: Vec<Tensor>, data: &TrainingData, device: &D
         device: "another program".into(),
         images: data.train.count,
         pictures: data.pictures,
+        twelve_bit: data.twelve_bit,
+        sketch: data.sketch.clone(),
         shadernet: env!("CARGO_PKG_VERSION").into(),
     };
     let mut checkpoint = Checkpoint {

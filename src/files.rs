@@ -25,12 +25,17 @@ pub use shell::quoted;
 /// # Errors
 /// I/O errors; the old file is then unchanged.
 pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_pieces_atomically(path, &[bytes])
+}
+
+/// The same with the content in pieces.
+pub(crate) fn write_pieces_atomically(path: &Path, pieces: &[&[u8]]) -> Result<()> {
     let write = || -> io::Result<()> {
         let target = target_of(path)?;
         remove_leftovers(folder_of(&target));
         let mut tries = 0;
         loop {
-            match replace(&target, bytes) {
+            match replace(&target, pieces) {
                 // Another process took our file for a leftover just before it was locked.
                 Err(error)
                     if error.kind() == ErrorKind::NotFound && tries < 9 && folder_of(&target).is_dir() =>
@@ -44,7 +49,7 @@ pub fn write_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write().map_err(Error::io("write", path))
 }
 
-fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
+fn replace(target: &Path, pieces: &[&[u8]]) -> io::Result<()> {
     let folder = folder_of(target);
     let mut file = temporary_in(folder)?;
     // First, so that a private file is private at every moment.
@@ -52,7 +57,7 @@ fn replace(target: &Path, bytes: &[u8]) -> io::Result<()> {
         file.as_file().set_permissions(old.permissions())?;
     }
     // Through the inner file: the wrapper's errors contain the temporary name.
-    file.as_file_mut().write_all(bytes)?;
+    pieces.iter().try_for_each(|piece| file.as_file_mut().write_all(piece))?;
     file.as_file().sync_all()?;
     // Before the file is replaced, so that it is kept if this fails. A folder may be writable but not readable.
     #[cfg(unix)]

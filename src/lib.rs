@@ -40,8 +40,10 @@
 //! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
 //! | `export` | [`export`]: ONNX and PyTorch, and with `gpu` the page |
 //! | `tensorboard` | [`train::Events`]: the curves of a run for TensorBoard |
+//! | `pictures` | reading picture files: PNG, JPEG, WebP, GIF, BMP and TIFF |
 //!
-//! All are on by default. Without them there are the CPU engine, training, evaluation and classification.
+//! All are on by default. Without them there are the CPU engine, training, evaluation and classification, of IDX files and
+//! images in memory.
 //!
 //! # Tour
 //!

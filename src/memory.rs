@@ -68,12 +68,14 @@ pub(crate) fn available() -> Option<u64> {
 }
 
 /// Memory shared by threads: work that doesn't fit alongside the rest waits until that is done.
+#[cfg_attr(not(feature = "pictures"), allow(dead_code, reason = "only decoders take of it"))]
 pub(crate) struct Budget {
     bytes: u64,
     taken: Mutex<u64>,
     returned: Condvar,
 }
 
+#[cfg_attr(not(feature = "pictures"), allow(dead_code, reason = "only decoders take of it"))]
 impl Budget {
     /// A budget of all memory that is free now.
     pub(crate) fn of_what_is_free() -> Self {

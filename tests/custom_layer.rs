@@ -309,6 +309,8 @@ fn checkpoint(model: Model) -> Checkpoint {
         device: "test".into(),
         images: 32,
         pictures: false,
+        twelve_bit: false,
+        sketch: None,
         shadernet: "test".into(),
     };
     Checkpoint {

@@ -60,6 +60,8 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
         seed: 0,
         device: "none".into(),
         images: 1,
+        twelve_bit: false,
+        sketch: None,
         shadernet: "0".into(),
         pictures: false,
     };

@@ -342,6 +342,13 @@ fn pictures() {
             corpus.push(fs::read(&path).unwrap());
         }
     }
+    // And every other kind, as other programs write it.
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/pictures");
+    let mut others: Vec<_> = fs::read_dir(fixtures).unwrap().map(|entry| entry.unwrap().path()).collect();
+    others.retain(|file| !["png", "py"].iter().any(|ending| file.extension().unwrap() == *ending));
+    others.sort();
+    corpus.extend(others.into_iter().map(|file| fs::read(file).unwrap()));
+    assert!(corpus.len() > 40);
     let folder = tempfile::tempdir().unwrap();
     for part in ["train", "test"] {
         for class in ["a", "b"] {

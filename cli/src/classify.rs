@@ -35,8 +35,8 @@ as it is: a name that is taken gets a number (cat-2.jpg), and a picture that is 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct ClassifyArgs {
-    /// Pictures (.png, .jpg) of any size and colour, folders of them, or `-` for standard input; the built-in network,
-    /// and others trained on IDX files, expect one digit in each
+    /// Pictures (PNG, JPEG, WebP, GIF, BMP, TIFF) of any size and colour, folders of them, or `-` for standard input; the
+    /// built-in network, and others trained on IDX files, expect one digit in each
     #[arg(value_name = "IMAGE|FOLDER", required = true)]
     images: Vec<PathBuf>,
     /// Trained model (.safetensors), or the folder of a run [default: the built-in seed network]

@@ -9,7 +9,7 @@ use shadernet::error::Result;
 use shadernet::tensor::Tensor;
 use shadernet::{eval, files};
 
-use super::{DeviceArgs, Output, open, output};
+use super::{DeviceArgs, Output, loading, open, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -58,7 +58,8 @@ pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
             (open::weights(&file, model, Some(&data), &device)?, device)
         }
     };
-    let (images, warnings) = eval::load_test_images(&data, &checkpoint)?;
+    let (images, warnings) =
+        loading::with(args.json, |loader| eval::load_test_images_by(loader, &data, &checkpoint))?;
     warnings.iter().for_each(|warning| output::warning(warning));
     if !args.json {
         output.line(format_args!("device: {device}\ndata:   {}", data.display()));

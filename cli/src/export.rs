@@ -15,7 +15,7 @@ use shadernet::export::onnx::Graph;
 use shadernet::files;
 use shadernet::train::TrainingData;
 
-use super::{Output, open, output};
+use super::{Output, loading, open, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -127,7 +127,8 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
 /// The page, with the images of a dataset if people are to train on it.
 fn page(checkpoint: &Checkpoint, data: Option<&Path>) -> Result<String> {
     let Some(data) = data else { return export::html(checkpoint) };
-    let data = TrainingData::load(data, checkpoint.model.input)?;
+    let input = checkpoint.model.input;
+    let data = loading::with(false, |loader| TrainingData::load_by(loader, data, input))?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     data.check(&checkpoint.model)?;
     data.check_classes(checkpoint)?;
@@ -135,7 +136,8 @@ fn page(checkpoint: &Checkpoint, data: Option<&Path>) -> Result<String> {
 }
 
 fn test_images(checkpoint: &Checkpoint, data: &Path) -> Result<Arc<Images>> {
-    let (images, warnings) = eval::load_test_images(data, checkpoint)?;
+    let (images, warnings) =
+        loading::with(false, |loader| eval::load_test_images_by(loader, data, checkpoint))?;
     warnings.iter().for_each(|warning| output::warning(warning));
     Ok(images)
 }

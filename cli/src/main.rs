@@ -17,6 +17,7 @@ mod doctor;
 mod eval;
 mod experiments;
 mod export;
+mod loading;
 mod new;
 mod open;
 mod output;
@@ -32,7 +33,7 @@ use output::Output;
 ///
 /// Without a command, train the built-in network (9,954 parameters) on the handwritten digits in data/mnist.
 #[derive(Parser)]
-#[command(name = "shadernet", version, after_help = EXAMPLES)]
+#[command(name = "shadernet", version, after_help = format!("{EXAMPLES}\n\n{}", loading::HELP))]
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,

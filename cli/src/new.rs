@@ -5,14 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::dataset::{Survey, survey};
+use shadernet::dataset::Survey;
 use shadernet::error::{Error, Result};
 use shadernet::files;
 use shadernet::layers::Op;
 use shadernet::model::Model;
 use shadernet::tensor::Shape;
 
-use super::{Output, output};
+use super::{Output, loading, output};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -69,7 +69,7 @@ const SMALLEST_HALVED: usize = 8;
 /// Writes the model file.
 pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
     files::check_outputs(&[&args.out], &[&args.data], args.force)?;
-    let survey = survey(&args.data)?;
+    let survey = loading::with(false, |loader| loader.survey(&args.data))?;
     survey.warnings.iter().for_each(|warning| output::warning(warning));
     if args.size.is_some() && !survey.pictures {
         let message = format!(

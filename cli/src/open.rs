@@ -9,7 +9,7 @@ use shadernet::eval;
 use shadernet::files::quoted;
 use shadernet::train::{Summary, TrainingData};
 
-use super::output;
+use super::{loading, output};
 
 /// The images that are used where nothing else is said.
 const DEFAULT_DATA: &str = "data/mnist";
@@ -37,7 +37,7 @@ pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Devi
             return Err(Error::Usage(message));
         };
         let weights = read(file, &model)?;
-        let data = TrainingData::load(dir, model.input)?;
+        let data = loading::with(false, |loader| TrainingData::load_by(loader, dir, model.input))?;
         data.warnings.iter().for_each(|warning| output::warning(warning));
         return eval::adopt(model, weights, &data, device);
     } else {
@@ -47,7 +47,7 @@ pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Devi
     // It was fitted to the others.
     checkpoint.temperature = None;
     if let Some(dir) = data {
-        let (images, _) = eval::load_test_images(dir, &checkpoint)?;
+        let (images, _) = loading::with(false, |loader| eval::load_test_images_by(loader, dir, &checkpoint))?;
         let metrics = eval::evaluate(&checkpoint, &images, device)?;
         (checkpoint.test_accuracy, checkpoint.test_loss) = (metrics.accuracy(), metrics.loss());
     }

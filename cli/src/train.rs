@@ -24,7 +24,7 @@ use shadernet::train::{
 
 use super::remedy::with_remedy;
 use super::stop::Stop;
-use super::{DeviceArgs, Output, Switch, output};
+use super::{DeviceArgs, Output, Switch, loading, output};
 
 mod printer;
 
@@ -171,7 +171,7 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
         })?;
     }
     let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
-    let data = load(data, &model, args.hold_out.unwrap_or(0) as usize)?;
+    let data = load(args, data, &model)?;
     data.check(&model)?;
     let device = device(args, &model, &data)?;
     report.start(&device, &model, &replicas, shuffle, &data);
@@ -227,7 +227,8 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
         return Err(Error::data(dir, message));
     }
     let model = Arc::clone(&state.model);
-    let data = Arc::new(state.load_data(absolute(dir))?);
+    let data = loading::with(args.quiet, |loader| state.load_data_by(loader, absolute(dir)))?;
+    let data = Arc::new(data);
     state.check_data(&data)?;
     let device = device(args, &model, &data)?;
     report.start(&device, &model, state.replicas(), state.shuffles(), &data);
@@ -255,12 +256,12 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// The images of a new run.
-fn load(folder: &Path, model: &Model, hold_out: usize) -> Result<Arc<TrainingData>> {
-    let folder = absolute(folder);
-    let data = match hold_out {
-        0 => TrainingData::load(folder, model.input)?,
-        count => TrainingData::load_held_out(folder, model.input, count)?,
-    };
+fn load(args: &TrainArgs, folder: &Path, model: &Model) -> Result<Arc<TrainingData>> {
+    let (folder, input) = (absolute(folder), model.input);
+    let data = loading::with(args.quiet, |loader| match args.hold_out {
+        None => TrainingData::load_by(loader, folder, input),
+        Some(count) => TrainingData::load_held_out_by(loader, folder, input, count as usize),
+    })?;
     Ok(Arc::new(data))
 }
 

@@ -107,8 +107,8 @@ pub fn prepare_files(files: &[PathBuf], checkpoint: &Checkpoint) -> Vec<Result<P
     let budget = Budget::of_what_is_free();
     let one = |path: &PathBuf| {
         // The share is kept until the picture is small.
-        let (image, _share) = picture::decode_file_within(path, &budget)?;
-        Prepared::new(Picture { image, name: path.clone() }, checkpoint)
+        let (decoded, _share) = picture::decode_file_within(path, &budget)?;
+        Prepared::new(Picture::new(decoded, path.clone()), checkpoint)
     };
     match files {
         [file] => vec![one(file)],

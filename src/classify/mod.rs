@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::checkpoint::Checkpoint;
+use crate::dataset::Images;
 use crate::dataset::bitmap::{Bitmap, Raster};
+use crate::dataset::picture::{self, Decoded};
 use crate::dataset::resize::stretch;
-use crate::dataset::{Images, picture};
 use crate::device::{Device, Opened};
 use crate::error::{Error, Result};
 use crate::eval;
@@ -76,7 +77,7 @@ impl Classifier {
         &self.checkpoint.classes[answer.class]
     }
 
-    /// Classifies a PNG or JPEG file.
+    /// Classifies a picture file.
     ///
     /// # Errors
     /// Those of [`Picture::open`] and [`Classifier::classify`].
@@ -84,7 +85,7 @@ impl Classifier {
         self.classify(Picture::open(path)?)
     }
 
-    /// Classifies what a PNG or JPEG file holds.
+    /// Classifies what a picture file holds.
     ///
     /// # Errors
     /// Those of [`Picture::read`] and [`Classifier::classify`].
@@ -161,27 +162,32 @@ impl Answer {
 #[derive(Debug)]
 pub struct Picture {
     image: Bitmap,
+    has_more: bool,
     name: PathBuf,
 }
 
 impl Picture {
-    /// Reads a PNG or JPEG file.
+    /// Reads a picture file: PNG, JPEG, WebP, GIF, BMP or TIFF. Of several frames or pages the first is taken.
     ///
     /// # Errors
-    /// Files that are missing, neither PNG nor JPEG, damaged or too large.
+    /// Files that are missing, of another kind, damaged or too large.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        Ok(Self { image: picture::decode(path)?, name: path.to_owned() })
+        Ok(Self::new(picture::decode(path)?, path.to_owned()))
     }
 
-    /// Reads what a PNG or JPEG file holds from elsewhere, such as standard input; errors call it `name`.
+    /// Reads what a picture file holds from elsewhere, such as standard input; errors call it `name`.
     ///
     /// # Errors
     /// As [`Picture::open`].
     pub fn read(stream: impl Read, name: &str) -> Result<Self> {
         let name = PathBuf::from(name);
         let bytes = picture::read_stream(stream, &name)?;
-        Ok(Self { image: picture::decode_bytes(&bytes, &name)?, name })
+        Ok(Self::new(picture::decode_bytes(&bytes, &name)?, name))
+    }
+
+    fn new(Decoded { bitmap, has_more }: Decoded, name: PathBuf) -> Self {
+        Self { image: bitmap, has_more, name }
     }
 
     /// Takes pixels from memory, `[height][width][channels]` from the upper left, with 1 (grey), 2 (grey and alpha), 3 (RGB)
@@ -205,18 +211,21 @@ impl Picture {
             return Err(Error::Usage(message));
         }
         let image = Bitmap::Eight(Raster { width, height, channels, samples });
-        Ok(Self { image, name: PathBuf::from("the pixels") })
+        Ok(Self { image, has_more: false, name: PathBuf::from("the pixels") })
     }
 
     /// What is unusual about it and may make the answer of `checkpoint` wrong. A drawing's contrast does not matter.
     pub fn warning(&self, checkpoint: &Checkpoint) -> Option<String> {
-        self.image.faint().filter(|_| takes_pictures(checkpoint)).map(|most| {
+        let is_read_darkly = takes_pictures(checkpoint) && !checkpoint.trained.twelve_bit;
+        let faint = self.image.faint().filter(|_| is_read_darkly).map(|most| {
             format!(
-                "{}: nearly black, since its values use only 0 to {most} of 16 bits; stretch them to the full range, \
-                 for example with `mogrify -auto-level`",
-                self.name.display()
+                "nearly black, since its values use only 0 to {most} of 16 bits; stretch them to the full range, for \
+                 example with `mogrify -auto-level`"
             )
-        })
+        });
+        let more = self.has_more.then(|| "only the first of its frames or pages is read".to_owned());
+        let all: Vec<_> = faint.into_iter().chain(more).collect();
+        (!all.is_empty()).then(|| format!("{}: {}", self.name.display(), all.join("; ")))
     }
 
     /// The image that `checkpoint` sees of it, `[channels][height][width]`: stretched to the input, if it was trained on
@@ -236,7 +245,8 @@ impl Picture {
             );
             return Err(Error::Usage(message));
         }
-        Ok(stretch(&self.image.flatten(input.channels), input))
+        let image = if checkpoint.trained.twelve_bit { self.image.widened() } else { self.image };
+        Ok(stretch(&image.flatten(input.channels), input))
     }
 }
 

@@ -14,13 +14,13 @@ use ink::Ink;
 /// A picture whose values differ less than this from its background, of 255, is blank.
 const MIN_CONTRAST: u8 = 32;
 
-/// Reads a PNG or JPEG as one grey image, `[height][width]`, bright ink on black, sized and centred as MNIST is.
+/// Reads a picture file as one grey image, `[height][width]`, bright ink on black, sized and centred as MNIST is.
 ///
 /// Any picture fits: any size up to 8192x8192, colours, depth and transparency, dark on light or light on dark. A grey
 /// picture of exactly `height` x `width` with a black border is taken for a finished one and returned unchanged.
 ///
 /// # Errors
-/// Files that are missing, neither PNG nor JPEG, damaged or too large, and pictures without ink.
+/// Files that are missing, of no kind that is read, damaged or too large, and pictures without ink.
 ///
 /// # Examples
 /// ```
@@ -32,7 +32,7 @@ const MIN_CONTRAST: u8 = 32;
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn prepare(path: &Path, height: usize, width: usize) -> Result<Vec<u8>> {
-    prepare_decoded(decode(path)?, path, height, width)
+    prepare_decoded(decode(path)?.bitmap, path, height, width)
 }
 
 /// Prepares a picture that is decoded already; errors name it `path`.
@@ -102,6 +102,7 @@ pub fn ascii(pixels: &[u8], height: usize, width: usize) -> String {
     text
 }
 
+#[cfg(feature = "pictures")]
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -252,19 +253,20 @@ mod tests {
             deep.extend(chunk);
             deep.extend(crc.sum().to_be_bytes());
         }
-        let cases: [(&[u8], &str); 22] = [
+        let cases: [(&[u8], &str); 23] = [
             (&gray(40, 40, 255), "no ink found"),
             (&gray(28, 28, 0), "no ink found"),
             (&gray(1, 1, 7), "no ink found"),
             (&png(RgbaImage::new(9, 9).into()), "no ink found"),
-            (b"", "the file is empty; expected a PNG or JPEG"),
-            (b"hello", "not an image; expected a PNG or JPEG image"),
-            (b"GIF89a", "a GIF image, whatever its name says; convert it to PNG or JPEG"),
+            (b"", "the file is empty; expected a PNG, JPEG, WebP, GIF, BMP or TIFF image"),
+            (b"hello", "not an image; expected a PNG, JPEG,"),
+            (b"8BPS", "a Photoshop image, whatever its name says; convert it to PNG or JPEG"),
             (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
             (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF image"),
-            (b"RIFF\x10\0\0\0WEBPVP8 ", "a WebP image"),
-            (b"BM\x10\0\0\0", "a BMP image"),
-            (b"II*\0\x08\0\0\0", "a TIFF image"),
+            (b"RIFF\x10\0\0\0WEBPVP8 ", "damaged WebP: it ends early"),
+            (b"GIF89a", "damaged GIF: it ends early"),
+            (b"BM\x10\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", "damaged BMP: it ends early"),
+            (b"II*\0\x08\0\0\0", "damaged TIFF"),
             (b"%PDF-1.7", "a PDF document"),
             (b"<?xml version=\"1.0\"?>\n<svg xmlns=\"\">", "an SVG drawing"),
             (b"\n<!DOCTYPE HTML><html>", "an HTML page, perhaps from a failed download"),

@@ -1,5 +1,6 @@
 //! Decoded pictures, and their pixels as a network or a drawing needs them.
 
+#[cfg(feature = "pictures")]
 use super::exif::Orientation;
 
 /// A picture of 16 bits whose values all are below this was hardly meant to be that dark: cameras and microscopes store
@@ -34,6 +35,7 @@ impl<T: Copy> Raster<T> {
     }
 
     /// Turned as a viewer would show it.
+    #[cfg(feature = "pictures")]
     pub(super) fn upright(self, orientation: Orientation) -> Self {
         match self.channels {
             _ if orientation == Orientation::UPRIGHT => self,
@@ -44,6 +46,7 @@ impl<T: Copy> Raster<T> {
         }
     }
 
+    #[cfg(feature = "pictures")]
     fn turned<const CHANNELS: usize>(self, Orientation { transposed, mirrored }: Orientation) -> Self {
         let stored = self.pixels::<CHANNELS>();
         let (width, height) = if transposed { (self.height, self.width) } else { (self.width, self.height) };
@@ -144,6 +147,7 @@ pub(crate) enum Bitmap {
     /// With samples of 8 bits, to which fewer are widened.
     Eight(Raster<u8>),
     /// With samples of 16 bits.
+    #[cfg_attr(not(feature = "pictures"), allow(dead_code, reason = "only files have them"))]
     Sixteen(Raster<u16>),
 }
 
@@ -157,6 +161,7 @@ impl Bitmap {
     }
 
     /// Turned as a viewer would show it.
+    #[cfg(feature = "pictures")]
     pub(super) fn upright(self, orientation: Orientation) -> Self {
         match self {
             Self::Eight(raster) => Self::Eight(raster.upright(orientation)),
@@ -190,13 +195,34 @@ impl Bitmap {
         }
     }
 
-    /// The largest value of a picture of 16 bits that hardly uses them.
-    pub(crate) fn faint(&self) -> Option<u16> {
+    /// The largest value of a picture of 16 bits.
+    pub(crate) fn most(&self) -> Option<u16> {
         let Self::Sixteen(Raster { channels, samples, .. }) = self else { return None };
         let colours = if channels % 2 == 0 { channels - 1 } else { *channels };
-        let most = samples.chunks(*channels).flat_map(|pixel| &pixel[..colours]).copied().max()?;
-        (1..MIN_DEEP).contains(&most).then_some(most)
+        samples.chunks(*channels).flat_map(|pixel| &pixel[..colours]).copied().max()
     }
+
+    /// The largest value of a picture of 16 bits that hardly uses them.
+    pub(crate) fn faint(&self) -> Option<u16> {
+        self.most().filter(|most| is_faint(*most))
+    }
+
+    /// With the values of 12 bits spread over 16, if there are no larger ones. Opacity stays as it is.
+    pub(crate) fn widened(mut self) -> Self {
+        if self.most().is_some_and(|most| most < 1 << 12)
+            && let Self::Sixteen(Raster { channels, samples, .. }) = &mut self
+        {
+            let colours = if *channels % 2 == 0 { *channels - 1 } else { *channels };
+            let values = samples.chunks_mut(*channels).flat_map(|pixel| &mut pixel[..colours]);
+            values.for_each(|value| *value = *value << 4 | *value >> 8);
+        }
+        self
+    }
+}
+
+/// True for the largest value of a picture that was hardly meant to be so dark.
+pub(super) fn is_faint(most: u16) -> bool {
+    (1..MIN_DEEP).contains(&most)
 }
 
 #[cfg(test)]

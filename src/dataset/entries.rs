@@ -44,11 +44,11 @@ const RESULT_FOLDERS: [&str; 2] = ["runs", "experiments"];
 const ELOOP: i32 = if cfg!(any(target_os = "linux", target_os = "android")) { 40 } else { 62 };
 
 /// Extensions of the pictures that are read.
-pub(super) const EXTENSIONS: [&str; 3] = ["png", "jpg", "jpeg"];
+const EXTENSIONS: [&str; 10] = ["png", "jpg", "jpeg", "jpe", "jfif", "webp", "gif", "bmp", "tif", "tiff"];
 /// Extensions of pictures that must be converted.
-const FOREIGN: [&str; 20] = [
-    "webp", "heic", "heif", "avif", "gif", "bmp", "tif", "tiff", "svg", "jxl", "jp2", "jfif", "jpe", "ppm",
-    "pgm", "dng", "cr2", "nef", "arw", "psd",
+const FOREIGN: [&str; 15] = [
+    "heic", "heif", "avif", "svg", "jxl", "jp2", "ppm", "pgm", "pbm", "dng", "cr2", "cr3", "nef", "arw",
+    "psd",
 ];
 
 /// The contents of a folder, each list sorted by name, without names that start with a dot: those belong to programs.

@@ -13,7 +13,7 @@ impl Orientation {
     pub(crate) const UPRIGHT: Self = Self { transposed: false, mirrored: [false; 2] };
 
     /// What the values of EXIF's tag 0x112 mean.
-    fn of_value(value: u16) -> Option<Self> {
+    pub(super) fn of_value(value: u16) -> Option<Self> {
         let (transposed, mirrored) = match value {
             1 => (false, [false, false]),
             2 => (false, [true, false]),

@@ -6,7 +6,9 @@ use sha2::{Digest, Sha256};
 
 use super::Part;
 use super::entries::{Entries, count_of, holds_results, name_of, shown, some};
+use super::format::READ;
 use super::layout::Layout;
+use super::names::{normal, same_name};
 use crate::error::{Error, Result};
 
 /// One picture in this many is for testing, where there is no folder `test`.
@@ -42,7 +44,33 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
         (Some(train), None, _) => (train, Some(part)),
         (None, None, _) => (&layout.root, Some(part)),
     };
-    let mut classes = list(folder, warnings)?;
+    let mut classes = listed(folder, part, warnings)?;
+    if let Some(part) = share {
+        for class in &mut classes {
+            class.files = split(folder, class, part)?;
+        }
+    }
+    Ok(classes)
+}
+
+/// All pictures of a dataset that has no parts.
+pub(super) fn all_classes(layout: &Layout, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
+    listed(&layout.root, Part::Test, warnings)
+}
+
+/// What of them is for learning, and what for judging.
+pub(super) fn halves(layout: &Layout, classes: Vec<Class>) -> Result<[Vec<Class>; 2]> {
+    let half = |part: Part| -> Result<Vec<Class>> {
+        let class =
+            |class: &Class| Ok(Class { name: class.name.clone(), files: split(&layout.root, class, part)? });
+        classes.iter().map(class).collect()
+    };
+    Ok([half(Part::Train)?, half(Part::Test)?])
+}
+
+/// The classes in a folder, if they are as many as there can be.
+fn listed(folder: &Path, part: Part, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
+    let classes = list(folder, warnings)?;
     if part == Part::Train && classes.len() < 2 {
         let message = format!(
             "{:?} is the only class; at least two are needed, each with its own folder",
@@ -54,9 +82,13 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
         let message = format!("there are {} classes; at most {MAX_CLASSES} are supported", classes.len());
         return Err(Error::data(folder, message));
     }
-    if let Some(part) = share {
-        for class in &mut classes {
-            class.files = split(folder, class, part)?;
+    for (index, class) in classes.iter().enumerate() {
+        if let Some(twin) = classes[..index].iter().find(|twin| same_name(&twin.name, &class.name)) {
+            let message = format!(
+                "two folders have the name {:?}, which Unicode can write in two ways; put their pictures into one",
+                twin.name
+            );
+            return Err(Error::data(folder, message));
         }
     }
     Ok(classes)
@@ -71,7 +103,7 @@ fn split(folder: &Path, class: &Class, part: Part) -> Result<Vec<PathBuf>> {
         return Err(Error::data(folder.join(&class.name), message));
     }
     let hash = |file: &Path| {
-        let hash = Sha256::digest(format!("{}/{}", class.name, name_of(file)));
+        let hash = Sha256::digest(format!("{}/{}", normal(&class.name), normal(&name_of(file))));
         u64::from_be_bytes(*hash.first_chunk().expect("a hash has 32 bytes"))
     };
     let mut files: Vec<_> = class.files.iter().map(|file| (hash(file), file)).collect();
@@ -88,6 +120,7 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
     let entries = Entries::of(folder)?;
     warnings.extend(loose(folder, &entries));
     let mut ignored = Vec::new();
+    let mut below = Vec::new();
     let mut odd = Vec::new();
     let mut classes = Vec::new();
     let mut empty = Vec::new();
@@ -108,33 +141,37 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
             empty.push((path, why_empty(&inner)));
         }
         let is_other = |file: &&PathBuf| files.binary_search(file).is_err();
-        ignored.extend(inner.files.iter().filter(is_other).chain(&inner.folders).cloned());
+        ignored.extend(inner.files.iter().filter(is_other).cloned());
+        below.extend(inner.folders);
         odd.extend(inner.odd);
         classes.push(Class { name: name.to_owned(), files });
     }
     if classes.iter().all(|class| class.files.is_empty()) && empty.iter().all(|(_, why)| why.is_empty()) {
-        let message = format!("there are no pictures (.png, .jpg, .jpeg) in its {} folders", classes.len());
+        let message = format!("there are no pictures ({READ}) in its {} folders", classes.len());
         return Err(Error::data(folder, message));
     }
     if let Some((path, why)) = empty.first() {
         let message = match why.as_str() {
-            "" => "this class has no pictures (.png, .jpg, .jpeg); add some, or move the folder elsewhere"
-                .to_owned(),
-            why => format!("this class has no pictures (.png, .jpg, .jpeg), but {why}"),
+            "" => format!("this class has no pictures ({READ}); add some, or move the folder elsewhere"),
+            why => format!("this class has no pictures ({READ}), but {why}"),
         };
         return Err(Error::data(path, message));
     }
     if !ignored.is_empty() {
         ignored.sort_unstable();
         warnings.push(format!(
-            "{}: {} ignored, since only .png, .jpg and .jpeg files are read: {}",
+            "{}: {} ignored, since only {READ} files are read, by their endings: {}",
             folder.display(),
-            if ignored.len() == 1 {
-                "one file or folder is".into()
-            } else {
-                format!("{} files or folders are", ignored.len())
-            },
+            count_of(ignored.len(), "file"),
             some(ignored.iter().map(|file| shown(file, folder)))
+        ));
+    }
+    if !below.is_empty() {
+        warnings.push(format!(
+            "{}: {} not read, since pictures must lie directly in the folder of their class: {}",
+            folder.display(),
+            if below.len() == 1 { "one folder is" } else { "some folders are" },
+            some(below.iter().map(|path| within_class(path, folder)))
         ));
     }
     if !results.is_empty() {
@@ -145,7 +182,20 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
         ));
     }
     warnings.extend(left_out(folder, &odd));
+    // In an order that does not depend on how a system stores their names.
+    classes.sort_by(|a, b| normal(&a.name).cmp(&normal(&b.name)));
     Ok(classes)
+}
+
+/// A folder inside a class, with how many pictures are in it.
+fn within_class(path: &Path, folder: &Path) -> String {
+    let count = Entries::of(path).map_or(0, |inner| inner.pictures().count());
+    let name = shown(path, folder);
+    match count {
+        0 => name,
+        1 => format!("{name} (1 picture)"),
+        _ => format!("{name} ({count} pictures)"),
+    }
 }
 
 /// What a folder without pictures that can be read has in their place.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::entries::{Entries, holds_results, name_of, picture_folders, shown, some};
 use super::folders::loose;
+use super::format::READ;
 use super::idx;
 use crate::error::{Error, Result};
 
@@ -33,6 +34,13 @@ pub(super) struct Layout {
     pub(super) test: Option<PathBuf>,
 }
 
+impl Layout {
+    /// True for folders of classes that are not in parts.
+    pub(super) fn is_flat(&self) -> bool {
+        self.train.is_none() && self.test.is_none()
+    }
+}
+
 /// A folder in the one that is looked at.
 struct Inner {
     path: PathBuf,
@@ -55,6 +63,10 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
     if let Some(source) = look(dir, &entries, MAX_DEPTH, &mut notes)? {
         if source.root() != dir {
             notes.insert(0, format!("{}: the dataset is in {}", dir.display(), shown(source.root(), dir)));
+        } else if let Source::Pictures(layout) = &source
+            && layout.is_flat()
+        {
+            notes.extend(other_parts(dir));
         }
         return Ok((source, notes));
     }
@@ -70,8 +82,7 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
         );
         return Err(Error::data(dir, message));
     }
-    let message =
-        format!("there are no pictures (.png, .jpg, .jpeg) in its {} folders", entries.folders.len());
+    let message = format!("there are no pictures ({READ}) in its {} folders", entries.folders.len());
     if entries.folders.is_empty() && entries.odd.is_empty() {
         // What is missing, the reader of IDX files says.
         return Ok((Source::Idx(dir.to_owned()), notes));
@@ -79,6 +90,29 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
     let left_out = loose(dir, &Entries { files: Vec::new(), ..entries });
     let message = left_out.into_iter().fold(message, |all, more| format!("{all}; {more}"));
     Err(Error::data(dir, message))
+}
+
+/// A line about the folders beside `dir`, if it is itself a part of a dataset.
+fn other_parts(dir: &Path) -> Option<String> {
+    let here = std::path::absolute(dir).ok()?;
+    let above = here.parent().filter(|_| part_of(&here).is_some())?;
+    let entries = Entries::of(above).ok()?;
+    let is_part = |folder: &&PathBuf| {
+        let entries = Entries::of(folder);
+        **folder != here
+            && part_of(folder).is_some()
+            && entries
+                .is_ok_and(|entries| !entries.has_pictures() && picture_folders(&entries).next().is_some())
+    };
+    let others: Vec<_> = entries.folders.iter().filter(is_part).map(|folder| name_of(folder)).collect();
+    (!others.is_empty()).then(|| {
+        format!(
+            "{}: this is one part of the dataset in {}; the rest of it is not read: {}",
+            dir.display(),
+            above.display(),
+            some(others.into_iter())
+        )
+    })
 }
 
 /// The dataset in `dir` or in the only folder of it that has one.
@@ -339,7 +373,11 @@ mod tests {
         );
         let message = found(&["all/train/1.png", "all/test/1.png"]).unwrap_err();
         assert!(message.contains("the pictures in test, train are not sorted"), "{message}");
-        let dir = folder(&["ring/1.png", "ring/2.webp", "bar/1.png"]);
+        // A part of a dataset is taken as it is, and the others are named.
+        let dir = folder(&["set/train/a/1.png", "set/train/b/1.png", "set/Val/a/1.png", "set/other/1.png"]);
+        let (_, notes) = find(&dir.path().join("set/train")).unwrap();
+        assert!(notes.len() == 1 && notes[0].ends_with("set; the rest of it is not read: Val"), "{notes:?}");
+        let dir = folder(&["ring/1.png", "ring/2.heic", "bar/1.png"]);
         let message = find(&dir.path().join("ring")).unwrap_err().to_string();
         assert!(message.contains("there are 2 pictures here, but no folder for each class"), "{message}");
         assert!(message.ends_with(&dir.path().display().to_string()), "{message}");
@@ -420,11 +458,11 @@ mod tests {
         // What a class has besides its pictures does not make it ours, and runs with a picture are somebody's class.
         fs::write(dir.path().join("a/metrics.csv"), "").unwrap();
         assert_eq!(classes(&mut warnings).unwrap().len(), 2);
-        fs::write(dir.path().join("experiments/1.webp"), "").unwrap();
+        fs::write(dir.path().join("experiments/1.heic"), "").unwrap();
         let message = classes(&mut warnings).unwrap_err().to_string();
         assert!(
             message.contains(
-                "experiments: this class has no pictures (.png, .jpg, .jpeg), but 1 .webp: convert"
+                "experiments: this class has no pictures (PNG, JPEG, WebP, GIF, BMP or TIFF), but 1 .heic: convert"
             )
         );
     }

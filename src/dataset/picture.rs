@@ -1,11 +1,13 @@
-//! Pictures in PNG and JPEG files: what is read of them, and what is said of those that are not.
+//! Picture files: what is read of them, and what is said of those that are not.
 
 use std::io::Read;
 use std::path::Path;
 
 use super::bitmap::Bitmap;
-use super::decode::{Decoder, Format, Refusal};
-use super::exif::Orientation;
+#[cfg(feature = "pictures")]
+use super::decode::{Decoder, Refusal, check};
+use super::format::{Format, what_else};
+#[cfg(feature = "pictures")]
 use super::jpeg;
 use crate::error::{Error, Remedy, Result};
 use crate::files;
@@ -30,16 +32,25 @@ fn too_long(path: &Path) -> Error {
     Error::data(path, format!("too large: at most {MAX_MIB} MiB are supported"))
 }
 
-/// Decodes a PNG or JPEG file within the limits, upright as its EXIF data say.
+/// A decoded picture.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    /// Upright, as its file says.
+    pub(crate) bitmap: Bitmap,
+    /// True if the file has more pictures, which are not read: the frames of an animation, the pages of a document.
+    pub(crate) has_more: bool,
+}
+
+/// Decodes a picture file within the limits, upright as its EXIF data say.
 ///
 /// # Errors
-/// Files that are missing, neither PNG nor JPEG, damaged or too large.
-pub(crate) fn decode(path: &Path) -> Result<Bitmap> {
+/// Files that are missing, of no kind that is read, damaged or too large.
+pub(crate) fn decode(path: &Path) -> Result<Decoded> {
     Ok(decode_file_within(path, &Budget::of_what_is_free())?.0)
 }
 
 /// The same with a share of the memory, to be kept until the picture is small.
-pub(crate) fn decode_file_within<'a>(path: &Path, budget: &'a Budget) -> Result<(Bitmap, Share<'a>)> {
+pub(crate) fn decode_file_within<'a>(path: &Path, budget: &'a Budget) -> Result<(Decoded, Share<'a>)> {
     let kind = std::fs::metadata(path).map_err(Error::io("read", path))?.file_type();
     if kind.is_dir() {
         let message = "this is a folder; give the pictures in it, such as *.png";
@@ -51,11 +62,11 @@ pub(crate) fn decode_file_within<'a>(path: &Path, budget: &'a Budget) -> Result<
     decode_within(&read_file(path)?, path, budget)
 }
 
-/// Decodes what a PNG or JPEG file holds; errors name it `path`.
+/// Decodes what a picture file holds; errors name it `path`.
 ///
 /// # Errors
 /// As [`decode_within`].
-pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Bitmap> {
+pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Decoded> {
     Ok(decode_within(bytes, path, &Budget::of_what_is_free())?.0)
 }
 
@@ -63,29 +74,28 @@ pub(crate) fn decode_bytes(bytes: &[u8], path: &Path) -> Result<Bitmap> {
 ///
 /// # Errors
 /// [`Error::Data`] about the content, and [`Error::Device`] where it does not fit into memory.
+#[cfg(feature = "pictures")]
 pub(super) fn decode_within<'a>(
     bytes: &[u8],
     path: &Path,
     budget: &'a Budget,
-) -> Result<(Bitmap, Share<'a>)> {
+) -> Result<(Decoded, Share<'a>)> {
     let bad = |message: String| Error::data(path, message);
     let format = Format::of(bytes).ok_or_else(|| bad(what_else(bytes)))?;
-    let check = match format {
-        Format::Jpeg => jpeg::check,
-        Format::Png => check_png,
-    };
     // What our check lets pass is whole.
-    let refused = |refusal| match (refusal, check(bytes), format) {
-        (Refusal::TooLarge, ..) => {
+    let refused = |refusal| match (refusal, check(bytes, format)) {
+        (Refusal::TooLarge, _) => {
             bad(format!("too large: at most {MAX_SIDE}x{MAX_SIDE} pixels and {MAX_MIB} MiB are supported"))
         }
-        (Refusal::Unreadable, Err(reason), _) => bad(reason.into()),
-        (Refusal::Unreadable, Ok(()), Format::Jpeg) => bad(jpeg::RARE.into()),
-        (Refusal::Unreadable, Ok(()), Format::Png) => bad(PNG_CORRUPT.into()),
+        (Refusal::Damaged(reason), _) => bad(reason.into()),
+        (Refusal::Rare(reason), Ok(())) => bad(format!("{reason}; convert it to PNG or JPEG")),
+        (_, Err(reason)) => bad(reason.into()),
+        (Refusal::Unreadable, Ok(())) if format == Format::Jpeg => bad(jpeg::RARE.into()),
+        (Refusal::Unreadable, Ok(())) => bad(format!("damaged {}: its data are corrupt", format.name())),
     };
     let decoder = Decoder::new(bytes, format, (MAX_MIB << 20) as usize).map_err(refused)?;
-    let (width, height) = (decoder.width, decoder.height);
-    let mib = decoder.bytes().div_ceil(1 << 20);
+    let (width, height) = (decoder.header.width, decoder.header.height);
+    let mib = decoder.header.bytes().div_ceil(1 << 20);
     if width > MAX_SIDE || height > MAX_SIDE || mib > MAX_MIB {
         return Err(bad(format!(
             "too large: {width}x{height} pixels, {mib} MiB decoded; \
@@ -93,90 +103,23 @@ pub(super) fn decode_within<'a>(
         )));
     }
     let what = format!("{}: decoding {width}x{height} pixels", path.display());
-    let share = budget.take(memory_of(&decoder, format), &what, "a smaller picture needs less")?;
-    check(bytes).map_err(|reason| bad(reason.into()))?;
-    Ok((decoder.decode().map_err(refused)?, share))
+    let share = budget.take(decoder.header.memory(), &what, "a smaller picture needs less")?;
+    check(bytes, format).map_err(|reason| bad(reason.into()))?;
+    let has_more = decoder.header.has_more;
+    Ok((Decoded { bitmap: decoder.decode().map_err(refused)?, has_more }, share))
 }
 
-/// What the decoders and a line of a resized picture take beside the pixels.
-const WORKSPACE: u64 = 4 << 20;
-
-/// The most bytes that a picture takes at a time, from decoding it to resizing it.
-fn memory_of(decoder: &Decoder, format: Format) -> u64 {
-    let (decoded, pixels) = (decoder.bytes(), decoder.pixels());
-    let decoding = match format {
-        // A progressive one keeps its coefficients, of two bytes each; in CMYK these are four for three channels.
-        Format::Jpeg => 3 * decoded + 2 * pixels,
-        Format::Png if decoder.orientation == Orientation::UPRIGHT => decoded,
-        Format::Png => 2 * decoded,
+/// Says that this build cannot: none of the decoders is in it.
+#[cfg(not(feature = "pictures"))]
+pub(super) fn decode_within<'a>(bytes: &[u8], path: &Path, _: &'a Budget) -> Result<(Decoded, Share<'a>)> {
+    let message = match Format::of(bytes) {
+        Some(format) => format!("this is a {} image, but {}", format.name(), super::NO_PICTURES),
+        None => what_else(bytes),
     };
-    // Drawings are measured in RGBA, and networks get no more channels than that.
-    decoding.max(decoded + 4 * pixels) + WORKSPACE
+    Err(Error::data(path, message))
 }
 
-const PNG_CUT: &str = "damaged PNG: it ends early";
-const PNG_CORRUPT: &str = "damaged PNG: its data are corrupt";
-
-/// Fails if a PNG has no last chunk: its decoder is content with the pixels, but a file that was cut off is none to trust. And
-/// if a chunk's checksum does not fit, but for those that decoders may ignore.
-fn check_png(bytes: &[u8]) -> Result<(), &'static str> {
-    let mut rest = bytes.get(8..).unwrap_or_default();
-    loop {
-        let (length, chunk) = rest.split_first_chunk().ok_or(PNG_CUT)?;
-        let length = u32::from_be_bytes(*length) as usize;
-        // The kind is not counted.
-        let (chunk, end) =
-            length.checked_add(4).and_then(|size| chunk.split_at_checked(size)).ok_or(PNG_CUT)?;
-        let (checksum, next) = end.split_first_chunk().ok_or(PNG_CUT)?;
-        let mut found = flate2::Crc::new();
-        found.update(chunk);
-        if chunk[0].is_ascii_uppercase() && found.sum() != u32::from_be_bytes(*checksum) {
-            return Err("damaged PNG: a checksum in it does not match");
-        }
-        if chunk.starts_with(b"IEND") {
-            return Ok(());
-        }
-        rest = next;
-    }
-}
-
-/// What a file is that is neither PNG nor JPEG, and what would help.
-fn what_else(bytes: &[u8]) -> String {
-    if bytes.is_empty() {
-        return "the file is empty; expected a PNG or JPEG image".into();
-    }
-    if super::is_lfs_pointer(bytes) {
-        return super::LFS_POINTER.into();
-    }
-    let brand = bytes.get(8..12);
-    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(512)]).trim_start().to_ascii_lowercase();
-    let starts = |magic: &[u8]| bytes.starts_with(magic);
-    let format = match brand {
-        Some(b"WEBP") if starts(b"RIFF") => "a WebP image",
-        Some(brand) if bytes[4..8] == *b"ftyp" => match brand {
-            b"avif" | b"avis" => "an AVIF image",
-            b"heic" | b"heix" | b"heim" | b"heis" | b"hevc" | b"hevx" | b"mif1" | b"msf1" => "a HEIC image",
-            _ => "a video",
-        },
-        _ if starts(b"GIF8") => "a GIF image",
-        _ if starts(b"BM") => "a BMP image",
-        _ if starts(b"II*\0") || starts(b"MM\0*") => "a TIFF image",
-        _ if starts(b"\xff\x0a") || starts(b"\0\0\0\x0cJXL ") => "a JPEG XL image",
-        _ if starts(b"\0\0\0\x0cjP  ") => "a JPEG 2000 image",
-        _ if starts(b"\0\0\x01\0") => "an icon (ICO)",
-        _ if starts(b"8BPS") => "a Photoshop image",
-        _ if starts(b"%PDF") => "a PDF document",
-        _ if text.contains("<svg") => "an SVG drawing",
-        _ if text.starts_with("<!doctype html") || text.starts_with("<html") => {
-            return "this is an HTML page, perhaps from a failed download; expected a PNG or JPEG image"
-                .into();
-        }
-        _ if matches!(bytes, [b'P', b'1'..=b'7', b' ' | b'\n' | b'\r', ..]) => "a PNM image",
-        _ => return "this is not an image; expected a PNG or JPEG image".into(),
-    };
-    format!("this is {format}, whatever its name says; convert it to PNG or JPEG")
-}
-
+#[cfg(feature = "pictures")]
 #[cfg(test)]
 mod tests {
     use super::super::resize::stretch;
@@ -185,7 +128,7 @@ mod tests {
     use image::{DynamicImage, GrayAlphaImage, GrayImage, Luma, LumaA, Rgb, RgbImage};
 
     fn read(path: &Path, input: Shape) -> Result<Vec<u8>> {
-        Ok(stretch(&decode(path)?.flatten(input.channels), input))
+        Ok(stretch(&decode(path)?.bitmap.flatten(input.channels), input))
     }
 
     fn saved(picture: impl Into<DynamicImage>, name: &str) -> (tempfile::TempDir, std::path::PathBuf) {
@@ -276,12 +219,12 @@ mod tests {
         let halves = GrayImage::from_fn(32, 16, |x, _| Luma([if x < 16 { 0 } else { 255 }]));
         let (_dir, path) = saved(halves, "x.jpg");
         let bytes = std::fs::read(&path).unwrap();
-        assert_eq!(decode(&path).unwrap().size(), (32, 16));
+        assert_eq!(decode(&path).unwrap().bitmap.size(), (32, 16));
         // An EXIF segment behind the start of the file: orientation 6, a camera held upright.
         let exif =
             b"\xff\xe1\x00\x22Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
         std::fs::write(&path, [&bytes[..2], exif, &bytes[2..]].concat()).unwrap();
-        let upright = decode(&path).unwrap();
+        let upright = decode(&path).unwrap().bitmap;
         assert_eq!(upright.size(), (16, 32));
         let pixels = stretch(&upright.flatten(1), Shape::new(1, 32, 16));
         assert!(pixels[0] < 50 && pixels[31 * 16] > 200, "{} {}", pixels[0], pixels[31 * 16]);

@@ -2,18 +2,20 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rayon::prelude::*;
-use sha2::{Digest, Sha256};
 
-use super::bitmap::Raster;
+use super::bitmap::is_faint;
 use super::entries::{count_of, shown, some};
-use super::folders::{Class, classes};
+use super::folders::{Class, all_classes, classes, halves};
 use super::layout::Layout;
-use super::resize::stretch;
-use super::{Dataset, FileNames, Images, MAX_BYTES, Part, Survey, buffer, class_named, picture};
-use crate::error::{self, Error, Remedy, Result};
-use crate::memory::{self, Budget};
+use super::loader::Loader;
+use super::reading::{self, File, Order, Range, Seen, holds_twelve_bits};
+use super::sketch::Sketch;
+use super::{Dataset, FileNames, Images, Known, Part, Survey, class_named, picture};
+use crate::error::{self, Error, Result};
+use crate::memory::Budget;
 use crate::tensor::Shape;
 use crate::threads::on_all_processors;
 
@@ -21,14 +23,30 @@ use crate::threads::on_all_processors;
 const MAX_IMBALANCE: usize = 3;
 /// Pictures that are looked at to propose a network.
 const SAMPLE: usize = 500;
+/// With fewer of the files that a network remembers, a folder is another one.
+const SAME_FOLDER: f64 = 0.5;
+
+/// The training part of a dataset.
+pub(super) struct Training {
+    pub(super) images: Images,
+    pub(super) classes: Vec<String>,
+    pub(super) twelve_bit: bool,
+    pub(super) sketch: Sketch,
+    pub(super) warnings: Vec<String>,
+}
 
 /// Both parts. Test images whose class training does not have, and classes that are not tested, are refused.
-pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> Result<Dataset> {
+pub(super) fn load(
+    loader: &Loader<'_>,
+    layout: &Layout,
+    input: Shape,
+    mut warnings: Vec<String>,
+) -> Result<Dataset> {
     let dir = &layout.root;
-    check_channels(dir, input)?;
+    check_input(dir, input)?;
     let train = classes(layout, Part::Train, &mut warnings)?;
     let test = classes(layout, Part::Test, &mut warnings)?;
-    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
+    let names = names_of(&train);
     let [train_part, test_part] = [(&layout.train, "train"), (&layout.test, "test")]
         .map(|(part, name)| part.as_ref().map_or(name.to_owned(), |part| shown(part, dir)));
     if let Some(class) = test.iter().find(|class| class_named(&class.name, &names).is_none()) {
@@ -38,7 +56,7 @@ pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> 
         );
         return Err(Error::data(dir, message));
     }
-    let tested: Vec<String> = test.iter().map(|class| class.name.clone()).collect();
+    let tested = names_of(&test);
     if let Some(name) = names.iter().find(|name| class_named(name, &tested).is_none()) {
         let message = format!(
             "{train_part} has the class {name:?}, but {test_part} does not; add test images there, or move the whole \
@@ -46,44 +64,54 @@ pub(super) fn load(layout: &Layout, input: Shape, mut warnings: Vec<String>) -> 
         );
         return Err(Error::data(dir, message));
     }
-    let train = read(dir, &train, &names, input, &mut warnings)?;
-    let test = read(dir, &test, &names, input, &mut warnings)?;
-    warnings.extend(imbalance(dir, &train.images, &names));
-    warnings.extend(duplicates(dir, &train, &test));
+    let read = read(loader, dir, [&train, &test], &names, input, Range::ByValues, &mut warnings)?;
+    let [first, second] = read.parts;
+    warnings.extend(imbalance(dir, &first.images, &names));
+    warnings.extend(duplicates(dir, &first, &second));
     Ok(Dataset {
-        train: train.images,
-        test: test.images,
+        train: first.images,
+        test: second.images,
         classes: names,
         pictures: true,
+        twelve_bit: read.twelve_bit,
+        sketch: Some(Sketch::of(&train)),
         warnings: once(warnings),
     })
 }
 
-/// The training images, the names of the classes, and warnings. The folder `test` is not read.
+/// The training part alone. The folder `test` is not read.
 pub(super) fn load_train(
+    loader: &Loader<'_>,
     layout: &Layout,
     input: Shape,
     mut warnings: Vec<String>,
-) -> Result<(Images, Vec<String>, Vec<String>)> {
+) -> Result<Training> {
     let dir = &layout.root;
-    check_channels(dir, input)?;
+    check_input(dir, input)?;
     let train = classes(layout, Part::Train, &mut warnings)?;
-    let names: Vec<String> = train.iter().map(|class| class.name.clone()).collect();
-    let images = read(dir, &train, &names, input, &mut warnings)?.images;
+    let names = names_of(&train);
+    let read = read(loader, dir, [&train, &[]], &names, input, Range::ByValues, &mut warnings)?;
+    let [Half { images, .. }, _] = read.parts;
     warnings.extend(imbalance(dir, &images, &names));
-    Ok((images, names, once(warnings)))
+    let (twelve_bit, sketch) = (read.twelve_bit, Sketch::of(&train));
+    Ok(Training { images, classes: names, twelve_bit, sketch, warnings: once(warnings) })
 }
 
-/// The test images, labelled by the place of their class in `names`, and warnings.
+/// The test images, labelled by the place of their class among those that a network knows, and warnings. All pictures are test
+/// images where no folder says otherwise, unless they are those that the network was trained on.
 pub(super) fn load_test(
+    loader: &Loader<'_>,
     layout: &Layout,
     input: Shape,
-    names: &[String],
+    known: &Known<'_>,
     mut warnings: Vec<String>,
 ) -> Result<(Images, Vec<String>)> {
-    let dir = &layout.root;
-    check_channels(dir, input)?;
-    let test = classes(layout, Part::Test, &mut warnings)?;
+    let (dir, names) = (&layout.root, known.classes);
+    check_input(dir, input)?;
+    let test = match layout.is_flat() {
+        true => flat_test(layout, known, &mut warnings)?,
+        false => classes(layout, Part::Test, &mut warnings)?,
+    };
     if let Some(class) = test.iter().find(|class| class_named(&class.name, names).is_none()) {
         let message = format!(
             "{:?} is not a class of the model; its classes are {}",
@@ -92,8 +120,40 @@ pub(super) fn load_test(
         );
         return Err(Error::data(dir, message));
     }
-    let images = read(dir, &test, names, input, &mut warnings)?.images;
+    let range = if known.twelve_bit { Range::Twelve } else { Range::Sixteen };
+    let [Half { images, .. }, _] = read(loader, dir, [&test, &[]], names, input, range, &mut warnings)?.parts;
     Ok((images, once(warnings)))
+}
+
+/// What is judged of folders of classes that are not in parts.
+fn flat_test(layout: &Layout, known: &Known<'_>, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
+    let dir = layout.root.display();
+    let Some(sketch) = known.sketch else {
+        warnings.push(format!(
+            "{dir}: only the sixth of each class that a training keeps for testing is judged, since the model is of an older \
+             shadernet and does not say which pictures it was trained on"
+        ));
+        return classes(layout, Part::Test, warnings);
+    };
+    let all = all_classes(layout, warnings)?;
+    if sketch.share(&all) < SAME_FOLDER {
+        let count: usize = all.iter().map(|class| class.files.len()).sum();
+        warnings.push(format!(
+            "{dir}: all {count} pictures are judged, since the model was not trained on this folder"
+        ));
+        return Ok(all);
+    }
+    let [_, test] = halves(layout, all)?;
+    if sketch.share(&test) > 0.0 {
+        warnings.push(format!(
+            "{dir}: the model was trained on all pictures of this folder, so the accuracy says nothing about others"
+        ));
+    }
+    Ok(test)
+}
+
+fn names_of(classes: &[Class]) -> Vec<String> {
+    classes.iter().map(|class| class.name.clone()).collect()
 }
 
 /// Each warning once: where one folder holds both parts, it is listed twice.
@@ -103,130 +163,155 @@ fn once(mut warnings: Vec<String>) -> Vec<String> {
     warnings
 }
 
-fn check_channels(dir: &Path, input: Shape) -> Result<()> {
+/// Fails if no picture can become an input.
+#[cfg(feature = "pictures")]
+fn check_input(dir: &Path, input: Shape) -> Result<()> {
     if [1, 3].contains(&input.channels) {
         return Ok(());
     }
     let message =
         format!("pictures have 1 channel (grey) or 3 (RGB), but the model takes {}", input.channels);
-    Err(Error::data(dir, message).with(Remedy::FitModel(dir.to_owned())))
+    Err(Error::data(dir, message).with(error::Remedy::FitModel(dir.to_owned())))
 }
 
-/// A file that was read: a hash of its decoded pixels, or why it is no picture.
-enum Seen {
-    Good { hash: [u8; 32], faint: bool },
-    Bad(String),
+/// Fails, since no picture can be read.
+#[cfg(not(feature = "pictures"))]
+fn check_input(dir: &Path, _: Shape) -> Result<()> {
+    Err(Error::data(dir, format!("here are folders of pictures, but {}", super::NO_PICTURES)))
 }
 
-/// Images, and for each its file and a hash of the decoded pixels.
+/// What was read: two parts, and whether their pictures of 16 bits hold 12.
 struct Read {
+    parts: [Half; 2],
+    twelve_bit: bool,
+}
+
+/// The images of a part, and for each its file and what its pixels are known by.
+struct Half {
     images: Images,
     files: Vec<PathBuf>,
-    hashes: Vec<[u8; 32]>,
+    prints: Vec<[u64; 2]>,
 }
 
-/// Reads the pictures on all processors; those that cannot be read are left out with a warning.
+/// Reads the pictures of two parts; those that cannot be read are left out with a warning.
 fn read(
+    loader: &Loader<'_>,
     dir: &Path,
-    classes: &[Class],
+    parts: [&[Class]; 2],
     names: &[String],
     input: Shape,
+    range: Range,
     warnings: &mut Vec<String>,
 ) -> Result<Read> {
-    let label = |name: &str| class_named(name, names).expect("classes were compared");
-    let mut files: Vec<(&PathBuf, u8)> = Vec::new();
-    for class in classes {
-        let label = label(&class.name) as u8;
-        files.extend(class.files.iter().map(|file| (file, label)));
-    }
-    let (count, size) = (files.len(), input.len());
-    let bytes = count as u64 * size as u64;
-    if bytes > MAX_BYTES {
-        let message = format!(
-            "{count} pictures of {input} (channels, height, width) take {bytes} bytes, but at most {MAX_BYTES} are \
-             supported; a model with a smaller input needs less"
-        );
-        return Err(Error::data(dir, message));
-    }
-    let what = format!("{}: {count} pictures of {input}", dir.display());
-    memory::check(bytes, &what, "a model with a smaller input needs less")?;
-    let mut pixels = buffer(bytes as usize).map_err(|message| Error::data(dir, message))?;
-    pixels.resize(bytes as usize, 0);
-    let read: Vec<Result<Seen>> = on_all_processors(|| {
-        let budget = Budget::of_what_is_free();
-        let one = |((file, _), pixels): (&(&PathBuf, u8), &mut [u8])| -> Result<Seen> {
-            // What the system refuses ends the work; only what is in the file may be at fault.
-            let bytes = picture::read_file(file)?;
-            let (picture, _share) = match picture::decode_within(&bytes, file, &budget) {
-                Ok(picture) => picture,
-                Err(error @ Error::Data { .. }) => return Ok(Seen::Bad(error.to_string())),
-                Err(error) => return Err(error),
-            };
-            let faint = picture.faint().is_some();
-            let flat = picture.flatten(input.channels);
-            pixels.copy_from_slice(&stretch(&flat, input));
-            Ok(Seen::Good { hash: hash(&flat), faint })
-        };
-        files.par_iter().zip(pixels.par_chunks_exact_mut(size)).map(one).collect()
-    });
-    let mut kept = Read {
-        images: Images {
-            count: 0,
-            channels: input.channels,
-            height: input.height,
-            width: input.width,
-            pixels: Vec::new(),
-            labels: Vec::new(),
-            files: FileNames::default(),
-        },
-        files: Vec::new(),
-        hashes: Vec::new(),
+    let files = parts.map(|classes| files_of(classes, names));
+    let order = Order { dir, parts: [&files[0], &files[1]], input, range };
+    let done = order.carry_out(loader)?;
+    let twelve_bit = match range {
+        Range::ByValues => holds_twelve_bits(done.iter().flat_map(|part| &part.seen)),
+        Range::Twelve => true,
+        Range::Sixteen => false,
     };
-    let mut failures = Vec::new();
-    let mut faint_files = Vec::new();
-    for (index, ((file, label), seen)) in files.iter().zip(read).enumerate() {
-        match seen? {
-            Seen::Good { hash, faint } => {
-                pixels.copy_within(index * size..(index + 1) * size, kept.files.len() * size);
-                kept.images.labels.push(*label);
-                kept.images.files.push(&shown(file, dir));
-                kept.files.push((*file).clone());
-                kept.hashes.push(hash);
-                faint_files.extend(faint.then(|| shown(file, dir)));
-            }
-            Seen::Bad(reason) => failures.push(reason),
+    let mut odd = Odd::default();
+    let [first, second] = done;
+    let [first, second] = [(first, &files[0]), (second, &files[1])]
+        .map(|(part, files)| odd.sort_out(dir, part, files, input, twelve_bit));
+    for (half, classes) in [&first, &second].into_iter().zip(parts) {
+        let label = |class: &&Class| class_named(&class.name, names).map(|label| label as u8);
+        let unread = |class: &&Class| label(class).is_some_and(|label| !half.images.labels.contains(&label));
+        if let Some(class) = classes.iter().find(unread) {
+            let message = format!(
+                "none of the {} pictures of the class {:?} can be read",
+                class.files.len(),
+                class.name
+            );
+            return Err(Error::data(dir, message));
         }
     }
-    kept.images.count = kept.files.len();
-    pixels.truncate(kept.images.count * size);
-    kept.images.pixels = pixels;
-    if let Some(class) =
-        classes.iter().find(|class| !kept.images.labels.contains(&(label(&class.name) as u8)))
-    {
-        let message =
-            format!("none of the {} pictures of the class {:?} can be read", class.files.len(), class.name);
-        return Err(Error::data(dir, message));
-    }
-    if !failures.is_empty() {
-        let count = count_of(failures.len(), "picture");
-        let failures = some(failures.into_iter());
-        warnings.push(format!("{}: {count} skipped, since unreadable: {failures}", dir.display()));
-    }
-    if !faint_files.is_empty() {
-        warnings.push(format!(
-            "{}: {} nearly black, since their values use only part of 16 bits; stretch them to the full range, for \
-             example with `mogrify -auto-level`: {}",
-            dir.display(),
-            count_of(faint_files.len(), "picture"),
-            some(faint_files.into_iter())
-        ));
-    }
-    Ok(kept)
+    warnings.extend(odd.warnings(dir, twelve_bit && range == Range::ByValues));
+    Ok(Read { parts: [first, second], twelve_bit })
 }
 
-fn hash(flat: &Raster<u8>) -> [u8; 32] {
-    let size = [flat.width.to_le_bytes(), flat.height.to_le_bytes()].concat();
-    Sha256::new().chain_update(size).chain_update(&flat.samples).finalize().into()
+fn files_of(classes: &[Class], names: &[String]) -> Vec<File> {
+    let labelled = classes.iter().flat_map(|class| {
+        let label = class_named(&class.name, names).expect("classes were compared") as u8;
+        class.files.iter().map(move |path| File { path: path.clone(), label })
+    });
+    labelled.collect()
+}
+
+/// What is worth saying about files.
+#[derive(Default)]
+struct Odd {
+    unreadable: Vec<String>,
+    faint: Vec<String>,
+    twelve_bit: usize,
+    first_of_several: Vec<String>,
+}
+
+impl Odd {
+    /// The images of the files that could be read.
+    fn sort_out(
+        &mut self,
+        dir: &Path,
+        part: reading::Part,
+        files: &[File],
+        input: Shape,
+        twelve_bit: bool,
+    ) -> Half {
+        let Shape { channels, height, width } = input;
+        let (size, mut pixels) = (input.len(), part.pixels);
+        let (mut labels, mut kept, mut prints) = (Vec::new(), Vec::new(), Vec::new());
+        let mut names = FileNames::default();
+        for (index, (file, seen)) in files.iter().zip(part.seen).enumerate() {
+            let name = || shown(&file.path, dir);
+            match seen {
+                Seen::Good { print, most, has_more } => {
+                    pixels.copy_within(index * size..(index + 1) * size, kept.len() * size);
+                    labels.push(file.label);
+                    names.push(&name());
+                    kept.push(file.path.clone());
+                    prints.push(print);
+                    let is_widened = twelve_bit && most.is_some_and(|most| most < reading::TWELVE_BITS);
+                    self.twelve_bit += usize::from(is_widened);
+                    self.faint.extend((!is_widened && most.is_some_and(is_faint)).then(name));
+                    self.first_of_several.extend(has_more.then(name));
+                }
+                Seen::Bad(reason) => self.unreadable.push(format!("{}: {reason}", name())),
+            }
+        }
+        pixels.truncate(kept.len() * size);
+        let images = Images { count: kept.len(), channels, height, width, pixels, labels, files: names };
+        Half { images, files: kept, prints }
+    }
+
+    /// A line for each kind.
+    fn warnings(self, dir: &Path, found_twelve_bits: bool) -> Vec<String> {
+        let dir = dir.display();
+        let mut warnings = Vec::new();
+        let mut say = |names: Vec<String>, what: &str| {
+            if !names.is_empty() {
+                let count = count_of(names.len(), "picture");
+                warnings.push(format!("{dir}: {count} {what}: {}", some(names.into_iter())));
+            }
+        };
+        say(self.unreadable, "skipped, since unreadable");
+        say(
+            self.first_of_several,
+            "the first of several in an animation or document, and the others are not read",
+        );
+        say(
+            self.faint,
+            "nearly black, since their values use only part of 16 bits; stretch them to the full range, for example with \
+             `mogrify -auto-level`",
+        );
+        if found_twelve_bits {
+            warnings.push(format!(
+                "{dir}: {} taken as of 12 bits, since no value in the files of 16 bits is above 4095",
+                count_of(self.twelve_bit, "picture")
+            ));
+        }
+        warnings
+    }
 }
 
 /// A warning if one class has many times the training images of another.
@@ -246,12 +331,12 @@ fn imbalance(dir: &Path, train: &Images, names: &[String]) -> Option<String> {
 }
 
 /// A warning if test images are among the training images.
-fn duplicates(dir: &Path, train: &Read, test: &Read) -> Option<String> {
-    let known: HashMap<_, _> = train.hashes.iter().zip(&train.files).collect();
-    let same = |(hash, file): (_, &PathBuf)| {
-        known.get(hash).map(|twin| format!("{} = {}", shown(file, dir), shown(twin, dir)))
+fn duplicates(dir: &Path, train: &Half, test: &Half) -> Option<String> {
+    let known: HashMap<_, _> = train.prints.iter().zip(&train.files).collect();
+    let same = |(print, file): (_, &PathBuf)| {
+        known.get(print).map(|twin| format!("{} = {}", shown(file, dir), shown(twin, dir)))
     };
-    let twins: Vec<String> = test.hashes.iter().zip(&test.files).filter_map(same).collect();
+    let twins: Vec<String> = test.prints.iter().zip(&test.files).filter_map(same).collect();
     let count = match twins.len() {
         0 => return None,
         1 => "one test image has".to_owned(),
@@ -265,25 +350,35 @@ fn duplicates(dir: &Path, train: &Read, test: &Read) -> Option<String> {
 }
 
 /// Median size and channels of the training pictures.
-pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Survey> {
+pub(super) fn survey(loader: &Loader<'_>, layout: &Layout, mut warnings: Vec<String>) -> Result<Survey> {
     let dir = &layout.root;
+    check_input(dir, Shape::new(3, 1, 1))?;
     let train = classes(layout, Part::Train, &mut warnings)?;
     let names = train.iter().map(|class| class.name.clone()).collect();
     let files: Vec<&PathBuf> = train.iter().flat_map(|class| &class.files).collect();
     let look = |budget: &Budget, file: &Path| -> Result<Option<(usize, usize, bool)>> {
         match picture::decode_within(&picture::read_file(file)?, file, budget) {
             Ok((picture, _share)) => {
-                let (width, height) = picture.size();
-                Ok(Some((height, width, picture.is_coloured())))
+                let (width, height) = picture.bitmap.size();
+                Ok(Some((height, width, picture.bitmap.is_coloured())))
             }
             Err(Error::Data { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     };
     let sample = files.len().div_ceil(SAMPLE);
+    let done = AtomicUsize::new(0);
     let seen: Vec<Option<_>> = on_all_processors(|| {
         let budget = Budget::of_what_is_free();
-        files.par_iter().step_by(sample).map(|file| look(&budget, file)).collect::<Result<_>>()
+        let one = |file: &&PathBuf| {
+            let seen = look(&budget, file);
+            let done = done.fetch_add(1, Ordering::Relaxed) + 1;
+            if let Some(progress) = loader.progress {
+                progress(done, files.len().div_ceil(sample));
+            }
+            seen
+        };
+        files.par_iter().step_by(sample).map(one).collect::<Result<_>>()
     })?;
     let seen: Vec<(usize, usize, bool)> = seen.into_iter().flatten().collect();
     if seen.is_empty() {
@@ -299,16 +394,20 @@ pub(super) fn survey(layout: &Layout, mut warnings: Vec<String>) -> Result<Surve
     Ok(Survey { images, count: files.len(), classes: names, pictures: true, warnings: once(warnings) })
 }
 
+#[cfg(feature = "pictures")]
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read_class(dir: &Path) -> Result<(usize, Vec<String>)> {
+    fn read_class(dir: &Path) -> Result<(Images, Vec<String>)> {
         let files = [dir.join("1.png"), dir.join("2.png")].to_vec();
         let class = Class { name: "a".into(), files };
+        let (names, input) = (["a".to_owned()], Shape::new(1, 4, 4));
         let mut warnings = Vec::new();
-        let read = read(dir, &[class], &["a".to_owned()], Shape::new(1, 4, 4), &mut warnings)?;
-        Ok((read.images.count, warnings))
+        let parts = [&[class][..], &[]];
+        let read = read(&Loader::new(), dir, parts, &names, input, Range::ByValues, &mut warnings)?;
+        let [Half { images, .. }, _] = read.parts;
+        Ok((images, warnings))
     }
 
     #[test]
@@ -318,11 +417,17 @@ mod tests {
         let error = read_class(dir.path()).err().unwrap();
         assert!(matches!(&error, Error::Io { path, .. } if path.ends_with("2.png")), "{error}");
         std::fs::write(dir.path().join("2.png"), "<html>").unwrap();
-        let (count, warnings) = read_class(dir.path()).unwrap();
+        let (images, warnings) = read_class(dir.path()).unwrap();
         assert!(
-            count == 1 && warnings[0].contains("one picture is skipped, since unreadable"),
+            images.count == 1 && warnings[0].contains("one picture is skipped, since unreadable"),
             "{warnings:?}"
         );
+    }
+
+    fn save_deep(path: PathBuf, most: u16) {
+        let picture =
+            image::ImageBuffer::from_fn(4, 4, |x, y| image::Luma([most / (1 + x as u16 * y as u16)]));
+        image::DynamicImage::from(picture).save(path).unwrap();
     }
 
     #[test]
@@ -330,13 +435,39 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         image::GrayImage::new(4, 4).save(dir.path().join("1.png")).unwrap();
         let deep = |most: u16| {
-            let picture =
-                image::ImageBuffer::from_fn(4, 4, |x, y| image::Luma([most / (1 + x as u16 * y as u16)]));
-            image::DynamicImage::from(picture).save(dir.path().join("2.png")).unwrap();
+            save_deep(dir.path().join("2.png"), most);
             read_class(dir.path()).unwrap().1
         };
-        let warnings = deep(4095);
+        let warnings = deep(9000);
         assert!(warnings[0].contains("nearly black") && warnings[0].ends_with(": 2.png"), "{warnings:?}");
         assert_eq!(deep(60_000), Vec::<String>::new());
+    }
+
+    #[test]
+    fn values_of_12_bits_are_found_by_their_range() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = [1, 2].map(|name| dir.path().join(format!("{name}.png")));
+        save_deep(first.clone(), 4095);
+        save_deep(second.clone(), 2000);
+        let (images, warnings) = read_class(dir.path()).unwrap();
+        let words =
+            "2 pictures are taken as of 12 bits, since no value in the files of 16 bits is above 4095";
+        assert!(warnings.len() == 1 && warnings[0].ends_with(words), "{warnings:?}");
+        assert_eq!((images.pixels[0], images.pixels[15]), (255, 25));
+        // 2000 of 4095.
+        assert_eq!(images.pixels[16], 125);
+        // One picture of 16 bits, and all are; the others are dark.
+        save_deep(first, 4096);
+        let (images, warnings) = read_class(dir.path()).unwrap();
+        assert!(warnings.len() == 1 && warnings[0].contains("2 pictures are nearly black"), "{warnings:?}");
+        assert_eq!((images.pixels[0], images.pixels[16]), (16, 8));
+        // Black ones and those of 8 bits do not matter.
+        image::GrayImage::from_pixel(4, 4, image::Luma([200])).save(&second).unwrap();
+        save_deep(dir.path().join("1.png"), 4000);
+        let (images, warnings) = read_class(dir.path()).unwrap();
+        assert!(warnings[0].contains("one picture is taken as of 12 bits"), "{warnings:?}");
+        assert_eq!((images.pixels[0], images.pixels[16]), (249, 200));
+        save_deep(second, 0);
+        assert_eq!(read_class(dir.path()).unwrap().0.pixels[0], 249);
     }
 }

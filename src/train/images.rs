@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, file};
 use crate::config::check_classes;
-use crate::dataset::{Dataset, Images, class_named};
+use crate::dataset::{Dataset, Images, Loader, Sketch, class_named, same_name};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
 use crate::model::Model;
@@ -26,6 +26,10 @@ pub struct TrainingData {
     pub classes: Vec<String>,
     /// True for pictures, which were stretched to the size of the input.
     pub pictures: bool,
+    /// True for pictures whose 16 bits hold values of 12: the network will read others like them.
+    pub twelve_bit: bool,
+    /// By what the network will know the training pictures again.
+    pub sketch: Option<Sketch>,
     /// What is unusual about the data, one line each.
     pub warnings: Vec<String>,
     /// Mean and standard deviation of the training pixels/255, for each channel.
@@ -42,8 +46,16 @@ impl TrainingData {
     /// # Errors
     /// Those of [`Dataset::load`].
     pub fn load(folder: impl AsRef<Path>, input: Shape) -> Result<Self> {
+        Self::load_by(&Loader::new(), folder, input)
+    }
+
+    /// As [`TrainingData::load`], as `loader` says.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::load`].
+    pub fn load_by(loader: &Loader<'_>, folder: impl AsRef<Path>, input: Shape) -> Result<Self> {
         let folder = folder.as_ref();
-        Ok(Self::new(Dataset::load(folder, input)?, folder, 0))
+        Ok(Self::new(loader.load(folder, input)?, folder, 0))
     }
 
     /// Loads the training part of a dataset, of which `count` images take the place of the test set, which is not even read:
@@ -52,18 +64,31 @@ impl TrainingData {
     /// # Errors
     /// Those of [`Dataset::hold_out`].
     pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, count: usize) -> Result<Self> {
+        Self::load_held_out_by(&Loader::new(), folder, input, count)
+    }
+
+    /// As [`TrainingData::load_held_out`], as `loader` says.
+    ///
+    /// # Errors
+    /// Those of [`Dataset::hold_out`].
+    pub fn load_held_out_by(
+        loader: &Loader<'_>,
+        folder: impl AsRef<Path>,
+        input: Shape,
+        count: usize,
+    ) -> Result<Self> {
         let folder = folder.as_ref();
         if count == 0 {
             return Err(Error::Usage("cannot hold out 0 images: at least one is needed for testing".into()));
         }
-        Ok(Self::new(Dataset::hold_out(folder, input, count)?, folder, count))
+        Ok(Self::new(loader.hold_out(folder, input, count)?, folder, count))
     }
 
     fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
-        let Dataset { train, test, classes, pictures, warnings } = dataset;
+        let Dataset { train, test, classes, pictures, twelve_bit, sketch, warnings } = dataset;
         let normalization = train.normalization();
         let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
-        Self { train, test, classes, pictures, warnings, normalization, folder, held_out }
+        Self { train, test, classes, pictures, twelve_bit, sketch, warnings, normalization, folder, held_out }
     }
 
     /// Images in memory, with a name for each class. [`Images::split`] makes a test part where there is none.
@@ -101,8 +126,19 @@ impl TrainingData {
         }
         train.check().map_err(|message| Error::Usage(format!("training images: {message}")))?;
         let normalization = train.normalization();
-        let (pictures, warnings, folder, held_out) = (true, Vec::new(), None, 0);
-        let data = Self { train, test, classes, pictures, warnings, normalization, folder, held_out };
+        let data = Self {
+            train,
+            test,
+            classes,
+            pictures: true,
+            twelve_bit: false,
+            // No folder is the one that these come from.
+            sketch: Some(Sketch::default()),
+            warnings: Vec::new(),
+            normalization,
+            folder: None,
+            held_out: 0,
+        };
         data.check_parts()?;
         Ok(data)
     }
@@ -172,7 +208,10 @@ impl TrainingData {
                 None => error,
             });
         }
-        if let Some(names) = model.classes.as_ref().filter(|&names| self.pictures && *names != self.classes) {
+        let differ = |names: &Vec<String>| {
+            !names.iter().zip(&self.classes).all(|(wanted, found)| same_name(wanted, found))
+        };
+        if let Some(names) = model.classes.as_ref().filter(|names| self.pictures && differ(names)) {
             let message = format!(
                 "the classes of the data are {:?}, but the model {} has classes = {names:?}; they must be the same, in the same \
                  order. A model without names takes those of the data",

@@ -127,6 +127,8 @@ impl Run {
                 device: self.device.clone(),
                 images: self.data.train.count,
                 pictures: self.data.pictures,
+                twelve_bit: self.data.twelve_bit,
+                sketch: self.data.sketch.clone(),
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let mut checkpoint = Checkpoint {

@@ -10,7 +10,7 @@ use super::{DeviceSpan, EpochMetrics, Extension, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
-use crate::dataset::Images;
+use crate::dataset::{Images, Loader};
 use crate::engine::{Engine, Metrics, Vector};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -233,11 +233,19 @@ impl RunState {
     /// # Errors
     /// As [`TrainingData::load`]; whether they are the right ones, [`Self::check_data`] says.
     pub fn load_data(&self, dir: impl AsRef<Path>) -> Result<TrainingData> {
+        self.load_data_by(&Loader::new(), dir)
+    }
+
+    /// As [`RunState::load_data`], as `loader` says.
+    ///
+    /// # Errors
+    /// As [`TrainingData::load`].
+    pub fn load_data_by(&self, loader: &Loader<'_>, dir: impl AsRef<Path>) -> Result<TrainingData> {
         let dir = dir.as_ref();
         let input = self.model.input;
         let mut data = match self.settings.hold_out {
-            0 => TrainingData::load(dir, input)?,
-            count => TrainingData::load_held_out(dir, input, count)?,
+            0 => TrainingData::load_by(loader, dir, input)?,
+            count => TrainingData::load_held_out_by(loader, dir, input, count)?,
         };
         data.normalization = self.normalization(&data.train);
         Ok(data)

@@ -14,6 +14,12 @@ fn what_is_odd_is_said_and_does_not_stop() {
     fs::write(path("train/high/notes.txt"), "").unwrap();
     fs::write(path("train/high/.hidden"), "").unwrap();
     fs::create_dir(path("val")).unwrap();
+    fs::create_dir(path("train/high/empty")).unwrap();
+    save(dir.path(), "data/train/high/old/1.png", bar(0, 1));
+    for name in ["moving.gif", "pages.tif"] {
+        let fixture = Path::new(ROOT).join("tests/fixtures/pictures").join(name);
+        fs::copy(fixture, path("train/low").join(name)).unwrap();
+    }
     for index in 0..5 {
         save(dir.path(), &format!("data/test/low/twin{index}.png"), bar(1, index));
     }
@@ -25,13 +31,22 @@ fn what_is_odd_is_said_and_does_not_stop() {
     let mut wanted = [
         format!("warning: {data}: one folder is not part of the dataset and not read: val"),
         format!(
-            "warning: {data}/train: one file or folder is ignored, since only .png, .jpg and .jpeg files are read: high/notes.txt"
+            "warning: {data}/train: one file is ignored, since only PNG, JPEG, WebP, GIF, BMP or TIFF files are read, by their \
+             endings: high/notes.txt"
         ),
         format!(
-            "warning: {data}: one picture is skipped, since unreadable: {data}/train/mid/cut.png: damaged PNG: "
+            "warning: {data}: one picture is skipped, since unreadable: train/mid/cut.png: damaged PNG: "
         ),
         format!(
-            "warning: {data}: classes are of unequal size: \"low\" has 12 training images, \"mid\" only 2; "
+            "warning: {data}/train: some folders are not read, since pictures must lie directly in the folder of their class: \
+             high/empty, high/old (1 picture)"
+        ),
+        format!(
+            "warning: {data}: 2 pictures are the first of several in an animation or document, and the others are not read: \
+             train/low/moving.gif, train/low/pages.tif"
+        ),
+        format!(
+            "warning: {data}: classes are of unequal size: \"low\" has 14 training images, \"mid\" only 2; "
         ),
         format!(
             "warning: {data}: 5 test images have the same pixels as a training image, so the accuracy is too optimistic: \
@@ -46,7 +61,7 @@ fn what_is_odd_is_said_and_does_not_stop() {
     }
     assert_eq!(done.stdout.lines().count(), 1, "{}", done.stdout);
     // Three times as many isn't worth a warning.
-    for index in 2..4 {
+    for index in 2..5 {
         save(dir.path(), &format!("data/train/mid/{index}.png"), bar(2, index));
     }
     let done = ok(dir.path(), &train(&["--epochs", "1", "--quiet"]));
@@ -108,7 +123,7 @@ fn what_cannot_be_trained_on_is_refused() {
             &|dir| ["high", "low", "mid"].iter().for_each(|class| empty_folder(dir, class)),
             &TRAIN,
             1,
-            &["there are no pictures (.png, .jpg, .jpeg) in its 3 folders"],
+            &["there are no pictures (PNG, JPEG, WebP, GIF, BMP or TIFF) in its 3 folders"],
         ),
         (
             "an empty class",

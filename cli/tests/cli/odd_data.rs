@@ -187,3 +187,170 @@ fn parts_and_levels_are_found() {
         assert_eq!(done.stderr.matches(words).count(), 1, "{words:?} in {}", done.stderr);
     }
 }
+
+/// Folders of classes without parts are test images for a network that learnt others, and not for one that learnt them.
+#[test]
+fn a_folder_without_parts_is_judged_whole_unless_it_was_learnt() {
+    let dir = album();
+    add(dir.path(), "flat", 0..12);
+    add(dir.path(), "other", 20..24);
+    let train = |data: &str, out: &str| {
+        ok(
+            dir.path(),
+            &[
+                "train",
+                "tiny.toml",
+                "--device",
+                "cpu",
+                "--epochs",
+                "1",
+                "--no-report",
+                "--data",
+                data,
+                "--out",
+                out,
+            ],
+        );
+    };
+    let eval = |run: &str, data: &str| {
+        let file = format!("{run}/model.safetensors");
+        let done = ok(dir.path(), &["eval", &file, "--data", data, "--device", "cpu", "--json"]);
+        (done.json()["total"].as_u64().unwrap(), done.stderr)
+    };
+    train("flat", "run");
+    let summary: Value =
+        serde_json::from_slice(&fs::read(dir.path().join("run/summary.json")).unwrap()).unwrap();
+    let (total, said) = eval("run", "flat");
+    assert_eq!((Some(total), &*said), (summary["test_images"].as_u64(), ""));
+    let (total, said) = eval("run", "other");
+    assert!(total == 12 && said.contains("other: all 12 pictures are judged"), "{total}: {said}");
+    // Wherever it is, and though there is more of it now.
+    fs::rename(dir.path().join("flat"), dir.path().join("moved")).unwrap();
+    add(dir.path(), "moved", 30..36);
+    let (total, said) = eval("run", "moved");
+    assert!((3..18).contains(&total) && said.is_empty(), "{total}: {said}");
+
+    // All of `train` was learnt, where there is a `test`.
+    train("data", "parts");
+    let (_, said) = eval("parts", "data/train");
+    assert!(said.contains("trained on all pictures of this folder"), "{said}");
+    assert!(said.contains("this is one part of the dataset in") && said.contains("not read: test"), "{said}");
+    assert_eq!(eval("parts", "data"), (12, String::new()));
+}
+
+/// One system stores é as one character, another as two.
+#[test]
+fn names_are_the_same_however_unicode_writes_them() {
+    let dir = album();
+    for (part, name) in [("train", "caf\u{e9}"), ("test", "cafe\u{301}")] {
+        let part = dir.path().join("data").join(part);
+        fs::rename(part.join("low"), part.join(name)).unwrap();
+    }
+    let model = TINY.replace("input", "classes = [\"cafe\u{301}\", \"high\", \"mid\"]\ninput");
+    fs::write(dir.path().join("tiny.toml"), model).unwrap();
+    let summary = ok(dir.path(), &train(&["--epochs", "1", "--json"])).json();
+    assert_eq!((&summary["train_images"], &summary["test_images"]), (&36.into(), &12.into()));
+    save(dir.path(), "data/train/cafe\u{301}/0.png", bar(0, 0));
+    let done = run(dir.path(), &train(&["--epochs", "1"]));
+    assert!(done.code == 1 && done.stderr.contains("which Unicode can write in two ways"), "{}", done.stderr);
+}
+
+/// Every kind of picture is learnt and classified, and one of 12 bits as such, too.
+#[test]
+fn pictures_of_every_kind_are_learnt() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    let endings = ["webp", "gif", "bmp", "tif", "TIFF", "png"];
+    for (class, title) in ["high", "low", "mid"].into_iter().enumerate() {
+        for index in 0..12 {
+            let name = format!("data/{title}/{index}.{}", endings[index as usize % endings.len()]);
+            let grey = bar(class as u32, index);
+            match name.ends_with("webp") || name.ends_with("gif") {
+                true => save(dir.path(), &name, DynamicImage::from(grey).to_rgba8()),
+                false => save(dir.path(), &name, grey),
+            }
+        }
+    }
+    let args = ["train", "tiny.toml", "--device", "cpu", "--epochs", "1", "--json", "--data"];
+    let done = ok(dir.path(), &[&args[..], &["data", "--out", "run"]].concat());
+    let count = |key: &str| done.json()[key].as_u64().unwrap();
+    assert_eq!(count("train_images") + count("test_images"), 36);
+    assert!(!done.stderr.contains("warning"), "{}", done.stderr);
+    let files = ["data/low/0.webp", "data/low/1.gif", "data/low/2.bmp", "data/low/3.tif"];
+    let answers =
+        ok(dir.path(), &[&["classify", "--model", "run/model.safetensors", "--json"], &files[..]].concat());
+    assert_eq!(answers.json().as_array().unwrap().len(), 4);
+
+    let deep = |name: String, class: u32, index: u32, most: u16| {
+        let picture = bar(class, index);
+        let pixels = picture.pixels().map(|pixel| u16::from(pixel.0[0]) * (most / 255)).collect();
+        let picture = image::ImageBuffer::<image::Luma<u16>, Vec<u16>>::from_raw(8, 8, pixels).unwrap();
+        save(dir.path(), &name, DynamicImage::from(picture));
+    };
+    for index in 0..12 {
+        for (class, title) in ["high", "low", "mid"].into_iter().enumerate() {
+            deep(format!("deep/{title}/{index}.tif"), class as u32, index, 4095);
+        }
+    }
+    let done = ok(dir.path(), &[&args[..], &["deep", "--out", "deep-run"]].concat());
+    assert!(done.stderr.contains("deep: 36 pictures are taken as of 12 bits"), "{}", done.stderr);
+    // The network knows, wherever it sees one.
+    deep("x.tif".into(), 0, 3, 4095);
+    let classify = |model: &str| {
+        let done = ok(dir.path(), &["classify", "--model", model, "x.tif", "--json"]);
+        (done.json()[0]["probabilities"].clone(), done.stderr)
+    };
+    let (_, said) = classify("deep-run/model.safetensors");
+    assert_eq!(said, "");
+    let (_, said) = classify("run/model.safetensors");
+    assert!(said.contains("x.tif: nearly black"), "{said}");
+}
+
+/// The second start takes what the first one decoded, and nothing that is damaged or has changed.
+#[test]
+fn decoded_pictures_are_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("tiny.toml"), TINY).unwrap();
+    add(dir.path(), "data", 0..40);
+    let files = |path: &str| {
+        let listed = fs::read_dir(dir.path().join(path)).into_iter().flatten();
+        listed.map(|entry| entry.unwrap().path()).collect::<Vec<_>>()
+    };
+    // What was changed a moment ago may still change.
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+    for folder in ["data/high", "data/low", "data/mid"] {
+        for file in files(folder) {
+            fs::File::options().write(true).open(file).unwrap().set_modified(old).unwrap();
+        }
+    }
+    let args = ["train", "tiny.toml", "--data", "data", "--device", "cpu", "--epochs", "1", "--json"];
+    let hash = |cache: &str| {
+        let output = command(dir.path(), &args).env("SHADERNET_CACHE", cache).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+        summary["weights_sha256"].as_str().unwrap().to_owned()
+    };
+    let wanted = hash("off");
+    assert!(files("kept").is_empty());
+    assert_eq!(hash("kept"), wanted);
+    let kept = files("kept");
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    let whole = fs::read(&kept[0]).unwrap();
+    assert_eq!(hash("kept"), wanted);
+    for place in [3, 40, whole.len() / 2, whole.len() - 1] {
+        let mut bytes = whole.clone();
+        bytes[place] ^= 1;
+        fs::write(&kept[0], &bytes).unwrap();
+        assert_eq!(hash("kept"), wanted, "byte {place}");
+        assert_eq!(fs::read(&kept[0]).unwrap(), whole, "byte {place} was not mended");
+    }
+    fs::write(&kept[0], &whole[..whole.len() - 9]).unwrap();
+    assert_eq!(hash("kept"), wanted);
+    // Another picture under an old name, of the same size and time.
+    let path = dir.path().join("data/low/7.png");
+    let bytes = fs::read(&path).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
+    assert_eq!(hash("kept"), wanted);
+    assert_eq!(files("kept").len(), if cfg!(unix) { 2 } else { 1 });
+}
