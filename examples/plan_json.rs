@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::path::PathBuf;
 
 use clap::Parser;
-use shadernet::batch::BatchSettings;
+use shadernet::batch::{BatchSettings, Changes};
 use shadernet::error::{Error, Result};
 use shadernet::layers::Grain;
 use shadernet::model::Model;
@@ -55,7 +55,7 @@ fn print_plans(args: &Args) -> Result<()> {
         image: model.input,
         epochs: model.train.epochs,
         shuffle: true,
-        augment: !model.train.augment.is_none(),
+        changes: Changes::of(&[Replica::new(&model, 0)]),
         normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
     };
     let grain = if args.fine { Grain::Fine } else { Grain::Coarse };

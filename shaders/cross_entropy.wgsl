@@ -1,5 +1,6 @@
 // Log-softmax and negative log-likelihood with label smoothing, for the images of the batch:
-//   p = softmax(logits);  q = (1 − smoothing) · onehot(target) + smoothing / CLASSES
+//   p = softmax(logits);  q = (1 − smoothing) · target + smoothing / CLASSES
+// where target is one-hot, or a mixture of two that are. The class with the larger share is the right answer.
 //   loss = −Σ q · log p, one value per image;  grad_logits = (p − q) / images, the gradient of the mean
 // Lanes past the last image get loss and gradient 0. `metrics` sums over a step and advances the state.
 
@@ -16,7 +17,7 @@ override SETTINGS: u32; // of a replica
 override LABEL_SMOOTHING: u32;
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
-@group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
+@group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]: see `smoothed`
 @group(0) @binding(2) var<storage, read_write> loss: array<vec4<f32>>; // [replica, quad]
 @group(0) @binding(3) var<storage, read_write> correct: array<vec4<f32>>; // [replica, quad]: 1 for a hit
 @group(0) @binding(4) var<storage, read_write> grad_logits: array<vec4<f32>>;
@@ -41,9 +42,12 @@ fn setting(replica: u32, index: u32) -> u32 {
     return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
-// q of a class.
+// q of a class. A target has its class in the low 8 bits, above it the class of what is mixed in, then its share in 1/65536.
 fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
-    return select(vec4(0.0), vec4(1.0 - smoothing), wanted == vec4(class_index)) + smoothing / f32(CLASSES);
+    let other = vec4<f32>(wanted >> vec4(16u)) * (1.0 / 65536.0);
+    let own = select(vec4(0.0), 1.0 - other, (wanted & vec4(255u)) == vec4(class_index));
+    let mixed = select(vec4(0.0), other, ((wanted >> vec4(8u)) & vec4(255u)) == vec4(class_index));
+    return (1.0 - smoothing) * (own + mixed) + smoothing / f32(CLASSES);
 }
 
 struct Softmax {
@@ -74,7 +78,7 @@ fn losses(replica: u32, quad: u32, smoothing: f32) -> Softmax {
     }
     let mask = lane_mask(quad, state[STEP_IMAGES]);
     loss[replica * QUADS + quad] = sum * mask;
-    correct[replica * QUADS + quad] = select(vec4(0.0), mask, best == wanted);
+    correct[replica * QUADS + quad] = select(vec4(0.0), mask, best == (wanted & vec4(255u)));
     return Softmax(max_logit, total);
 }
 

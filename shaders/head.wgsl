@@ -26,7 +26,7 @@ override LABEL_SMOOTHING: u32;
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // [replica, quad, k, pixel]
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
-@group(0) @binding(2) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]
+@group(0) @binding(2) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]: see `smoothed`
 @group(0) @binding(3) var<storage, read_write> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(4) var<storage, read_write> grad_input: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read_write> grads: array<f32>; // [part, element]
@@ -86,9 +86,12 @@ fn linear_layer(replica: u32, quad: u32, local: u32) {
     workgroupBarrier();
 }
 
-// q of a class.
+// q of a class. A target has its class in the low 8 bits, above it the class of what is mixed in, then its share in 1/65536.
 fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
-    return select(vec4(0.0), vec4(1.0 - smoothing), wanted == vec4(class_index)) + smoothing / f32(CLASSES);
+    let other = vec4<f32>(wanted >> vec4(16u)) * (1.0 / 65536.0);
+    let own = select(vec4(0.0), 1.0 - other, (wanted & vec4(255u)) == vec4(class_index));
+    let mixed = select(vec4(0.0), other, ((wanted >> vec4(8u)) & vec4(255u)) == vec4(class_index));
+    return (1.0 - smoothing) * (own + mixed) + smoothing / f32(CLASSES);
 }
 
 // Losses and hits of a quad, computed by one invocation.
@@ -113,7 +116,7 @@ fn judge(replica: u32, quad: u32, smoothing: f32) {
     softmax_max = max_logit;
     softmax_total = total;
     let mask = lane_mask(quad, state[STEP_IMAGES]);
-    let hits = select(vec4(0.0), mask, best == wanted);
+    let hits = select(vec4(0.0), mask, best == (wanted & vec4(255u)));
     metrics_ring[(state[THIS_STEP] % RING * REPLICAS + replica) * QUADS + quad] = vec2(dot(loss, mask), dot(hits, vec4(1.0)));
 }
 

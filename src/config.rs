@@ -5,8 +5,11 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
+mod augment;
 mod read;
 mod setters;
+
+pub use augment::{Augment, Fill};
 
 #[cfg(feature = "experiments")]
 pub(crate) use read::MAX_TEXT;
@@ -223,10 +226,7 @@ impl TrainConfig {
         }
         within("label_smoothing", self.label_smoothing, 0.0, 0.9)?;
         within("average_decay", self.average_decay, 0.0, 0.99999)?;
-        within("augment.rotate_degrees", self.augment.rotate_degrees, 0.0, 45.0)?;
-        within("augment.shift_pixels", self.augment.shift_pixels, 0.0, 1000.0)?;
-        within("augment.scale", self.augment.scale, 0.0, 0.9)?;
-        within("augment.shear", self.augment.shear, 0.0, 1.0)?;
+        self.augment.check()?;
         match self.optimizer {
             Optimizer::Sgd { momentum, nesterov, weight_decay } => {
                 within("momentum", momentum, 0.0, 0.99999)?;
@@ -396,43 +396,6 @@ pub enum WeightInit {
     Pytorch,
     /// Kaiming He's: weights normal with standard deviation √(2/`fan_in`), biases 0 (He et al. 2015).
     Kaiming,
-}
-
-/// Maximum random changes of a training image. All zero means none.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Augment {
-    /// Rotation in either direction.
-    pub rotate_degrees: f32,
-    /// Shift in each direction, in pixels.
-    pub shift_pixels: f32,
-    /// Relative change in size, either way.
-    pub scale: f32,
-    /// Horizontal shear, columns per row, either way.
-    pub shear: f32,
-    /// This many final epochs see the images unaugmented, as in the test; all, if the run has no more.
-    #[serde(skip_serializing_if = "is_zero")]
-    pub plain_epochs: u32,
-}
-
-fn is_zero(count: &u32) -> bool {
-    *count == 0
-}
-
-impl Augment {
-    /// True if no epoch is augmented.
-    pub fn is_none(&self) -> bool {
-        Self { plain_epochs: 0, ..*self } == Self::default()
-    }
-
-    /// The first unaugmented epoch of a run of `epochs`, counted from 0; `u32::MAX` if there is none.
-    pub fn plain_from(&self, epochs: usize) -> u32 {
-        if self.plain_epochs == 0 {
-            return u32::MAX;
-        }
-        epochs.saturating_sub(self.plain_epochs as usize) as u32
-    }
 }
 
 /// A configuration as TOML keys. An `f32` of 0.1 is written as 0.1, not as the nearest `f64` of the nearest `f32`.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::{Augment, LearningRate, TrainConfig};
+use crate::config::{LearningRate, TrainConfig};
 use crate::dataset::{FileNames, Images};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
@@ -130,20 +130,19 @@ fn weights(model: &Model, seed: u32) -> Vec<Tensor> {
 fn replicas(model: &Model) -> [Replica; 2] {
     let mut first = Replica::new(model, SEED);
     first.augment.plain_epochs = first.augment.plain_epochs.min(2);
-    let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs } = first.augment;
+    let mut augment = first.augment;
+    augment.strengths_mut().into_iter().for_each(|strength| *strength *= 0.6);
+    augment.pad_crop = augment.pad_crop.ceil();
+    (augment.mixup, augment.cutmix) =
+        (first.augment.mixup, 0.5 * (first.augment.cutmix + first.augment.cutmix.min(1.0)));
+    augment.plain_epochs *= 2;
     let second = Replica {
         seed: SEED + 2,
         learning_rate: LearningRate::Cosine { peak: 0.02, end: 0.1 },
         weight_decay: 0.5 * first.weight_decay + 0.01,
         dropout: first.dropout.iter().map(|rate| 0.6 * rate).collect(),
         label_smoothing: 0.5 * first.label_smoothing + 0.03,
-        augment: Augment {
-            rotate_degrees: 0.6 * rotate_degrees,
-            shift_pixels: 0.6 * shift_pixels,
-            scale: 0.6 * scale,
-            shear: 0.6 * shear,
-            plain_epochs: 2 * plain_epochs,
-        },
+        augment,
         ..first.clone()
     };
     [first, second]
@@ -319,17 +318,17 @@ fn reference_losses(
     let model = net.model(setup.model)?;
     let mut reference = Reference::new(&model, &states[0].weights);
     let rates = setup.learning_rates(net);
-    let size = setup.model.input.len();
+    let (settings, _) = net.settings(&model, model.train.epochs);
     let losses = (0..STEPS).map(|step| {
         if step.is_multiple_of(TOGETHER) {
             states[(step / TOGETHER) as usize].give(&mut reference, model.train.optimizer);
         }
-        let samples: Vec<_> = (0..batches.images_of(step)).map(|n| batches.sample(net, step, n)).collect();
-        let pixels = |index: u32| &images.pixels[index as usize * size..][..size];
-        let input = samples.iter().flat_map(|&s| batches.reference(pixels(s.index), s).data).collect();
+        let samples: Vec<_> =
+            (0..batches.images_of(step)).map(|n| batches.sample(&settings, step, n)).collect();
+        let input = samples.iter().flat_map(|&sample| batches.reference(images, sample).data).collect();
         let [channels, height, width]: [usize; 3] = setup.model.input.into();
         let input = Array::exact(&[samples.len(), channels, height, width], input);
-        let targets: Vec<u8> = samples.iter().map(|s| images.labels[s.index as usize]).collect();
+        let targets: Vec<_> = samples.iter().map(|sample| sample.target(&images.labels)).collect();
         let at = At { seed: net.seed, step, learning_rate: f64::from(rates[step as usize]) };
         let loss = &reference.step(input, &targets, at)["loss"];
         loss.data.iter().sum::<f64>() / loss.data.len() as f64

@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::batch::BatchSettings;
+use crate::batch::{BatchSettings, Changes};
 use crate::dataset::Images;
 use crate::error::Result;
 use crate::model::Model;
@@ -41,7 +41,7 @@ impl Setup<'_> {
             image: Shape::new(training.channels, training.height, training.width),
             epochs: self.model.train.epochs,
             shuffle: self.shuffle,
-            augment: self.replicas.iter().any(|net| !net.augment.is_none()),
+            changes: Changes::of(self.replicas),
             normalization: self.normalization.clone(),
         })
     }
@@ -61,7 +61,7 @@ impl Setup<'_> {
             image: Shape::new(test.channels, test.height, test.width),
             epochs: self.model.train.epochs,
             shuffle: false,
-            augment: false,
+            changes: Changes::NONE,
             normalization: self.normalization.clone(),
         }
     }

@@ -192,6 +192,8 @@ impl Model {
                 format!("classes has {} names, but the net ends with {classes} values", names.len());
             return Err(fail(None, message));
         }
+        let fits = config.train.augment.check_fits(config.input.channels);
+        fits.map_err(|message| fail(None, format!("[train]: {message}")))?;
         Ok(Self {
             name: config.name,
             input: config.input,

@@ -37,6 +37,11 @@ impl Normalization {
         self.mean.iter().zip(&self.std).map(|(mean, std)| (1.0 / (255.0 * std), -mean / std))
     }
 
+    /// For each channel the pixel value that becomes 0.
+    pub fn mean_pixels(&self) -> impl Iterator<Item = f32> {
+        self.mean.iter().map(|mean| 255.0 * mean)
+    }
+
     /// Mean and deviation if all channels have the same.
     pub fn common(&self) -> Option<(f32, f32)> {
         let (&mean, &std) = (self.mean.first()?, self.std.first()?);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use crate::config::Optimizer;
 use crate::engine::Vector;
 use crate::layers::{Context, add, grad_input_name, input_name};
-use crate::losses::cross_entropy::cross_entropy;
+use crate::losses::cross_entropy::{Target, cross_entropy};
 use crate::model::{Model, ModelParam};
 use crate::optimizers::{Step, average};
 use crate::tensor::{Array, Arrays, Sum, Tensor};
@@ -135,7 +135,7 @@ impl<'a> Reference<'a> {
 
     /// Forward, loss and backward, without changing anything: every array that a training step makes. Where layers
     /// share parameters, each layer's gradients are only its share.
-    pub fn gradients(&self, input: Array, targets: &[u8], at: At) -> Named {
+    pub fn gradients(&self, input: Array, targets: &[impl Into<Target> + Copy], at: At) -> Named {
         let (mut layers, logits) = self.forward(&input, at, true);
         let loss = cross_entropy(&logits, targets, self.model.train.label_smoothing);
         let mut upstream = loss["grad_logits"].clone();
@@ -163,7 +163,7 @@ impl<'a> Reference<'a> {
     }
 
     /// One training step. In the result, running statistics are the new ones, parameters those before the update.
-    pub fn step(&mut self, input: Array, targets: &[u8], at: At) -> Named {
+    pub fn step(&mut self, input: Array, targets: &[impl Into<Target> + Copy], at: At) -> Named {
         let named = self.gradients(input, targets, at);
         for index in 0..self.params.len() {
             let ModelParam { name, param, .. } = &self.params[index];

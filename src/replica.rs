@@ -29,11 +29,12 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Augment, LearningRate, TrainConfig};
+use crate::batch::mixture;
+use crate::config::{Augment, Fill, LearningRate, TrainConfig};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::rng::{self, Stream};
-use crate::state::{LayerSettings, NetSettings};
+use crate::state::{LayerSettings, NetSettings, QUANTILES};
 
 /// A net's seed and settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -107,11 +108,8 @@ impl Replica {
             raise(&mut strongest.weight_decay, other.weight_decay);
             raise(&mut strongest.label_smoothing, other.label_smoothing);
             strongest.dropout.iter_mut().zip(&other.dropout).for_each(|(most, &rate)| raise(most, rate));
-            let most = &mut strongest.augment;
-            raise(&mut most.rotate_degrees, other.augment.rotate_degrees);
-            raise(&mut most.shift_pixels, other.augment.shift_pixels);
-            raise(&mut most.scale, other.augment.scale);
-            raise(&mut most.shear, other.augment.shear);
+            let strengths = strongest.augment.strengths_mut().into_iter();
+            strengths.zip(other.augment.strengths()).for_each(|(most, strength)| raise(most, strength));
         }
         strongest
     }
@@ -148,15 +146,43 @@ impl Replica {
 
     /// The net's settings in the tensor `state` in a run of `epochs`, and those of each layer.
     pub fn settings(&self, model: &Model, epochs: usize) -> (NetSettings, Vec<LayerSettings>) {
-        let Augment { rotate_degrees, shift_pixels, scale, shear, .. } = self.augment;
+        let Augment { mixup, cutmix, fill, .. } = self.augment;
+        let augment = &self.augment;
+        let (fill_kind, fill_value) = match fill {
+            Fill::Value(value) => (0, value),
+            Fill::Mean => (1, 0.0),
+            Fill::Edge => (2, 0.0),
+            Fill::Reflect => (3, 0.0),
+        };
+        let quantiles = |of: fn(f32) -> [u32; QUANTILES], alpha: f32| {
+            if alpha > 0.0 { of(alpha) } else { [0; QUANTILES] }
+        };
         let net = NetSettings {
             shuffle_key: rng::key(self.seed, Stream::Shuffle),
             augment_key: rng::key(self.seed, Stream::Augment),
             label_smoothing: self.label_smoothing,
-            rotate: rotate_degrees.to_radians(),
-            shift: shift_pixels,
-            scale,
-            shear,
+            rotate: augment.rotate_degrees.to_radians(),
+            shift: augment.shift_pixels,
+            scale: augment.scale,
+            shear: augment.shear,
+            flip_horizontal: rng::drop_threshold(augment.flip_horizontal),
+            flip_vertical: rng::drop_threshold(augment.flip_vertical),
+            pad: augment.pad_crop as u32,
+            crop: augment.crop,
+            aspect: libm::log2f(1.0 + augment.crop_aspect),
+            elastic: augment.elastic,
+            points: 1.0 / augment.elastic_smoothness,
+            brightness: augment.brightness,
+            contrast: augment.contrast,
+            saturation: augment.saturation,
+            hue: augment.hue,
+            erase: rng::drop_threshold(augment.erase),
+            erase_side: (augment.erase_area.sqrt() * 65536.0) as u32,
+            mix_kind: u32::from(mixup > 0.0) + 2 * u32::from(cutmix > 0.0),
+            mix_weights: quantiles(mixture::mix_weights, mixup),
+            mix_sides: quantiles(mixture::mix_sides, cutmix),
+            fill_kind,
+            fill_value,
             weight_decay: self.weight_decay,
             plain_from: self.augment.plain_from(epochs),
         };

@@ -4,6 +4,7 @@
 //! First comes what all nets share: the words about the step, and how the pixels of each channel are normalised. Then, net by net,
 //! the settings in which nets may differ; behind those of a net, those of each of its layers.
 
+use crate::config::Fill;
 use crate::normalization::Normalization;
 
 /// A piece of `state`: what its words are, in order, and by which override constants kernels know their places.
@@ -16,30 +17,61 @@ macro_rules! piece {
         }
 
         impl $name {
-            const CONSTANTS: &'static [&'static str] = &[$(stringify!($constant)),*];
+            /// Each constant, and how many words it is the first of.
+            const CONSTANTS: &'static [(&'static str, usize)] = &[$((stringify!($constant), <$kind>::WORDS)),*];
+            /// All words.
+            const LEN: usize = 0 $(+ <$kind>::WORDS)*;
 
-            fn words(self) -> [u32; Self::CONSTANTS.len()] {
-                [$(Word::word(self.$field)),*]
+            fn words(self) -> Vec<u32> {
+                let mut words = Vec::with_capacity(Self::LEN);
+                $(self.$field.write(&mut words);)*
+                words
             }
         }
     };
 }
 
-trait Word {
-    fn word(self) -> u32;
+/// What a setting is made of.
+trait Words {
+    const WORDS: usize;
+
+    fn write(self, words: &mut Vec<u32>);
 }
 
-impl Word for u32 {
-    fn word(self) -> u32 {
-        self
+impl Words for u32 {
+    const WORDS: usize = 1;
+
+    fn write(self, words: &mut Vec<u32>) {
+        words.push(self);
     }
 }
 
-impl Word for f32 {
-    fn word(self) -> u32 {
-        self.to_bits()
+impl Words for f32 {
+    const WORDS: usize = 1;
+
+    fn write(self, words: &mut Vec<u32>) {
+        words.push(self.to_bits());
     }
 }
+
+impl<const N: usize> Words for [u32; N] {
+    const WORDS: usize = N;
+
+    fn write(self, words: &mut Vec<u32>) {
+        words.extend(self);
+    }
+}
+
+/// Names with the place of the first word of each.
+fn places(constants: &'static [(&'static str, usize)]) -> impl Iterator<Item = (&'static str, usize)> {
+    constants.iter().scan(0, |next, &(name, words)| {
+        *next += words;
+        Some((name, *next - words))
+    })
+}
+
+/// Quantiles in a table: those of 0, 1/16, ..., 1.
+pub const QUANTILES: usize = 17;
 
 piece! {
     /// Words about the step.
@@ -70,6 +102,42 @@ piece! {
         AUGMENT_SCALE: scale: f32,
         /// Largest shear in columns per row.
         AUGMENT_SHEAR: shear: f32,
+        /// Random words below it mirror an image left to right: share · 2³².
+        AUGMENT_FLIP_HORIZONTAL: flip_horizontal: u32,
+        /// Those that turn it upside down.
+        AUGMENT_FLIP_VERTICAL: flip_vertical: u32,
+        /// Largest shift by whole pixels.
+        AUGMENT_PAD: pad: u32,
+        /// Largest share of the area that is cropped away.
+        AUGMENT_CROP: crop: f32,
+        /// Binary logarithm of the crop's largest aspect ratio.
+        AUGMENT_ASPECT: aspect: f32,
+        /// Largest displacement of a point, in pixels.
+        AUGMENT_ELASTIC: elastic: f32,
+        /// Points that are displaced on their own, per pixel.
+        AUGMENT_POINTS: points: f32,
+        /// How far factors of brightness are from 1 at most.
+        AUGMENT_BRIGHTNESS: brightness: f32,
+        /// Of contrast.
+        AUGMENT_CONTRAST: contrast: f32,
+        /// Of saturation.
+        AUGMENT_SATURATION: saturation: f32,
+        /// Largest turn of hues, in turns.
+        AUGMENT_HUE: hue: f32,
+        /// Random words below it erase a rectangle: share · 2³².
+        AUGMENT_ERASE: erase: u32,
+        /// The rectangle's longest sides as shares of the image's, in 1/65536.
+        AUGMENT_ERASE_SIDE: erase_side: u32,
+        /// 0: images are not mixed; 1: blended; 2: a rectangle comes from another image; 3: half of them each.
+        MIX_KIND: mix_kind: u32,
+        /// Quantiles of the other image's weight, in 1/65536 (`mixture.rs`).
+        MIX_WEIGHTS: mix_weights: [u32; QUANTILES],
+        /// Quantiles of the rectangle's sides as shares of the image's, in 1/65536.
+        MIX_SIDES: mix_sides: [u32; QUANTILES],
+        /// What is moved in: 0 pixels of a value, 1 the mean, 2 the nearest pixel, 3 the mirrored image.
+        FILL_KIND: fill_kind: u32,
+        /// The value.
+        FILL_VALUE: fill_value: f32,
         /// Weight decay.
         WEIGHT_DECAY: weight_decay: f32,
         /// First epoch whose images stay as they are.
@@ -89,9 +157,21 @@ piece! {
     }
 }
 
+impl NetSettings {
+    /// What is moved in from outside an image.
+    pub(crate) fn fill(&self) -> Fill {
+        match self.fill_kind {
+            0 => Fill::Value(self.fill_value),
+            1 => Fill::Mean,
+            2 => Fill::Edge,
+            _ => Fill::Reflect,
+        }
+    }
+}
+
 /// Words of a net with this many layers.
 const fn net_len(layers: usize) -> usize {
-    NetSettings::CONSTANTS.len() + layers * LayerSettings::CONSTANTS.len()
+    NetSettings::LEN + layers * LayerSettings::LEN
 }
 
 /// The tensor `state` of nets that have equally many layers.
@@ -117,8 +197,9 @@ pub fn words(
     nets: &[(NetSettings, Vec<LayerSettings>)],
 ) -> Vec<u32> {
     let mut words = step.words().to_vec();
-    words.extend(normalization.affine().map(|(scale, _)| scale.word()));
-    words.extend(normalization.affine().map(|(_, offset)| offset.word()));
+    words.extend(normalization.affine().map(|(scale, _)| scale.to_bits()));
+    words.extend(normalization.affine().map(|(_, offset)| offset.to_bits()));
+    words.extend(normalization.mean_pixels().map(f32::to_bits));
     for (net, layers) in nets {
         assert_eq!(layers.len(), nets[0].1.len(), "nets side by side have the same layers");
         words.extend(net.words());
@@ -128,28 +209,26 @@ pub fn words(
 }
 
 /// Where kernels find the words about the step, those of this many channels and the settings of nets with this many layers:
-/// `PIXEL_SCALE` and `PIXEL_OFFSET` are those of the first channel, `FIRST_SETTING` is the first word of the first net, `SETTINGS`
+/// `PIXEL_SCALE`, `PIXEL_OFFSET` and `PIXEL_MEAN` are those of the first channel, `FIRST_SETTING` is the first word of the first net, `SETTINGS`
 /// the words of each, and the settings are places among these.
 #[cfg(feature = "gpu")]
 pub(crate) fn constants(channels: usize, layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
-    let places =
-        |names: &'static [&'static str]| names.iter().enumerate().map(|(place, name)| (*name, place));
-    let scale = StepWords::CONSTANTS.len();
-    let shared = [("PIXEL_SCALE", scale), ("PIXEL_OFFSET", scale + channels)];
-    let nets = [("FIRST_SETTING", scale + 2 * channels), ("SETTINGS", net_len(layers))];
+    let scale = StepWords::LEN;
+    let shared =
+        [("PIXEL_SCALE", scale), ("PIXEL_OFFSET", scale + channels), ("PIXEL_MEAN", scale + 2 * channels)];
+    let nets = [("FIRST_SETTING", scale + 3 * channels), ("SETTINGS", net_len(layers))];
     places(StepWords::CONSTANTS).chain(shared).chain(nets).chain(places(NetSettings::CONSTANTS))
 }
 
 /// Where they find the settings of the layer with this number, among those of a net.
 pub(crate) fn layer_constants(layer: usize) -> impl Iterator<Item = (&'static str, f64)> {
-    let names = LayerSettings::CONSTANTS.iter().enumerate();
-    names.map(move |(place, name)| (*name, (net_len(layer) + place) as f64))
+    places(LayerSettings::CONSTANTS).map(move |(name, place)| (name, (net_len(layer) + place) as f64))
 }
 
 /// The words about the step, `next_step`, `this_step` and `step_images`, and where they are.
 #[cfg(feature = "gpu")]
 pub(crate) fn step_words() -> impl Iterator<Item = (String, usize)> {
-    StepWords::CONSTANTS.iter().enumerate().map(|(place, name)| (name.to_lowercase(), place))
+    places(StepWords::CONSTANTS).map(|(name, place)| (name.to_lowercase(), place))
 }
 
 #[cfg(all(test, feature = "gpu"))]
@@ -164,8 +243,12 @@ mod tests {
             dropout_threshold: 100 * number + 2,
             dropout_scale: number as f32,
         };
-        let net =
-            |number: u32| NetSettings { augment_key: number, plain_from: 70 + number, ..Default::default() };
+        let net = |number: u32| NetSettings {
+            augment_key: number,
+            mix_sides: [40 + number; QUANTILES],
+            plain_from: 70 + number,
+            ..Default::default()
+        };
         let nets: Vec<_> = (1..=3).map(|n| (net(n), vec![layer(10 * n), layer(10 * n + 1)])).collect();
         let normalization = Normalization { mean: vec![0.5, 0.75, 0.25], std: vec![0.25, 0.5, 1.0] };
         let words = words(StepWords { next_step: 5, this_step: 4, step_images: 64 }, &normalization, &nets);
@@ -176,12 +259,15 @@ mod tests {
         for (channel, (scale, offset)) in normalization.affine().enumerate() {
             let at = |name: &str| f32::from_bits(words[place(name) + channel]);
             assert_eq!((at("PIXEL_SCALE"), at("PIXEL_OFFSET")), (scale, offset), "channel {channel}");
+            assert_eq!(at("PIXEL_MEAN"), 255.0 * normalization.mean[channel], "channel {channel}");
         }
         assert_eq!(words.len(), place("FIRST_SETTING") + 3 * place("SETTINGS"));
         for number in 0..3 {
             let setting = |at: usize| words[place("FIRST_SETTING") + number * place("SETTINGS") + at];
             let n = number as u32 + 1;
             assert_eq!([setting(place("AUGMENT_KEY")), setting(place("PLAIN_FROM"))], [n, 70 + n]);
+            let sides = place("MIX_SIDES")..place("MIX_SIDES") + QUANTILES;
+            assert!(sides.map(setting).all(|side| side == 40 + n));
             for index in 0..2 {
                 let found: Vec<u32> = layer_constants(index).map(|(_, at)| setting(at as usize)).collect();
                 assert_eq!(found, layer(10 * n + index as u32).words(), "net {number}, layer {index}");

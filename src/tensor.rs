@@ -233,6 +233,21 @@ impl Rounded {
         Self { value, bound: (at(self.value + self.bound) - value).max(value - at(self.value - self.bound)) }
     }
 
+    /// The square root of a positive number: WGSL allows 1 / inverseSqrt(x), which has errors of 2 and 2.5 units in the last place.
+    pub fn sqrt(self) -> Self {
+        let value = self.value.sqrt();
+        // The slope is largest at the low end.
+        let carried = value - (self.value - self.bound).max(0.0).sqrt();
+        Self::after(value, carried, 10.0)
+    }
+
+    /// 2 to this power, for which WGSL allows 3 + 2|x| units in the last place.
+    pub fn exp2(self) -> Self {
+        let value = self.value.exp2();
+        let units = 3.0 + 2.0 * (self.value.abs() + self.bound);
+        Self::after(value, value * (self.bound * std::f64::consts::LN_2).exp_m1(), 2.0 * units)
+    }
+
     /// exp, for which WGSL allows 3 + 2|x| units in the last place.
     pub fn exp(self) -> Self {
         let value = self.value.exp();

@@ -18,7 +18,7 @@ use shadernet::shader;
 /// No two sizes are equal, so that no mutant is equivalent by accident.
 const MODEL: &str = r#"
     name = "small"
-    input = [2, 15, 13]
+    input = [3, 15, 13]
     layers = [
         { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
         { type = "relu" },
@@ -28,21 +28,21 @@ const MODEL: &str = r#"
         { type = "conv2d", out_channels = 10, kernel = 3, stride = 2, padding = 1, groups = 2 },
         { type = "leaky_relu", negative_slope = 0.2 },
         { type = "avg_pool2d", kernel = 2, stride = 1, padding = 1 },
-        { type = "conv2d", out_channels = 3, kernel = 2, bias = false },
+        { type = "conv2d", out_channels = 4, kernel = 2, bias = false },
         { type = "global_avg_pool2d" },
     ]
     [train]
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
+    augment = AUGMENT
 "#;
 /// The other layers, likewise.
 const ALL_LAYERS: &str = include_str!("all_layers.toml");
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
     name = "fused"
-    input = [2, 15, 13]
+    input = [3, 15, 13]
     layers = [
         { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
         { type = "relu" },
@@ -56,20 +56,24 @@ const FUSED_MODEL: &str = r#"
         { type = "dropout", rate = 0.2 },
         { type = "conv2d", out_channels = 5, kernel = 2, padding = 1, bias = false },
         { type = "leaky_relu", negative_slope = 0.3 },
-        { type = "conv2d", out_channels = 3, kernel = 1 },
+        { type = "conv2d", out_channels = 4, kernel = 1 },
         { type = "global_avg_pool2d" },
     ]
     [train]
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
+    augment = AUGMENT
 "#;
+/// Every change of images.
+const AUGMENT: &str = r#"{ rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, flip_horizontal = 0.5,
+    flip_vertical = 0.5, pad_crop = 1, crop = 0.4, crop_aspect = 0.3, elastic = 1.5, elastic_smoothness = 4.0, brightness = 0.4,
+    contrast = 0.4, saturation = 0.5, hue = 0.3, erase = 0.5, mixup = 0.5, cutmix = 1.0, fill = "reflect", plain_epochs = 2 }"#;
 const ADAM: &str = r#"{ type = "adam", weight_decay = 0.01 }"#;
 const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.01 }"#;
 
 fn model(optimizer: &str) -> Model {
-    Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
+    Model::parse(&MODEL.replace("OPTIMIZER", optimizer).replace("AUGMENT", AUGMENT), "small").unwrap()
 }
 
 fn all_layers() -> Model {
@@ -77,7 +81,7 @@ fn all_layers() -> Model {
 }
 
 fn fused_model(optimizer: &str) -> Model {
-    Model::parse(&FUSED_MODEL.replace("OPTIMIZER", optimizer), "fused").unwrap()
+    Model::parse(&FUSED_MODEL.replace("OPTIMIZER", optimizer).replace("AUGMENT", AUGMENT), "fused").unwrap()
 }
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
@@ -167,8 +171,8 @@ fn fused_kernels_are_examined() {
 
 /// Mutants to try per shader: enough to cover every rule in every entry point.
 const OF_EACH: usize = 10;
-/// For the two shaders that do nearly everything.
-const OF_FUSED: usize = 18;
+/// For the shaders that do many things.
+const OF_LARGE: usize = 18;
 
 /// What to try a mutant on: a model that uses its kernel, and whether fused.
 fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
@@ -190,7 +194,8 @@ fn every_mutant_that_changes_results_is_refused() {
     let mutants: Vec<Mutant> = shader::SOURCES
         .iter()
         .flat_map(|&(name, source)| {
-            let count = if name.starts_with("fused_conv2d") { OF_FUSED } else { OF_EACH };
+            let is_large = name.starts_with("fused_conv2d") || name == "batch";
+            let count = if is_large { OF_LARGE } else { OF_EACH };
             mutants::some(mutants::of(name, source), count)
         })
         .collect();

@@ -14,6 +14,7 @@ use shadernet::cpu::CpuEngine;
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{Gpu, GpuEngine, GpuOptions};
+use shadernet::losses::cross_entropy::Target;
 use shadernet::model::Model;
 use shadernet::normalization::Normalization;
 use shadernet::reference::{At, Reference};
@@ -69,22 +70,32 @@ fn training() -> TrainConfig {
         .label_smoothing(0.05)
         .average_decay(0.99)
         .augment(
-            Augment::default().rotate_degrees(10.0).shift_pixels(2.0).scale(0.1).shear(0.1).plain_epochs(1),
+            Augment::default()
+                .rotate_degrees(10.0)
+                .shift_pixels(2.0)
+                .scale(0.1)
+                .shear(0.1)
+                .crop(0.3)
+                .elastic(1.5)
+                .brightness(0.3)
+                .contrast(0.3)
+                .erase(0.3)
+                .mixup(0.4)
+                .cutmix(1.0)
+                .plain_epochs(1),
         )
 }
 
 /// A step's batch as the reference sees it.
-fn batch(setup: &Setup<'_>, step: u32) -> (Vec<u32>, Array, Vec<u8>) {
+fn batch(setup: &Setup<'_>, step: u32) -> (Array, Vec<Target>) {
     let batches = setup.train_batches().unwrap();
     let images = setup.training.unwrap();
     let n = batches.images_of(step);
-    let samples: Vec<_> = (0..n).map(|image| batches.sample(&setup.replicas[0], step, image)).collect();
-    let pixels = |index: u32| &images.pixels[index as usize * 784..][..784];
-    let input = samples.iter().flat_map(|&sample| batches.reference(pixels(sample.index), sample).data);
+    let (settings, _) = setup.replicas[0].settings(setup.model, batches.epochs);
+    let samples: Vec<_> = (0..n).map(|image| batches.sample(&settings, step, image)).collect();
+    let input = samples.iter().flat_map(|&sample| batches.reference(images, sample).data);
     let input = Array::exact(&[n, 1, 28, 28], input.collect());
-    let indices: Vec<u32> = samples.iter().map(|sample| sample.index).collect();
-    let targets = indices.iter().map(|&index| images.labels[index as usize]).collect();
-    (indices, input, targets)
+    (input, samples.iter().map(|sample| sample.target(&images.labels)).collect())
 }
 
 /// Distance between all weights, relative to the norm of the reference's.
@@ -105,12 +116,12 @@ fn distance(engine: &mut dyn Engine, reference: &Reference<'_>, vector: Vector) 
 
 /// The reference's hits, and the smallest gap between the two largest logits of an image: below the engines' error it
 /// is a tie.
-fn hits(logits: &Array, targets: &[u8]) -> (usize, usize) {
+fn hits(logits: &Array, targets: &[Target]) -> (usize, usize) {
     let classes = logits.data.len() / targets.len();
     let (mut hits, mut ties) = (0, 0);
-    for (row, &target) in logits.data.chunks(classes).zip(targets) {
+    for (row, target) in logits.data.chunks(classes).zip(targets) {
         let best = (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-        hits += usize::from(best == usize::from(target));
+        hits += usize::from(best == usize::from(target.class));
         let second =
             (0..classes).filter(|&class| class != best).map(|class| row[class]).fold(f64::MIN, f64::max);
         ties += usize::from(row[best] - second < 1e-3);
@@ -121,7 +132,7 @@ fn hits(logits: &Array, targets: &[u8]) -> (usize, usize) {
 /// Takes a step with both and compares hits; returns the relative errors of the loss and of the weights.
 fn step(name: &str, engine: &mut dyn Engine, reference: &mut Reference<'_>, setup: &Setup<'_>) -> [f64; 2] {
     let step = engine.step();
-    let (_, input, targets) = batch(setup, step);
+    let (input, targets) = batch(setup, step);
     let at = At {
         seed: SEED,
         step,
@@ -224,12 +235,11 @@ fn follow(gpu: Gpu, setup: &Setup<'_>, fuse: bool) {
     for step in 0..STEPS {
         engine.set_step(step).unwrap();
         engine.train(1).unwrap();
-        // The images are not recorded, but their classes are.
+        // The images are not recorded, but their classes and how they are mixed.
         let targets = engine.read_tensor("targets").unwrap().unwrap();
-        let (seen, ..) = batch(setup, step);
-        let classes: Vec<u32> =
-            seen.iter().map(|&index| u32::from(setup.test.labels[index as usize])).collect();
-        assert_eq!(targets[..classes.len()], classes, "step {step}");
+        let (_, wanted) = batch(setup, step);
+        let got: Vec<Target> = targets[..wanted.len()].iter().map(|&word| Target::from_word(word)).collect();
+        assert_eq!(got, wanted, "step {step}");
     }
 }
 

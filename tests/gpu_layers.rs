@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use common::nets::{Case, check_random_networks, random_weights, some_cases};
 use common::{Draw, gpu};
 use shadernet::batch::Sample;
-use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::dataset::Images;
 use shadernet::doctor::{Table, check_step};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
@@ -67,18 +67,15 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     let train = &model.train;
     let mut nets = Replica::of_seeds(model, [case.seed, 900, 31]);
     // The second has other settings; in the third everything is switched off.
-    let Augment { rotate_degrees, shift_pixels, scale, shear, plain_epochs, .. } = train.augment;
+    let mut augment = train.augment.plain_epochs(train.augment.plain_epochs / 2).fill(Fill::Edge);
+    augment.strengths_mut().into_iter().for_each(|strength| *strength *= 0.5);
+    augment.pad_crop = 2.0 * augment.pad_crop;
     nets[1] = Replica {
         learning_rate: LearningRate::Constant { rate: 0.05 },
         weight_decay: 0.04,
         dropout: nets[1].dropout.iter().map(|rate| 0.5 * rate).collect(),
         label_smoothing: 0.2,
-        augment: Augment::default()
-            .rotate_degrees(0.5 * rotate_degrees)
-            .shift_pixels(0.25 * shift_pixels)
-            .scale(1.5 * scale)
-            .shear(2.0 * shear)
-            .plain_epochs(plain_epochs / 2),
+        augment,
         ..nets[1].clone()
     };
     nets[2] = Replica {
@@ -142,7 +139,8 @@ fn every_element_of_every_tensor_is_within_its_bound() {
         "sgd.velocity",
         "adam.second_moment",
         "average.average",
-        "batch.transforms",
+        "batch.changes",
+        "batch.input",
     ] {
         assert!(tables.iter().any(|table| table.has(kind)), "{kind} was never compared");
     }
@@ -270,9 +268,7 @@ fn evaluation_agrees_with_the_reference() {
         let setup = setup(&model, &nets, &normalization, &images);
         let mut engine = engine(gpu, &setup, true, CHECKED);
         let batches = setup.eval_batches();
-        let size = model.input.len();
-        let sample = Sample { index: 0, transform: None };
-        let input = images.pixels.chunks(size).flat_map(|pixels| batches.reference(pixels, sample).data);
+        let input = (0..331).flat_map(|image| batches.reference(&images, Sample::plain(image)).data);
         let shape = [331, model.input.channels, model.input.height, model.input.width];
         let input = Array::exact(&shape, input.collect());
         for averaged in [false, true] {
@@ -365,8 +361,9 @@ fn launches_beyond_the_limit_of_workgroups_are_folded() {
     };
     let (input, output) = (floats("input"), floats("leaky_relu1.output"));
     let scale = setup.normalization.affine().next().unwrap();
+    let (settings, _) = nets[0].settings(&model, model.train.epochs);
     let image_of: Vec<usize> =
-        (0..4).map(|n| setup.train_batches().unwrap().sample(&nets[0], 0, n).index as usize).collect();
+        (0..4).map(|n| setup.train_batches().unwrap().sample(&settings, 0, n).index as usize).collect();
     let size = model.input.len();
     for (at, (&value, &result)) in input.iter().zip(&output).enumerate() {
         let pixel = f32::from(images.pixels[image_of[at % 4] * size + at / 4]);

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::Path;
 
-use shadernet::batch::BatchSettings;
+use shadernet::batch::{BatchSettings, Changes};
 use shadernet::config::LearningRate;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
@@ -51,7 +51,7 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
         image: model.input,
         epochs: model.train.epochs,
         shuffle: true,
-        augment: !model.train.augment.is_none(),
+        changes: Changes::of(&[Replica::new(model, 0)]),
         normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
     }
 }

@@ -6,8 +6,9 @@ mod common;
 
 use std::collections::BTreeSet;
 
+use common::nets::everything;
 use common::{Draw, gpu};
-use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
@@ -53,9 +54,7 @@ fn training(optimizer: Optimizer) -> TrainConfig {
         .learning_rate(LearningRate::Cosine { peak: 0.03, end: 0.1 })
         .label_smoothing(0.1)
         .average_decay(0.99)
-        .augment(
-            Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1).plain_epochs(2),
-        )
+        .augment(everything().plain_epochs(2))
 }
 
 /// One net with the recipe's settings, and one for each single setting that can differ; all with the same seed.
@@ -66,7 +65,7 @@ fn nets(model: &Model) -> Vec<Replica> {
         change(&mut net);
         net
     };
-    vec![
+    let mut nets = vec![
         first.clone(),
         changed(&|net| net.learning_rate = LearningRate::Cosine { peak: 0.03, end: 0.2 }),
         changed(&|net| net.learning_rate = LearningRate::Constant { rate: 0.01 }),
@@ -78,13 +77,20 @@ fn nets(model: &Model) -> Vec<Replica> {
         changed(&|net| net.label_smoothing = 0.0),
         changed(&|net| net.label_smoothing = 0.3),
         changed(&|net| net.augment = Augment::default()),
-        changed(&|net| net.augment.rotate_degrees = 0.0),
         changed(&|net| net.augment.shift_pixels = 0.5),
-        changed(&|net| net.augment.scale = 0.0),
         changed(&|net| net.augment.shear = 0.4),
         changed(&|net| net.augment.plain_epochs = 3),
+        changed(&|net| net.augment.fill = Fill::Reflect),
+        changed(&|net| (net.augment.mixup, net.augment.cutmix) = (0.0, 0.0)),
         changed(&|net| net.seed = 9),
-    ]
+    ];
+    // Each change of the images alone switched off.
+    nets.extend(
+        (0..Augment::STRENGTHS.len())
+            .filter(|&at| first.augment.strengths()[at] > 0.0)
+            .map(|at| changed(&|net| *net.augment.strengths_mut()[at] = 0.0)),
+    );
+    nets
 }
 
 /// A net's complete state after some steps, and their metrics.

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use naga::back::glsl;
 use naga::valid::{Capabilities, ValidationFlags, Validator};
-use shadernet::batch::BatchSettings;
+use shadernet::batch::{BatchSettings, Changes};
 use shadernet::gpu::MeasuredCeilings;
 use shadernet::layers::Grain;
 use shadernet::model::Model;
@@ -50,7 +50,7 @@ fn plans() -> Vec<Plan> {
                 image: model.input,
                 epochs: 1,
                 shuffle: true,
-                augment: !model.train.augment.is_none(),
+                changes: Changes::of(&[Replica::new(model, 0)]),
                 normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
             };
             let nets = Replica::of_seeds(model, 0..replicas);

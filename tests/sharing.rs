@@ -138,12 +138,9 @@ fn the_references_gradient_is_the_sum_over_the_uses() {
     assert_sums("reference", &|setup, weights| {
         let mut reference = Reference::new(setup.model, weights);
         let (images, batches) = (setup.training?, setup.train_batches()?);
-        let size = setup.model.input.len();
-        let samples: Vec<_> =
-            (0..images.count).map(|image| batches.sample(&setup.replicas[0], 0, image)).collect();
-        let pixels = samples.iter().flat_map(|sample| {
-            batches.reference(&images.pixels[sample.index as usize * size..][..size], *sample).data
-        });
+        let (settings, _) = setup.replicas[0].settings(setup.model, batches.epochs);
+        let samples: Vec<_> = (0..images.count).map(|image| batches.sample(&settings, 0, image)).collect();
+        let pixels = samples.iter().flat_map(|&sample| batches.reference(images, sample).data);
         let input = Array::exact(&[images.count, 2, 9, 8], pixels.collect());
         let targets: Vec<u8> = samples.iter().map(|sample| images.labels[sample.index as usize]).collect();
         reference.step(input, &targets, At { seed: 3, step: 0, learning_rate: 0.1 });

@@ -10,6 +10,7 @@ use shadernet::files;
 use shadernet::gpu::Adapter;
 use shadernet::model::Model;
 
+mod augment;
 mod bench;
 mod classify;
 mod data;
@@ -64,6 +65,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Write a model description suited to your images
     New(new::NewArgs),
+    /// Paint what a network would see of your images: a contact sheet of its random changes
+    Augment(augment::AugmentArgs),
     /// Download a standard dataset
     Data(data::DataArgs),
     /// Print the layer table of a network
@@ -188,6 +191,7 @@ fn carry_out(command: Command, output: &mut Output) -> Result<ExitCode> {
         Command::Classify(args) => classify::run(&args, output),
         Command::Export(args) => export::run(&args, output),
         Command::New(args) => new::run(&args, output),
+        Command::Augment(args) => augment::run(&args, output),
         Command::Data(args) => data::run(&args, output),
         Command::Summary { model } => summary(model.as_deref(), output),
         Command::Devices => devices(output),

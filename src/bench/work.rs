@@ -147,7 +147,7 @@ mod tests {
             image: model.input,
             epochs: 1,
             shuffle: true,
-            augment: Default::default(),
+            changes: Default::default(),
             normalization: Normalization::uniform(2, 0.0, 1.0),
         };
         let nets = Replica::of_seeds(&model, 0..replicas);

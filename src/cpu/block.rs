@@ -7,6 +7,7 @@ use super::kernels::{self, BatchNormGrad, Buffer, LANES};
 use super::loss;
 use super::net::Net;
 use super::program::{Back, Kernel, Op, Program, Share};
+use crate::losses::cross_entropy::Target;
 
 #[derive(Debug)]
 pub(super) struct Block {
@@ -14,7 +15,7 @@ pub(super) struct Block {
     pub(super) first_image: usize,
     /// Images of the batch in this block.
     pub(super) valid: usize,
-    pub(super) targets: [u8; LANES],
+    pub(super) targets: [Target; LANES],
     pub(super) loss_sum: f32,
     pub(super) correct: usize,
     /// One for each activation of the net; the first holds the images.
@@ -36,7 +37,7 @@ impl Block {
         Self {
             first_image,
             valid: LANES,
-            targets: [0; LANES],
+            targets: [Target::default(); LANES],
             loss_sum: 0.0,
             correct: 0,
             activations: program.buffers.iter().map(|values| Buffer::new(values * LANES)).collect(),

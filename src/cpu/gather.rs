@@ -2,10 +2,10 @@
 
 use super::block::Block;
 use super::kernels::LANES;
-use crate::batch::{BatchSettings, Sample};
+use super::picture::Picture;
+use crate::batch::{BatchSettings, Sample, mean_grey};
 use crate::dataset::Images;
-use crate::replica::Replica;
-use crate::tensor::Shape;
+use crate::state::NetSettings;
 
 /// Draws batches from a dataset.
 pub(super) struct Gather<'a> {
@@ -26,12 +26,12 @@ impl<'a> Gather<'a> {
     }
 
     /// The block's images of a net's training step `step`, whose batch has `images` images.
-    pub(super) fn fill(&self, net: &Replica, step: u32, images: usize, block: &mut Block) {
+    pub(super) fn fill(&self, net: &NetSettings, step: u32, images: usize, block: &mut Block) {
         block.valid = LANES.min(images - block.first_image);
         for lane in 0..LANES {
             let sample = self.batches.sample(net, step, block.first_image + lane);
-            block.targets[lane] = self.images.labels[sample.index as usize];
-            self.place(sample, lane, block.images_mut());
+            block.targets[lane] = sample.target(&self.images.labels);
+            self.place(&sample, lane, block.images_mut());
         }
     }
 
@@ -40,17 +40,16 @@ impl<'a> Gather<'a> {
         block.valid = LANES.min(self.images.count - start);
         for lane in 0..LANES {
             let index = (start + lane).min(self.images.count - 1);
-            block.targets[lane] = self.images.labels[index];
-            self.place(Sample { index: index as u32, transform: None }, lane, block.images_mut());
+            block.targets[lane] = self.images.labels[index].into();
+            self.place(&Sample::plain(index as u32), lane, block.images_mut());
         }
     }
 
-    fn place(&self, sample: Sample, lane: usize, block: &mut [f32]) {
-        let Shape { channels, height, width } = self.batches.image;
-        let map = height * width;
-        let pixels = &self.images.pixels[sample.index as usize * channels * map..][..channels * map];
-        let Some(transform) = sample.transform else {
-            let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+    fn place(&self, sample: &Sample, lane: usize, block: &mut [f32]) {
+        let map = self.batches.image.area();
+        let Some(change) = &sample.change else {
+            let channels =
+                self.pixels(sample.index).chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
             for ((pixels, block), levels) in channels.zip(&self.levels) {
                 for (lanes, &pixel) in block.chunks_exact_mut(LANES).zip(pixels) {
                     lanes[lane] = levels[usize::from(pixel)];
@@ -58,78 +57,137 @@ impl<'a> Gather<'a> {
             }
             return;
         };
-        let channels = pixels.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
-        for ((channel, block), (scale, offset)) in channels.zip(self.batches.normalization.affine()) {
-            let pixel = |y: i32, x: i32| -> f32 {
-                // Negative numbers become large ones.
-                if (y as usize) < height && (x as usize) < width {
-                    f32::from(channel[y as usize * width + x as usize])
-                } else {
-                    0.0
-                }
+        let seen = |index, change| {
+            let pixels = self.pixels(index);
+            let mean = || {
+                if self.batches.changes.colour { mean_grey(pixels, self.batches.image.channels) } else { 0 }
             };
-            let [a, b, c, d, e, f] = transform;
-            for (y, row) in block.chunks_exact_mut(width * LANES).enumerate() {
-                for (x, lanes) in row.chunks_exact_mut(LANES).enumerate() {
-                    let (x, y) = (x as f32, y as f32);
-                    let (source_x, source_y) = (a * x + b * y + c, d * x + e * y + f);
-                    let (column, row) = (floor(source_x), floor(source_y));
-                    let (fx, fy) = (source_x - column as f32, source_y - row as f32);
-                    let upper = pixel(row, column) * (1.0 - fx) + pixel(row, column + 1) * fx;
-                    let lower = pixel(row + 1, column) * (1.0 - fx) + pixel(row + 1, column + 1) * fx;
-                    lanes[lane] = (upper * (1.0 - fy) + lower * fy) * scale + offset;
-                }
+            let picture = Picture { pixels, shape: self.batches.image, fill: sample.fill, mean_grey: mean() };
+            picture.changed(change, &self.batches.normalization)
+        };
+        let mut values = seen(sample.index, change);
+        if let Some(mixture) = &sample.mixture
+            && mixture.weight > 0
+        {
+            super::picture::mix(
+                &mut values,
+                &seen(mixture.index, &mixture.change),
+                mixture,
+                self.batches.image,
+            );
+        }
+        let channels = values.chunks_exact(map).zip(block.chunks_exact_mut(map * LANES));
+        for ((values, block), (scale, offset)) in channels.zip(self.batches.normalization.affine()) {
+            for (lanes, value) in block.chunks_exact_mut(LANES).zip(values) {
+                lanes[lane] = value * scale + offset;
             }
         }
     }
-}
 
-/// The largest integer not above `x`. `f32::floor` is a function call on processors that lack SSE 4.1.
-fn floor(x: f32) -> i32 {
-    let whole = x as i32;
-    whole - i32::from(whole as f32 > x)
+    fn pixels(&self, index: u32) -> &[u8] {
+        let size = self.batches.image.len();
+        &self.images.pixels[index as usize * size..][..size]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Augment;
+    use crate::batch::Changes;
+    use crate::config::{Augment, Fill};
     use crate::model::Model;
     use crate::normalization::Normalization;
+    use crate::replica::Replica;
     use crate::rng;
 
+    /// Each kind of change alone and all together, on images of one, two and three channels.
     #[test]
     fn a_lane_holds_what_the_reference_sees() {
-        let text = "name = \"x\"\ninput = [3, 5, 4]\nlayers = [{ type = \"flatten\" }, { type = \"linear\", out_features = 2 }]";
-        let model = Model::parse(text, "x").unwrap();
-        let mut net = Replica::new(&model, 1);
-        net.augment = Augment { rotate_degrees: 20.0, shift_pixels: 1.0, ..Augment::default() };
-        let size = model.input.len();
-        let pixels: Vec<u8> = (0..4 * size).map(|at| rng::words(1, 0, 0, at as u32)[0] as u8).collect();
-        let images = Images::new([3, 5, 4], pixels, vec![0; 4]).unwrap();
-        for augment in [false, true] {
+        let none = Augment::default;
+        let turned = none().rotate_degrees(20.0).shift_pixels(1.0);
+        let all = turned
+            .scale(0.2)
+            .shear(0.1)
+            .flip_horizontal(0.5)
+            .flip_vertical(0.5)
+            .pad_crop(1.0)
+            .crop(0.4)
+            .crop_aspect(0.3)
+            .elastic(0.7)
+            .elastic_smoothness(3.0)
+            .brightness(0.4)
+            .contrast(0.4)
+            .saturation(0.4)
+            .hue(0.2)
+            .erase(0.5)
+            .mixup(0.4)
+            .cutmix(1.0);
+        let mut mixtures = 0;
+        for (channels, augment) in [
+            (3, none()),
+            (3, turned),
+            (1, turned.fill(Fill::Reflect)),
+            (3, turned.fill(Fill::Edge)),
+            (3, turned.fill(Fill::Mean)),
+            (3, turned.fill(Fill::Value(200.0))),
+            (3, none().flip_horizontal(0.5).flip_vertical(0.5)),
+            (3, none().pad_crop(2.0)),
+            (3, none().crop(0.6).crop_aspect(0.5)),
+            (3, none().elastic(1.5).elastic_smoothness(3.0)),
+            (3, none().brightness(0.7)),
+            (3, none().contrast(0.7)),
+            (2, none().brightness(0.7).contrast(0.5)),
+            (1, none().brightness(0.7).contrast(0.5)),
+            (3, none().saturation(1.0)),
+            (3, none().hue(0.5)),
+            (3, none().erase(0.8).erase_area(0.5)),
+            (3, none().mixup(1.0)),
+            (1, none().cutmix(1.0)),
+            (3, all),
+            (3, all.fill(Fill::Reflect)),
+        ] {
+            let text = format!(
+                "name = \"x\"\ninput = [{channels}, 5, 4]\nlayers = [{{ type = \"flatten\" }}, {{ type = \"linear\", \
+                 out_features = 2 }}]"
+            );
+            let model = Model::parse(&text, "x").unwrap();
+            let mut net = Replica::new(&model, 1);
+            net.augment = augment;
+            let count = 32;
+            let size = model.input.len();
+            let pixels = (0..count * size).map(|at| rng::words(1, 0, 0, at as u32)[0] as u8).collect();
+            let labels = (0..count).map(|image| (image % 2) as u8).collect();
+            let images = Images::new([channels, 5, 4], pixels, labels).unwrap();
             let batches = BatchSettings {
-                batch_size: 4,
-                image_count: 4,
+                batch_size: count,
+                image_count: count,
                 image: model.input,
                 epochs: 1,
                 shuffle: true,
-                augment,
-                normalization: Normalization { mean: vec![0.5, 0.25, 0.125], std: vec![0.25, 0.5, 1.0] },
+                changes: Changes::of(&[net.clone()]),
+                normalization: Normalization {
+                    mean: [0.5, 0.25, 0.125][..channels].to_vec(),
+                    std: [0.25, 0.5, 1.0][..channels].to_vec(),
+                },
             };
+            let (settings, _) = net.settings(&model, 1);
             let gather = Gather::new(&batches, &images);
             let mut block = vec![0.0; size * LANES];
-            for lane in 0..4 {
-                let sample = batches.sample(&net, 0, lane);
-                assert_eq!(sample.transform.is_some(), augment);
-                gather.place(sample, lane, &mut block);
-                let wanted =
-                    batches.reference(&images.pixels[sample.index as usize * size..][..size], sample);
+            for n in 0..count {
+                let (sample, lane) = (batches.sample(&settings, 0, n), n % LANES);
+                assert_eq!(sample.change.is_some(), !augment.is_none());
+                mixtures += usize::from(sample.mixture.is_some());
+                gather.place(&sample, lane, &mut block);
+                let wanted = batches.reference(&images, sample);
                 for (at, (want, bound)) in wanted.data.iter().zip(&wanted.bound).enumerate() {
                     let error = (f64::from(block[at * LANES + lane]) - want).abs();
-                    assert!(error <= *bound, "lane {lane}, value {at}: off by {error}, allowed {bound}");
+                    assert!(
+                        error <= *bound && *bound < 0.01,
+                        "{augment:?}: image {n}, value {at}: off by {error}, allowed {bound}"
+                    );
                 }
             }
         }
+        assert!(mixtures > 60);
     }
 }

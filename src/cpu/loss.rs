@@ -1,13 +1,14 @@
 //! Log-softmax and negative log-likelihood of a block. Formula: `shaders/cross_entropy.wgsl`.
 
 use super::kernels::LANES;
+use crate::losses::cross_entropy::Target;
 
 /// Sum of the losses and number of hits over the images that have a target. With `gradient` = (`grad_logits`, images
 /// of the whole batch) also the gradient of the mean; lanes without a target get 0. `logits` and `grad_logits` are
 /// [classes, 16].
 pub(super) fn measure(
     logits: &[f32],
-    targets: &[u8],
+    targets: &[Target],
     smoothing: f32,
     gradient: Option<(&mut [f32], usize)>,
 ) -> (f32, usize) {
@@ -22,9 +23,9 @@ pub(super) fn measure(
             .fold((0, f32::NEG_INFINITY), |best, (class, z)| if z > best.1 { (class, z) } else { best });
         let total: f32 = row().map(|z| (z - max).exp()).sum();
         let log_total = total.ln();
-        let share = |class| if class == usize::from(target) { 1.0 - smoothing + spread } else { spread };
+        let share = |class| shares(target, class) * (1.0 - smoothing) + spread;
         loss_sum += row().enumerate().map(|(class, z)| share(class) * (log_total - (z - max))).sum::<f32>();
-        correct += usize::from(best == usize::from(target));
+        correct += usize::from(best == usize::from(target.class));
         softmax[lane] = (max, total);
     }
     if let Some((grad_logits, images)) = gradient {
@@ -33,12 +34,20 @@ pub(super) fn measure(
         for (class, (grads, row)) in grad_logits.chunks_mut(LANES).zip(logits.chunks(LANES)).enumerate() {
             for (lane, &target) in targets.iter().enumerate() {
                 let (max, total) = softmax[lane];
-                let q = spread + if class == usize::from(target) { 1.0 - smoothing } else { 0.0 };
+                let q = shares(target, class) * (1.0 - smoothing) + spread;
                 grads[lane] = ((row[lane] - max).exp() / total - q) * scale;
             }
         }
     }
     (loss_sum, correct)
+}
+
+/// Share of a class in a target.
+#[inline(always)]
+fn shares(target: Target, class: usize) -> f32 {
+    let [own, other] = target.shares();
+    let of = |wanted: u8, share: f32| if class == usize::from(wanted) { share } else { 0.0 };
+    of(target.class, own) + of(target.other, other)
 }
 
 #[cfg(test)]
@@ -52,7 +61,8 @@ mod tests {
         for smoothing in [0.0, 0.1] {
             let value = |i: usize| ((i * 7919 % 101) as f32 - 50.0) * 0.07;
             let logits: Vec<f32> = (0..5 * LANES).map(value).collect();
-            let targets: Vec<u8> = (0..11).map(|i| (i % 5) as u8).collect();
+            let mixed = |i: u32| Target { class: (i % 5) as u8, other: (i % 3) as u8, weight: 3000 * i };
+            let targets: Vec<Target> = (0..11).map(mixed).collect();
             let mut grad = vec![f32::NAN; logits.len()];
             let (loss, _) = measure(&logits, &targets, smoothing, Some((&mut grad, 11)));
             let rows = (0..11 * 5).map(|i| f64::from(logits[i % 5 * LANES + i / 5])).collect();

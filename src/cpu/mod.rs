@@ -25,6 +25,7 @@ mod kernels;
 mod loss;
 mod memory;
 mod net;
+mod picture;
 mod program;
 
 use block::Block;
@@ -199,7 +200,7 @@ fn train_step(
         let last = number + 1 == phases.len();
         active.par_iter_mut().with_max_len(1).for_each(|block| {
             if number == 0 {
-                gather.fill(shared.replica(), step, images, block);
+                gather.fill(shared.settings(), step, images, block);
             }
             block.forward(program, shared, phase.clone(), step);
             if last {

@@ -9,11 +9,13 @@ use crate::model::ModelParam;
 use crate::optimizers::average;
 use crate::replica::Replica;
 use crate::rng::{self, Stream};
+use crate::state::NetSettings;
 use crate::tensor::Tensor;
 
 #[derive(Debug)]
 pub(super) struct Net {
     replica: Replica,
+    settings: NetSettings,
     learning_rates: Vec<f32>,
     optimizer: Optimizer,
     average_decay: f32,
@@ -47,6 +49,7 @@ impl Net {
         let zeros = || -> Vec<Vec<f32>> { about.iter().map(|entry| vec![0.0; entry.param.size()]).collect() };
         Self {
             replica: replica.clone(),
+            settings: replica.settings(model, train.epochs).0,
             learning_rates: setup.learning_rates(replica),
             optimizer: train.optimizer.with_weight_decay(replica.weight_decay),
             average_decay: train.average_decay,
@@ -60,6 +63,10 @@ impl Net {
 
     pub(super) fn replica(&self) -> &Replica {
         &self.replica
+    }
+
+    pub(super) fn settings(&self) -> &NetSettings {
+        &self.settings
     }
 
     /// Rate of the dropout layer with this number, which is layer `layer` of the model, and the key of its random words.

@@ -9,15 +9,16 @@ use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Error;
 use crate::gpu::GpuEngine;
 use crate::layers::{Context, add, grad_input_name, input_name};
-use crate::losses::cross_entropy::cross_entropy;
+use crate::losses::cross_entropy::{Target, cross_entropy};
 use crate::model::Model;
 use crate::optimizers::{self, average};
 use crate::plan::{ParamLayout, Plan};
-use crate::tensor::{Array, Arrays, Sum, Tensor, gamma};
+use crate::tensor::{Array, Arrays, Sum, Tensor};
 
 use super::compare::Table;
 use super::state::State;
 
+mod batch;
 mod made;
 
 /// A NaN, to expose reads of values that were never written.
@@ -278,7 +279,8 @@ impl StepCheck<'_> {
         table: &mut Table,
     ) -> Option<Array> {
         let classes = self.setup.model.class_count();
-        let targets: Vec<u8> = self.part("targets", replica).iter().map(|&target| target as u8).collect();
+        let targets: Vec<_> =
+            self.part("targets", replica).iter().map(|&target| Target::from_word(target)).collect();
         let smoothing = if self.training { self.setup.replicas[replica].label_smoothing } else { 0.0 };
         let want = cross_entropy(logits, &targets, smoothing);
         let mut grad_logits = None;
@@ -303,7 +305,7 @@ impl StepCheck<'_> {
         let hit = |image: usize| {
             let row = &logits.data[image * classes..][..classes];
             let best = (1..classes).fold(0, |best, class| if row[class] > row[best] { class } else { best });
-            f32::from(u8::from(best == usize::from(targets[image])))
+            f32::from(u8::from(best == usize::from(targets[image].class)))
         };
         let hits: Vec<f32> = (0..self.valid()).map(hit).collect();
         if has_losses {
@@ -338,62 +340,6 @@ impl StepCheck<'_> {
             table.wrong(launch, message);
         }
         grad_logits
-    }
-
-    fn batch(&self, replica: usize, place: &str, table: &mut Table) {
-        let targets = self.part("targets", replica);
-        let launch = self.maker("targets");
-        let size = self.setup.model.input.len();
-        let side = self.setup.model.input.height.max(self.setup.model.input.width);
-        let (input, behind) = self.split("input", replica);
-        if !behind.iter().all(|value| value.is_finite()) {
-            let message = format!("{place}, input: the lanes behind the batch hold {behind:?}");
-            table.wrong(self.maker("input"), message);
-        }
-        for n in 0..4 * self.quads() {
-            let mut sample = self.batches.sample(&self.setup.replicas[replica], self.step, n);
-            let target = u32::from(self.images.labels[sample.index as usize]);
-            let place = format!("{place}, image {n}");
-            // The fused plan doesn't store which image it is: its pixels and class identify it.
-            let index =
-                self.tensors.get("indices").map_or(sample.index, |_| self.part("indices", replica)[n]);
-            if (index, targets[n]) != (sample.index, target) {
-                let got = (index, targets[n]);
-                table.wrong(launch, format!("{place}: (index, target) {got:?}, not {sample:?}, {target}"));
-                continue;
-            }
-            table.exact(launch, 2);
-            // Of a pixel, by rounding of its source coordinates.
-            let mut error = 0.0;
-            if let Some(transform) = &mut sample.transform {
-                let want = bounded_transform(transform, side);
-                if self.tensors.contains_key("transforms") {
-                    let got = &self.floats("transforms", replica)[6 * n..][..6];
-                    table.check_launch(launch, "batch.transforms", &place, got, &want);
-                    // Samples depend on the device's own rounding of the transform.
-                    transform.copy_from_slice(got);
-                } else {
-                    // Interpolation is continuous with slope at most 255 per pixel.
-                    let coordinates: f64 = want
-                        .bound
-                        .iter()
-                        .zip([side, side, 1, side, side, 1])
-                        .map(|(b, x)| b * x as f64)
-                        .sum();
-                    error = coordinates * 255.0;
-                }
-            }
-            if n < self.valid() {
-                let pixels = &self.images.pixels[sample.index as usize * size..][..size];
-                let mut want = self.batches.reference(pixels, sample);
-                let maps = want.bound.chunks_mut(size / self.setup.model.input.channels);
-                for (bounds, (scale, _)) in maps.zip(self.batches.normalization.affine()) {
-                    bounds.iter_mut().for_each(|bound| *bound += error * f64::from(scale));
-                }
-                let got = &input[n * size..][..size];
-                table.check_launch(self.maker("input"), "batch.input", &place, got, &want);
-            }
-        }
     }
 
     fn update(&self, replica: usize, before: &State, after: &State, place: &str, table: &mut Table) {
@@ -467,14 +413,4 @@ fn loosened(want: &Array, got: &Array) -> Array {
     let mut loosened = want.clone();
     loosened.bound.iter_mut().zip(&got.bound).for_each(|(bound, error)| *bound += error);
     loosened
-}
-
-/// A transform with a bound on how two devices can differ for the same random words: some twenty roundings of sines
-/// of angles below 45° and of numbers up to the image's size.
-fn bounded_transform(transform: &[f32; 6], side: usize) -> Array {
-    let mut array = Array::from_f32(&[6], transform);
-    for (index, bound) in array.bound.iter_mut().enumerate() {
-        *bound = gamma(24) * if index % 3 == 2 { 4.0 * side as f64 } else { 2.0 };
-    }
-    array
 }

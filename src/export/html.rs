@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::batch::BatchSettings;
+use crate::batch::{BatchSettings, Changes};
 use crate::checkpoint::Checkpoint;
 use crate::classify::takes_pictures;
 use crate::dataset::Images;
@@ -126,7 +126,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         image: model.input,
         epochs: model.train.epochs,
         shuffle: false,
-        augment: false,
+        changes: Changes::NONE,
         normalization: normalization.clone(),
     };
     let options = PlanOptions::default();

@@ -4,10 +4,45 @@
 use crate::layers::Launch;
 use crate::tensor::{Array, Arrays, FLUSH, gamma};
 
+/// What an image should be answered: its class, or a mixture of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Target {
+    /// The class, which counts as the right answer.
+    pub class: u8,
+    /// The class of what is mixed in.
+    pub other: u8,
+    /// Its share in 1/65536, at most half.
+    pub weight: u32,
+}
+
+impl From<u8> for Target {
+    fn from(class: u8) -> Self {
+        Self { class, other: 0, weight: 0 }
+    }
+}
+
+impl Target {
+    /// Shares of the class and of the other.
+    pub fn shares(self) -> [f32; 2] {
+        let other = self.weight as f32 * (1.0 / 65536.0);
+        [1.0 - other, other]
+    }
+
+    /// As a word of the tensor `targets`.
+    pub fn word(self) -> u32 {
+        u32::from(self.class) | u32::from(self.other) << 8 | self.weight << 16
+    }
+
+    /// From a word of the tensor `targets`.
+    pub fn from_word(word: u32) -> Self {
+        Self { class: word as u8, other: (word >> 8) as u8, weight: word >> 16 }
+    }
+}
+
 /// Loss of a batch: reads `logits` `[N, C]` (trailing axes of one are fine); makes `loss` `[N]`, one value per image,
 /// and `grad_logits`, the gradient of the mean over the batch.
 ///
-/// With q = (1 − s) · onehot + s/C: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
+/// With q = (1 − s) · target + s/C, where the target is one-hot or a mixture of two that are: loss = −Σ q·log p and grad = (p − q) / N, where p = softmax(logits).
 ///
 /// # Examples
 /// ```
@@ -18,13 +53,15 @@ use crate::tensor::{Array, Arrays, FLUSH, gamma};
 /// assert_eq!(made["loss"].data, [4f64.ln()]);
 /// assert_eq!(made["grad_logits"].data, [0.25, 0.25, -0.75, 0.25]);
 /// ```
-pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
+pub fn cross_entropy<T: Into<Target> + Copy>(logits: &Array, targets: &[T], smoothing: f32) -> Arrays {
     let n = logits.shape[0];
     let classes = logits.data.len() / n;
     let smoothing = f64::from(smoothing);
     let mut loss = Array::zeros(&[n]);
     let mut grad_logits = Array::zeros(&logits.shape);
     for (image, &target) in targets.iter().enumerate().take(n) {
+        let target: Target = target.into();
+        let shares = target.shares().map(f64::from);
         let row = &logits.data[image * classes..][..classes];
         let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let exps: Vec<f64> = row.iter().map(|z| (z - max).exp()).collect();
@@ -37,16 +74,17 @@ pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
             row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);
         let log_error = total_error + gamma(6) * log_total.abs() + 1.0 / 2_097_152.0;
         for (class, &z) in row.iter().enumerate() {
-            let q =
-                smoothing / classes as f64 + if class == usize::from(target) { 1.0 - smoothing } else { 0.0 };
+            let [own, other] =
+                [target.class, target.other].map(|of| f64::from(u8::from(usize::from(of) == class)));
+            let q = (1.0 - smoothing) * (own * shares[0] + other * shares[1]) + smoothing / classes as f64;
             loss.data[image] += q * (log_total - (z - max));
-            // q itself takes eight roundings: WGSL allows its division 2.5 units in the last place.
-            loss.bound[image] += q * (log_error + gamma(classes + 12) * (log_total.abs() + (z - max).abs()));
+            // q itself takes ten roundings: WGSL allows its division 2.5 units in the last place.
+            loss.bound[image] += q * (log_error + gamma(classes + 14) * (log_total.abs() + (z - max).abs()));
             let p = exps[class] / total;
             let at = image * classes + class;
             grad_logits.data[at] = (p - q) / n as f64;
             let p_error = p * (exp_error(z) + total_error + gamma(6));
-            grad_logits.bound[at] = (p_error + gamma(16) * (p + q)) / n as f64 + FLUSH;
+            grad_logits.bound[at] = (p_error + gamma(18) * (p + q)) / n as f64 + FLUSH;
         }
     }
     Arrays::from([("loss", loss), ("grad_logits", grad_logits)])

@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::batch::mean_grey;
 use crate::dataset::Images;
 
 /// What a buffer that outlives the steps holds before the first one.
@@ -25,14 +26,19 @@ pub const WEIGHTS: [&str; 2] = ["params", "running"];
 pub const AVERAGES: [&str; 2] = ["average_params", "average_running"];
 
 /// Names and bytes of the buffers with images and labels of a part of the dataset, `train` or `test`: pixels as they are, up
-/// to a whole word, and a word for each label.
+/// to a whole word; and a word for each image, with its label and, above 8 bits, its mean grey in 1/65536.
 pub fn image_buffers<'a>(part: &str, images: &'a Images) -> [(String, Cow<'a, [u8]>); 2] {
     let mut pixels = Cow::from(&images.pixels);
     if pixels.len() % 4 > 0 {
         let whole = pixels.len().next_multiple_of(4);
         pixels.to_mut().resize(whole, 0);
     }
-    let labels: Vec<u8> = images.labels.iter().flat_map(|&label| u32::from(label).to_le_bytes()).collect();
+    let size = images.pixels.len() / images.count.max(1);
+    let of_image = |(&label, pixels): (&u8, &[u8])| {
+        (u32::from(label) | mean_grey(pixels, images.channels) << 8).to_le_bytes()
+    };
+    let labels: Vec<u8> =
+        images.labels.iter().zip(images.pixels.chunks_exact(size)).flat_map(of_image).collect();
     [(format!("{part}.images"), pixels), (format!("{part}.labels"), labels.into())]
 }
 

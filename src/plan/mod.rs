@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::batch::BatchSettings;
+use crate::batch::{BatchSettings, CHANGE_WORDS};
 use crate::layers::{Grain, Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
@@ -42,7 +42,7 @@ use values::Values;
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let batch = shadernet::batch::BatchSettings {
-/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, augment: false,
+/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, changes: Changes::NONE,
 /// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
 /// # };
 /// let nets = [Replica::new(&model, 0)];
@@ -277,7 +277,7 @@ impl<'a> Planner<'a> {
         for name in ["indices", "targets", "loss", "correct"] {
             draft.pool(name, images);
         }
-        draft.pool("transforms", 6 * images);
+        draft.pool("changes", CHANGE_WORDS * images);
         let grad_logits = draft.pool("loss.grad_logits", images * model.class_count());
         let context = |index| context(model, index, quads, grain);
         let ends = [image, grad_logits];

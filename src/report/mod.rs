@@ -23,10 +23,12 @@ mod page;
 mod picture;
 mod record;
 mod settings;
+mod sheet;
 mod worst;
 
 use answers::Answers;
 use record::Record;
+pub use sheet::contact_sheet;
 
 /// Name of a report in the folder of its run.
 pub const FILE: &str = "report.html";

@@ -22,7 +22,8 @@ fn img(picture: &Raster<u8>, alt: &str, zoom: usize) -> String {
     format!("<img src=\"data:image/png;base64,{data}\" width={width} height={height} alt=\"{alt}\">")
 }
 
-fn png(picture: &Raster<u8>) -> Vec<u8> {
+/// A picture as a PNG file.
+pub(super) fn png(picture: &Raster<u8>) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut encoder = png::Encoder::new(&mut bytes, picture.width as u32, picture.height as u32);
     encoder.set_color(match picture.channels {

@@ -1,6 +1,6 @@
 //! Sweeps: nets side by side, one for each combination of values of some settings, and each seed.
 
-use crate::config::LearningRate;
+use crate::config::{Augment, LearningRate};
 use crate::error::{Error, Result, shown};
 use crate::model::Model;
 use crate::replica::Replica;
@@ -28,28 +28,35 @@ enum Setting {
     Dropout,
     LabelSmoothing,
     Augment,
-    RotateDegrees,
-    ShiftPixels,
-    Scale,
-    Shear,
+    /// With its number in [`Augment::STRENGTHS`].
+    Strength(usize),
 }
 
-/// Keys of the settings, as a model file has them; `augment` is a factor on all four of its strengths.
-const SETTINGS: [(&str, Setting); 9] = [
+/// Keys of the settings that are no strength of `augment`, as a model file has them; `augment` is a factor on all strengths.
+const SETTINGS: [(&str, Setting); 5] = [
     ("learning_rate", Setting::LearningRate),
     ("weight_decay", Setting::WeightDecay),
     ("dropout", Setting::Dropout),
     ("label_smoothing", Setting::LabelSmoothing),
     ("augment", Setting::Augment),
-    ("augment.rotate_degrees", Setting::RotateDegrees),
-    ("augment.shift_pixels", Setting::ShiftPixels),
-    ("augment.scale", Setting::Scale),
-    ("augment.shear", Setting::Shear),
 ];
 
 impl Setting {
-    fn key(self) -> &'static str {
-        SETTINGS.iter().find(|(_, setting)| *setting == self).expect("every setting has a key").0
+    fn all() -> impl Iterator<Item = Self> {
+        let strengths = (0..Augment::STRENGTHS.len()).map(Self::Strength);
+        SETTINGS.iter().map(|(_, setting)| *setting).chain(strengths)
+    }
+
+    fn key(self) -> String {
+        match self {
+            Self::Strength(number) => format!("augment.{}", Augment::STRENGTHS[number]),
+            other => SETTINGS
+                .iter()
+                .find(|(_, setting)| *setting == other)
+                .expect("every setting has a key")
+                .0
+                .into(),
+        }
     }
 
     /// Gives a net a value.
@@ -68,16 +75,8 @@ impl Setting {
                 return Err("the model does not augment its images, so there is nothing to multiply; sweep \
                             augment.scale or another strength instead");
             }
-            Self::Augment => {
-                augment.rotate_degrees *= value;
-                augment.shift_pixels *= value;
-                augment.scale *= value;
-                augment.shear *= value;
-            }
-            Self::RotateDegrees => augment.rotate_degrees = value,
-            Self::ShiftPixels => augment.shift_pixels = value,
-            Self::Scale => augment.scale = value,
-            Self::Shear => augment.shear = value,
+            Self::Augment => augment.strengths_mut().into_iter().for_each(|strength| *strength *= value),
+            Self::Strength(number) => *augment.strengths_mut()[number] = value,
         }
         Ok(())
     }
@@ -89,11 +88,11 @@ impl Axis {
         let (key, values) = text
             .split_once('=')
             .ok_or_else(|| format!("expected KEY=V1,V2,... with one of {}", Sweep::keys()))?;
-        let setting = SETTINGS.iter().find(|(known, _)| *known == key.trim());
-        let (_, setting) = setting.ok_or_else(|| {
+        let setting = Setting::all().find(|setting| setting.key() == key.trim());
+        let setting = setting.ok_or_else(|| {
             format!("there is no setting {:?} to sweep; there are {}", key.trim(), Sweep::keys())
         })?;
-        let mut axis = Self { setting: *setting, values: Vec::new() };
+        let mut axis = Self { setting, values: Vec::new() };
         for value in values.split(',').map(str::trim) {
             let number: f32 = value.parse().map_err(|_| format!("{value:?} is not a number"))?;
             // Not -0, which would be another name for the same net.
@@ -108,9 +107,9 @@ impl Axis {
 }
 
 impl Sweep {
-    /// Keys of all settings that can be swept; `augment` is a factor on the four that follow it.
+    /// Keys of all settings that can be swept; `augment` is a factor on those that follow it.
     pub fn keys() -> String {
-        SETTINGS.map(|(key, _)| key).join(", ")
+        Setting::all().map(Setting::key).collect::<Vec<_>>().join(", ")
     }
 
     /// Reads axes such as `learning_rate=0.1,0.2`; with none there is one point, the model's own recipe.
@@ -140,8 +139,9 @@ impl Sweep {
                 if other == key {
                     return Err(fail(format!("{key} is swept already; list all its values at once")));
                 }
-                if [other, key].contains(&"augment")
-                    && [other, key].iter().all(|key| key.starts_with("augment"))
+                let both = [&other, &key];
+                if both.iter().any(|key| *key == "augment")
+                    && both.iter().all(|key| key.starts_with("augment"))
                 {
                     return Err(fail(
                         "augment multiplies all strengths; sweep it or its parts, not both".into(),
@@ -175,7 +175,7 @@ impl Sweep {
                         |message: String| Error::Usage(format!("{}={value}: {message}", setting.key()));
                     setting.set(&mut net, value).map_err(|message| fail(message.into()))?;
                     net.model(model).map_err(|error| fail(error.to_string()))?;
-                    net.point.0.insert(setting.key().into(), value);
+                    net.point.0.insert(setting.key(), value);
                     more.push(net);
                 }
             }

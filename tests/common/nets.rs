@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
-use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::layers::LAYERS;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
@@ -313,11 +313,44 @@ fn optimizer() -> impl Strategy<Value = Optimizer> {
     ]
 }
 
+/// Every change of images that any image has room for.
+pub(crate) fn everything() -> Augment {
+    Augment::default()
+        .rotate_degrees(20.0)
+        .shift_pixels(2.0)
+        .scale(0.2)
+        .shear(0.1)
+        .flip_horizontal(0.5)
+        .flip_vertical(0.4)
+        .pad_crop(1.0)
+        .crop(0.4)
+        .crop_aspect(0.3)
+        .elastic(1.0)
+        .elastic_smoothness(3.0)
+        .brightness(0.3)
+        .contrast(0.3)
+        .erase(0.5)
+        .mixup(0.5)
+        .cutmix(1.0)
+}
+
 fn train() -> impl Strategy<Value = TrainConfig> {
     let augmented = Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1);
     // Of 200 epochs; steps 0, 5 and 301 are in the first, the second and the 101st.
-    let partly = augmented.plain_epochs(199);
-    let augment = prop_oneof![Just(Augment::default()), Just(augmented), Just(partly)];
+    let partly = everything().plain_epochs(199);
+    let fills = [Fill::Value(0.0), Fill::Value(200.0), Fill::Mean, Fill::Edge, Fill::Reflect];
+    let filled = (0..fills.len()).prop_map(move |at| everything().fill(fills[at]));
+    // Kinds of changes alone: without the others' kernels.
+    let alone = [
+        Augment::default().flip_horizontal(0.5).pad_crop(2.0).crop(0.5).crop_aspect(0.4),
+        Augment::default().elastic(1.5).elastic_smoothness(3.0),
+        Augment::default().brightness(0.4).contrast(0.6),
+        Augment::default().erase(0.5).erase_area(0.4),
+        Augment::default().mixup(0.5),
+        Augment::default().cutmix(1.0),
+    ];
+    let alone = (0..alone.len()).prop_map(move |at| alone[at]);
+    let augment = prop_oneof![2 => Just(Augment::default()), 1 => Just(augmented), 1 => Just(partly), 2 => filled, 2 => alone];
     let smoothing = prop_oneof![Just(0.0f32), Just(0.1)];
     let average = prop_oneof![Just(0.0f32), Just(0.99)];
     (1..=9usize, optimizer(), smoothing, average, augment).prop_map(
@@ -342,17 +375,11 @@ fn cases() -> impl Strategy<Value = Case> {
     let step = prop_oneof![Just(0), Just(5), Just(301)];
     let run = (prop_oneof![2 => Just(1), 1 => Just(3usize)], 0..1000u32, step, any::<bool>());
     (network, train(), run).prop_map(
-        move |((body, head, laps, input, classes), train, (replicas, seed, step, shuffle))| Case {
-            body,
-            head: heads[head],
-            laps,
-            input,
-            classes,
-            train,
-            replicas,
-            seed,
-            step,
-            shuffle,
+        move |((body, head, laps, input, classes), mut train, (replicas, seed, step, shuffle))| {
+            if input[0] == 3 && train.augment.brightness > 0.0 {
+                train.augment = train.augment.saturation(0.5).hue(0.3);
+            }
+            Case { body, head: heads[head], laps, input, classes, train, replicas, seed, step, shuffle }
         },
     )
 }

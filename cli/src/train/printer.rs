@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use shadernet::config::{LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::device::Device;
 use shadernet::doctor::SelfCheck;
 use shadernet::engine::Metrics;
@@ -417,20 +417,38 @@ fn recipe(train: &TrainConfig) -> String {
         text += ", no augmentation";
     } else {
         text += ", augmentation by";
-        let changes = [
-            (augment.rotate_degrees, format!(" ±{}°", augment.rotate_degrees)),
-            (augment.shift_pixels, format!(" ±{} pixels", augment.shift_pixels)),
-            (augment.scale, format!(" ±{} % scale", 100.0 * augment.scale)),
-            (augment.shear, format!(" ±{} shear", augment.shear)),
-        ];
-        let changes: Vec<_> =
-            changes.into_iter().filter(|(most, _)| *most > 0.0).map(|(_, text)| text).collect();
-        text += &changes.join(",");
+        let changes = Augment::STRENGTHS.iter().zip(augment.strengths()).filter(|(_, most)| *most > 0.0);
+        text += &changes.map(|(key, most)| change(key, most)).collect::<Vec<_>>().join(",");
+        if augment.fill != Fill::default() {
+            text += &format!(", filled with {}", augment.fill);
+        }
         if augment.plain_epochs > 0 {
             text += &format!(", but not in the last {} epochs", augment.plain_epochs);
         }
     }
     text
+}
+
+/// A change of images, in words.
+fn change(key: &str, most: f32) -> String {
+    let percent = (1000.0 * most).round() / 10.0;
+    match key {
+        "rotate_degrees" => format!(" ±{most}°"),
+        "shift_pixels" => format!(" ±{most} pixels"),
+        "scale" => format!(" ±{percent} % scale"),
+        "shear" => format!(" ±{most} shear"),
+        "flip_horizontal" => format!(" mirroring of {percent} %"),
+        "flip_vertical" => format!(" turning {percent} % upside down"),
+        "pad_crop" => format!(" ±{most} whole pixels"),
+        "crop" => format!(" crops of up to {percent} %"),
+        "crop_aspect" => format!(" aspect ratios up to {}", 1.0 + most),
+        "elastic" => format!(" elastic ±{most} pixels"),
+        "brightness" | "contrast" | "saturation" => format!(" ±{percent} % {key}"),
+        "hue" => format!(" ±{}° hue", 360.0 * most),
+        "erase" => format!(" erasing in {percent} %"),
+        "mixup" | "cutmix" => format!(" {key} α {most}"),
+        _ => format!(" {key} {most}"),
+    }
 }
 
 #[cfg(test)]

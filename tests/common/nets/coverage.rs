@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use shadernet::config::Augment;
 use shadernet::layers::Op;
 
 use super::Case;
@@ -44,6 +45,12 @@ impl Case {
         switch("average", self.train.average_decay > 0.0);
         switch("label smoothing", self.train.label_smoothing > 0.0);
         switch("augment", !self.train.augment.is_none());
+        let strengths = Augment::STRENGTHS.iter().zip(self.train.augment.strengths());
+        parts.extend(
+            strengths.filter(|(_, strength)| *strength > 0.0).map(|(key, _)| format!("augment.{key}")),
+        );
+        parts.insert(format!("fill = {}", self.train.augment.fill));
+        let mut switch = |name: &str, on| parts.insert(format!("{name}: {on}"));
         switch("replicas", self.replicas > 1);
         switch("shuffle", self.shuffle);
         switch("batch of whole quads", self.train.batch_size.is_multiple_of(4));
@@ -60,6 +67,24 @@ pub(super) const EVERY_PART: &[&str] = &[
     "Sgd",
     "augment: false",
     "augment: true",
+    "augment.brightness",
+    "augment.contrast",
+    "augment.crop",
+    "augment.crop_aspect",
+    "augment.cutmix",
+    "augment.elastic",
+    "augment.erase",
+    "augment.flip_horizontal",
+    "augment.flip_vertical",
+    "augment.hue",
+    "augment.mixup",
+    "augment.pad_crop",
+    "augment.saturation",
+    "fill = 0",
+    "fill = 200",
+    "fill = edge",
+    "fill = mean",
+    "fill = reflect",
     "average: false",
     "average: true",
     "label smoothing: false",
