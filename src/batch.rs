@@ -189,7 +189,7 @@ impl BatchSettings {
         };
         let region = region.map(|()| {
             let side = mixture::drawn(&net.mix_sides, words[1]);
-            let size = [self.image.width, self.image.height].map(|whole| whole as u32 * side >> 16);
+            let size = [self.image.width, self.image.height].map(|whole| (whole as u32 * side) >> 16);
             Region::placed(size, self.image, [words[2], words[3]])
         });
         let weight = match region {

@@ -69,7 +69,7 @@ fn check_case(case: &Case, model: &Model, options: GpuOptions, table: &mut Table
     // The second has other settings; in the third everything is switched off.
     let mut augment = train.augment.plain_epochs(train.augment.plain_epochs / 2).fill(Fill::Edge);
     augment.strengths_mut().into_iter().for_each(|strength| *strength *= 0.5);
-    augment.pad_crop = 2.0 * augment.pad_crop;
+    augment.pad_crop *= 2.0;
     nets[1] = Replica {
         learning_rate: LearningRate::Constant { rate: 0.05 },
         weight_decay: 0.04,

@@ -46,7 +46,7 @@ impl Region {
 
     /// A rectangle of this size at a random place within an image.
     pub(super) fn placed([width, height]: [u32; 2], image: Shape, random: [u32; 2]) -> Self {
-        let start = |size: u32, whole: usize, word: u32| (whole as u32 - size + 1) * (word >> 16) >> 16;
+        let start = |size: u32, whole: usize, word: u32| ((whole as u32 - size + 1) * (word >> 16)) >> 16;
         let (left, top) = (start(width, image.width, random[0]), start(height, image.height, random[1]));
         Self { left, top, right: left + width, bottom: top + height }
     }
@@ -206,7 +206,7 @@ pub(super) fn drawn<T: Real>(settings: &NetSettings, image: Shape, epoch: u32, i
     let erased = if words[4][1] < settings.erase {
         // From a quarter of the longest side to all of it.
         let side = |word: u32, whole: usize| {
-            let share = settings.erase_side * (0x4000 + ((word >> 16) * 3 >> 2)) >> 16;
+            let share = (settings.erase_side * (0x4000 + (((word >> 16) * 3) >> 2))) >> 16;
             ((whole as u32 * share + 0x8000) >> 16).clamp(1, whole as u32)
         };
         let size = [side(words[4][2], image.width), side(words[4][3], image.height)];
@@ -271,7 +271,7 @@ fn moved<T: Real>(
     }
     let shift = |word: u32| {
         let places = 2 * settings.pad + 1;
-        number(((word >> 16) * places >> 16) as f32 - settings.pad as f32)
+        number((((word >> 16) * places) >> 16) as f32 - settings.pad as f32)
     };
     moved[2] = moved[2] + shift(words[1][3]);
     moved[5] = moved[5] + shift(words[2][0]);

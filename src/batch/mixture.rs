@@ -43,7 +43,7 @@ pub(crate) fn mix_sides(alpha: f32) -> [u32; QUANTILES] {
 pub(crate) fn drawn(quantiles: &[u32; QUANTILES], word: u32) -> u32 {
     let (bin, inside) = ((word >> 28) as usize, (word >> 12) & 0xffff);
     let (low, high) = (quantiles[bin], quantiles[bin + 1]);
-    low + ((high - low) * inside >> 16)
+    low + (((high - low) * inside) >> 16)
 }
 
 #[cfg(test)]
