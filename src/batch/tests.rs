@@ -205,7 +205,8 @@ fn mixtures() {
             partners[mixture.index as usize] = true;
             assert!(mixture.weight <= 1 << 15);
             let target = sample.target(&picture.labels);
-            assert_eq!((target.class, target.other), (n as u8, mixture.index as u8));
+            let other = if mixture.weight > 0 { mixture.index as u8 } else { 0 };
+            assert_eq!((target.class, target.other, target.weight), (n as u8, other, mixture.weight));
             assert_eq!(Target::from_word(target.word()), target);
             let made = batches.reference(&picture, sample);
             let mean = made.data.iter().sum::<f64>() / 64.0 + 128.0;

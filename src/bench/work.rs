@@ -108,6 +108,8 @@ fn touched(
             let rows = if tensor.name == "grads" { ParamLayout::new(model, 1).grad_rows(1) } else { 1 };
             model.layers[index].trained_len() as f64 / (rows * model.parameter_count()).max(1) as f64
         }),
+        // Bound, but read only if images are changed.
+        "changes" if !batches.changes.any => 0.0,
         "metrics_ring" => 1.0 / METRICS_RING as f64,
         "learning_rates" => 4.0 * plan.replicas as f64 / tensor.bytes as f64,
         _ => 1.0,
@@ -190,9 +192,9 @@ mod tests {
         let vector = plan.tensor("params").unwrap().bytes as usize;
         let state = plan.tensor("state").unwrap().bytes as usize;
         assert_eq!(bytes("optimizer.update"), 6 * vector + state + 4, "{plan}");
-        // Reads the bytes of a batch, six numbers and an index per image; writes floats.
+        // Reads the bytes of a batch, an index and a label per image; writes floats.
         let gathered = bytes("batch.gather");
-        let needed = IMAGES * (180 + 4 * 180 + 4);
-        assert!((needed..=needed + state + 24 * IMAGES + 64).contains(&gathered), "{gathered} for {needed}");
+        let needed = IMAGES * (180 + 4 * 180 + 8);
+        assert!((needed..=needed + state + 64).contains(&gathered), "{gathered} for {needed}");
     }
 }

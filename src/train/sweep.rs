@@ -260,20 +260,37 @@ mod tests {
             ("augment.rotate_degrees", &[("/augment/rotate_degrees", 0.5)]),
             ("augment.shift_pixels", &[("/augment/shift_pixels", 0.5)]),
             ("augment.scale", &[("/augment/scale", 0.5)]),
+            ("augment.pad_crop", &[("/augment/pad_crop", 3.0)]),
+            ("augment.mixup", &[("/augment/mixup", 0.5)]),
             ("augment.shear", &[("/augment/shear", 0.5)]),
         ] {
             let own = places(&Replica::new(&model(), 0));
-            let nets = sweep(&[&format!("{key}=0.5")]).unwrap().replicas(&model(), &[0]).unwrap();
+            let value = if key == "augment.pad_crop" { 3.0 } else { 0.5 };
+            let nets = sweep(&[&format!("{key}={value}")]).unwrap().replicas(&model(), &[0]).unwrap();
             let mut swept = places(&nets[0]);
-            assert_eq!(swept.remove(&format!("/point/{key}")), Some(0.5), "{nets:?}");
-            assert_eq!(swept.len(), own.len());
-            let changed: Vec<_> = swept.iter().filter(|(place, value)| own[*place] != **value).collect();
+            assert_eq!(swept.remove(&format!("/point/{key}")), Some(value), "{nets:?}");
+            assert!(own.keys().all(|place| swept.contains_key(place)));
+            // A strength of 0 is not written.
+            let before = |place: &String| own.get(place).copied().unwrap_or(0.0);
+            let changed: Vec<_> = swept.iter().filter(|(place, value)| before(place) != **value).collect();
             let near = |((place, value), (other, want)): (&(&String, &f64), &(&str, f64))| {
                 place == other && (*value - want).abs() < 1e-6
             };
             assert!(changed.len() == want.len() && changed.iter().zip(want).all(near), "{key}: {changed:?}");
         }
-        assert_eq!(SETTINGS.len(), 9, "a new setting belongs in the table above");
+        assert_eq!(SETTINGS.len(), 5, "a new setting belongs in the table above");
+    }
+
+    #[test]
+    fn every_strength_of_augmentation_has_a_key() {
+        for (number, strength) in Augment::STRENGTHS.iter().enumerate() {
+            let text = format!("augment.{strength}=1");
+            let axis = Axis::parse(&text).unwrap();
+            let mut net = Replica::new(&model(), 0);
+            axis.setting.set(&mut net, 7.0).unwrap();
+            assert_eq!(net.augment.strengths()[number], 7.0, "{text}");
+            assert!(Sweep::keys().contains(&format!("augment.{strength}")), "{text}");
+        }
     }
 
     #[test]
