@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::Sketch;
+use crate::dataset::{Preparation, Sketch};
 use crate::error::{Error, Remedy, Result, shown};
 use crate::files;
 use crate::model::Model;
@@ -79,6 +79,9 @@ pub struct Trained {
     /// True if they were pictures, stretched to the input as they are: so must be whatever else the network sees.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pictures: bool,
+    /// True if those images were bright on black, so that what stands on light ground must be inverted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub on_black: bool,
     /// True if their 16 bits held values of 12: so do those of whatever else the network sees.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub twelve_bit: bool,
@@ -87,6 +90,17 @@ pub struct Trained {
     pub sketch: Option<Sketch>,
     /// Version of shadernet.
     pub shadernet: String,
+}
+
+impl Trained {
+    /// How pictures become like the images that the network was trained on.
+    pub fn preparation(&self) -> Preparation {
+        match (self.pictures, self.on_black) {
+            (false, _) => Preparation::Digit,
+            (true, false) => Preparation::Picture,
+            (true, true) => Preparation::PictureOnBlack,
+        }
+    }
 }
 
 /// Names our model files; anything else in this place is another program's.

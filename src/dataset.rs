@@ -1,7 +1,9 @@
 //! Labelled images: from IDX files, the format of MNIST and its relatives, or from a folder of pictures for each class.
 
+mod about;
 pub(crate) mod bitmap;
 mod cache;
+mod cifar;
 #[cfg(feature = "pictures")]
 mod decode;
 pub(crate) mod entries;
@@ -17,14 +19,18 @@ mod jpeg;
 mod layout;
 mod loader;
 mod names;
+mod numbered;
 pub(crate) mod picture;
 mod pictures;
 mod reading;
 pub(crate) mod resize;
 mod sketch;
+mod sums;
 
 use std::path::Path;
 
+pub(crate) use about::FILE as ABOUT_FILE;
+pub use about::Preparation;
 pub use file_names::FileNames;
 pub use images::Images;
 pub use loader::{Loader, Progress};
@@ -58,10 +64,15 @@ pub struct Dataset {
     pub train: Images,
     /// For judging.
     pub test: Images,
-    /// One name per class: those of the folders, sorted, or `"0"`, `"1"`, ... up to the largest training label.
+    /// One name per class: those of the folders, sorted; those that a dataset in files is known to have; or its labels, from
+    /// the smallest to the largest of the training part.
     pub classes: Vec<String>,
+    /// True if the classes have names, false if they are numbers.
+    pub named: bool,
     /// True for pictures, which were stretched to the size of the input.
     pub pictures: bool,
+    /// How other pictures become like the images.
+    pub prepare: Preparation,
     /// True for pictures whose 16 bits hold values of 12, by which they were read.
     pub twelve_bit: bool,
     /// By what a network knows the training pictures again; `None` for IDX files.
@@ -222,10 +233,10 @@ mod tests {
 
         let packed = files().map(|bytes| gz(&bytes));
         let emnist = [
-            "emnist-letters-train-images-idx3-ubyte.gz",
-            "emnist-letters-train-labels-idx1-ubyte.gz",
-            "emnist-letters-test-images-idx3-ubyte.gz",
-            "emnist-letters-test-labels-idx1-ubyte.gz",
+            "emnist-digits-train-images-idx3-ubyte.gz",
+            "emnist-digits-train-labels-idx1-ubyte.gz",
+            "emnist-digits-test-images-idx3-ubyte.gz",
+            "emnist-digits-test-labels-idx1-ubyte.gz",
         ];
         let dotted = NAMES.map(|name| name.replace("-idx", ".idx"));
         let dotted = [0, 1, 2, 3].map(|i| dotted[i].as_str());
@@ -248,10 +259,8 @@ mod tests {
         assert_eq!((upright.train.height, upright.train.width), (3, 2));
         assert_eq!(upright.train.pixels[..7], [0, 3, 1, 4, 2, 5, 6]);
         assert_eq!(upright.test.labels, plain.test.labels);
-        assert!(
-            upright.warnings.len() == 1
-                && upright.warnings[0].contains("transposed, so the images were turned upright")
-        );
+        let turned = "transposed, so the images were turned upright";
+        assert_eq!(upright.warnings.iter().filter(|warning| warning.contains(turned)).count(), 1);
         // The archive beside its contents is not ambiguous, nor a companion of macOS; a second dataset is.
         let dir = folder(NAMES, &files());
         fs::write(dir.path().join("._train-images-idx3-ubyte"), "").unwrap();
@@ -344,9 +353,10 @@ mod tests {
     #[test]
     fn labels_that_nobody_learns_are_named() {
         let mut files = files();
-        files[1] = idx(&[3], &[3, 1, 3]);
+        files[1] = idx(&[3], &[3, 0, 3]);
+        files[3] = idx(&[2], &[0, 3]);
         let dir = folder(NAMES, &files);
-        let unseen = "no training image has the labels 0, 2 (the last label is 3), so nothing is learnt about these classes";
+        let unseen = "no training image has the labels 1, 2 (the last label is 3), so nothing is learnt about these classes";
         for warnings in [load(dir.path()).unwrap().warnings, survey(dir.path()).unwrap().warnings] {
             assert!(warnings.len() == 1 && warnings[0].ends_with(unseen), "{warnings:?}");
         }
@@ -377,9 +387,9 @@ mod tests {
         // A model file's names are those of the labels in their order.
         assert_eq!(labels(&["shirt", "shoe", "hat"], false).unwrap(), [1, 2]);
         let message = labels(&["cat", "dog"], true).unwrap_err();
-        assert!(message.contains(
-            "the label 1 is not a class of the model, which was trained on folders; its classes are cat, dog"
-        ));
+        assert!(
+            message.contains("the label 1 is not a class of the model, whose classes are cat, dog; a file ")
+        );
     }
 
     #[test]

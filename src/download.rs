@@ -8,8 +8,14 @@ use std::time::Duration;
 use ureq::Agent;
 use ureq::http::StatusCode;
 
+use crate::dataset::ABOUT_FILE;
 use crate::error::{Error, Remedy, Result};
 use crate::files;
+
+mod archive;
+mod sets;
+
+pub use sets::DATA_SETS;
 
 /// A dataset on a server.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +28,10 @@ pub struct DataSet<'a> {
     pub mirror: &'a str,
     /// Its files.
     pub files: &'a [RemoteFile<'a>],
+    /// If there is one file, an archive: the files to take out of it, by their names without folders.
+    pub members: &'a [&'a str],
+    /// What `dataset.toml` is to say of it; nothing if its files tell all.
+    pub description: &'a str,
 }
 
 /// A file on a server.
@@ -34,95 +44,6 @@ pub struct RemoteFile<'a> {
     /// SHA-256 of the content, in lower-case hexadecimal digits.
     pub sha256: &'a str,
 }
-
-const fn file(name: &'static str, size: u64, sha256: &'static str) -> RemoteFile<'static> {
-    RemoteFile { name, size, sha256 }
-}
-
-/// The datasets that can be fetched. Sizes and hashes are those listed by TensorFlow Datasets.
-pub const DATA_SETS: &[DataSet<'static>] = &[
-    DataSet {
-        name: "mnist",
-        about: "MNIST (LeCun, Cortes, Burges), CC BY-SA 3.0",
-        mirror: "https://ossci-datasets.s3.amazonaws.com/mnist",
-        files: &[
-            file(
-                "train-images-idx3-ubyte.gz",
-                9_912_422,
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            ),
-            file(
-                "train-labels-idx1-ubyte.gz",
-                28_881,
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            ),
-            file(
-                "t10k-images-idx3-ubyte.gz",
-                1_648_877,
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            ),
-            file(
-                "t10k-labels-idx1-ubyte.gz",
-                4_542,
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
-        ],
-    },
-    DataSet {
-        name: "fashion-mnist",
-        about: "Fashion-MNIST (Xiao, Rasul, Vollgraf; Zalando), MIT",
-        mirror: "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com",
-        files: &[
-            file(
-                "train-images-idx3-ubyte.gz",
-                26_421_880,
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            ),
-            file(
-                "train-labels-idx1-ubyte.gz",
-                29_515,
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            ),
-            file(
-                "t10k-images-idx3-ubyte.gz",
-                4_422_102,
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            ),
-            file(
-                "t10k-labels-idx1-ubyte.gz",
-                5_148,
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
-        ],
-    },
-    DataSet {
-        name: "kmnist",
-        about: "KMNIST (CODH, adapted from the Kuzushiji Dataset of NIJL and others), CC BY-SA 4.0",
-        mirror: "http://codh.rois.ac.jp/kmnist/dataset/kmnist",
-        files: &[
-            file(
-                "train-images-idx3-ubyte.gz",
-                18_165_135,
-                "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
-            ),
-            file(
-                "train-labels-idx1-ubyte.gz",
-                29_497,
-                "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
-            ),
-            file(
-                "t10k-images-idx3-ubyte.gz",
-                3_041_136,
-                "edd7a857845ad6bb1d0ba43fe7e794d164fe2dce499a1694695a792adfac43c5",
-            ),
-            file(
-                "t10k-labels-idx1-ubyte.gz",
-                5_120,
-                "20bb9a0ef54c7db3efc55a92eef5582c109615df22683c380526788f98e42a1c",
-            ),
-        ],
-    },
-];
 
 /// How often a file is requested if the connection breaks.
 const ATTEMPTS: u32 = 4;
@@ -138,7 +59,7 @@ enum Failure {
 }
 
 /// Fetches the files of a dataset into `folder`, which is created; files that are already there and correct are kept.
-/// SHA256SUMS goes next to them and is checked by the loader. `mirror` replaces the dataset's own; `force` replaces
+/// SHA256SUMS goes next to them and is checked by the loader. Of an archive its members stay. `mirror` replaces the dataset's own; `force` replaces
 /// files that are not the dataset's. `watch` is told about each file and how many of its bytes are there.
 ///
 /// Data received before a connection broke or the process ended is kept in `<name>.part`, and the next call resumes
@@ -175,28 +96,50 @@ pub fn fetch(
         .user_agent(concat!("shadernet/", env!("CARGO_PKG_VERSION")))
         .build()
         .into();
-    let missing = missing(set, folder, force, watch)?;
-    for file in missing {
-        let url = format!("{}/{}", mirror.unwrap_or(set.mirror).trim_end_matches('/'), file.name);
-        fetch_file(&agent, &url, file, folder, watch)?;
+    let sums = folder.join(SUMS);
+    if archive::is_unpacked(set, folder, force)? {
+        set.files.iter().for_each(|file| watch(file, file.size));
+    } else {
+        for file in missing(set, folder, force, watch)? {
+            let url = format!("{}/{}", mirror.unwrap_or(set.mirror).trim_end_matches('/'), file.name);
+            fetch_file(&agent, &url, file, folder, watch)?;
+        }
+        let members = archive::unpack(set, folder)?;
+        let files = set.files.iter().map(|file| (file.sha256.to_owned(), file.name));
+        write_sums(&files.chain(members).collect::<Vec<_>>(), &sums)?;
+        archive::remove(set, folder)?;
     }
-    write_sums(set, &folder.join("SHA256SUMS"))
+    // What somebody has written there stays.
+    let about = folder.join(ABOUT_FILE);
+    if !set.description.is_empty() && about.symlink_metadata().is_err() {
+        files::write_atomically(&about, set.description.as_bytes())?;
+    }
+    Ok(())
 }
 
-/// Writes the sums of the files; existing sums of other files are kept.
-fn write_sums(set: &DataSet<'_>, path: &Path) -> Result<()> {
-    const MOST: u64 = 1 << 20;
+/// Name of the list of checksums.
+const SUMS: &str = "SHA256SUMS";
+/// No such list is larger.
+const MAX_SUMS: u64 = 1 << 20;
+
+/// The list of checksums in a folder; nothing if there is none.
+fn read_sums(path: &Path) -> Result<String> {
     let old = match path.exists() {
-        true => files::read_at_most(path, MOST)?.unwrap_or_default(),
+        true => files::read_at_most(path, MAX_SUMS)?.unwrap_or_default(),
         false => Vec::new(),
     };
-    let old = String::from_utf8_lossy(&old);
-    let is_about = |line: &str, name| {
+    Ok(String::from_utf8_lossy(&old).into_owned())
+}
+
+/// Writes the sums of files; existing sums of other files are kept.
+fn write_sums(files: &[(String, &str)], path: &Path) -> Result<()> {
+    let old = read_sums(path)?;
+    let is_about = |line: &str, name: &str| {
         line.split_whitespace().last().is_some_and(|last| last.trim_start_matches('*') == name)
     };
-    let others = old.lines().filter(|line| !set.files.iter().any(|file| is_about(line, file.name)));
+    let others = old.lines().filter(|line| !files.iter().any(|(_, name)| is_about(line, name)));
     let mut sums: String = others.map(|line| format!("{line}\n")).collect();
-    set.files.iter().for_each(|file| sums += &format!("{}  {}\n", file.sha256, file.name));
+    files.iter().for_each(|(sha256, name)| sums += &format!("{sha256}  {name}\n"));
     files::write_atomically(path, sums.as_bytes())
 }
 
@@ -430,16 +373,15 @@ fn receive(
                 _ => Ok(()),
             };
         }
-        if done == 0 && !piece.starts_with(&[0x1f]) {
+        let (kind, start): (_, &[u8]) =
+            if file.name.ends_with(".zip") { ("ZIP archive", b"P") } else { ("gzip file", &[0x1f]) };
+        if done == 0 && !piece.starts_with(start) {
             return Err(wrong(match piece.trim_ascii_start().first() {
                 Some(b'<') => {
-                    "this is an HTML or XML page, not a gzip file; does a proxy ask for a login?".into()
+                    format!("this is an HTML or XML page, not a {kind}; does a proxy ask for a login?")
                 }
                 _ => {
-                    format!(
-                        "this is not a gzip file: it starts with the bytes {:02x?}",
-                        &piece[..count.min(4)]
-                    )
+                    format!("this is not a {kind}: it starts with the bytes {:02x?}", &piece[..count.min(4)])
                 }
             }));
         }

@@ -115,6 +115,8 @@ pub enum Remedy {
     NewFolder,
     /// Resuming the run in this folder.
     Resume(PathBuf),
+    /// A new run that starts from the network of the run in this folder.
+    StartFromRun(PathBuf),
     /// A training, which writes the folder of a run.
     Train,
     /// A training of the model in this file.

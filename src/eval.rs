@@ -144,6 +144,7 @@ pub fn adopt(model: Model, weights: Vec<Tensor>, data: &TrainingData, device: &D
         pictures: data.pictures,
         twelve_bit: data.twelve_bit,
         sketch: data.sketch.clone(),
+        on_black: data.on_black,
         shadernet: env!("CARGO_PKG_VERSION").into(),
     };
     let mut checkpoint = Checkpoint {

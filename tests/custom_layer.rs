@@ -311,6 +311,7 @@ fn checkpoint(model: Model) -> Checkpoint {
         pictures: false,
         twelve_bit: false,
         sketch: None,
+        on_black: false,
         shadernet: "test".into(),
     };
     Checkpoint {

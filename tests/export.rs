@@ -64,6 +64,7 @@ fn checkpoint(text: &str, path: &str) -> Checkpoint {
         sketch: None,
         shadernet: "0".into(),
         pictures: false,
+        on_black: false,
     };
     Checkpoint {
         normalization: Draw::new(11).normalization(model.input.channels),

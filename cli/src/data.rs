@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use clap::builder::PossibleValuesParser;
+use clap::builder::{PossibleValue, PossibleValuesParser};
 use indicatif::{ProgressBar, ProgressStyle};
 use shadernet::download::{DATA_SETS, RemoteFile, fetch};
 use shadernet::error::Result;
@@ -16,13 +16,15 @@ use super::stop::Stop;
 const EXAMPLES: &str = "\
 Examples:
   shadernet data mnist                         # handwritten digits, into data/mnist, the default of `train`
-  shadernet data fashion-mnist --out fashion   # then: shadernet train --data fashion";
+  shadernet data fashion-mnist --out fashion   # then: shadernet train --data fashion
+  shadernet data emnist-letters                # a part of EMNIST, whose archive has 562 MB
+  shadernet data cifar-10                      # then: shadernet new --data data/cifar-10";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct DataArgs {
     /// Dataset to download
-    #[arg(value_parser = PossibleValuesParser::new(DATA_SETS.iter().map(|set| set.name)))]
+    #[arg(value_parser = PossibleValuesParser::new(names()))]
     name: String,
     /// Folder to download into [default: data/<name>]
     #[arg(long, value_name = "DIR")]
@@ -35,9 +37,20 @@ pub(crate) struct DataArgs {
     mirror: Option<String>,
 }
 
+/// The split of EMNIST that is meant where none is named: digits and letters, equally many of each.
+const EMNIST: &str = "emnist-balanced";
+
+fn names() -> impl Iterator<Item = PossibleValue> {
+    DATA_SETS.iter().map(|set| {
+        let name = PossibleValue::new(set.name);
+        if set.name == EMNIST { name.alias("emnist") } else { name }
+    })
+}
+
 /// Fetches a dataset.
 pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
-    let set = DATA_SETS.iter().find(|set| set.name == args.name).expect("clap knows the names");
+    let name = if args.name == "emnist" { EMNIST } else { &*args.name };
+    let set = DATA_SETS.iter().find(|set| set.name == name).expect("clap knows the names");
     let folder = args.out.clone().unwrap_or_else(|| Path::new("data").join(set.name));
     let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes}  {eta} left");
     // It hides itself where standard error is no terminal.
@@ -53,7 +66,13 @@ pub(crate) fn run(args: &DataArgs, output: &mut Output) -> Result<ExitCode> {
     bar.finish_and_clear();
     fetched?;
     output.line(format_args!("{}: {}", folder.display(), set.about));
-    output.line(format_args!("{} files, all with the expected SHA-256", set.files.len()));
+    match set.members.len() {
+        0 => output.line(format_args!("{} files, all with the expected SHA-256", set.files.len())),
+        members => {
+            let archive = set.files[0].name;
+            output.line(format_args!("{members} files of {archive}, which had the expected SHA-256"));
+        }
+    }
     output.line(format_args!("to train on it: shadernet train --data {}", quoted(&folder)));
     Ok(ExitCode::SUCCESS)
 }

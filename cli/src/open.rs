@@ -44,6 +44,8 @@ pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Devi
         trained(of)?
     };
     checkpoint.weights = read(file, &checkpoint.model)?;
+    // It was fitted to the answers of the old weights.
+    checkpoint.temperature = None;
     // It was fitted to the others.
     checkpoint.temperature = None;
     if let Some(dir) = data {

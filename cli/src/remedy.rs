@@ -25,6 +25,10 @@ fn in_words(remedy: &Remedy) -> String {
         Remedy::OtherFolder => ", or choose another folder with `--out`".into(),
         Remedy::NewFolder => " (use `--resume DIR` to resume a run)".into(),
         Remedy::Resume(folder) => format!("; resume it with `shadernet train --resume {}`", quoted(folder)),
+        Remedy::StartFromRun(folder) => {
+            let folder = quoted(folder);
+            format!("; to train its network on these, start a new run with `shadernet train MODEL.toml --init {folder}`")
+        }
         Remedy::Train => "; `shadernet train --out DIR` creates one".into(),
         Remedy::TrainModel(path) => format!("; train it first with `shadernet train {}`", quoted(path)),
         Remedy::Dataset => {

@@ -88,7 +88,8 @@ fn fetch_two(url: &str, folder: &Path, force: bool) -> Result<u64, String> {
         sha256: &hashes[number],
     };
     let files = [file(0, "a.gz"), file(1, "b.gz")];
-    let set = DataSet { name: "two", about: "", mirror: "http://127.0.0.1:9", files: &files };
+    let mirror = "http://127.0.0.1:9";
+    let set = DataSet { name: "two", about: "", mirror, files: &files, members: &[], description: "" };
     let mut seen = [0; 2];
     let mut watch = |file: &RemoteFile<'_>, done: u64| seen[usize::from(file.name == "b.gz")] = done;
     fetch(&set, Some(url), folder, force, &mut watch).map_err(|error| error.to_string())?;
@@ -355,9 +356,9 @@ fn a_stopped_download_says_how_to_go_on() {
 }
 
 #[test]
-fn the_known_data_sets_have_four_files_each_and_the_program_names_them() {
+fn the_known_data_sets_are_whole_and_the_program_names_them() {
     for set in DATA_SETS {
-        assert_eq!(set.files.len(), 4);
+        assert!(set.files.len() == 4 || set.files.len() == 1 && set.members.len() >= 3, "{}", set.name);
         assert!(set.mirror.starts_with("http") && !set.mirror.ends_with('/'), "{}", set.mirror);
         for file in set.files {
             let digits = file.sha256.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
@@ -380,5 +381,130 @@ fn the_known_data_sets_have_four_files_each_and_the_program_names_them() {
     assert_eq!((code, message), (1, wanted));
     assert!(dir.path().join("data/kmnist").is_dir());
     let (code, message) = run(&["data", "imagenet"]);
-    assert!(code == 2 && message.contains("mnist, fashion-mnist, kmnist"), "{message}");
+    assert!(code == 2 && message.contains("mnist, fashion-mnist, kmnist, emnist-balanced"), "{message}");
+    let (code, message) = run(&["data", "emnist", "--mirror", &server.url]);
+    assert!(code == 1 && message.contains("/set/gzip.zip: the server answered 404 Not Found"), "{message}");
+}
+
+/// A ZIP archive, whose first file is not compressed.
+fn zip(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let mut archive = rawzip::ZipArchiveWriter::new(Vec::new());
+    for (index, (name, bytes)) in files.iter().enumerate() {
+        let method =
+            if index == 0 { rawzip::CompressionMethod::STORE } else { rawzip::CompressionMethod::DEFLATE };
+        let (mut entry, config) = archive.new_file(name).compression_method(method).start().unwrap();
+        let descriptor = if index == 0 {
+            let mut writer = config.wrap(&mut entry);
+            writer.write_all(bytes).unwrap();
+            writer.finish().unwrap().1
+        } else {
+            let encoder = flate2::write::DeflateEncoder::new(&mut entry, flate2::Compression::fast());
+            let mut writer = config.wrap(encoder);
+            writer.write_all(bytes).unwrap();
+            let (encoder, descriptor) = writer.finish().unwrap();
+            encoder.finish().unwrap();
+            descriptor
+        };
+        entry.finish(descriptor).unwrap();
+    }
+    archive.finish().unwrap()
+}
+
+/// A gzipped tape archive.
+fn tar_gz(files: &[(&str, &[u8])]) -> Vec<u8> {
+    let gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    let mut archive = tar::Builder::new(gzip);
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_cksum();
+        archive.append_data(&mut header, name, *bytes).unwrap();
+    }
+    archive.into_inner().unwrap().finish().unwrap()
+}
+
+/// Fetches the members `a.bin` and `b.txt` of an archive.
+fn fetch_archive(url: &str, name: &str, archive: &[u8], folder: &Path, force: bool) -> Result<(), String> {
+    let hash = sha256(archive);
+    let files = [RemoteFile { name, size: archive.len() as u64, sha256: &hash }];
+    let set = DataSet {
+        name: "packed",
+        about: "",
+        mirror: url,
+        files: &files,
+        members: &["a.bin", "b.txt"],
+        description: "transpose = true\n",
+    };
+    fetch(&set, None, folder, force, &mut |_, _| ()).map_err(|error| error.to_string())
+}
+
+#[test]
+fn of_an_archive_the_wanted_files_stay() {
+    let noise: Vec<u8> = (0..100_000u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let wanted: &[(&str, &[u8])] =
+        &[("folder/readme.html", b"no"), ("folder/a.bin", &noise), ("../folder/b.txt", b"words")];
+    // Nothing but the names of the members counts.
+    let plain: &[(&str, &[u8])] =
+        &[("folder/readme.html", b"no"), ("folder/a.bin", &noise), ("b.txt", b"words")];
+    for (name, archive) in [("set.zip", zip(wanted)), ("set.tar.gz", tar_gz(plain))] {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("data");
+        let sent = archive.clone();
+        let server = Server::new(Box::new(move |stream, _, from, request| {
+            // The first connection breaks.
+            let most = if request == 0 { sent.len() / 2 } else { usize::MAX };
+            send_from(stream, &sent, from, most);
+        }));
+        let get = |force| fetch_archive(&server.url, name, &archive, &folder, force);
+        get(false).unwrap();
+        assert_eq!(names(&folder), ["SHA256SUMS", "a.bin", "b.txt", "dataset.toml"]);
+        assert!(fs::read(folder.join("a.bin")).unwrap() == noise);
+        assert_eq!(fs::read(folder.join("b.txt")).unwrap(), b"words");
+        let sums = fs::read_to_string(folder.join("SHA256SUMS")).unwrap();
+        for line in [format!("{}  {name}\n", sha256(&archive)), format!("{}  a.bin\n", sha256(&noise))] {
+            assert!(sums.contains(&line), "{sums}");
+        }
+        let requests = server.requests().len();
+        assert_eq!(requests, 2);
+        // What is there is not fetched again, and what somebody wrote about it stays.
+        fs::write(folder.join("dataset.toml"), "transpose = false\n").unwrap();
+        get(false).unwrap();
+        assert_eq!(server.requests().len(), requests);
+        assert_eq!(fs::read(folder.join("dataset.toml")).unwrap(), b"transpose = false\n");
+        // A file of somebody else, and one that is damaged, need consent.
+        fs::write(folder.join("b.txt"), "mine").unwrap();
+        let message = get(false).unwrap_err();
+        assert!(message.contains("b.txt: this file exists, but is not from packed"), "{message}");
+        get(true).unwrap();
+        assert_eq!(fs::read(folder.join("b.txt")).unwrap(), b"words");
+        // One that is gone comes back.
+        fs::remove_file(folder.join("a.bin")).unwrap();
+        get(false).unwrap();
+        assert_eq!(names(&folder), ["SHA256SUMS", "a.bin", "b.txt", "dataset.toml"]);
+    }
+}
+
+#[test]
+fn an_archive_that_lacks_a_file_or_is_none_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let fetched = |name: &str, archive: Vec<u8>| {
+        let sent = archive.clone();
+        let server =
+            Server::new(Box::new(move |stream, _, from, _| send_from(stream, &sent, from, usize::MAX)));
+        let folder = tempfile::tempdir_in(dir.path()).unwrap();
+        let message = fetch_archive(&server.url, name, &archive, folder.path(), false).unwrap_err();
+        (message, names(folder.path()))
+    };
+    let (message, left) = fetched("x.zip", zip(&[("a.bin", b"1")]));
+    assert!(message.contains("the archive of packed has no file b.txt"), "{message}");
+    assert!(!left.contains(&"SHA256SUMS".to_owned()), "{left:?}");
+    for (name, bytes, words) in [
+        ("x.zip", b"<html>".to_vec(), "this is an HTML or XML page, not a ZIP archive"),
+        ("x.zip", b"PK\x03\x04 and no more".to_vec(), "x.zip"),
+        ("x.tar.gz", vec![0x1f, 0x8b, 9, 9, 9, 9], "x.tar.gz"),
+    ] {
+        let (message, left) = fetched(name, bytes);
+        assert!(message.contains(words) && !left.contains(&"SHA256SUMS".to_owned()), "{message}");
+    }
 }

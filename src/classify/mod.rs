@@ -229,7 +229,8 @@ impl Picture {
     }
 
     /// The image that `checkpoint` sees of it, `[channels][height][width]`: stretched to the input, if it was trained on
-    /// pictures or takes colours, else as MNIST would have made it, see [`prepare::prepare`].
+    /// pictures or takes colours, and inverted, if those were bright on black and this is not; else as MNIST would have made
+    /// it, see [`prepare::prepare`].
     ///
     /// # Errors
     /// Drawings without ink, and a model that takes neither grey nor RGB images.
@@ -246,7 +247,11 @@ impl Picture {
             return Err(Error::Usage(message));
         }
         let image = if checkpoint.trained.twelve_bit { self.image.widened() } else { self.image };
-        Ok(stretch(&image.flatten(input.channels), input))
+        let mut pixels = stretch(&image.flatten(input.channels), input);
+        if checkpoint.trained.on_black && prepare::is_on_light(&pixels, input) {
+            pixels.iter_mut().for_each(|value| *value = 255 - *value);
+        }
+        Ok(pixels)
     }
 }
 
@@ -267,6 +272,22 @@ fn answer(logits: &[f32], temperature: f32) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Shoes on white paper for a network that knows them on black.
+    #[test]
+    fn light_ground_becomes_black_where_the_network_knows_no_other() {
+        let seen = |ink: u8, paper: u8, on_black: bool| {
+            let seed = Checkpoint::seed().unwrap();
+            let trained = crate::checkpoint::Trained { pictures: true, on_black, ..seed.trained.clone() };
+            let pixels = (0..28 * 28).map(|at| if at == 14 * 28 + 14 { ink } else { paper }).collect();
+            let picture = Picture::from_pixels(28, 28, 1, pixels).unwrap();
+            let input = picture.input(&Checkpoint { trained, ..seed }).unwrap();
+            [input[14 * 28 + 14], input[0]]
+        };
+        assert_eq!(seen(30, 250, true), [225, 5]);
+        assert_eq!(seen(30, 250, false), [30, 250]);
+        assert_eq!(seen(200, 10, true), [200, 10]);
+    }
 
     #[test]
     fn probabilities_of_known_logits() {

@@ -9,6 +9,7 @@ use std::path::Path;
 use crate::dataset::bitmap::{Bitmap, Raster};
 use crate::dataset::picture::decode;
 use crate::error::{Error, Result};
+use crate::tensor::Shape;
 use ink::Ink;
 
 /// A picture whose values differ less than this from its background, of 255, is blank.
@@ -84,6 +85,17 @@ fn background(picture: &Raster<u8>) -> [u8; 3] {
         weight += 3 * 255 * u64::from(alpha);
     }
     [if 2 * light < weight { 255 } else { 0 }; 3]
+}
+
+/// True if an image, `[channels][height][width]`, shows something on light ground: most of its border is rather white.
+pub(super) fn is_on_light(pixels: &[u8], shape: Shape) -> bool {
+    let Shape { height, width, .. } = shape;
+    let is_border = |at: &usize| {
+        let (y, x) = (at % (height * width) / width, at % width);
+        y == 0 || x == 0 || y + 1 == height || x + 1 == width
+    };
+    let border = || (0..pixels.len()).filter(is_border);
+    2 * border().filter(|&at| pixels[at] >= 128).count() > border().count()
 }
 
 /// A prepared image for a terminal: half-block characters, so that a line of text shows two rows of pixels.

@@ -1,31 +1,47 @@
 //! Finding and reading IDX files: a short header, then unsigned bytes; perhaps gzipped, perhaps listed in `SHA256SUMS`.
 
-use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek};
 use std::path::{Path, PathBuf};
 
 use flate2::bufread::MultiGzDecoder;
 
+use super::about::About;
 use super::entries::{Entries, name_of, shown};
-use super::{LFS_POINTER, MAX_BYTES, Part, buffer};
+use super::{LFS_POINTER, MAX_BYTES, Part, buffer, sums};
 use crate::error::{Error, Remedy, Result};
 use crate::files;
 use crate::memory;
 
 const MAX_COUNT: usize = 1 << 24;
+/// No file of labels is larger.
+const MAX_LABELS: u64 = MAX_COUNT as u64 + 8;
 const MAX_SIDE: usize = 4096;
 /// Reserved at most before the first byte arrives; holds all of MNIST.
 const FIRST_RESERVE: usize = 1 << 26;
-const MAX_SUMS: u64 = 1 << 20;
 
 /// True for the name of an IDX file, as far as a name can tell.
 fn is_named_like(name: &str) -> bool {
     name.strip_suffix(".gz").unwrap_or(name).ends_with("-ubyte")
 }
 
-/// True for the files of EMNIST, whose images are transposed.
-pub(super) fn is_of_emnist(images: &Path) -> bool {
-    name_of(images).to_lowercase().contains("emnist")
+/// What is known of the dataset in a folder by its files, of which one part may be missing.
+pub(super) fn known(dir: &Path) -> Result<About> {
+    let files = [Part::Train, Part::Test].map(|part| Some((find(dir, part, "images", 3), labels(dir, part))));
+    for (images, labels) in files.into_iter().flatten() {
+        // What is wrong with a part is said when it is read.
+        let (Ok(images), Ok(path)) = (images, labels) else { continue };
+        let (Ok(Some(packed)), Ok((_, labels))) = (files::read_at_most(&path, MAX_LABELS), read::<1>(&path))
+        else {
+            continue;
+        };
+        return Ok(About::known(&name_of(&images), &packed, &labels));
+    }
+    Ok(About::default())
+}
+
+/// The file of labels of a part.
+pub(super) fn labels(dir: &Path, part: Part) -> Result<PathBuf> {
+    find(dir, part, "labels", 1)
 }
 
 /// True if there are IDX files, perhaps each in a folder of its own name, as some programs unpack them.
@@ -94,7 +110,7 @@ pub(super) fn find(dir: &Path, part: Part, kind: &str, dims: usize) -> Result<Pa
 pub(super) fn read<const N: usize>(path: &Path) -> Result<([usize; N], Vec<u8>)> {
     let bad = |message: String| Error::data(path, message);
     let mut file = files::open(path)?;
-    verify(path, &mut file)?;
+    sums::verify(path, &mut file)?;
     let mut start = Vec::new();
     file.by_ref()
         .take(2)
@@ -190,38 +206,6 @@ fn body_size(dims: &[usize]) -> Result<usize, String> {
         return Err(format!("{promise}: that is {size} bytes, but at most {MAX_BYTES} are supported"));
     }
     Ok(size as usize)
-}
-
-/// Compares a file with `SHA256SUMS` beside it, where that lists it; leaves the file at its start.
-fn verify(path: &Path, file: &mut File) -> Result<()> {
-    let sums_path = path.with_file_name("SHA256SUMS");
-    if sums_path.symlink_metadata().is_err_and(|error| error.kind() == ErrorKind::NotFound) {
-        return Ok(());
-    }
-    let Some(sums) = files::read_at_most(&sums_path, MAX_SUMS)? else {
-        return Err(Error::data(sums_path, "larger than 1 MiB, so this is not a list of checksums"));
-    };
-    let sums = String::from_utf8_lossy(&sums);
-    let sums = sums.trim_start_matches('\u{feff}');
-    // A line is the hash, a space, a space or '*', the name.
-    let named = |name: &str| {
-        let name = name.strip_prefix([' ', '*']).unwrap_or(name);
-        path.file_name() == Some(name.strip_prefix("./").unwrap_or(name).as_ref())
-    };
-    let mut entries = sums.lines().filter_map(|line| line.split_once(' '));
-    let Some((expected, _)) = entries.find(|(_, name)| named(name)) else {
-        return Ok(());
-    };
-    let found =
-        files::sha256(file).and_then(|hash| file.rewind().map(|()| hash)).map_err(Error::io("read", path))?;
-    if !found.eq_ignore_ascii_case(expected) {
-        let message = format!(
-            "damaged: its SHA-256 is {found}, but {} says {expected}; fetch the file again",
-            sums_path.display()
-        );
-        return Err(Error::data(path, message));
-    }
-    Ok(())
 }
 
 #[cfg(test)]

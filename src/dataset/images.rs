@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{FileNames, Part, buffer, class_named, entries, idx};
+use super::numbered::Numbered;
+use super::{FileNames, Part, buffer, entries, idx};
 use crate::error::{Error, Result};
 use crate::normalization::Normalization;
 use crate::rng::{self, Permutation, Stream};
@@ -72,12 +73,13 @@ impl Images {
     /// # Errors
     /// Files that are missing, ambiguous, damaged, not IDX, of the wrong length or that do not fit together.
     pub fn load(dir: &Path, part: Part) -> Result<Self> {
-        Self::read(dir, part, &mut Vec::new())
+        Numbered::in_idx_files(dir, &mut Vec::new())?.images(part)
     }
 
-    pub(super) fn read(dir: &Path, part: Part, warnings: &mut Vec<String>) -> Result<Self> {
+    /// The contents of IDX files, as they are.
+    pub(super) fn from_idx(dir: &Path, part: Part) -> Result<Self> {
         let images = idx::find(dir, part, "images", 3)?;
-        let labels = idx::find(dir, part, "labels", 1)?;
+        let labels = idx::labels(dir, part)?;
         let ([count, height, width], pixels) = idx::read(&images)?;
         let ([label_count], values) = idx::read(&labels)?;
         if label_count != count {
@@ -85,23 +87,11 @@ impl Images {
             return Err(Error::data(labels, message));
         }
         let files = FileNames::default();
-        let mut all = Self { count, channels: 1, height, width, pixels, labels: values, files };
-        if idx::is_of_emnist(&images) {
-            all.transpose();
-            let warning = format!(
-                "{}: EMNIST's files hold every image transposed, so the images were turned upright (files without \
-                 emnist in their names are left as they are)",
-                dir.display()
-            );
-            if !warnings.contains(&warning) {
-                warnings.push(warning);
-            }
-        }
-        Ok(all)
+        Ok(Self { count, channels: 1, height, width, pixels, labels: values, files })
     }
 
     /// Exchanges rows and columns.
-    fn transpose(&mut self) {
+    pub(super) fn transpose(&mut self) {
         let (height, width) = (self.height, self.width);
         let mut turned = vec![0; height * width];
         for image in self.pixels.chunks_exact_mut(height * width) {
@@ -113,43 +103,21 @@ impl Images {
         (self.height, self.width) = (width, height);
     }
 
-    /// Turns labels, which are numbers, into places among classes that folders named.
-    pub(super) fn name_labels(&mut self, dir: &Path, classes: &[String]) -> Result<()> {
-        let places: Vec<_> = (0..=u8::MAX).map(|label| class_named(&label.to_string(), classes)).collect();
-        for label in &mut self.labels {
-            let Some(place) = places[usize::from(*label)] else {
-                let message = format!(
-                    "the label {label} is not a class of the model, which was trained on folders; its classes are {}",
-                    entries::some(classes.iter().cloned())
-                );
-                return Err(Error::data(dir, message));
-            };
-            *label = place as u8;
-        }
-        Ok(())
-    }
-
-    /// A warning about labels below the largest that no image has.
-    pub(super) fn unseen_labels(&self, dir: &Path) -> Option<String> {
+    /// A warning about classes that no image has.
+    pub(super) fn unseen_labels(&self, dir: &Path, names: &[String]) -> Option<String> {
         let mut seen = [false; 256];
         self.labels.iter().for_each(|&label| seen[usize::from(label)] = true);
-        let last = seen.iter().rposition(|&seen| seen)?;
-        let unseen: Vec<_> = (0..last).filter(|&label| !seen[label]).map(|label| label.to_string()).collect();
+        let unseen: Vec<_> =
+            names.iter().zip(seen).filter(|(_, seen)| !seen).map(|(name, _)| name.clone()).collect();
         let (s, them) = if unseen.len() == 1 { ("", "this class") } else { ("s", "these classes") };
         (!unseen.is_empty()).then(|| {
             format!(
-                "{}: no training image has the label{s} {} (the last label is {last}), so nothing is learnt about \
-                 {them}",
+                "{}: no training image has the label{s} {} (the last label is {}), so nothing is learnt about {them}",
                 dir.display(),
-                entries::some(unseen.into_iter())
+                entries::some(unseen.into_iter()),
+                names.last().map_or("", String::as_str)
             )
         })
-    }
-
-    /// `"0"`, `"1"`, ... up to the largest label.
-    pub(super) fn class_names(&self) -> Vec<String> {
-        let last = self.labels.iter().copied().max().unwrap_or(0);
-        (0..=last).map(|class| class.to_string()).collect()
     }
 
     /// Splits off `held_out` images chosen by `seed`: (the rest, the held-out images), each in the old order.

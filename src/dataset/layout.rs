@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::entries::{Entries, holds_results, name_of, picture_folders, shown, some};
 use super::folders::loose;
 use super::format::READ;
-use super::idx;
+use super::{cifar, idx};
 use crate::error::{Error, Result};
 
 /// Folders further down in which a dataset is looked for.
@@ -19,6 +19,8 @@ const MAX_WAYS: usize = 32;
 pub(super) enum Source {
     /// IDX files in this folder.
     Idx(PathBuf),
+    /// CIFAR's binary files in this folder.
+    Cifar(PathBuf),
     /// Folders of pictures.
     Pictures(Layout),
 }
@@ -83,6 +85,9 @@ pub(super) fn find(dir: &Path) -> Result<(Source, Vec<String>)> {
         return Err(Error::data(dir, message));
     }
     let message = format!("there are no pictures ({READ}) in its {} folders", entries.folders.len());
+    if let Some(message) = cifar::for_python(&entries) {
+        return Err(Error::data(dir, message));
+    }
     if entries.folders.is_empty() && entries.odd.is_empty() {
         // What is missing, the reader of IDX files says.
         return Ok((Source::Idx(dir.to_owned()), notes));
@@ -119,6 +124,9 @@ fn other_parts(dir: &Path) -> Option<String> {
 fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) -> Result<Option<Source>> {
     if idx::are_in(entries) {
         return Ok(Some(Source::Idx(dir.to_owned())));
+    }
+    if cifar::are_in(entries) {
+        return Ok(Some(Source::Cifar(dir.to_owned())));
     }
     let mut folders = Vec::new();
     for path in &entries.folders {
@@ -183,7 +191,7 @@ fn look(dir: &Path, entries: &Entries, depth: usize, notes: &mut Vec<String>) ->
 impl Source {
     fn root(&self) -> &Path {
         match self {
-            Self::Idx(root) => root,
+            Self::Idx(root) | Self::Cifar(root) => root,
             Self::Pictures(layout) => &layout.root,
         }
     }
@@ -292,6 +300,7 @@ mod tests {
         let notes = notes.join("\n");
         Ok(match source {
             Source::Idx(root) => ([shown(&root), "idx".into(), "idx".into()], notes),
+            Source::Cifar(root) => ([shown(&root), "cifar".into(), "cifar".into()], notes),
             Source::Pictures(Layout { root, train, test }) => {
                 let [train, test] = [train, test].map(|part| part.map_or("-".into(), |part| shown(&part)));
                 ([shown(&root), train, test], notes)

@@ -3,9 +3,10 @@
 use std::fmt;
 use std::path::Path;
 
-use super::layout::{self, Source};
-use super::{Dataset, Images, Known, Part, Survey, idx, pictures};
-use crate::error::{Error, Result};
+use super::layout::{self, Layout, Source};
+use super::numbered::Numbered;
+use super::{Dataset, Images, Known, Preparation, Survey, pictures};
+use crate::error::Result;
 use crate::tensor::Shape;
 
 /// Hears how many pictures are done, of how many; from several threads at once.
@@ -58,30 +59,10 @@ impl Loader<'_> {
     /// Those of [`Dataset::load`].
     pub fn load(&self, dir: &Path, input: Shape) -> Result<Dataset> {
         let (source, mut warnings) = layout::find(dir)?;
-        let dir = match &source {
-            Source::Pictures(layout) => return pictures::load(self, layout, input, warnings),
-            Source::Idx(dir) => dir,
-        };
-        let train = Images::read(dir, Part::Train, &mut warnings)?;
-        let test = Images::read(dir, Part::Test, &mut warnings)?;
-        if (train.height, train.width) != (test.height, test.width) {
-            let message = format!(
-                "training images are {}x{}, but test images are {}x{}; they must have the same size",
-                train.height, train.width, test.height, test.width
-            );
-            return Err(Error::data(dir, message));
+        match Form::of(&source, &mut warnings)? {
+            Form::Pictures(layout) => pictures::load(self, layout, input, warnings),
+            Form::Numbered(files) => files.load(warnings),
         }
-        let last = train.labels.iter().copied().max().unwrap_or(0);
-        if let Some(i) = test.labels.iter().position(|&label| label > last) {
-            let message = format!(
-                "label {} of image {i} is not a class of the training set, whose labels end at {last}",
-                test.labels[i]
-            );
-            return Err(Error::data(idx::find(dir, Part::Test, "labels", 1)?, message));
-        }
-        warnings.extend(train.unseen_labels(dir));
-        let classes = train.class_names();
-        Ok(Dataset { train, test, classes, pictures: false, twelve_bit: false, sketch: None, warnings })
     }
 
     /// As [`Dataset::hold_out`].
@@ -90,39 +71,40 @@ impl Loader<'_> {
     /// Those of [`Dataset::hold_out`].
     pub fn hold_out(&self, dir: &Path, input: Shape, count: usize) -> Result<Dataset> {
         let (source, mut warnings) = layout::find(dir)?;
-        let (all, classes, sketch, twelve_bit, warnings) = match &source {
-            Source::Pictures(layout) => {
-                let train = pictures::load_train(self, layout, input, warnings)?;
-                (train.images, train.classes, Some(train.sketch), train.twelve_bit, train.warnings)
+        match Form::of(&source, &mut warnings)? {
+            Form::Pictures(layout) => {
+                let all = pictures::load_train(self, layout, input, warnings)?;
+                // Always the same images, whatever the seed, so that tuned runs can be compared.
+                let (train, test) = all.images.split(count, 0)?;
+                Ok(Dataset {
+                    train,
+                    test,
+                    classes: all.classes,
+                    named: true,
+                    pictures: true,
+                    prepare: Preparation::Picture,
+                    twelve_bit: all.twelve_bit,
+                    sketch: Some(all.sketch),
+                    warnings: all.warnings,
+                })
             }
-            Source::Idx(dir) => {
-                let all = Images::read(dir, Part::Train, &mut warnings)?;
-                warnings.extend(all.unseen_labels(dir));
-                let classes = all.class_names();
-                (all, classes, None, false, warnings)
-            }
-        };
-        // Always the same images, whatever the seed, so that tuned runs can be compared.
-        let (train, test) = all.split(count, 0)?;
-        Ok(Dataset { train, test, classes, pictures: sketch.is_some(), twelve_bit, sketch, warnings })
+            Form::Numbered(files) => files.hold_out(count, warnings),
+        }
     }
 
     /// Loads the test part alone, for a network that knows classes: the images, and what is odd about them. Folders of
     /// pictures are classes by their names; where they are in no parts, all pictures are judged, unless the network was
-    /// trained on them. The labels of IDX files are numbers: of classes that are named by folders they name the one of this
-    /// value, of others they are the place among the classes.
+    /// trained on them. Classes of files that have names are found by them, numbers by their value; labels without a name
+    /// that are no class's number are places among the classes, unless those are named by folders.
     ///
     /// # Errors
     /// As [`Dataset::load`], and folders or labels that are no class.
     pub fn load_test(&self, dir: &Path, input: Shape, known: &Known<'_>) -> Result<(Images, Vec<String>)> {
         let (source, mut warnings) = layout::find(dir)?;
-        match &source {
-            Source::Pictures(layout) => pictures::load_test(self, layout, input, known, warnings),
-            Source::Idx(dir) => {
-                let mut images = Images::read(dir, Part::Test, &mut warnings)?;
-                if known.named_by_folders {
-                    images.name_labels(dir, known.classes)?;
-                }
+        match Form::of(&source, &mut warnings)? {
+            Form::Pictures(layout) => pictures::load_test(self, layout, input, known, warnings),
+            Form::Numbered(files) => {
+                let images = files.load_test(known.classes, known.named_by_folders, &mut warnings)?;
                 Ok((images, warnings))
             }
         }
@@ -134,15 +116,28 @@ impl Loader<'_> {
     /// Those of [`survey`].
     pub fn survey(&self, dir: &Path) -> Result<Survey> {
         let (source, mut warnings) = layout::find(dir)?;
-        let dir = match &source {
-            Source::Pictures(layout) => return pictures::survey(self, layout, warnings),
-            Source::Idx(dir) => dir,
-        };
-        let images = Images::read(dir, Part::Train, &mut warnings)?;
-        warnings.extend(images.unseen_labels(dir));
-        let shape = Shape::new(images.channels, images.height, images.width);
-        let (count, classes) = (images.count, images.class_names());
-        Ok(Survey { images: shape, count, classes, pictures: false, warnings })
+        match Form::of(&source, &mut warnings)? {
+            Form::Pictures(layout) => pictures::survey(self, layout, warnings),
+            Form::Numbered(files) => files.survey(warnings),
+        }
+    }
+}
+
+/// A dataset's form, and where it is.
+enum Form<'a> {
+    /// Folders of pictures.
+    Pictures(&'a Layout),
+    /// Files in which classes are numbers.
+    Numbered(Numbered<'a>),
+}
+
+impl<'a> Form<'a> {
+    fn of(source: &'a Source, warnings: &mut Vec<String>) -> Result<Self> {
+        Ok(match source {
+            Source::Pictures(layout) => Self::Pictures(layout),
+            Source::Idx(dir) => Self::Numbered(Numbered::in_idx_files(dir, warnings)?),
+            Source::Cifar(dir) => Self::Numbered(Numbered::in_cifar_files(dir)?),
+        })
     }
 }
 

@@ -13,7 +13,7 @@ use super::layout::Layout;
 use super::loader::Loader;
 use super::reading::{self, File, Order, Range, Seen, holds_twelve_bits};
 use super::sketch::Sketch;
-use super::{Dataset, FileNames, Images, Known, Part, Survey, class_named, picture};
+use super::{Dataset, FileNames, Images, Known, Part, Preparation, Survey, class_named, picture};
 use crate::error::{self, Error, Result};
 use crate::memory::Budget;
 use crate::tensor::Shape;
@@ -72,7 +72,9 @@ pub(super) fn load(
         train: first.images,
         test: second.images,
         classes: names,
+        named: true,
         pictures: true,
+        prepare: Preparation::Picture,
         twelve_bit: read.twelve_bit,
         sketch: Some(Sketch::of(&train)),
         warnings: once(warnings),

@@ -165,6 +165,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         "name": model.name,
         "input": model.input,
         "pictures": takes_pictures(checkpoint),
+        "on_black": checkpoint.trained.on_black,
         "classes": classes,
         "temperature": temperature.unwrap_or(1.0),
         "pixel_scale": scale,

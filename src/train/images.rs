@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, file};
 use crate::config::check_classes;
-use crate::dataset::{Dataset, Images, Loader, Sketch, class_named, same_name};
+use crate::dataset::{Dataset, Images, Loader, Preparation, Sketch, class_named, same_name};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
 use crate::model::Model;
@@ -24,8 +24,12 @@ pub struct TrainingData {
     pub test: Arc<Images>,
     /// A name for each class.
     pub classes: Vec<String>,
-    /// True for pictures, which were stretched to the size of the input.
+    /// True if the classes have names, false if they are numbers.
+    pub named: bool,
+    /// True if pictures are stretched to the input as these images were; false if they become drawings like MNIST's.
     pub pictures: bool,
+    /// True if these are bright on black, so that pictures on light ground are inverted.
+    pub on_black: bool,
     /// True for pictures whose 16 bits hold values of 12: the network will read others like them.
     pub twelve_bit: bool,
     /// By what the network will know the training pictures again.
@@ -85,10 +89,24 @@ impl TrainingData {
     }
 
     fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
-        let Dataset { train, test, classes, pictures, twelve_bit, sketch, warnings } = dataset;
+        let Dataset { train, test, classes, named, prepare, twelve_bit, sketch, warnings, .. } = dataset;
         let normalization = train.normalization();
         let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
-        Self { train, test, classes, pictures, twelve_bit, sketch, warnings, normalization, folder, held_out }
+        let (pictures, on_black) = (prepare != Preparation::Digit, prepare == Preparation::PictureOnBlack);
+        Self {
+            train,
+            test,
+            classes,
+            named,
+            pictures,
+            on_black,
+            twelve_bit,
+            sketch,
+            warnings,
+            normalization,
+            folder,
+            held_out,
+        }
     }
 
     /// Images in memory, with a name for each class. [`Images::split`] makes a test part where there is none.
@@ -130,7 +148,9 @@ impl TrainingData {
             train,
             test,
             classes,
+            named: true,
             pictures: true,
+            on_black: false,
             twelve_bit: false,
             // No folder is the one that these come from.
             sketch: Some(Sketch::default()),
@@ -141,6 +161,21 @@ impl TrainingData {
         };
         data.check_parts()?;
         Ok(data)
+    }
+
+    /// Gives the classes the names and places that a run of before gave them, which began when classes of files were labels
+    /// from 0 on and had no names; nothing happens for other classes.
+    pub(super) fn named_as(&mut self, before: &[String]) {
+        let were_labels = before.iter().enumerate().all(|(label, name)| *name == label.to_string());
+        let Some(unused) = before.len().checked_sub(self.classes.len()) else { return };
+        if before == self.classes || !were_labels || self.folder.is_none() {
+            return;
+        }
+        for part in [&mut self.train, &mut self.test] {
+            Arc::make_mut(part).labels.iter_mut().for_each(|label| *label += unused as u8);
+        }
+        (self.named, self.pictures, self.on_black) = (false, false, false);
+        self.classes = before.to_vec();
     }
 
     /// Fails if the two parts do not fit each other, the classes and the normalisation.
@@ -191,12 +226,11 @@ impl TrainingData {
         self.check_parts()?;
         let (found, wanted) = (self.classes.len(), model.class_count());
         if found != wanted {
-            let what = match self.pictures {
-                _ if self.folder.is_none() => format!("there are {found} classes"),
-                true => format!("there are {found} folders of pictures, so {found} classes"),
-                false => {
-                    format!("the labels are 0 to {}, so there are {found} classes", found.saturating_sub(1))
+            let what = match &self.classes[..] {
+                [first, .., last] if !self.named => {
+                    format!("the labels are {first} to {last}, so there are {found} classes")
                 }
+                _ => format!("there are {found} classes"),
             };
             let message = format!(
                 "{what}, but the model {} ends with {wanted} values; change its last layers",
@@ -211,7 +245,7 @@ impl TrainingData {
         let differ = |names: &Vec<String>| {
             !names.iter().zip(&self.classes).all(|(wanted, found)| same_name(wanted, found))
         };
-        if let Some(names) = model.classes.as_ref().filter(|names| self.pictures && differ(names)) {
+        if let Some(names) = model.classes.as_ref().filter(|names| self.named && differ(names)) {
             let message = format!(
                 "the classes of the data are {:?}, but the model {} has classes = {names:?}; they must be the same, in the same \
                  order. A model without names takes those of the data",
@@ -225,7 +259,7 @@ impl TrainingData {
     /// Fails if the classes are not those of a trained network, in the same order: pages that train it anew have its names.
     pub fn check_classes(&self, checkpoint: &Checkpoint) -> Result<()> {
         let names = &checkpoint.classes;
-        let by_name = self.pictures || checkpoint.trained.pictures;
+        let by_name = self.named || checkpoint.trained.pictures;
         let same = |(place, name): (usize, &String)| class_named(name, names) == Some(place);
         if !by_name || self.classes.iter().enumerate().all(same) {
             return Ok(());
@@ -246,5 +280,39 @@ impl TrainingData {
             hash.update(&part.labels);
         }
         file::hex(&hash.finalize())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_before_keep_their_classes() {
+        let data = || {
+            let images = Images::new([1, 1, 1], vec![7; 4], vec![0, 1, 2, 1]).unwrap();
+            let mut data = TrainingData::from_images(images.clone(), images, ["a", "b", "c"]).unwrap();
+            data.folder = Some("x".into());
+            data
+        };
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        for (before, labels) in [
+            (names(&["0", "1", "2"]), [0, 1, 2, 1]),
+            // EMNIST's letters, whose labels begin at 1.
+            (names(&["0", "1", "2", "3"]), [1, 2, 3, 2]),
+        ] {
+            let mut data = data();
+            data.named_as(&before);
+            assert_eq!((&data.train.labels[..], &data.test.labels[..]), (&labels[..], &labels[..]));
+            assert!(data.classes == before && !data.named && !data.pictures);
+        }
+        for other in [names(&["a", "b", "d"]), names(&["0", "1"]), names(&["1", "2", "3"])] {
+            let mut data = data();
+            data.named_as(&other);
+            assert_eq!(
+                (&data.train.labels[..], &data.classes[..]),
+                (&[0, 1, 2, 1][..], &names(&["a", "b", "c"])[..])
+            );
+        }
     }
 }

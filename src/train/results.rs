@@ -129,6 +129,7 @@ impl Run {
                 pictures: self.data.pictures,
                 twelve_bit: self.data.twelve_bit,
                 sketch: self.data.sketch.clone(),
+                on_black: self.data.on_black,
                 shadernet: env!("CARGO_PKG_VERSION").into(),
             };
             let mut checkpoint = Checkpoint {

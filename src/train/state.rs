@@ -12,7 +12,7 @@ use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
 use crate::dataset::{Images, Loader};
 use crate::engine::{Engine, Metrics, Vector};
-use crate::error::{Error, Result};
+use crate::error::{Error, Remedy, Result};
 use crate::model::Model;
 use crate::normalization::Normalization;
 use crate::replica::Replica;
@@ -248,6 +248,7 @@ impl RunState {
             count => TrainingData::load_held_out_by(loader, dir, input, count)?,
         };
         data.normalization = self.normalization(&data.train);
+        data.named_as(&self.progress.classes);
         Ok(data)
     }
 
@@ -267,7 +268,8 @@ impl RunState {
                 self.folder.path().display(),
                 data.classes
             );
-            return Err(Error::data(data.place(), message));
+            let remedy = Remedy::StartFromRun(self.folder.path().to_owned());
+            return Err(Error::data(data.place(), message).with(remedy));
         }
         if data.normalization != self.normalization(&data.train) {
             let message = format!(
@@ -284,7 +286,8 @@ impl RunState {
                 "these are not the images that the run in {} began with; it can only be resumed with those",
                 self.folder.path().display()
             );
-            return Err(Error::data(data.place(), message));
+            let remedy = Remedy::StartFromRun(self.folder.path().to_owned());
+            return Err(Error::data(data.place(), message).with(remedy));
         }
         Ok(())
     }

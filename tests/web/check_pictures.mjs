@@ -31,6 +31,10 @@ for (const set of ['colours', 'greys']) {
       async (page) => {
         await ready(page);
         assert.equal(await engine(page), 'webgpu');
+        // Where nobody draws, there is nothing to undo or clear.
+        for (const id of ['undo', 'clear']) {
+          assert.equal(await page.locator(`#${id}`).isVisible(), set === 'greys', `${id} of ${set}`);
+        }
         const prepared = JSON.parse(readFileSync(join(folder, `${set}.prepared`)));
         const said = JSON.parse(readFileSync(join(folder, `${set}.answers`)));
         const logits = logitsOf(join(folder, `${set}.logits`));

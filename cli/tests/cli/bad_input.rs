@@ -288,7 +288,7 @@ fn trained_models() {
             },
             &["train", "--resume", "run", "--device", "cpu", "--data", "data"],
             1,
-            &["not the images that the run"],
+            &["not the images that the run", "start a new run with `shadernet train MODEL.toml --init run`"],
         ),
     ];
     check(cases);

@@ -353,4 +353,38 @@ fn decoded_pictures_are_kept() {
     fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     assert_eq!(hash("kept"), wanted);
     assert_eq!(files("kept").len(), if cfg!(unix) { 2 } else { 1 });
+/// What `dataset.toml` says beside files whose labels are numbers.
+#[test]
+fn a_described_dataset_has_names_and_its_networks_keep_them() {
+    let dir = workplace();
+    let describe = |names: &str| {
+        let text = format!("classes = [{names}]\nprepare = \"picture_on_black\"\n");
+        fs::write(dir.path().join("data/dataset.toml"), text).unwrap();
+    };
+    describe("\"top\", \"middle\", \"bottom\"");
+    let done = ok(dir.path(), &train(&["--epochs", "2", "--out", "run", "--no-report"]));
+    assert!(!done.stdout.contains("target of the assignment"), "{}", done.stdout);
+    let model = Checkpoint::load(dir.path().join("run")).unwrap();
+    assert_eq!(model.classes, ["top", "middle", "bottom"]);
+    assert!(model.trained.pictures && model.trained.on_black);
+    let eval = || run(dir.path(), &["eval", "run", "--device", "cpu", "--json"]);
+    let accuracy = eval().json()["accuracy"].clone();
+    // Other labels for the same classes.
+    let (_, classes) = bars(30, 3);
+    let turned: Vec<u8> = classes.iter().map(|class| 2 - class).collect();
+    fs::write(dir.path().join(TEST_LABELS), idx(&[30], &turned)).unwrap();
+    describe("\"bottom\", \"middle\", \"top\"");
+    assert_eq!(eval().json()["accuracy"], accuracy);
+    describe("\"shoe\", \"middle\", \"hat\"");
+    let done = eval();
+    let words = "it has none called shoe, hat; its classes are top, middle, bottom";
+    assert!(done.code == 1 && done.stderr.contains(words), "{}", done.stderr);
+    // What is dark on white paper is seen as it is on black.
+    let shape =
+        |ink: u8| GrayImage::from_fn(8, 8, |x, y| image::Luma([if x * y == 12 { ink } else { 255 - ink }]));
+    save(dir.path(), "light.png", shape(0));
+    save(dir.path(), "dark.png", shape(255));
+    let answers = ok(dir.path(), &["classify", "--model", "run", "--json", "light.png", "dark.png"]).json();
+    assert_eq!(answers[0]["probabilities"], answers[1]["probabilities"]);
+    assert!(answers[0]["class"].is_string(), "{answers}");
 }

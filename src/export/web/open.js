@@ -40,8 +40,25 @@ async function openPicture(model, file, name) {
  * @param {ImageData} picture
  * @returns {Uint8Array | null} [channel][row][column], or null if a drawing has no ink
  */
-function imageFor({ pictures, input }, picture) {
-  return pictures ? stretched(picture, input) : prepare(picture, input[1], input[2]);
+function imageFor({ pictures, on_black, input }, picture) {
+  if (!pictures) {
+    return prepare(picture, input[1], input[2]);
+  }
+  const pixels = stretched(picture, input);
+  return on_black && isOnLight(pixels, input) ? pixels.map((value) => 255 - value) : pixels;
+}
+
+/**
+ * True if most of the border is rather white.
+ * @param {Uint8Array} pixels [channel][row][column]
+ * @param {Shape} shape
+ */
+function isOnLight(pixels, [, height, width]) {
+  const border = pixels.filter((_, at) => {
+    const [y, x] = [Math.floor((at % (height * width)) / width), at % width];
+    return y === 0 || x === 0 || y + 1 === height || x + 1 === width;
+  });
+  return 2 * border.filter((value) => value >= 128).length > border.length;
 }
 
 /**

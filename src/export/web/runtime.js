@@ -16,8 +16,9 @@
 /**
  * Everything that the exporter embedded in the page.
  * @typedef {{
- *   name: string, input: Shape, pictures: boolean, classes: string[], temperature: number, pixel_scale: number[], pixel_offset: number[],
- *   parameters: number, test_accuracy: number, layers: Layer[], plan: Plan, logits: string, shaders: Record<string, string>,
+ *   name: string, input: Shape, pictures: boolean, on_black: boolean, classes: string[], temperature: number,
+ *   pixel_scale: number[], pixel_offset: number[], parameters: number, test_accuracy: number, layers: Layer[], plan: Plan,
+ *   logits: string, shaders: Record<string, string>,
  *   buffers: Record<string, Float32Array>, examples: { name: string, png: string }[], training: Recipe | null,
  * }} Model
  * @typedef {{ pipeline: GPUComputePipeline, group: GPUBindGroup, workgroups: [number, number, number] }[]} Launches
