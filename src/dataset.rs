@@ -29,6 +29,7 @@ mod sums;
 
 use std::path::Path;
 
+#[cfg(feature = "download")]
 pub(crate) use about::FILE as ABOUT_FILE;
 pub use about::Preparation;
 pub use file_names::FileNames;

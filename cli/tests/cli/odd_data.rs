@@ -353,6 +353,8 @@ fn decoded_pictures_are_kept() {
     fs::File::options().write(true).open(&path).unwrap().set_modified(old).unwrap();
     assert_eq!(hash("kept"), wanted);
     assert_eq!(files("kept").len(), if cfg!(unix) { 2 } else { 1 });
+}
+
 /// What `dataset.toml` says beside files whose labels are numbers.
 #[test]
 fn a_described_dataset_has_names_and_its_networks_keep_them() {
