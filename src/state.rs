@@ -20,7 +20,7 @@ macro_rules! piece {
             /// Each constant, and how many words it is the first of.
             const CONSTANTS: &'static [(&'static str, usize)] = &[$((stringify!($constant), <$kind>::WORDS)),*];
             /// All words.
-            const LEN: usize = 0 $(+ <$kind>::WORDS)*;
+            const LEN: usize = total(Self::CONSTANTS);
 
             fn words(self) -> Vec<u32> {
                 let mut words = Vec::with_capacity(Self::LEN);
@@ -60,6 +60,16 @@ impl<const N: usize> Words for [u32; N] {
     fn write(self, words: &mut Vec<u32>) {
         words.extend(self);
     }
+}
+
+/// Words of all.
+const fn total(constants: &[(&str, usize)]) -> usize {
+    let (mut words, mut at) = (0, 0);
+    while at < constants.len() {
+        words += constants[at].1;
+        at += 1;
+    }
+    words
 }
 
 /// Names with the place of the first word of each.

@@ -27,6 +27,7 @@ use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, loading, output};
 
 mod printer;
+mod recipe;
 
 use printer::Printer;
 

@@ -4,7 +4,7 @@ use std::ops::{Add, Div, Mul, Neg, Sub};
 
 use crate::rng;
 use crate::state::NetSettings;
-use crate::tensor::{Rounded, Shape};
+use crate::tensor::{Rounded, Shape, UNIT_ROUNDOFF};
 
 /// What becomes of an image. `T` is `f32`, or [`Rounded`] for the bounds of what a device may draw.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -92,7 +92,7 @@ impl Elastic {
         });
         // The weights have slopes of at most 1.5, and neighbours differ by at most twice the strength.
         let strength = f64::from(self.pixels);
-        let rounding = 12.0 * crate::tensor::UNIT_ROUNDOFF;
+        let rounding = 12.0 * UNIT_ROUNDOFF;
         let bound = strength * (3.0 * (place[0].bound + place[1].bound) + 4.0 * rounding);
         std::array::from_fn(|axis| {
             let at = |right, below| f64::from(self.at_point(column + right, row + below)[axis]);
@@ -109,6 +109,8 @@ pub(super) trait Real:
 {
     /// A number that is given.
     fn given(value: f32) -> Self;
+    /// A random number up to 1. WGSL lets a device multiply out the terms that it is the difference of.
+    fn random(value: f32) -> Self;
     /// A constant, rounded.
     fn constant(value: f64) -> Self;
     fn sqrt(self) -> Self;
@@ -119,6 +121,10 @@ pub(super) trait Real:
 
 impl Real for f32 {
     fn given(value: f32) -> Self {
+        value
+    }
+
+    fn random(value: f32) -> Self {
         value
     }
 
@@ -142,6 +148,11 @@ impl Real for f32 {
 impl Real for Rounded {
     fn given(value: f32) -> Self {
         Self::given(value.into())
+    }
+
+    fn random(value: f32) -> Self {
+        // A term up to 2 and one of 1, each rounded.
+        Self { value: value.into(), bound: 4.0 * UNIT_ROUNDOFF }
     }
 
     fn constant(value: f64) -> Self {
@@ -193,8 +204,8 @@ impl Change {
 pub(super) fn drawn<T: Real>(settings: &NetSettings, image: Shape, epoch: u32, index: u32) -> Change<T> {
     let words: [[u32; 4]; 6] =
         std::array::from_fn(|group| rng::words(settings.augment_key, epoch, group as u32, index));
-    let signed = |group: usize, at: usize| T::given(rng::signed(words[group][at]));
-    let unit = |group: usize, at: usize| T::given(rng::unit(words[group][at]));
+    let signed = |group: usize, at: usize| T::random(rng::signed(words[group][at]));
+    let unit = |group: usize, at: usize| T::random(rng::unit(words[group][at]));
     let factor = |strength: f32, random: T| T::given(1.0) + T::given(strength) * random;
     let transform = moved(settings, image, &words, &signed, &unit);
     let colour = [
