@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::layout::{self, Source};
-use super::{Dataset, Images, Known, Part, Survey, idx, pictures};
+use super::{Dataset, HoldOut, Images, Known, Part, Survey, idx, pictures};
 use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
@@ -88,7 +88,7 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// Those of [`Dataset::hold_out`].
-    pub fn hold_out(&self, dir: &Path, input: Shape, count: usize) -> Result<Dataset> {
+    pub fn hold_out(&self, dir: &Path, input: Shape, which: impl Into<HoldOut>) -> Result<Dataset> {
         let (source, mut warnings) = layout::find(dir)?;
         let (all, classes, sketch, twelve_bit, warnings) = match &source {
             Source::Pictures(layout) => {
@@ -102,8 +102,7 @@ impl Loader<'_> {
                 (all, classes, None, false, warnings)
             }
         };
-        // Always the same images, whatever the seed, so that tuned runs can be compared.
-        let (train, test) = all.split(count, 0)?;
+        let (train, test) = all.hold_out(which)?;
         Ok(Dataset { train, test, classes, pictures: sketch.is_some(), twelve_bit, sketch, warnings })
     }
 
