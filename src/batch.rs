@@ -19,6 +19,7 @@ use crate::tensor::{Array, Shape, gamma};
 /// let batches = BatchSettings {
 ///     batch_size: 64, image_count: 1000, image, epochs: 19, shuffle: true, augment: false,
 ///     normalization: Normalization::uniform(1, 0.1307, 0.3081),
+///     class_weights: Vec::new(),
 /// };
 /// assert_eq!(batches.steps_per_epoch(), 16);
 /// assert_eq!(batches.images_of(15), 1000 - 15 * 64);
@@ -39,6 +40,8 @@ pub struct BatchSettings {
     pub augment: bool,
     /// What becomes of the pixels of each channel.
     pub normalization: Normalization,
+    /// What each class counts in the training loss; empty if all count the same.
+    pub class_weights: Vec<f32>,
 }
 
 /// One image of a batch.
@@ -65,7 +68,7 @@ impl BatchSettings {
     /// The learning rate of a net in every step of the run.
     pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
         let steps = self.steps_per_epoch();
-        net.learning_rate.rates(self.epochs * steps, steps)
+        net.learning_rate.rates_after_warmup(net.warmup, self.epochs * steps, steps)
     }
 
     /// Image `n` of a net's batch of `step`. Behind the last image of the batch it is any image, as on the GPU.
@@ -188,6 +191,7 @@ mod tests {
             shuffle: false,
             augment: true,
             normalization: Normalization { mean: vec![0.5, 0.25], std: vec![0.5, 2.0] },
+            class_weights: Vec::new(),
         };
         let seen = |transform| {
             let made = batches.reference(&[255, 0, 51, 255], Sample { index: 0, transform });
@@ -214,6 +218,7 @@ mod tests {
                 shuffle: true,
                 augment: true,
                 normalization: Normalization::uniform(1, 0.5, 0.5),
+                class_weights: Vec::new(),
             };
             let of = |step| batches.sample(&net, step, 1).transform.is_some();
             (0..epochs as u32).map(|epoch| [of(3 * epoch), of(3 * epoch + 2)]).collect::<Vec<_>>()

@@ -6,6 +6,7 @@ pub(crate) mod entries;
 mod exif;
 mod file_names;
 mod folders;
+mod hold_out;
 mod idx;
 mod images;
 mod jpeg;
@@ -17,6 +18,7 @@ pub(crate) mod resize;
 use std::path::Path;
 
 pub use file_names::FileNames;
+pub use hold_out::HoldOut;
 pub use images::Images;
 use layout::Source;
 
@@ -114,11 +116,11 @@ impl Dataset {
         Ok(Self { train, test, classes, pictures: false, warnings })
     }
 
-    /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
+    /// Splits images off the training part, which take the place of the test part; that is not even read.
     ///
     /// # Errors
     /// As [`Dataset::load`], and when no image would be left.
-    pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
+    pub fn hold_out(dir: &Path, input: Shape, which: impl Into<HoldOut>) -> Result<Self> {
         let (source, mut warnings) = layout::find(dir)?;
         let pictures = matches!(source, Source::Pictures(_));
         let (all, classes, warnings) = match &source {
@@ -130,8 +132,7 @@ impl Dataset {
                 (all, classes, warnings)
             }
         };
-        // Always the same images, whatever the seed, so that tuned runs can be compared.
-        let (train, test) = all.split(count, 0)?;
+        let (train, test) = all.hold_out(which)?;
         Ok(Self { train, test, classes, pictures, warnings })
     }
 }

@@ -212,7 +212,8 @@ impl Forward<'_> {
                 arrays.insert(input_name(layer.sources.len(), position), input.clone());
             }
             let At { seed, step, .. } = self.at;
-            let context = Context { training: true, seed, step, layer: index as u32, first_image: 0 };
+            let training = !layer.frozen;
+            let context = Context { training, seed, step, layer: index as u32, first_image: 0 };
             outputs.push(layer.layer.forward(&arrays, &context).remove("output").unwrap());
         }
         let losses = &cross_entropy(outputs.last().unwrap(), self.targets, self.label_smoothing)["loss"];
@@ -325,10 +326,16 @@ fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
     let message =
         check_random_networks(|case, model| check_gradients(case, model, wrong).map(drop)).unwrap_err();
     println!("{message}");
-    // The message is a model file from which nothing can be removed: a convolution, and a head of two layers.
+    // The message is a model file from which nothing can be removed: a convolution, preceded by one that makes its two channels
+    // of an image of one, and a head of two layers.
     let model = Model::parse(&message, "message").unwrap();
     let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
-    assert_eq!(kinds, ["conv2d", "global_avg_pool2d", "linear"], "{message}");
-    assert!(message.contains("layer0.weight[") && message.contains("groups = 2"), "{message}");
-    assert_eq!((model.class_count(), model.input.channels), (2, 2), "{message}");
+    let before = usize::from(model.input.channels == 1);
+    assert!(kinds[..before].iter().all(|kind| *kind == "conv2d"), "{message}");
+    assert_eq!(kinds[before..], ["conv2d", "global_avg_pool2d", "linear"], "{message}");
+    assert!(
+        message.contains(&format!("layer{before}.weight[")) && message.contains("groups = 2"),
+        "{message}"
+    );
+    assert_eq!((model.class_count(), model.layers[before].inputs[0].channels), (2, 2), "{message}");
 }

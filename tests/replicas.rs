@@ -7,7 +7,7 @@ mod common;
 use std::collections::BTreeSet;
 
 use common::{Draw, gpu};
-use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, ClassWeights, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
@@ -52,6 +52,7 @@ fn training(optimizer: Optimizer) -> TrainConfig {
         .optimizer(optimizer)
         .learning_rate(LearningRate::Cosine { peak: 0.03, end: 0.1 })
         .label_smoothing(0.1)
+        .class_weights(Some(ClassWeights::Each(vec![1.0, 0.3, 2.0, 1.5, 0.7])))
         .average_decay(0.99)
         .augment(
             Augment::default().rotate_degrees(20.0).shift_pixels(2.0).scale(0.2).shear(0.1).plain_epochs(2),
@@ -83,6 +84,8 @@ fn nets(model: &Model) -> Vec<Replica> {
         changed(&|net| net.augment.scale = 0.0),
         changed(&|net| net.augment.shear = 0.4),
         changed(&|net| net.augment.plain_epochs = 3),
+        changed(&|net| net.clip_norm = 0.05),
+        changed(&|net| net.clip_norm = 0.5),
         changed(&|net| net.seed = 9),
     ]
 }

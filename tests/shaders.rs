@@ -52,6 +52,7 @@ fn plans() -> Vec<Plan> {
                 shuffle: true,
                 augment: !model.train.augment.is_none(),
                 normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
+                class_weights: Vec::new(),
             };
             let nets = Replica::of_seeds(model, 0..replicas);
             let options = PlanOptions { reuse: true, fuse, grain };

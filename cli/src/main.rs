@@ -20,6 +20,7 @@ mod export;
 mod new;
 mod open;
 mod output;
+mod rate;
 mod remedy;
 mod report;
 mod shell;
@@ -63,6 +64,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Write a model description suited to your images
     New(new::NewArgs),
+    /// Try learning rates in a short training and suggest one
+    Rate(rate::RateArgs),
     /// Download a standard dataset
     Data(data::DataArgs),
     /// Print the layer table of a network
@@ -187,6 +190,7 @@ fn carry_out(command: Command, output: &mut Output) -> Result<ExitCode> {
         Command::Classify(args) => classify::run(&args, output),
         Command::Export(args) => export::run(&args, output),
         Command::New(args) => new::run(&args, output),
+        Command::Rate(args) => rate::run(&args, output),
         Command::Data(args) => data::run(&args, output),
         Command::Summary { model } => summary(model.as_deref(), output),
         Command::Devices => devices(output),

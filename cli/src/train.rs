@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use shadernet::checkpoint::read_initial_weights;
 use shadernet::config::Augment;
+use shadernet::dataset::HoldOut;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
 use shadernet::engine::Metrics;
@@ -26,6 +27,8 @@ use super::remedy::with_remedy;
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, output};
 
+mod epoch_line;
+mod kept;
 mod printer;
 
 use printer::Printer;
@@ -87,9 +90,10 @@ pub(crate) struct TrainArgs {
     /// Interval in seconds at which the state is also saved during long epochs
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
-    /// Evaluate on N random images held out of the training set instead of the test set, which stays unused; for tuning
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    hold_out: Option<u32>,
+    /// Evaluate on images held out of the training set instead of the test set, which stays unused: N random ones, or a
+    /// share of each class, such as 0.1; for tuning, and for `early_stop` and `keep` in [train]
+    #[arg(long, value_name = "N|SHARE")]
+    hold_out: Option<HoldOut>,
     /// Give every tensor its own memory (GPU only)
     #[arg(long)]
     no_reuse: bool,
@@ -171,7 +175,7 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
         })?;
     }
     let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
-    let data = load(data, &model, args.hold_out.unwrap_or(0) as usize)?;
+    let data = load(data, &model, args.hold_out.unwrap_or(HoldOut::NONE))?;
     data.check(&model)?;
     let device = device(args, &model, &data)?;
     report.start(&device, &model, &replicas, shuffle, &data);
@@ -255,11 +259,11 @@ fn absolute(path: &Path) -> PathBuf {
 }
 
 /// The images of a new run.
-fn load(folder: &Path, model: &Model, hold_out: usize) -> Result<Arc<TrainingData>> {
+fn load(folder: &Path, model: &Model, hold_out: HoldOut) -> Result<Arc<TrainingData>> {
     let folder = absolute(folder);
     let data = match hold_out {
-        0 => TrainingData::load(folder, model.input)?,
-        count => TrainingData::load_held_out(folder, model.input, count)?,
+        HoldOut::NONE => TrainingData::load(folder, model.input)?,
+        which => TrainingData::load_held_out(folder, model.input, which)?,
     };
     Ok(Arc::new(data))
 }

@@ -116,6 +116,7 @@ mod tests {
                 shuffle: true,
                 augment,
                 normalization: Normalization { mean: vec![0.5, 0.25, 0.125], std: vec![0.25, 0.5, 1.0] },
+                class_weights: Vec::new(),
             };
             let gather = Gather::new(&batches, &images);
             let mut block = vec![0.0; size * LANES];

@@ -2,6 +2,17 @@
 
 use super::kernels::LANES;
 
+/// What classes count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weights<'a> {
+    /// Of each class.
+    pub(super) of_classes: &'a [f32],
+    /// Of the targets of the whole batch, together.
+    pub(super) total: f32,
+    /// Images of the whole batch.
+    pub(super) images: usize,
+}
+
 /// Sum of the losses and number of hits over the images that have a target. With `gradient` = (`grad_logits`, images
 /// of the whole batch) also the gradient of the mean; lanes without a target get 0. `logits` and `grad_logits` are
 /// [classes, 16].
@@ -9,6 +20,7 @@ pub(super) fn measure(
     logits: &[f32],
     targets: &[u8],
     smoothing: f32,
+    weights: Option<Weights<'_>>,
     gradient: Option<(&mut [f32], usize)>,
 ) -> (f32, usize) {
     let classes = logits.len() / LANES;
@@ -23,18 +35,33 @@ pub(super) fn measure(
         let total: f32 = row().map(|z| (z - max).exp()).sum();
         let log_total = total.ln();
         let share = |class| if class == usize::from(target) { 1.0 - smoothing + spread } else { spread };
-        loss_sum += row().enumerate().map(|(class, z)| share(class) * (log_total - (z - max))).sum::<f32>();
+        loss_sum += match weights {
+            None => row().enumerate().map(|(class, z)| share(class) * (log_total - (z - max))).sum::<f32>(),
+            Some(Weights { of_classes, total, images }) => {
+                let weighed = |(class, z)| of_classes[class] * share(class) * (log_total - (z - max));
+                row().enumerate().map(weighed).sum::<f32>() * (images as f32 / total)
+            }
+        };
         correct += usize::from(best == usize::from(target));
         softmax[lane] = (max, total);
     }
     if let Some((grad_logits, images)) = gradient {
         grad_logits.fill(0.0);
-        let scale = 1.0 / images as f32;
+        let scale = weights.map_or(1.0 / images as f32, |weights| 1.0 / weights.total);
+        // Σ w·q of each image.
+        let mut all = [1.0; LANES];
+        if let Some(Weights { of_classes, .. }) = weights {
+            let spread_over_all = spread * of_classes.iter().sum::<f32>();
+            for (all, &target) in all.iter_mut().zip(targets) {
+                *all = spread_over_all + (1.0 - smoothing) * of_classes[usize::from(target)];
+            }
+        }
         for (class, (grads, row)) in grad_logits.chunks_mut(LANES).zip(logits.chunks(LANES)).enumerate() {
+            let weight = weights.map_or(1.0, |weights| weights.of_classes[class]);
             for (lane, &target) in targets.iter().enumerate() {
                 let (max, total) = softmax[lane];
                 let q = spread + if class == usize::from(target) { 1.0 - smoothing } else { 0.0 };
-                grads[lane] = ((row[lane] - max).exp() / total - q) * scale;
+                grads[lane] = (all[lane] * ((row[lane] - max).exp() / total) - weight * q) * scale;
             }
         }
     }
@@ -44,19 +71,25 @@ pub(super) fn measure(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::cross_entropy::cross_entropy;
+    use crate::losses::cross_entropy::weighted_cross_entropy;
     use crate::tensor::Array;
 
     #[test]
     fn agrees_with_the_reference() {
-        for smoothing in [0.0, 0.1] {
+        let given = [0.5f32, 3.0, 0.25, 1.75, 0.8];
+        for (smoothing, of_classes) in [(0.0, None), (0.1, None), (0.0, Some(&given)), (0.1, Some(&given))] {
             let value = |i: usize| ((i * 7919 % 101) as f32 - 50.0) * 0.07;
             let logits: Vec<f32> = (0..5 * LANES).map(value).collect();
             let targets: Vec<u8> = (0..11).map(|i| (i % 5) as u8).collect();
             let mut grad = vec![f32::NAN; logits.len()];
-            let (loss, _) = measure(&logits, &targets, smoothing, Some((&mut grad, 11)));
+            let weights = of_classes.map(|of_classes| {
+                let total = targets.iter().map(|&target| of_classes[usize::from(target)]).sum();
+                Weights { of_classes, total, images: 11 }
+            });
+            let (loss, _) = measure(&logits, &targets, smoothing, weights, Some((&mut grad, 11)));
             let rows = (0..11 * 5).map(|i| f64::from(logits[i % 5 * LANES + i / 5])).collect();
-            let made = cross_entropy(&Array::exact(&[11, 5], rows), &targets, smoothing);
+            let given = of_classes.map_or(&[][..], |weights| weights);
+            let made = weighted_cross_entropy(&Array::exact(&[11, 5], rows), &targets, smoothing, given);
             let want: f64 = made["loss"].data.iter().sum();
             assert!((f64::from(loss) - want).abs() < 1e-5 * want, "{loss} {want}");
             for i in 0..11 * 5 {

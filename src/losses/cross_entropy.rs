@@ -19,7 +19,32 @@ use crate::tensor::{Array, Arrays, FLUSH, gamma};
 /// assert_eq!(made["grad_logits"].data, [0.25, 0.25, -0.75, 0.25]);
 /// ```
 pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
+    weighted_cross_entropy(logits, targets, smoothing, &[])
+}
+
+/// The same where each class counts differently, or not if `weights` is empty, as PyTorch's `CrossEntropyLoss(weight=...)`: the
+/// loss of the batch is Σ −w·q·log p over all images and classes, divided by the sum of the weights of the images' targets,
+/// which label smoothing does not change. `loss` has the share of each image, scaled so that their mean is that of the batch,
+/// and `grad_logits` is the gradient of this mean.
+///
+/// # Examples
+/// ```
+/// use shadernet::losses::cross_entropy::weighted_cross_entropy;
+/// use shadernet::tensor::Array;
+///
+/// // The first of two images counts three times as much as the second.
+/// let logits = Array::exact(&[2, 2], vec![0.0, 0.0, 0.0, 0.0]);
+/// let made = weighted_cross_entropy(&logits, &[0, 1], 0.0, &[3.0, 1.0]);
+/// assert_eq!(made["loss"].data, [1.5 * 2f64.ln(), 0.5 * 2f64.ln()]);
+/// assert_eq!(made["grad_logits"].data, [-0.375, 0.375, 0.125, -0.125]);
+/// ```
+pub fn weighted_cross_entropy(logits: &Array, targets: &[u8], smoothing: f32, weights: &[f32]) -> Arrays {
     let n = logits.shape[0];
+    let weight = |class: usize| weights.get(class).map_or(1.0, |&weight| f64::from(weight));
+    let total_weight: f64 = targets.iter().take(n).map(|&target| weight(usize::from(target))).sum();
+    let share = if weights.is_empty() { 1.0 } else { n as f64 / total_weight };
+    // Of the sum and the quotient; none without weights.
+    let share_error = if weights.is_empty() { 0.0 } else { gamma(n + 8) };
     let classes = logits.data.len() / n;
     let smoothing = f64::from(smoothing);
     let mut loss = Array::zeros(&[n]);
@@ -36,31 +61,51 @@ pub fn cross_entropy(logits: &Array, targets: &[u8], smoothing: f32) -> Arrays {
         let total_error: f64 =
             row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);
         let log_error = total_error + gamma(6) * log_total.abs() + 1.0 / 2_097_152.0;
+        let weighed = |class: usize| {
+            let hit = if class == usize::from(target) { 1.0 - smoothing } else { 0.0 };
+            weight(class) * (smoothing / classes as f64 + hit)
+        };
+        let all: f64 = if weights.is_empty() { 1.0 } else { (0..classes).map(weighed).sum() };
+        let all_error = if weights.is_empty() { 0.0 } else { gamma(classes + 12) };
         for (class, &z) in row.iter().enumerate() {
-            let q =
-                smoothing / classes as f64 + if class == usize::from(target) { 1.0 - smoothing } else { 0.0 };
-            loss.data[image] += q * (log_total - (z - max));
-            // q itself takes eight roundings: WGSL allows its division 2.5 units in the last place.
-            loss.bound[image] += q * (log_error + gamma(classes + 12) * (log_total.abs() + (z - max).abs()));
+            let q = weighed(class);
+            let term = q * (log_total - (z - max)) * share;
+            loss.data[image] += term;
+            // q itself takes nine roundings: WGSL allows its division 2.5 units in the last place.
+            let error = log_error + gamma(classes + 13) * (log_total.abs() + (z - max).abs());
+            loss.bound[image] += q * share * error + share_error * term.abs();
             let p = exps[class] / total;
             let at = image * classes + class;
-            grad_logits.data[at] = (p - q) / n as f64;
+            grad_logits.data[at] = (all * p - q) * share / n as f64;
             let p_error = p * (exp_error(z) + total_error + gamma(6));
-            grad_logits.bound[at] = (p_error + gamma(16) * (p + q)) / n as f64 + FLUSH;
+            let error = all * p_error + (gamma(17) + share_error + all_error) * (all * p + q);
+            grad_logits.bound[at] = error * share / n as f64 + FLUSH;
         }
     }
     Arrays::from([("loss", loss), ("grad_logits", grad_logits)])
 }
 
-/// The launches: `forward` (loss, hits and, in training, the gradient, with the net's label smoothing), then `metrics` (their sums).
-pub fn launches(quads: usize, classes: usize, batch_size: usize, training: bool) -> Vec<Launch> {
-    let constants =
-        || [("QUADS", quads as f64), ("CLASSES", classes as f64), ("BATCH_SIZE", batch_size as f64)];
+/// The launches: where classes have weights `weigh` (their sum over the batch), `forward` (loss, hits and, in training, the
+/// gradient, with the net's label smoothing), then `metrics` (their sums).
+pub fn launches(
+    quads: usize,
+    classes: usize,
+    batch_size: usize,
+    training: bool,
+    weighted: bool,
+) -> Vec<Launch> {
+    let launch = |entry_point, invocations| {
+        let constants = [
+            ("QUADS", quads as f64),
+            ("CLASSES", classes as f64),
+            ("BATCH_SIZE", batch_size as f64),
+            ("WEIGHTED", f64::from(u8::from(weighted))),
+        ];
+        Launch::new("cross_entropy", entry_point, invocations, constants)
+    };
     let forward = if training { "forward" } else { "forward_eval" };
-    vec![
-        Launch::new("cross_entropy", forward, quads, constants()),
-        Launch::new("cross_entropy", "metrics", 64, constants()),
-    ]
+    let weigh = weighted.then(|| launch("weigh", 64));
+    weigh.into_iter().chain([launch(forward, quads), launch("metrics", 64)]).collect()
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::{Checkpoint, file};
 use crate::config::check_classes;
-use crate::dataset::{Dataset, Images, class_named};
+use crate::dataset::{Dataset, HoldOut, Images, class_named};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
 use crate::model::Model;
@@ -32,8 +32,8 @@ pub struct TrainingData {
     pub normalization: Normalization,
     /// Folder that the images came from; `None` for images made in memory.
     pub folder: Option<PathBuf>,
-    /// Training images that were held out and take the place of the test set; 0 if there is a real one.
-    pub held_out: usize,
+    /// The training images that were held out and take the place of the test set; none if there is a real one.
+    pub held_out: HoldOut,
 }
 
 impl TrainingData {
@@ -43,23 +43,31 @@ impl TrainingData {
     /// Those of [`Dataset::load`].
     pub fn load(folder: impl AsRef<Path>, input: Shape) -> Result<Self> {
         let folder = folder.as_ref();
-        Ok(Self::new(Dataset::load(folder, input)?, folder, 0))
+        Ok(Self::new(Dataset::load(folder, input)?, folder, HoldOut::NONE))
     }
 
-    /// Loads the training part of a dataset, of which `count` images take the place of the test set, which is not even read:
-    /// for tuning.
+    /// Loads the training part of a dataset, of which some images take the place of the test set, which is not even read: for
+    /// tuning, and for recipes that decide by them ([`TrainConfig::early_stop`](crate::TrainConfig::early_stop)).
     ///
     /// # Errors
     /// Those of [`Dataset::hold_out`].
-    pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, count: usize) -> Result<Self> {
-        let folder = folder.as_ref();
-        if count == 0 {
-            return Err(Error::Usage("cannot hold out 0 images: at least one is needed for testing".into()));
-        }
-        Ok(Self::new(Dataset::hold_out(folder, input, count)?, folder, count))
+    pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, which: impl Into<HoldOut>) -> Result<Self> {
+        let (folder, which) = (folder.as_ref(), which.into());
+        Ok(Self::new(Dataset::hold_out(folder, input, which)?, folder, which))
     }
 
-    fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
+    /// Holds out images of the training part, which take the place of the test part.
+    ///
+    /// # Errors
+    /// When no image would be left.
+    pub fn hold_out(self, which: impl Into<HoldOut>) -> Result<Self> {
+        let held_out = which.into();
+        let (train, test) = self.train.hold_out(held_out)?;
+        let normalization = train.normalization();
+        Ok(Self { train: Arc::new(train), test: Arc::new(test), normalization, held_out, ..self })
+    }
+
+    fn new(dataset: Dataset, folder: &Path, held_out: HoldOut) -> Self {
         let Dataset { train, test, classes, pictures, warnings } = dataset;
         let normalization = train.normalization();
         let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
@@ -101,7 +109,7 @@ impl TrainingData {
         }
         train.check().map_err(|message| Error::Usage(format!("training images: {message}")))?;
         let normalization = train.normalization();
-        let (pictures, warnings, folder, held_out) = (true, Vec::new(), None, 0);
+        let (pictures, warnings, folder, held_out) = (true, Vec::new(), None, HoldOut::NONE);
         let data = Self { train, test, classes, pictures, warnings, normalization, folder, held_out };
         data.check_parts()?;
         Ok(data)
