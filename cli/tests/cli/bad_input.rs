@@ -67,7 +67,7 @@ fn data_sets() {
         ("label", &write(TEST_LABELS, idx(&[30], &labels)), &TRAIN, 1, &[TEST_LABELS, "label 3 of image 3"]),
         ("counts", &write(LABELS, idx(&[59], &[0; 59])), &TRAIN, 1, &[LABELS, "59 labels", "60 images"]),
         ("two sizes", &write(TEST_IMAGES, square), &TRAIN, 1, &["8x8", "4x4"]),
-        ("classes", &write(LABELS, idx(&[60], &[1; 60])), &TRAIN, 1, &["label 2 of image 2"]),
+        ("classes", &write(LABELS, idx(&[60], &[1; 60])), &TRAIN, 1, &["label 0 of image 0"]),
         (
             "more classes",
             &|dir| {
