@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use crate::dataset::{Preparation, Sketch};
+use crate::dataset::Sketch;
 use crate::error::{Error, Remedy, Result, shown};
 use crate::files;
 use crate::model::Model;
@@ -90,17 +90,6 @@ pub struct Trained {
     pub sketch: Option<Sketch>,
     /// Version of shadernet.
     pub shadernet: String,
-}
-
-impl Trained {
-    /// How pictures become like the images that the network was trained on.
-    pub fn preparation(&self) -> Preparation {
-        match (self.pictures, self.on_black) {
-            (false, _) => Preparation::Digit,
-            (true, false) => Preparation::Picture,
-            (true, true) => Preparation::PictureOnBlack,
-        }
-    }
 }
 
 /// Names our model files; anything else in this place is another program's.

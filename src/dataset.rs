@@ -76,7 +76,7 @@ pub struct Dataset {
     pub prepare: Preparation,
     /// True for pictures whose 16 bits hold values of 12, by which they were read.
     pub twelve_bit: bool,
-    /// By what a network knows the training pictures again; `None` for IDX files.
+    /// By what a network knows the training pictures again: empty for numbered files of anything but digits, `None` for digits.
     pub sketch: Option<Sketch>,
     /// What is odd about the data, a line each.
     pub warnings: Vec<String>,

@@ -6,10 +6,11 @@ use std::time::Instant;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use crate::config::{LearningRate, TrainConfig};
+use crate::config::{Fill, LearningRate, TrainConfig};
 use crate::dataset::{FileNames, Images};
 use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Result;
+use crate::files::hex;
 use crate::gpu::{Adapter, AdapterInfo, AdapterLimits, GpuEngine, GpuOptions};
 use crate::model::Model;
 use crate::normalization::Normalization;
@@ -132,9 +133,14 @@ fn replicas(model: &Model) -> [Replica; 2] {
     first.augment.plain_epochs = first.augment.plain_epochs.min(2);
     let mut augment = first.augment;
     augment.strengths_mut().into_iter().for_each(|strength| *strength *= 0.6);
+    // Whole pixels, and the least that these may be if they are not 0.
     augment.pad_crop = augment.pad_crop.ceil();
-    (augment.mixup, augment.cutmix) =
-        (first.augment.mixup, 0.5 * (first.augment.cutmix + first.augment.cutmix.min(1.0)));
+    for alpha in [&mut augment.mixup, &mut augment.cutmix].into_iter().filter(|alpha| **alpha > 0.0) {
+        *alpha = alpha.max(0.01);
+    }
+    augment.elastic_smoothness = 0.5 * augment.elastic_smoothness + 0.5;
+    augment.erase_area = 0.6 * augment.erase_area + 0.01;
+    augment.fill = if augment.fill == Fill::Edge { Fill::Mean } else { Fill::Edge };
     augment.plain_epochs *= 2;
     let second = Replica {
         seed: SEED + 2,
@@ -254,7 +260,7 @@ pub fn examine(model: &Model, adapter: &Adapter, depth: Depth, options: GpuOptio
     for tensor in &engine.evaluation_plan(averaged).tensors {
         add(engine.read_evaluation_tensor(averaged, &tensor.name)?);
     }
-    let tensors = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let tensors = hex(&hash.finalize());
     let training =
         (depth == Depth::Full).then(|| train_twice(&mut engine, &setup, &images, &weights)).transpose()?;
     Ok(Examination {

@@ -104,9 +104,9 @@ pub fn fetch(
             let url = format!("{}/{}", mirror.unwrap_or(set.mirror).trim_end_matches('/'), file.name);
             fetch_file(&agent, &url, file, folder, watch)?;
         }
-        let members = archive::unpack(set, folder)?;
-        let files = set.files.iter().map(|file| (file.sha256.to_owned(), file.name));
-        write_sums(&files.chain(members).collect::<Vec<_>>(), &sums)?;
+        archive::unpack(set, folder)?;
+        let files: Vec<_> = set.files.iter().map(|file| (file.sha256.to_owned(), file.name)).collect();
+        write_sums(&files, &sums)?;
         archive::remove(set, folder)?;
     }
     // What somebody has written there stays.

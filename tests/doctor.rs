@@ -18,7 +18,7 @@ use shadernet::shader;
 /// No two sizes are equal, so that no mutant is equivalent by accident.
 const MODEL: &str = r#"
     name = "small"
-    input = [2, 15, 13]
+    input = [3, 15, 13]
     layers = [
         { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
         { type = "relu" },
@@ -28,21 +28,21 @@ const MODEL: &str = r#"
         { type = "conv2d", out_channels = 10, kernel = 3, stride = 2, padding = 1, groups = 2 },
         { type = "leaky_relu", negative_slope = 0.2 },
         { type = "avg_pool2d", kernel = 2, stride = 1, padding = 1 },
-        { type = "conv2d", out_channels = 3, kernel = 2, bias = false },
+        { type = "conv2d", out_channels = 4, kernel = 2, bias = false },
         { type = "global_avg_pool2d" },
     ]
     [train]
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
+    augment = AUGMENT
 "#;
 /// The other layers, likewise.
 const ALL_LAYERS: &str = include_str!("all_layers.toml");
 /// The same for the fused kernels.
 const FUSED_MODEL: &str = r#"
     name = "fused"
-    input = [2, 15, 13]
+    input = [3, 15, 13]
     layers = [
         { type = "conv2d", out_channels = 6, kernel = 3, padding = 1 },
         { type = "relu" },
@@ -56,20 +56,30 @@ const FUSED_MODEL: &str = r#"
         { type = "dropout", rate = 0.2 },
         { type = "conv2d", out_channels = 5, kernel = 2, padding = 1, bias = false },
         { type = "leaky_relu", negative_slope = 0.3 },
-        { type = "conv2d", out_channels = 3, kernel = 1 },
+        { type = "conv2d", out_channels = 4, kernel = 1 },
         { type = "global_avg_pool2d" },
     ]
     [train]
     average_decay = 0.9
     label_smoothing = 0.1
     optimizer = OPTIMIZER
-    augment = { rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }
+    augment = AUGMENT
 "#;
+const FEW_CHANGES: &str =
+    "{ rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, plain_epochs = 2 }";
+/// Every change of images. Their kernels take seconds to compile, so only what is about them has them all.
+const ALL_CHANGES: &str = r#"{ rotate_degrees = 15.0, shift_pixels = 1.5, scale = 0.2, shear = 0.1, flip_horizontal = 0.5,
+    flip_vertical = 0.5, pad_crop = 1, crop = 0.4, crop_aspect = 0.3, elastic = 1.5, elastic_smoothness = 4.0, brightness = 0.4,
+    contrast = 0.4, saturation = 0.5, hue = 0.3, erase = 0.5, mixup = 0.5, cutmix = 1.0, fill = "reflect", plain_epochs = 2 }"#;
 const ADAM: &str = r#"{ type = "adam", weight_decay = 0.01 }"#;
 const SGD: &str = r#"{ type = "sgd", momentum = 0.9, nesterov = true, weight_decay = 0.01 }"#;
 
+fn parse(text: &str, optimizer: &str, augment: &str) -> Model {
+    Model::parse(&text.replace("OPTIMIZER", optimizer).replace("AUGMENT", augment), "small").unwrap()
+}
+
 fn model(optimizer: &str) -> Model {
-    Model::parse(&MODEL.replace("OPTIMIZER", optimizer), "small").unwrap()
+    parse(MODEL, optimizer, FEW_CHANGES)
 }
 
 fn all_layers() -> Model {
@@ -77,7 +87,7 @@ fn all_layers() -> Model {
 }
 
 fn fused_model(optimizer: &str) -> Model {
-    Model::parse(&FUSED_MODEL.replace("OPTIMIZER", optimizer), "fused").unwrap()
+    parse(FUSED_MODEL, optimizer, FEW_CHANGES)
 }
 
 const UNFUSED: GpuOptions = GpuOptions::DEFAULT;
@@ -107,6 +117,10 @@ fn a_right_adapter_is_well() {
         }
     }
     let Some(adapter) = common::adapter() else { return };
+    for (text, options) in [(MODEL, UNFUSED), (FUSED_MODEL, GpuOptions::FUSED)] {
+        let report = examine(&parse(text, SGD, ALL_CHANGES), &adapter, Depth::Full, options).unwrap();
+        assert!(report.is_well(), "{report:?}");
+    }
     let report = examine(&all_layers(), &adapter, Depth::Full, UNFUSED).unwrap();
     assert!(report.is_well(), "{report:?}");
     let row = |launch: &str| report.launches.iter().find(|row| row.launch == launch).unwrap();
@@ -176,9 +190,11 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
         || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
     match mutant.shader {
+        "batch" if fused => (parse(FUSED_MODEL, ADAM, ALL_CHANGES), GpuOptions::FUSED),
+        "batch" => (parse(MODEL, ADAM, ALL_CHANGES), UNFUSED),
         _ if fused => (fused_model(optimizer), GpuOptions::FUSED),
-        "adam" | "average" | "avg_pool2d" | "batch" | "batch_norm2d" | "conv2d" | "cross_entropy"
-        | "dropout" | "max_pool2d" | "sgd" => (model(optimizer), UNFUSED),
+        "adam" | "average" | "avg_pool2d" | "batch_norm2d" | "conv2d" | "cross_entropy" | "dropout"
+        | "max_pool2d" | "sgd" => (model(optimizer), UNFUSED),
         _ => (all_layers(), UNFUSED),
     }
 }

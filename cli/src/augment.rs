@@ -1,6 +1,6 @@
 //! `shadernet augment`: a look at the images before a training.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -9,7 +9,7 @@ use shadernet::files;
 use shadernet::report::contact_sheet;
 use shadernet::train::TrainingData;
 
-use super::{Output, output, read_model};
+use super::{Output, loading, output, read_model};
 
 const EXAMPLES: &str = "\
 Examples:
@@ -43,9 +43,10 @@ pub(crate) struct AugmentArgs {
 
 /// Writes the sheet.
 pub(crate) fn run(args: &AugmentArgs, out: &mut Output) -> Result<ExitCode> {
-    files::check_outputs(&[&args.out], &[&args.data], args.force)?;
+    let inputs: Vec<&Path> = args.model.iter().chain([&args.data]).map(PathBuf::as_path).collect();
+    files::check_outputs(&[&args.out], &inputs, args.force)?;
     let model = read_model(args.model.as_deref())?;
-    let data = TrainingData::load(&args.data, model.input)?;
+    let data = loading::with(false, |loader| TrainingData::load_by(loader, &args.data, model.input))?;
     data.warnings.iter().for_each(|warning| output::warning(warning));
     let size = [args.images.into(), args.epochs.into()];
     files::write_atomically(&args.out, &contact_sheet(&model, &data, args.seed, size)?)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use shadernet::checkpoint::Checkpoint;
+use shadernet::checkpoint::{Checkpoint, trained_file};
 use shadernet::classify::{Classifier, Picture, Prepared, pictures_in, prepare_files, takes_pictures};
 use shadernet::error::{Error, Result, shown};
 use shadernet::files;
@@ -107,7 +107,8 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     check(args)?;
     let checkpoint = match (&args.model, &args.weights) {
         (Some(model), Some(file)) => {
-            open::weights(file, model, args.data.as_deref(), &args.device.choose()?)?
+            let data = args.data.as_deref().filter(|_| open::is_description(model));
+            open::weights(file, model, data, &args.device.choose()?)?
         }
         (Some(path), None) => open::trained(path)?,
         (None, _) => Checkpoint::seed()?,
@@ -124,7 +125,7 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
     let mut answers = Answers::new(args, &checkpoint, many, out);
     // Opened when there is something to classify.
     let mut classifier: Option<Classifier> = None;
-    for files in files.chunks(AT_ONCE) {
+    let mut classify = |files: &[PathBuf]| -> Result<()> {
         let (mut names, mut images) = (Vec::new(), Vec::new());
         for (file, read) in files.iter().zip(read(files, &checkpoint)) {
             match read {
@@ -137,7 +138,7 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
             }
         }
         if images.is_empty() {
-            continue;
+            return Ok(());
         }
         let opened = match classifier.take() {
             Some(opened) => opened,
@@ -150,8 +151,12 @@ pub(crate) fn run(args: &ClassifyArgs, out: &mut Output) -> Result<ExitCode> {
                 sorter.sort(file, class)?;
             }
         }
-    }
+        Ok(())
+    };
+    let done = files.chunks(AT_ONCE).try_for_each(&mut classify);
+    // What was answered before is not lost.
     answers.finish()?;
+    done?;
     if let Some(sorter) = &sorter {
         output::note(&sorter);
     }
@@ -172,7 +177,9 @@ fn check(args: &ClassifyArgs) -> Result<()> {
         return usage("--csv - and --json cannot be combined: both would go to standard output".into());
     }
     if let Some(path) = args.csv.as_deref().filter(|_| !to_stdout) {
-        let inputs: Vec<&Path> = args.images.iter().chain(&args.model).map(PathBuf::as_path).collect();
+        let model = args.model.as_deref().map(trained_file).transpose()?;
+        let inputs: Vec<&Path> =
+            args.images.iter().chain(&args.weights).chain(&model).map(PathBuf::as_path).collect();
         files::check_outputs(&[path], &inputs, args.force)?;
     }
     let Some(dir) = &args.sort_into else { return Ok(()) };

@@ -1,6 +1,6 @@
 //! `shadernet eval`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
@@ -49,13 +49,18 @@ pub(crate) struct EvalArgs {
 pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
     let outputs: Vec<_> = args.logits.iter().map(PathBuf::as_path).collect();
     let file = trained_file(&args.file)?;
-    let data = open::data(args.data.as_deref(), args.model.as_deref().unwrap_or(&file))?;
-    files::check_outputs(&outputs, &[&file, &data], args.force)?;
+    let data = open::data(args.data.as_deref(), &file, args.model.as_deref())?;
+    let model = args.model.as_deref().map(trained_file).transpose()?;
+    let inputs: Vec<&Path> =
+        [Some(&file), model.as_ref(), Some(&data)].into_iter().flatten().map(PathBuf::as_path).collect();
+    files::check_outputs(&outputs, &inputs, args.force)?;
     let (checkpoint, device) = match &args.model {
         None => (open::trained(&file)?, args.device.choose()?),
         Some(model) => {
             let device = args.device.choose()?;
-            (open::weights(&file, model, Some(&data), &device)?, device)
+            // A description alone says nothing of pixels and classes.
+            let data = open::is_description(model).then_some(&*data);
+            (open::weights(&file, model, data, &device)?, device)
         }
     };
     let (images, warnings) =

@@ -81,10 +81,11 @@ pub(crate) fn run(args: &ExportArgs, output: &mut Output) -> Result<ExitCode> {
         [html, onnx, pytorch, trained].into_iter().flatten().map(PathBuf::as_path).collect();
     let file = trained_file(&args.file)?;
     let reads_data = args.verify || args.train_here || args.model.is_some();
-    let described = args.model.as_deref().unwrap_or(&file);
-    let data = reads_data.then(|| open::data(args.data.as_deref(), described)).transpose()?;
+    let data =
+        reads_data.then(|| open::data(args.data.as_deref(), &file, args.model.as_deref())).transpose()?;
+    let model = args.model.as_deref().map(trained_file).transpose()?;
     let inputs: Vec<&Path> =
-        [Some(&*file), args.model.as_deref(), data.as_deref()].into_iter().flatten().collect();
+        [Some(&*file), model.as_deref(), data.as_deref()].into_iter().flatten().collect();
     files::check_outputs(&outputs, &inputs, args.force)?;
     let checkpoint = match &args.model {
         None => open::trained(&file)?,

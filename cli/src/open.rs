@@ -25,28 +25,17 @@ pub(crate) fn trained(path: &Path) -> Result<Checkpoint> {
 /// normalisation and the class names of the dataset in `data`; or of the one in the trained model or run `of`, with
 /// everything that is known of that. They are judged on the test images of `data`, if there is such a folder.
 pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Device) -> Result<Checkpoint> {
-    let describes = of.extension().is_none_or(|extension| extension != "safetensors") && !of.is_dir();
-    let mut checkpoint = if describes {
+    if is_description(of) {
         let model = super::read_model(Some(of))?;
-        let Some(dir) = data else {
-            let message = format!(
-                "--model {} does not say how pixels are normalised and what the classes are called; use --data DIR to \
-                 say on which images the network was trained, or give a run with the same network as --model",
-                quoted(of)
-            );
-            return Err(Error::Usage(message));
-        };
+        let Some(dir) = data else { return Err(needs_data(of)) };
         let weights = read(file, &model)?;
         let data = loading::with(false, |loader| TrainingData::load_by(loader, dir, model.input))?;
         data.warnings.iter().for_each(|warning| output::warning(warning));
         return eval::adopt(model, weights, &data, device);
-    } else {
-        trained(of)?
-    };
+    }
+    let mut checkpoint = trained(of)?;
     checkpoint.weights = read(file, &checkpoint.model)?;
     // It was fitted to the answers of the old weights.
-    checkpoint.temperature = None;
-    // It was fitted to the others.
     checkpoint.temperature = None;
     if let Some(dir) = data {
         let (images, _) = loading::with(false, |loader| eval::load_test_images_by(loader, dir, &checkpoint))?;
@@ -62,13 +51,30 @@ fn read(file: &Path, model: &shadernet::Model) -> Result<Vec<shadernet::tensor::
     Ok(weights)
 }
 
-/// The dataset to use with a trained model: the one that was asked for; else the one that its run was trained on, if it is
-/// in the folder of a run; else MNIST.
-pub(crate) fn data(asked: Option<&Path>, model: &Path) -> Result<PathBuf> {
+/// True for a model description; anything else is a trained model or a run.
+pub(crate) fn is_description(path: &Path) -> bool {
+    !(super::is_trained(path) || path.is_dir())
+}
+
+/// Guessed, they would give wrong answers without a sign.
+fn needs_data(of: &Path) -> Error {
+    Error::Usage(format!(
+        "--model {} does not say how pixels are normalised and what the classes are called; use --data DIR to say on \
+         which images the network was trained, or give a run with the same network as --model",
+        quoted(of)
+    ))
+}
+
+/// The dataset to use with the trained model `file`, or with the weights in it and their `model`: the one that was asked for;
+/// else the one that the run was trained on, if it is in the folder of a run; else MNIST.
+pub(crate) fn data(asked: Option<&Path>, file: &Path, model: Option<&Path>) -> Result<PathBuf> {
     if let Some(dir) = asked {
         return Ok(dir.to_owned());
     }
-    let file = trained_file(model)?;
+    if let Some(of) = model.filter(|of| is_description(of)) {
+        return Err(needs_data(of));
+    }
+    let file = trained_file(model.unwrap_or(file))?;
     let folder = file.parent().unwrap_or(Path::new(""));
     let summary = folder.join("summary.json");
     // Beside any other file, a summary says nothing of it.

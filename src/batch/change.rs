@@ -189,7 +189,7 @@ impl Change {
     }
 
     /// Nothing is changed.
-    #[cfg(feature = "gpu")]
+    #[cfg(any(test, feature = "gpu"))]
     pub(crate) fn none() -> Self {
         Self {
             transform: [1.0, 0.0, 0.0, 0.0, 1.0, 0.0],

@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::foreign;
 use crate::error::{Error, Result, shown};
-use crate::files;
+use crate::files::{self, hex};
 use crate::tensor::Tensor;
 
 /// No model of ours comes near this; larger files are refused before they are read.
@@ -285,11 +285,6 @@ pub(crate) fn sha256(tensors: &[Tensor]) -> String {
         }
     }
     hex(&hash.finalize())
-}
-
-/// Bytes as lower-case hexadecimal digits.
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

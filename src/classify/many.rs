@@ -55,9 +55,7 @@ pub fn pictures_in(folder: &Path, without: Option<&Path>) -> Result<Found> {
         found.pictures.extend(entries.pictures().cloned());
         let (links, inner): (Vec<_>, Vec<_>) =
             entries.folders.iter().cloned().partition(|path| path.is_symlink());
-        let pictures = &found.pictures[found.pictures.len() - entries.pictures().count()..];
-        let others = entries.files.iter().filter(|file| pictures.binary_search(file).is_err());
-        for other in others.chain(entries.odd.iter().map(|(path, _)| path)).chain(&links) {
+        for other in entries.others().chain(entries.odd.iter().map(|(path, _)| path)).chain(&links) {
             *found.others.entry(extension(other)).or_default() += 1;
         }
         let is_wanted = |path: &PathBuf| without.is_none() || path.canonicalize().ok() != without;

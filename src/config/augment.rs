@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The strengths, each with its key and its largest value; 0 switches it off.
+use super::setters::setters;
+
+/// The strengths, each with its key and its largest value.
 macro_rules! augment {
     ($($(#[$about:meta])* $key:ident: $most:literal,)*) => {
         /// Random changes of the training images, each by its greatest strength. A strength of 0 switches a change off.
@@ -47,6 +49,14 @@ macro_rules! augment {
                 [$(&mut self.$key),*]
             }
         }
+
+        setters!(Augment {
+            $($key: f32,)*
+            elastic_smoothness: f32,
+            erase_area: f32,
+            fill: Fill,
+            plain_epochs: u32,
+        });
 
         impl Default for Augment {
             fn default() -> Self {

@@ -1,8 +1,6 @@
 //! Recipes written in Rust: `TrainConfig::default().epochs(3)`.
 
-use super::{
-    Augment, Fill, LearningRate, Optimizer, TrainConfig, WeightInit, cycle_end, cycle_start, warmup,
-};
+use super::{Augment, LearningRate, Optimizer, TrainConfig, WeightInit, cycle_end, cycle_start, warmup};
 
 macro_rules! setters {
     ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
@@ -18,6 +16,8 @@ macro_rules! setters {
     };
 }
 
+pub(super) use setters;
+
 setters!(TrainConfig {
     epochs: usize,
     batch_size: usize,
@@ -27,30 +27,6 @@ setters!(TrainConfig {
     label_smoothing: f32,
     average_decay: f32,
     augment: Augment,
-});
-
-setters!(Augment {
-    rotate_degrees: f32,
-    shift_pixels: f32,
-    scale: f32,
-    shear: f32,
-    flip_horizontal: f32,
-    flip_vertical: f32,
-    pad_crop: f32,
-    crop: f32,
-    crop_aspect: f32,
-    elastic: f32,
-    elastic_smoothness: f32,
-    brightness: f32,
-    contrast: f32,
-    saturation: f32,
-    hue: f32,
-    erase: f32,
-    erase_area: f32,
-    mixup: f32,
-    cutmix: f32,
-    fill: Fill,
-    plain_epochs: u32,
 });
 
 impl LearningRate {

@@ -58,7 +58,7 @@ impl About {
         let about: Self = Document::parse(&text, &place)?.read()?;
         if let Some(names) = &about.classes {
             check_classes(names).map_err(fail)?;
-            if !(2..=256).contains(&(names.len() + usize::from(about.first_label.unwrap_or(0)))) {
+            if names.len() < 2 || names.len() + usize::from(about.first_label.unwrap_or(0)) > 256 {
                 return Err(fail(format!(
                     "classes has {} names; labels are at most 255, so there can be 2 to 256 classes",
                     names.len()
@@ -78,25 +78,20 @@ impl About {
                 ..Self::default()
             };
         }
-        let hash = |bytes: &[u8]| -> String {
-            Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
-        };
-        let hashes = [hash(label_file), hash(labels)];
+        let hashes = [label_file, labels].map(|bytes| files::hex(&Sha256::digest(bytes)));
         let known =
             KNOWN.iter().find(|known| known.labels.iter().any(|label| hashes.contains(&(*label).to_owned())));
         known.map_or_else(Self::default, |known| Self {
-            name: Some(known.name.into()),
             classes: Some(names(known.classes)),
             first_label: Some(0),
-            transpose: false,
             prepare: Preparation::PictureOnBlack,
+            ..Self::default()
         })
     }
 }
 
 /// A dataset that is recognised by its labels.
 struct Known {
-    name: &'static str,
     classes: &'static [&'static str],
     /// SHA-256 of the labels in its files, a byte each, or of the files as they are published.
     labels: &'static [&'static str],
@@ -104,7 +99,7 @@ struct Known {
 
 const KNOWN: &[Known] = &[
     Known {
-        name: "Fashion-MNIST",
+        // Fashion-MNIST.
         classes: FASHION,
         labels: &[
             "657fbd221bfc9f4198cc14b5619cc33ec57c58dd0e47af4d99d6650759e869a7",
@@ -112,7 +107,7 @@ const KNOWN: &[Known] = &[
         ],
     },
     Known {
-        name: "KMNIST",
+        // KMNIST.
         classes: KMNIST,
         labels: &[
             "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use super::reading::{Order, Part, Seen};
-use crate::files;
+use crate::files::{self, hex};
 use crate::threads::on_all_processors;
 
 /// Fewer pictures are decoded before anybody notices.
@@ -65,7 +65,7 @@ impl Cache {
                 key.update(format!("\n{} {} {}\n", metadata.len(), since.as_nanos(), identity(&metadata)));
             }
         }
-        let name = key.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = hex(&key.finalize());
         Some(Self { folder: folder.to_owned(), name })
     }
 

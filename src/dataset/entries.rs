@@ -102,6 +102,11 @@ impl Entries {
         self.files.iter().filter(|file| EXTENSIONS.contains(&&*extension(file)))
     }
 
+    /// The files that are not.
+    pub(crate) fn others(&self) -> impl Iterator<Item = &PathBuf> {
+        self.files.iter().filter(|file| !EXTENSIONS.contains(&&*extension(file)))
+    }
+
     /// The extensions of the pictures that are not read, with the number of each.
     pub(super) fn foreign(&self) -> Vec<(usize, String)> {
         let mut counts: Vec<(usize, String)> = Vec::new();

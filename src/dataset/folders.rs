@@ -46,9 +46,7 @@ pub(super) fn classes(layout: &Layout, part: Part, warnings: &mut Vec<String>) -
     };
     let mut classes = listed(folder, part, warnings)?;
     if let Some(part) = share {
-        for class in &mut classes {
-            class.files = split(folder, class, part)?;
-        }
+        keep(folder, &mut classes, part)?;
     }
     Ok(classes)
 }
@@ -58,14 +56,12 @@ pub(super) fn all_classes(layout: &Layout, warnings: &mut Vec<String>) -> Result
     listed(&layout.root, Part::Test, warnings)
 }
 
-/// What of them is for learning, and what for judging.
-pub(super) fn halves(layout: &Layout, classes: Vec<Class>) -> Result<[Vec<Class>; 2]> {
-    let half = |part: Part| -> Result<Vec<Class>> {
-        let class =
-            |class: &Class| Ok(Class { name: class.name.clone(), files: split(&layout.root, class, part)? });
-        classes.iter().map(class).collect()
-    };
-    Ok([half(Part::Train)?, half(Part::Test)?])
+/// Keeps of each class what is for this part.
+pub(super) fn keep(folder: &Path, classes: &mut [Class], part: Part) -> Result<()> {
+    for class in classes {
+        class.files = split(folder, class, part)?;
+    }
+    Ok(())
 }
 
 /// The classes in a folder, if they are as many as there can be.
@@ -140,8 +136,7 @@ fn list(folder: &Path, warnings: &mut Vec<String>) -> Result<Vec<Class>> {
         if files.is_empty() {
             empty.push((path, why_empty(&inner)));
         }
-        let is_other = |file: &&PathBuf| files.binary_search(file).is_err();
-        ignored.extend(inner.files.iter().filter(is_other).cloned());
+        ignored.extend(inner.others().cloned());
         below.extend(inner.folders);
         odd.extend(inner.odd);
         classes.push(Class { name: name.to_owned(), files });

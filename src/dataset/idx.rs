@@ -26,10 +26,9 @@ fn is_named_like(name: &str) -> bool {
 
 /// What is known of the dataset in a folder by its files, of which one part may be missing.
 pub(super) fn known(dir: &Path) -> Result<About> {
-    let files = [Part::Train, Part::Test].map(|part| Some((find(dir, part, "images", 3), labels(dir, part))));
-    for (images, labels) in files.into_iter().flatten() {
+    for part in [Part::Train, Part::Test] {
         // What is wrong with a part is said when it is read.
-        let (Ok(images), Ok(path)) = (images, labels) else { continue };
+        let (Ok(images), Ok(path)) = (find(dir, part, "images", 3), labels(dir, part)) else { continue };
         let (Ok(Some(packed)), Ok((_, labels))) = (files::read_at_most(&path, MAX_LABELS), read::<1>(&path))
         else {
             continue;

@@ -110,10 +110,10 @@ impl Loader<'_> {
         }
     }
 
-    /// As [`survey`].
+    /// As [`survey`](super::survey).
     ///
     /// # Errors
-    /// Those of [`survey`].
+    /// Those of [`survey`](super::survey).
     pub fn survey(&self, dir: &Path) -> Result<Survey> {
         let (source, mut warnings) = layout::find(dir)?;
         match Form::of(&source, &mut warnings)? {

@@ -121,7 +121,7 @@ impl<'a> Numbered<'a> {
         let bad = |message: String| Error::data(self.dir, message);
         let places: Vec<Option<usize>> = match &self.about.classes {
             Some(names) => {
-                let first = usize::from(self.about.first_label.unwrap_or(0));
+                let first = usize::from(self.first_label()?);
                 let by_name: Vec<_> = names.iter().map(|name| class_named(name, classes)).collect();
                 let is_number = |name: &String| name.bytes().all(|byte| byte.is_ascii_digit());
                 if by_name.iter().all(Option::is_some) {
@@ -322,6 +322,9 @@ mod tests {
             let message = judged(dir.path(), classes, false).unwrap_err();
             assert!(message.contains(words), "{message}");
         }
+        // The first label is the least of the training set.
+        describe("classes = [\"shoe\", \"hat\"]\n");
+        assert_eq!(judged(dir.path(), &["shoe", "hat"], true).unwrap().0, [1]);
         for (text, words) in [
             ("clases = []", "dataset.toml:1: "),
             ("classes = [\"a\", \"a\"]", "\"a\" appears twice"),

@@ -8,7 +8,7 @@ use rayon::prelude::*;
 
 use super::bitmap::is_faint;
 use super::entries::{count_of, shown, some};
-use super::folders::{Class, all_classes, classes, halves};
+use super::folders::{Class, all_classes, classes, keep};
 use super::layout::Layout;
 use super::loader::Loader;
 use super::reading::{self, File, Order, Range, Seen, holds_twelve_bits};
@@ -145,7 +145,8 @@ fn flat_test(layout: &Layout, known: &Known<'_>, warnings: &mut Vec<String>) -> 
         ));
         return Ok(all);
     }
-    let [_, test] = halves(layout, all)?;
+    let mut test = all;
+    keep(&layout.root, &mut test, Part::Test)?;
     if sketch.share(&test) > 0.0 {
         warnings.push(format!(
             "{dir}: the model was trained on all pictures of this folder, so the accuracy says nothing about others"
@@ -188,10 +189,9 @@ struct Read {
     twelve_bit: bool,
 }
 
-/// The images of a part, and for each its file and what its pixels are known by.
+/// The images of a part, and what the pixels of each are known by.
 struct Half {
     images: Images,
-    files: Vec<PathBuf>,
     prints: Vec<[u64; 2]>,
 }
 
@@ -262,16 +262,15 @@ impl Odd {
     ) -> Half {
         let Shape { channels, height, width } = input;
         let (size, mut pixels) = (input.len(), part.pixels);
-        let (mut labels, mut kept, mut prints) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut labels, mut prints) = (Vec::new(), Vec::new());
         let mut names = FileNames::default();
         for (index, (file, seen)) in files.iter().zip(part.seen).enumerate() {
             let name = || shown(&file.path, dir);
             match seen {
                 Seen::Good { print, most, has_more } => {
-                    pixels.copy_within(index * size..(index + 1) * size, kept.len() * size);
+                    pixels.copy_within(index * size..(index + 1) * size, prints.len() * size);
                     labels.push(file.label);
                     names.push(&name());
-                    kept.push(file.path.clone());
                     prints.push(print);
                     let is_widened = twelve_bit && most.is_some_and(|most| most < reading::TWELVE_BITS);
                     self.twelve_bit += usize::from(is_widened);
@@ -281,9 +280,9 @@ impl Odd {
                 Seen::Bad(reason) => self.unreadable.push(format!("{}: {reason}", name())),
             }
         }
-        pixels.truncate(kept.len() * size);
-        let images = Images { count: kept.len(), channels, height, width, pixels, labels, files: names };
-        Half { images, files: kept, prints }
+        pixels.truncate(prints.len() * size);
+        let images = Images { count: prints.len(), channels, height, width, pixels, labels, files: names };
+        Half { images, prints }
     }
 
     /// A line for each kind.
@@ -334,11 +333,12 @@ fn imbalance(dir: &Path, train: &Images, names: &[String]) -> Option<String> {
 
 /// A warning if test images are among the training images.
 fn duplicates(dir: &Path, train: &Half, test: &Half) -> Option<String> {
-    let known: HashMap<_, _> = train.prints.iter().zip(&train.files).collect();
-    let same = |(print, file): (_, &PathBuf)| {
-        known.get(print).map(|twin| format!("{} = {}", shown(file, dir), shown(twin, dir)))
+    let known: HashMap<_, _> = train.prints.iter().zip(0..).collect();
+    let name = |half: &Half, image: usize| half.images.files.get(image).unwrap_or_default().to_owned();
+    let same = |(print, image)| {
+        known.get(print).map(|&twin| format!("{} = {}", name(test, image), name(train, twin)))
     };
-    let twins: Vec<String> = test.prints.iter().zip(&test.files).filter_map(same).collect();
+    let twins: Vec<String> = test.prints.iter().zip(0..).filter_map(same).collect();
     let count = match twins.len() {
         0 => return None,
         1 => "one test image has".to_owned(),

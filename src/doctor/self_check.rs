@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use super::{Depth, examine};
 use crate::error::{Error, Remedy, Result};
-use crate::files::write_atomically;
+use crate::files::{hex, write_atomically};
 use crate::gpu::{Adapter, AdapterInfo, GpuOptions};
 use crate::model::Model;
 use crate::shader;
@@ -75,6 +75,6 @@ fn file_name(model: &Model, adapter: &AdapterInfo, options: GpuOptions) -> PathB
     add(&model.to_toml());
     add(if options.fuse { "fused" } else { "each layer alone" });
     add(&format!("{:?}", options.grain));
-    let hex: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex(&hash.finalize());
     format!("{}.json", &hex[..32]).into()
 }

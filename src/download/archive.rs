@@ -9,10 +9,9 @@ use flate2::read::DeflateDecoder;
 use rawzip::CompressionMethod;
 use sha2::{Digest, Sha256};
 
-use super::{DataSet, SUMS, read_sums};
-use crate::checkpoint::file::hex;
+use super::{DataSet, SUMS, read_sums, write_sums};
 use crate::error::{Error, Remedy, Result};
-use crate::files;
+use crate::files::{self, hex};
 
 /// No member is larger.
 const MAX_MEMBER: u64 = 1 << 30;
@@ -47,14 +46,14 @@ pub(super) fn is_unpacked(set: &DataSet<'_>, folder: &Path, force: bool) -> Resu
     Ok(is_unpacked)
 }
 
-/// Takes the members out of the dataset's archive, if it is one, with their hashes.
+/// Takes the members out of the dataset's archive, if it is one, and lists their hashes.
 ///
 /// # Errors
 /// An archive that cannot be read or lacks a member, and disk errors.
-pub(super) fn unpack<'a>(set: &DataSet<'a>, folder: &Path) -> Result<Vec<(String, &'a str)>> {
-    let mut hashes = Vec::new();
+pub(super) fn unpack(set: &DataSet<'_>, folder: &Path) -> Result<()> {
+    let mut taken = Vec::new();
     if set.members.is_empty() {
-        return Ok(hashes);
+        return Ok(());
     }
     for file in set.files {
         let path = folder.join(file.name);
@@ -66,8 +65,10 @@ pub(super) fn unpack<'a>(set: &DataSet<'a>, folder: &Path) -> Result<Vec<(String
             let Some(&wanted) = set.members.iter().find(|member| **member == name) else { return Ok(()) };
             let mut bytes = Vec::new();
             member.take(MAX_MEMBER).read_to_end(&mut bytes).map_err(io)?;
+            // Listed first: if the process ends here, the next one knows the file as its own.
+            write_sums(&[(hex(&Sha256::digest(&bytes)), wanted)], &folder.join(SUMS))?;
             files::write_atomically(&folder.join(wanted), &bytes)?;
-            hashes.push((hex(&Sha256::digest(&bytes)), wanted));
+            taken.push(wanted);
             Ok(())
         };
         if file.name.ends_with(".zip") {
@@ -82,11 +83,11 @@ pub(super) fn unpack<'a>(set: &DataSet<'a>, folder: &Path) -> Result<Vec<(String
             }
         }
     }
-    if let Some(name) = set.members.iter().find(|name| !hashes.iter().any(|(_, found)| found == *name)) {
+    if let Some(name) = set.members.iter().find(|name| !taken.contains(name)) {
         let message = format!("the archive of {} has no file {name}", set.name);
         return Err(Error::data(folder, message));
     }
-    Ok(hashes)
+    Ok(())
 }
 
 /// Hands out the files of a ZIP archive, which must have the length and the checksum that it says.

@@ -9,7 +9,7 @@ use toml::Table;
 
 use crate::config::{Document, MAX_TEXT, ModelConfig, TrainConfig, from_table, shortest_floats};
 use crate::error::{Error, Result};
-use crate::files::read_at_most;
+use crate::files::{hex, read_at_most};
 use crate::model::Model;
 
 /// A suite of experiments.
@@ -370,6 +370,5 @@ fn fingerprint(model: &Model) -> String {
     for not_its_meaning in ["name", "classes"] {
         file.remove(not_its_meaning);
     }
-    let digest = Sha256::digest(file.to_string());
-    digest.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    hex(&Sha256::digest(file.to_string())[..8])
 }

@@ -76,7 +76,7 @@ fn calibration(shown: &Shown<'_>) -> String {
     );
     if let Some(temperature) = checkpoint.temperature {
         text += &format!(
-            "; {:.2} % at the model’s temperature, {temperature}, which was fitted on held-out images",
+            "; {:.2} % at the model’s temperature, {temperature}, which was fitted on these same images, so it flatters",
             error(temperature)
         );
     }

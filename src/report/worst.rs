@@ -28,7 +28,7 @@ pub(super) fn section_of(shown: &Shown<'_>) -> String {
         shown.record.judged_on()
     );
     text += &match shown.maps.len() {
-        0 => " Maps of where the network looks are left out: it is too large for them.".to_owned(),
+        0 => " Maps of where the network looks are left out: it is too large for them, or they could not be computed.".to_owned(),
         maps => {
             let of = if maps == answers.len() { String::new() } else { format!(", of the first {maps},") };
             format!(

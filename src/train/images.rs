@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 
-use crate::checkpoint::{Checkpoint, file};
+use crate::checkpoint::Checkpoint;
 use crate::config::check_classes;
 use crate::dataset::{Dataset, Images, Loader, Preparation, Sketch, class_named, same_name};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
+use crate::files::hex;
 use crate::model::Model;
 use crate::normalization::Normalization;
 use crate::tensor::Shape;
@@ -279,7 +280,7 @@ impl TrainingData {
             hash.update(&part.pixels);
             hash.update(&part.labels);
         }
-        file::hex(&hash.finalize())
+        hex(&hash.finalize())
     }
 }
 

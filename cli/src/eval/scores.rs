@@ -16,7 +16,7 @@ const HEAD_COLUMNS: usize = 4;
 /// Lines of the list of confusions.
 const MOST_CONFUSIONS: usize = 10;
 
-/// Prints everything within `columns`.
+/// Prints everything, within the terminal's columns.
 pub(super) fn print(verdict: &Verdict, checkpoint: &Checkpoint, output: &mut Output) {
     let columns = output.columns();
     for line in lines(verdict, checkpoint, columns) {
@@ -64,7 +64,9 @@ fn scores(confusion: &Confusion, classes: &[String]) -> Vec<String> {
 /// The matrix; where names are too long for its columns, these have the numbers that stand before the names in its rows.
 fn matrix(confusion: &Confusion, classes: &[String]) -> Vec<String> {
     let names = column_within(classes.iter().map(String::as_str), NAME_COLUMNS);
-    let short = names.iter().all(|name| name.trim_end().width() <= HEAD_COLUMNS);
+    // Cells are padded by characters.
+    let fits = |name: &str| name.width() <= HEAD_COLUMNS && name.width() == name.chars().count();
+    let short = names.iter().all(|name| fits(name.trim_end()));
     let digits = classes.len().to_string().len();
     let heads: Vec<String> = match short {
         true => names.iter().map(|name| name.trim_end().to_owned()).collect(),

@@ -146,4 +146,40 @@ fn weights_of_another_program_come_back_without_training() {
     assert_eq!(classify(&[&described[..], &["--data", "data"]].concat()).json(), answer);
     let refused = classify(&described);
     assert!(refused.code == 2 && refused.stderr.contains("use --data DIR"), "{}", refused.stderr);
+    // Not even MNIST is assumed, and what is read is never replaced.
+    for command in ["eval", "export"] {
+        let refused = |more: &[&str], words: &str| {
+            let done = run(dir.path(), &[&[command, "w.safetensors", "--force"][..], more].concat());
+            assert!(done.code == 2 && done.stderr.contains(words), "{}", done.stderr);
+        };
+        let out = if command == "eval" { "--logits" } else { "--trained" };
+        refused(&["--model", "tiny.toml", out, "new.safetensors"], "use --data DIR");
+        for read in ["w.safetensors", "run/model.safetensors"] {
+            refused(&["--model", "run", out, read], "is an input");
+        }
+        refused(&["--model", "tiny.toml", "--data", "data", out, "tiny.toml"], "is an input");
+    }
+    for read in ["w.safetensors", "run/model.safetensors"] {
+        let refused = classify(&["--model", "run", "--weights", "w.safetensors", "--force", "--csv", read]);
+        assert!(refused.code == 2, "{}", refused.stderr);
+    }
+    assert_eq!(fs::read_to_string(dir.path().join("tiny.toml")).unwrap(), TINY);
+}
+
+#[test]
+fn a_sheet_shows_what_the_network_will_see() {
+    let dir = workplace();
+    let turned = TINY.replace("rotate_degrees = 3.0", "rotate_degrees = 40.0");
+    assert_ne!(turned, TINY);
+    fs::write(dir.path().join("turned.toml"), turned).unwrap();
+    let args = ["augment", "turned.toml", "--data", "data", "--images", "4"];
+    let done = ok(dir.path(), &[&args[..], &["--epochs", "3", "--seed", "5"]].concat());
+    assert!(done.stdout.starts_with("augment.png: 4 images, "), "{}", done.stdout);
+    let sheet = image::open(dir.path().join("augment.png")).unwrap();
+    assert!(sheet.width() >= 4 * 12 && sheet.height() >= 4 * 12, "{}x{}", sheet.width(), sheet.height());
+    for (out, words) in [("augment.png", "already exists"), ("turned.toml", "is an input")] {
+        let force = if out == "turned.toml" { &["--force"][..] } else { &[] };
+        let done = run(dir.path(), &[&args[..], &["--out", out], force].concat());
+        assert!(done.code == 2 && done.stderr.contains(words), "{}", done.stderr);
+    }
 }

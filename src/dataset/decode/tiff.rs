@@ -62,7 +62,8 @@ pub(super) fn open(bytes: &[u8], max_bytes: usize) -> Result<(Header, Source<'_>
         bytes_per_sample,
         orientation: orientation.and_then(Orientation::of_value).unwrap_or(Orientation::UPRIGHT),
         // A strip, which may be all of it, packed and unpacked, and the samples as they are stored.
-        workspace: 2 * (width * height * bytes_per_sample * (channels + 1)) as u64,
+        workspace: (width as u64 * height as u64)
+            .saturating_mul(2 * (bytes_per_sample * (channels + 1)) as u64),
         has_more: decoder.more_images(),
     };
     Ok((header, Source { decoder: Box::new(decoder), kind }))
