@@ -163,6 +163,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(feature = "pictures")]
     fn every_file_has_its_picture_or_its_reason() {
         let dir = tempfile::tempdir().unwrap();
         let seed = Checkpoint::seed().unwrap();

@@ -366,7 +366,7 @@ impl RunState {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "pictures"))]
 mod tests {
     use image::{Rgb, RgbImage};
 
