@@ -23,20 +23,52 @@ fn forward<S: Simd>(simd: S, function: Activation, values: &mut [f32]) {
     let splat = |value: f32| simd.splat_f32s(value);
     match function {
         Activation::LeakyRelu { slope } => {
-            each::<S>(values, |x| simd.mul_f32s(x, factor(simd, slope, x)));
+            each::<S>(
+                values,
+                #[inline(always)]
+                |x| simd.mul_f32s(x, factor(simd, slope, x)),
+            );
         }
         Activation::Prelu => unreachable!("its channels are leaky rectifiers"),
-        Activation::Relu6 => each::<S>(values, |x| clamp(simd, x, 0.0, 6.0)),
-        Activation::Sigmoid => each::<S>(values, |x| sigmoid(simd, x)),
-        Activation::Tanh => each::<S>(values, |x| tanh(simd, x)),
-        Activation::Silu => each::<S>(values, |x| simd.mul_f32s(x, sigmoid(simd, x))),
-        Activation::Gelu => each::<S>(values, |x| {
-            let size = simd.min_f32s(simd.abs_f32s(x), splat(14.0));
-            let tail = normal_tail(simd, size, gauss(simd, size));
-            simd.sub_f32s(simd.max_f32s(x, splat(0.0)), simd.mul_f32s(size, tail))
-        }),
-        Activation::HardSigmoid => each::<S>(values, |x| hard_sigmoid(simd, x)),
-        Activation::HardSwish => each::<S>(values, |x| simd.mul_f32s(x, hard_sigmoid(simd, x))),
+        Activation::Relu6 => each::<S>(
+            values,
+            #[inline(always)]
+            |x| clamp(simd, x, 0.0, 6.0),
+        ),
+        Activation::Sigmoid => each::<S>(
+            values,
+            #[inline(always)]
+            |x| sigmoid(simd, x),
+        ),
+        Activation::Tanh => each::<S>(
+            values,
+            #[inline(always)]
+            |x| tanh(simd, x),
+        ),
+        Activation::Silu => each::<S>(
+            values,
+            #[inline(always)]
+            |x| simd.mul_f32s(x, sigmoid(simd, x)),
+        ),
+        Activation::Gelu => each::<S>(
+            values,
+            #[inline(always)]
+            |x| {
+                let size = simd.min_f32s(simd.abs_f32s(x), splat(14.0));
+                let tail = normal_tail(simd, size, gauss(simd, size));
+                simd.sub_f32s(simd.max_f32s(x, splat(0.0)), simd.mul_f32s(size, tail))
+            },
+        ),
+        Activation::HardSigmoid => each::<S>(
+            values,
+            #[inline(always)]
+            |x| hard_sigmoid(simd, x),
+        ),
+        Activation::HardSwish => each::<S>(
+            values,
+            #[inline(always)]
+            |x| simd.mul_f32s(x, hard_sigmoid(simd, x)),
+        ),
     }
 }
 
@@ -70,44 +102,80 @@ fn backward<S: Simd>(simd: S, function: Activation, from: &[f32], grad: &mut [f3
     let one = splat(1.0);
     match function {
         Activation::LeakyRelu { slope } => {
-            each_grad::<S>(from, grad, |y, dy| simd.mul_f32s(dy, factor(simd, slope, y)));
+            each_grad::<S>(
+                from,
+                grad,
+                #[inline(always)]
+                |y, dy| simd.mul_f32s(dy, factor(simd, slope, y)),
+            );
         }
         Activation::Prelu => unreachable!("its channels are leaky rectifiers"),
         Activation::Relu6 => {
-            each_grad::<S>(from, grad, |y, dy| simd.mul_f32s(dy, if_between(simd, y, [0.0, 6.0], one)));
+            each_grad::<S>(
+                from,
+                grad,
+                #[inline(always)]
+                |y, dy| simd.mul_f32s(dy, if_between(simd, y, [0.0, 6.0], one)),
+            );
         }
         Activation::Sigmoid => {
-            each_grad::<S>(from, grad, |y, dy| simd.mul_f32s(simd.mul_f32s(simd.sub_f32s(one, y), y), dy));
+            each_grad::<S>(
+                from,
+                grad,
+                #[inline(always)]
+                |y, dy| simd.mul_f32s(simd.mul_f32s(simd.sub_f32s(one, y), y), dy),
+            );
         }
-        Activation::Tanh => each_grad::<S>(from, grad, |y, dy| {
-            simd.mul_f32s(simd.mul_f32s(simd.sub_f32s(one, y), simd.add_f32s(one, y)), dy)
-        }),
-        Activation::Silu => each_grad::<S>(from, grad, |x, dy| {
-            let power = exp(simd, simd.neg_f32s(simd.abs_f32s(x)));
-            let inverse = simd.div_f32s(one, simd.add_f32s(one, power));
-            let share = simd.mul_f32s(power, inverse);
-            let positive = simd.greater_than_or_equal_f32s(x, splat(0.0));
-            let sigmoid = simd.select_f32s(positive, inverse, share);
-            simd.mul_f32s(simd.mul_add_e_f32s(x, simd.mul_f32s(share, inverse), sigmoid), dy)
-        }),
-        Activation::Gelu => each_grad::<S>(from, grad, |x, dy| {
-            let inner = clamp(simd, x, -14.0, 14.0);
-            let bell = gauss(simd, inner);
-            let tail = normal_tail(simd, simd.abs_f32s(inner), bell);
-            let positive = simd.greater_than_or_equal_f32s(x, splat(0.0));
-            let normal = simd.select_f32s(positive, simd.sub_f32s(one, tail), tail);
-            let density = simd.mul_f32s(splat(0.398_942_3), bell);
-            simd.mul_f32s(simd.mul_add_e_f32s(inner, density, normal), dy)
-        }),
-        Activation::HardSigmoid => each_grad::<S>(from, grad, |x, dy| {
-            simd.mul_f32s(dy, if_between(simd, x, [-3.0, 3.0], splat(1.0 / 6.0)))
-        }),
-        Activation::HardSwish => each_grad::<S>(from, grad, |x, dy| {
-            let slope = simd.mul_add_e_f32s(x, splat(1.0 / 3.0), splat(0.5));
-            let above = simd.greater_than_or_equal_f32s(x, splat(3.0));
-            let inside = if_between(simd, x, [-3.0, 3.0], slope);
-            simd.mul_f32s(dy, simd.select_f32s(above, one, inside))
-        }),
+        Activation::Tanh => each_grad::<S>(
+            from,
+            grad,
+            #[inline(always)]
+            |y, dy| simd.mul_f32s(simd.mul_f32s(simd.sub_f32s(one, y), simd.add_f32s(one, y)), dy),
+        ),
+        Activation::Silu => each_grad::<S>(
+            from,
+            grad,
+            #[inline(always)]
+            |x, dy| {
+                let power = exp(simd, simd.neg_f32s(simd.abs_f32s(x)));
+                let inverse = simd.div_f32s(one, simd.add_f32s(one, power));
+                let share = simd.mul_f32s(power, inverse);
+                let positive = simd.greater_than_or_equal_f32s(x, splat(0.0));
+                let sigmoid = simd.select_f32s(positive, inverse, share);
+                simd.mul_f32s(simd.mul_add_e_f32s(x, simd.mul_f32s(share, inverse), sigmoid), dy)
+            },
+        ),
+        Activation::Gelu => each_grad::<S>(
+            from,
+            grad,
+            #[inline(always)]
+            |x, dy| {
+                let inner = clamp(simd, x, -14.0, 14.0);
+                let bell = gauss(simd, inner);
+                let tail = normal_tail(simd, simd.abs_f32s(inner), bell);
+                let positive = simd.greater_than_or_equal_f32s(x, splat(0.0));
+                let normal = simd.select_f32s(positive, simd.sub_f32s(one, tail), tail);
+                let density = simd.mul_f32s(splat(0.398_942_3), bell);
+                simd.mul_f32s(simd.mul_add_e_f32s(inner, density, normal), dy)
+            },
+        ),
+        Activation::HardSigmoid => each_grad::<S>(
+            from,
+            grad,
+            #[inline(always)]
+            |x, dy| simd.mul_f32s(dy, if_between(simd, x, [-3.0, 3.0], splat(1.0 / 6.0))),
+        ),
+        Activation::HardSwish => each_grad::<S>(
+            from,
+            grad,
+            #[inline(always)]
+            |x, dy| {
+                let slope = simd.mul_add_e_f32s(x, splat(1.0 / 3.0), splat(0.5));
+                let above = simd.greater_than_or_equal_f32s(x, splat(3.0));
+                let inside = if_between(simd, x, [-3.0, 3.0], slope);
+                simd.mul_f32s(dy, simd.select_f32s(above, one, inside))
+            },
+        ),
     }
 }
 
@@ -366,7 +434,11 @@ mod tests {
 
     #[inline(always)]
     fn exps<S: Simd>(simd: S, values: &mut [f32]) {
-        each::<S>(values, |x| exp(simd, x));
+        each::<S>(
+            values,
+            #[inline(always)]
+            |x| exp(simd, x),
+        );
     }
 
     #[test]

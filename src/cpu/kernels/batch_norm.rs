@@ -27,10 +27,16 @@ fn shifted_sums<S: Simd>(simd: S, input: &[f32], shift: &[f32], valid: usize, su
     let planes = vectors::<S>(input).chunks_exact(input.len() / shift.len() / S::F32_LANES);
     for ((sums, &shift), plane) in sums.iter_mut().zip(shift).zip(planes) {
         let shift = simd.splat_f32s(shift);
-        *sums = plane_sums(simd, plane.len(), valid, |i| {
-            let x = simd.sub_f32s(plane[i], shift);
-            (x, x)
-        });
+        *sums = plane_sums(
+            simd,
+            plane.len(),
+            valid,
+            #[inline(always)]
+            |i| {
+                let x = simd.sub_f32s(plane[i], shift);
+                (x, x)
+            },
+        );
     }
 }
 
@@ -117,7 +123,13 @@ fn grad_sums<S: Simd>(
     for (c, sums) in sums.iter_mut().enumerate() {
         let (input, grad) = (&input[c * len..][..len], &grad[c * len..][..len]);
         let mean = simd.splat_f32s(mean[c]);
-        *sums = plane_sums(simd, len, valid, |i| (grad[i], simd.sub_f32s(input[i], mean)));
+        *sums = plane_sums(
+            simd,
+            len,
+            valid,
+            #[inline(always)]
+            |i| (grad[i], simd.sub_f32s(input[i], mean)),
+        );
         sums[1] *= f64::from(inv_std[c]);
     }
 }

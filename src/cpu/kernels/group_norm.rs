@@ -77,10 +77,16 @@ fn forward<S: Simd>(
 #[inline(always)]
 fn moments<S: Simd>(simd: S, values: &[S::f32s], part: usize, eps: f32) -> [S::f32s; 2] {
     let shift = values[part];
-    let [sum, squares] = lane_sums(simd, values.len(), part, |i| {
-        let distance = simd.sub_f32s(values[i], shift);
-        (distance, distance)
-    });
+    let [sum, squares] = lane_sums(
+        simd,
+        values.len(),
+        part,
+        #[inline(always)]
+        |i| {
+            let distance = simd.sub_f32s(values[i], shift);
+            (distance, distance)
+        },
+    );
     let count = simd.splat_f32s((values.len() / parts::<S>()) as f32);
     let from_shift = simd.div_f32s(sum, count);
     let square = simd.mul_f32s(from_shift, from_shift);
@@ -156,8 +162,13 @@ fn backward<S: Simd>(
             let (mut sum, mut products) = (simd.splat_f32s(0.0), simd.splat_f32s(0.0));
             for c in first..first + group {
                 let (x, dy) = (&input[c * plane..][..plane], &upstream[c * plane..][..plane]);
-                let [of_bias, of_weight] =
-                    lane_sums(simd, plane, part, |i| (dy[i], simd.sub_f32s(x[i], mean)));
+                let [of_bias, of_weight] = lane_sums(
+                    simd,
+                    plane,
+                    part,
+                    #[inline(always)]
+                    |i| (dy[i], simd.sub_f32s(x[i], mean)),
+                );
                 let of_weight = simd.mul_f32s(of_weight, inv_std);
                 grad_bias[c] += simd.reduce_sum_f32s(of_bias);
                 grad_weight[c] += simd.reduce_sum_f32s(of_weight);

@@ -65,7 +65,7 @@ impl Buffer {
 }
 
 /// Runs a function generic over the instruction set with the one selected by `arch`. The function and everything it
-/// calls must be `#[inline(always)]`: code left out of line is compiled for the baseline processor. For the same
+/// calls must be `#[inline(always)]`, closures that are passed on too: code left out of line is compiled for the baseline processor. For the same
 /// reason, small arrays are filled by loops; `array::from_fn` and `array::map` sometimes remain calls.
 macro_rules! dispatch {
     ($arch:expr, $function:ident($($argument:ident: $type:ty),* $(,)?)) => {{

@@ -106,11 +106,17 @@ pub(crate) fn max_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mu
 #[inline(always)]
 fn max<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
     let (input, output) = (vectors::<S>(input), vectors_mut::<S>(output));
-    dims.windows::<S>(|out, window| {
-        let mut best = input[window.first];
-        window.taps(|tap| best = simd.max_f32s(best, input[tap]));
-        output[out] = best;
-    });
+    dims.windows::<S>(
+        #[inline(always)]
+        |out, window| {
+            let mut best = input[window.first];
+            window.taps(
+                #[inline(always)]
+                |tap| best = simd.max_f32s(best, input[tap]),
+            );
+            output[out] = best;
+        },
+    );
 }
 
 /// The gradient of max pooling's input: that of a window goes to its first maximum in row-major order. `input` and
@@ -143,18 +149,27 @@ fn max_grad<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], grad_output: &[f32
     let (input, grad) = (vectors::<S>(input), vectors::<S>(grad_output));
     let output = vectors_mut::<S>(grad_input);
     let overlaps = dims.overlaps();
-    dims.windows::<S>(|out, window| {
-        let mut best = input[window.first];
-        window.taps(|tap| best = simd.max_f32s(best, input[tap]));
-        // The first maximum takes the gradient and leaves none for the rest.
-        let mut left = grad[out];
-        window.taps(|tap| {
-            let hit = simd.equal_f32s(input[tap], best);
-            let taken = simd.select_f32s(hit, left, zero);
-            left = simd.select_f32s(hit, zero, left);
-            output[tap] = if overlaps { simd.add_f32s(output[tap], taken) } else { taken };
-        });
-    });
+    dims.windows::<S>(
+        #[inline(always)]
+        |out, window| {
+            let mut best = input[window.first];
+            window.taps(
+                #[inline(always)]
+                |tap| best = simd.max_f32s(best, input[tap]),
+            );
+            // The first maximum takes the gradient and leaves none for the rest.
+            let mut left = grad[out];
+            window.taps(
+                #[inline(always)]
+                |tap| {
+                    let hit = simd.equal_f32s(input[tap], best);
+                    let taken = simd.select_f32s(hit, left, zero);
+                    left = simd.select_f32s(hit, zero, left);
+                    output[tap] = if overlaps { simd.add_f32s(output[tap], taken) } else { taken };
+                },
+            );
+        },
+    );
 }
 
 /// The mean of every window, padding included. `input` is `[channels, in_height, in_width, 16]`, `output`
@@ -168,11 +183,17 @@ pub(crate) fn avg_pool2d(arch: Arch, dims: &PoolDims, input: &[f32], output: &mu
 fn avg<S: Simd>(simd: S, dims: &PoolDims, input: &[f32], output: &mut [f32]) {
     let area = simd.splat_f32s((dims.kernel[0] * dims.kernel[1]) as f32);
     let (input, output) = (vectors::<S>(input), vectors_mut::<S>(output));
-    dims.windows::<S>(|out, window| {
-        let mut sum = simd.splat_f32s(0.0);
-        window.taps(|tap| sum = simd.add_f32s(sum, input[tap]));
-        output[out] = simd.div_f32s(sum, area);
-    });
+    dims.windows::<S>(
+        #[inline(always)]
+        |out, window| {
+            let mut sum = simd.splat_f32s(0.0);
+            window.taps(
+                #[inline(always)]
+                |tap| sum = simd.add_f32s(sum, input[tap]),
+            );
+            output[out] = simd.div_f32s(sum, area);
+        },
+    );
 }
 
 /// The gradient of average pooling's input. `grad_output` is `[channels, out_height, out_width, 16]`; `grad_input`,
@@ -191,12 +212,18 @@ fn avg_grad<S: Simd>(simd: S, dims: &PoolDims, grad_output: &[f32], grad_input: 
     let area = simd.splat_f32s((dims.kernel[0] * dims.kernel[1]) as f32);
     let (grad, output) = (vectors::<S>(grad_output), vectors_mut::<S>(grad_input));
     let overlaps = dims.overlaps();
-    dims.windows::<S>(|out, window| {
-        let share = simd.div_f32s(grad[out], area);
-        window.taps(|tap| {
-            output[tap] = if overlaps { simd.add_f32s(output[tap], share) } else { share };
-        });
-    });
+    dims.windows::<S>(
+        #[inline(always)]
+        |out, window| {
+            let share = simd.div_f32s(grad[out], area);
+            window.taps(
+                #[inline(always)]
+                |tap| {
+                    output[tap] = if overlaps { simd.add_f32s(output[tap], share) } else { share };
+                },
+            );
+        },
+    );
 }
 
 #[cfg(test)]
