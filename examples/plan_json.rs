@@ -57,6 +57,7 @@ fn print_plans(args: &Args) -> Result<()> {
         shuffle: true,
         changes: Changes::of(&[Replica::new(&model, 0)]),
         normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
+        class_weights: Vec::new(),
     };
     let grain = if args.fine { Grain::Fine } else { Grain::Coarse };
     let options = |fuse| PlanOptions { fuse, grain, ..PlanOptions::default() };

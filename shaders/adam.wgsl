@@ -8,6 +8,8 @@ override ELEMENTS: u32;
 override PARTS: u32; // rows of `grads`, whose sum is the gradient
 override STEPS: u32; // of the run
 override AVERAGE_DECAY: f32; // of `update_averaged`: see average.wgsl
+override CLIP: bool; // the gradient has a factor: see clip.wgsl
+override RATES: bool; // layers have factors on their learning rates
 override BETA1: f32;
 override BETA2: f32;
 override EPS: f32;
@@ -17,12 +19,16 @@ override THIS_STEP: u32;
 override FIRST_SETTING: u32; // of the first replica
 override SETTINGS: u32; // of a replica
 override WEIGHT_DECAY: u32;
+override CLIP_FACTOR: u32;
+override FIRST_LAYER: u32; // settings of the first layer
+override LAYER_SETTINGS: u32; // of a layer
+override LAYER_RATE: u32; // among those of a layer
 
 @group(0) @binding(0) var<storage, read_write> params: array<f32>;
 @group(0) @binding(1) var<storage, read> grads: array<f32>; // [part, element]
 @group(0) @binding(2) var<storage, read_write> first_moment: array<f32>;
 @group(0) @binding(3) var<storage, read_write> second_moment: array<f32>;
-@group(0) @binding(4) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies
+@group(0) @binding(4) var<storage, read> owners: array<u32>; // per element: 2 · replica, plus 1 if weight decay applies, plus 512 · layer
 @group(0) @binding(5) var<storage, read> learning_rates: array<f32>; // [replica, step]
 // words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(6) var<storage, read> state: array<u32>;
@@ -50,17 +56,29 @@ fn setting(replica: u32, index: u32) -> u32 {
     return state[FIRST_SETTING + replica * SETTINGS + index];
 }
 
+// The replica of an element.
+fn replica_of(index: u32) -> u32 {
+    return owners[index] % 512u / 2u;
+}
+
 // Learning rate and weight decay of an element.
 fn rates(index: u32) -> vec2<f32> {
-    let replica = owners[index] / 2u;
+    let replica = replica_of(index);
     let decay = select(0.0, bitcast<f32>(setting(replica, WEIGHT_DECAY)), owners[index] % 2u == 1u);
-    return vec2(learning_rates[replica * STEPS + state[THIS_STEP]], decay);
+    var rate = learning_rates[replica * STEPS + state[THIS_STEP]];
+    if (RATES) {
+        rate *= bitcast<f32>(setting(replica, FIRST_LAYER + owners[index] / 512u * LAYER_SETTINGS + LAYER_RATE));
+    }
+    return vec2(rate, decay);
 }
 
 fn gradient(index: u32) -> f32 {
     var sum = grads[index];
     for (var part = 1u; part < PARTS; part++) {
         sum += grads[part * ELEMENTS + index];
+    }
+    if (CLIP) {
+        sum *= bitcast<f32>(setting(replica_of(index), CLIP_FACTOR));
     }
     return sum;
 }

@@ -2,6 +2,7 @@
 //   mean = Σ x / M;  var = Σ (x − mean)² / M;  inv_std = 1/√(var + EPS);  x̂ = (x − mean) · inv_std
 //   output = x̂ · weight + bias;  running = (1 − MOMENTUM) · running + MOMENTUM · batch, with var · M/(M−1)
 //   grad_bias = Σ g;  grad_weight = Σ g·x̂;  grad_input = weight · inv_std · (g − grad_bias/M − x̂ · grad_weight/M)
+// and of a frozen one, which computes with its running statistics, grad_input = weight / √(running_var + EPS) · g,
 // where g is grad_output. Sums are taken relative to the channel's first value, so a large mean causes no cancellation.
 // Only images of the batch count; the vec4 lanes past the last one have no gradient and get none.
 
@@ -31,6 +32,9 @@ override STEP_IMAGES: u32; // images of this step's batch
 // words about the step and the channels, then SETTINGS for each replica: src/state.rs
 @group(0) @binding(14) var<storage, read> state: array<u32>;
 @group(0) @binding(15) var<storage, read_write> grad_means: array<vec2<f32>>; // grad_bias/M and grad_weight/M
+// running_mean and running_var for kernels that only read them: the parameters of a frozen layer lie in the same buffer
+@group(0) @binding(16) var<storage, read> still_running_mean: array<f32>;
+@group(0) @binding(17) var<storage, read> still_running_var: array<f32>;
 
 override ROWS: u32 = QUADS * HEIGHT; // of one channel
 
@@ -131,7 +135,8 @@ fn forward_eval(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workg
     }
     let c = channel_of(id.z, index);
     let at = id.z * CHANNELS * ROWS * WIDTH + index;
-    output[at] = (input[at] - running_mean[c]) * (inverseSqrt(running_var[c] + EPS) * weight[c]) + bias[c];
+    let scale = inverseSqrt(still_running_var[c] + EPS) * weight[c];
+    output[at] = (input[at] - still_running_mean[c]) * scale + bias[c];
 }
 
 // Σ g and Σ g·x̂ of each row.
@@ -189,4 +194,15 @@ fn backward_input(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_wor
     let centred = grad_output[at] - grad_means[c].x - normalised * grad_means[c].y;
     let mask = lane_mask(index / (CHANNELS * HEIGHT * WIDTH), state[STEP_IMAGES]);
     grad_input[at] = weight[c] * inv_std[c] * centred * mask;
+}
+
+@compute @workgroup_size(64)
+fn backward_input_frozen(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups) groups: vec3<u32>) {
+    let index = linear_index(id, groups);
+    if (index >= CHANNELS * ROWS * WIDTH) {
+        return;
+    }
+    let c = channel_of(id.z, index);
+    let at = id.z * CHANNELS * ROWS * WIDTH + index;
+    grad_input[at] = inverseSqrt(still_running_var[c] + EPS) * weight[c] * grad_output[at];
 }

@@ -2,19 +2,24 @@
 //   p = softmax(logits);  q = (1 − smoothing) · target + smoothing / CLASSES
 // where target is one-hot, or a mixture of two that are. The class with the larger share is the right answer.
 //   loss = −Σ q · log p, one value per image;  grad_logits = (p − q) / images, the gradient of the mean
+// With weights w of the classes (WEIGHTED), as in PyTorch, and scaled so that the mean of the losses is the batch's:
+//   W = Σ over the batch of w[target], by the shares of a mixture;  loss = −Σ w · q · log p · images / W;  grad_logits = (Σ (w · q) · p − w · q) / W
 // Lanes past the last image get loss and gradient 0. `metrics` sums over a step and advances the state.
 
 override QUADS: u32;
 override CLASSES: u32;
 override BATCH_SIZE: u32;
 override RING: u32; // steps in `metrics_ring`
+override WEIGHTED: bool; // classes have weights
 // Places in `state`: of words, and of settings among those of a replica.
 override NEXT_STEP: u32;
 override THIS_STEP: u32;
 override STEP_IMAGES: u32; // images of this step's batch
+override CLASS_WEIGHTS: u32; // of the first class
 override FIRST_SETTING: u32; // of the first replica
 override SETTINGS: u32; // of a replica
 override LABEL_SMOOTHING: u32;
+override TOTAL_WEIGHT: u32; // W, which `weigh` writes
 
 @group(0) @binding(0) var<storage, read> logits: array<vec4<f32>>; // [replica, quad, class]
 @group(0) @binding(1) var<storage, read> targets: array<vec4<u32>>; // [replica, quad]: see `smoothed`
@@ -50,6 +55,12 @@ fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
     return (1.0 - smoothing) * (own + mixed) + smoothing / f32(CLASSES);
 }
 
+// w · q of a class.
+fn weighed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
+    let q = smoothed(wanted, class_index, smoothing);
+    return select(q, q * bitcast<f32>(state[CLASS_WEIGHTS + class_index]), WEIGHTED);
+}
+
 struct Softmax {
     max: vec4<f32>,
     total: vec4<f32>, // Σ exp(logit − max)
@@ -74,9 +85,12 @@ fn losses(replica: u32, quad: u32, smoothing: f32) -> Softmax {
     let log_total = log(total);
     var sum = vec4(0.0);
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
-        sum += smoothed(wanted, class_index, smoothing) * (log_total - (logits[start + class_index] - max_logit));
+        sum += weighed(wanted, class_index, smoothing) * (log_total - (logits[start + class_index] - max_logit));
     }
     let mask = lane_mask(quad, state[STEP_IMAGES]);
+    if (WEIGHTED) {
+        sum *= f32(state[STEP_IMAGES]) / bitcast<f32>(setting(replica, TOTAL_WEIGHT));
+    }
     loss[replica * QUADS + quad] = sum * mask;
     correct[replica * QUADS + quad] = select(vec4(0.0), mask, best == (wanted & vec4(255u)));
     return Softmax(max_logit, total);
@@ -92,11 +106,51 @@ fn forward(@builtin(global_invocation_id) id: vec3<u32>, @builtin(num_workgroups
     let softmax = losses(id.z, quad, smoothing);
     let start = (id.z * QUADS + quad) * CLASSES;
     let wanted = targets[id.z * QUADS + quad];
-    let share = lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES]);
+    let mask = lane_mask(quad, state[STEP_IMAGES]);
+    if (!WEIGHTED) {
+        let share = mask / f32(state[STEP_IMAGES]);
+        for (var class_index = 0u; class_index < CLASSES; class_index++) {
+            let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
+            let q = smoothed(wanted, class_index, smoothing);
+            grad_logits[start + class_index] = (p - q) * share;
+        }
+        return;
+    }
+    let share = mask / bitcast<f32>(setting(id.z, TOTAL_WEIGHT));
+    var all = vec4(0.0);
+    for (var class_index = 0u; class_index < CLASSES; class_index++) {
+        all += weighed(wanted, class_index, smoothing);
+    }
     for (var class_index = 0u; class_index < CLASSES; class_index++) {
         let p = exp(logits[start + class_index] - softmax.max) / softmax.total;
-        let q = smoothed(wanted, class_index, smoothing);
-        grad_logits[start + class_index] = (p - q) * share;
+        grad_logits[start + class_index] = (all * p - weighed(wanted, class_index, smoothing)) * share;
+    }
+}
+
+fn weights_of(classes: vec4<u32>) -> vec4<f32> {
+    return bitcast<vec4<f32>>(vec4(state[CLASS_WEIGHTS + classes.x], state[CLASS_WEIGHTS + classes.y],
+                                   state[CLASS_WEIGHTS + classes.z], state[CLASS_WEIGHTS + classes.w]));
+}
+
+// W: what the images of the batch count together. One workgroup per replica.
+@compute @workgroup_size(64)
+fn weigh(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
+    var sum = 0.0;
+    for (var quad = local; quad < QUADS; quad += 64u) {
+        let wanted = targets[group.z * QUADS + quad];
+        let other = vec4<f32>(wanted >> vec4(16u)) * (1.0 / 65536.0);
+        let weights = mix(weights_of(wanted & vec4(255u)), weights_of((wanted >> vec4(8u)) & vec4(255u)), other);
+        sum += dot(weights, lane_mask(quad, state[STEP_IMAGES]));
+    }
+    tree[local] = vec2(sum, 0.0);
+    for (var half = 32u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if (local < half) {
+            tree[local] += tree[local + half];
+        }
+    }
+    if (local == 0u) {
+        state[FIRST_SETTING + group.z * SETTINGS + TOTAL_WEIGHT] = bitcast<u32>(tree[0].x);
     }
 }
 

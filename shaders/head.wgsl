@@ -16,13 +16,16 @@ override GRADS: u32; // elements per row of `grads`
 override GRAD_WEIGHT: u32;
 override GRAD_BIAS: u32;
 override RING: u32; // steps in `metrics_ring`
+override WEIGHTED: bool; // classes have weights
 // Places in `state`: of words, and of settings among those of a replica.
 override NEXT_STEP: u32;
 override THIS_STEP: u32;
 override STEP_IMAGES: u32; // images of this step's batch
+override CLASS_WEIGHTS: u32; // of the first class
 override FIRST_SETTING: u32; // of the first replica
 override SETTINGS: u32; // of a replica
 override LABEL_SMOOTHING: u32;
+override TOTAL_WEIGHT: u32; // of the batch, which cross_entropy.wgsl's `weigh` writes
 
 @group(0) @binding(0) var<storage, read> input: array<vec4<f32>>; // [replica, quad, k, pixel]
 @group(0) @binding(1) var<storage, read> packed: array<vec4<f32>>;
@@ -94,6 +97,12 @@ fn smoothed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
     return (1.0 - smoothing) * (own + mixed) + smoothing / f32(CLASSES);
 }
 
+// That times the weight of the class.
+fn weighed(wanted: vec4<u32>, class_index: u32, smoothing: f32) -> vec4<f32> {
+    let q = smoothed(wanted, class_index, smoothing);
+    return select(q, q * bitcast<f32>(state[CLASS_WEIGHTS + class_index]), WEIGHTED);
+}
+
 // Losses and hits of a quad, computed by one invocation.
 fn judge(replica: u32, quad: u32, smoothing: f32) {
     let wanted = targets[replica * QUADS + quad];
@@ -111,7 +120,10 @@ fn judge(replica: u32, quad: u32, smoothing: f32) {
     let log_total = log(total);
     var loss = vec4(0.0);
     for (var j = 0u; j < CLASSES; j++) {
-        loss += smoothed(wanted, j, smoothing) * (log_total - (values[j] - max_logit));
+        loss += weighed(wanted, j, smoothing) * (log_total - (values[j] - max_logit));
+    }
+    if (WEIGHTED) {
+        loss *= f32(state[STEP_IMAGES]) / bitcast<f32>(setting(replica, TOTAL_WEIGHT));
     }
     softmax_max = max_logit;
     softmax_total = total;
@@ -138,10 +150,23 @@ fn forward(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_in
         }
         workgroupBarrier();
         let wanted = targets[group.z * QUADS + quad];
-        let share = lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES]);
-        for (var j = local; j < CLASSES; j += 64u) {
-            let p = exp(values[j] - softmax_max) / softmax_total;
-            values[j] = (p - smoothed(wanted, j, smoothing)) * share;
+        let mask = lane_mask(quad, state[STEP_IMAGES]);
+        if (WEIGHTED) {
+            let share = mask / bitcast<f32>(setting(group.z, TOTAL_WEIGHT));
+            var all = vec4(0.0);
+            for (var j = 0u; j < CLASSES; j++) {
+                all += weighed(wanted, j, smoothing);
+            }
+            for (var j = local; j < CLASSES; j += 64u) {
+                let p = exp(values[j] - softmax_max) / softmax_total;
+                values[j] = (all * p - weighed(wanted, j, smoothing)) * share;
+            }
+        } else {
+            let share = mask / f32(state[STEP_IMAGES]);
+            for (var j = local; j < CLASSES; j += 64u) {
+                let p = exp(values[j] - softmax_max) / softmax_total;
+                values[j] = (p - smoothed(wanted, j, smoothing)) * share;
+            }
         }
         workgroupBarrier();
         for (var k = local; k < CHANNELS; k += 64u) {

@@ -29,6 +29,7 @@ pub(crate) use picture::{GREY, mean_grey, reflected};
 /// let batches = BatchSettings {
 ///     batch_size: 64, image_count: 1000, image, epochs: 19, shuffle: true, changes: Changes::NONE,
 ///     normalization: Normalization::uniform(1, 0.1307, 0.3081),
+///     class_weights: Vec::new(),
 /// };
 /// assert_eq!(batches.steps_per_epoch(), 16);
 /// assert_eq!(batches.images_of(15), 1000 - 15 * 64);
@@ -49,6 +50,8 @@ pub struct BatchSettings {
     pub changes: Changes,
     /// What becomes of the pixels of each channel.
     pub normalization: Normalization,
+    /// What each class counts in the training loss; empty if all count the same.
+    pub class_weights: Vec<f32>,
 }
 
 /// What kernels must be able to do to the images; the strengths are settings of each net.
@@ -144,7 +147,7 @@ impl BatchSettings {
     /// The learning rate of a net in every step of the run.
     pub fn learning_rates(&self, net: &Replica) -> Vec<f32> {
         let steps = self.steps_per_epoch();
-        net.learning_rate.rates(self.epochs * steps, steps)
+        net.learning_rate.rates_after_warmup(net.warmup, self.epochs * steps, steps)
     }
 
     /// Image `n` of a net's batch of `step`. Behind the last image of the batch it is any image, as on the GPU.

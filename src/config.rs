@@ -6,10 +6,18 @@ use crate::error::{Error, Result};
 use crate::tensor::Shape;
 
 mod augment;
+mod class_weights;
+mod judging;
+mod optimizing;
 mod read;
 mod setters;
 
+pub(crate) use augment::is_off;
 pub use augment::{Augment, Fill};
+pub use class_weights::ClassWeights;
+pub use judging::{Criterion, EarlyStop, Keep};
+use optimizing::within;
+pub use optimizing::{LearningRate, Optimizer};
 
 #[cfg(feature = "experiments")]
 pub(crate) use read::MAX_TEXT;
@@ -146,9 +154,19 @@ fn check_name(name: &str) -> Result<(), String> {
     Err(format!("name: use 1 to {MAX_NAME} letters, digits, '-', '_' and '.', nothing else"))
 }
 
+/// An error about a key of `[train]` that only a model could find, with its line in the text.
+pub(crate) fn with_train_line(error: Error, text: &str) -> Error {
+    let Error::Config { path, line: None, message } = error else { return error };
+    let about = message.strip_prefix("[train]: ").and_then(|about| {
+        let document = Document::parse(text, &path).ok()?;
+        Some(document.line(&train_key(about)))
+    });
+    Error::Config { path, line: about, message }
+}
+
 /// Location of the key that a message of [`TrainConfig::check`] begins with.
 fn train_key(message: &str) -> Vec<Step> {
-    let key = message.split(' ').next().unwrap_or_default();
+    let key = message.split([' ', ':']).next().unwrap_or_default();
     std::iter::once("train").chain(key.split('.')).map(|key| Step::Key(key.into())).collect()
 }
 
@@ -182,13 +200,31 @@ pub struct TrainConfig {
     pub optimizer: Optimizer,
     /// Learning rate over the steps.
     pub learning_rate: LearningRate,
+    /// Share of the run over which the learning rate rises to that of its schedule; one cycle has a rise of its own.
+    #[serde(skip_serializing_if = "is_off")]
+    pub warmup: f32,
     /// Distribution of the initial weights.
     pub init: WeightInit,
     /// Fraction of the target that is spread over all classes, 0 to 1.
     pub label_smoothing: f32,
+    /// What each class counts in the training loss; without it, all the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class_weights: Option<ClassWeights>,
     /// Decay per step of the exponential moving average of weights and running statistics, which is then evaluated
     /// and saved; 0 switches it off.
     pub average_decay: f32,
+    /// The largest norm of the gradient of all parameters together, to which a longer one is shortened; 0: no limit.
+    #[serde(skip_serializing_if = "is_off")]
+    pub clip_norm: f32,
+    /// Layers that keep the weights they begin with: names, or `"before NAME"` for all that are listed before a layer.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub freeze: Vec<String>,
+    /// When to stop before the last epoch; it needs held-out images.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub early_stop: Option<EarlyStop>,
+    /// Whose weights are the result; the best epoch's need held-out images.
+    #[serde(skip_serializing_if = "Keep::is_last")]
+    pub keep: Keep,
     /// Random augmentation of the training images.
     pub augment: Augment,
 }
@@ -200,24 +236,32 @@ impl Default for TrainConfig {
             batch_size: 128,
             optimizer: Optimizer::default(),
             learning_rate: LearningRate::one_cycle(0.2),
+            warmup: 0.0,
             init: WeightInit::Pytorch,
             label_smoothing: 0.0,
+            class_weights: None,
             average_decay: 0.0,
+            clip_norm: 0.0,
+            freeze: Vec::new(),
+            early_stop: None,
+            keep: Keep::Last,
             augment: Augment::default(),
         }
     }
 }
 
 impl TrainConfig {
+    /// The key of `[train]` that needs held-out images, if there is one, and by what it judges on them.
+    pub fn judges(&self) -> Option<(&'static str, Criterion)> {
+        match (self.early_stop, self.keep) {
+            (Some(stop), _) => Some(("early_stop", stop.on)),
+            (None, Keep::Best) => Some(("keep", Criterion::Accuracy)),
+            (None, Keep::Last) => None,
+        }
+    }
+
     /// Checks ranges.
     pub fn check(&self) -> Result<(), String> {
-        let within = |name: &str, value: f32, low: f32, high: f32| {
-            if value >= low && value <= high {
-                Ok(())
-            } else {
-                Err(format!("{name} = {value} must be from {low} to {high}"))
-            }
-        };
         if !(1..=100_000).contains(&self.epochs) {
             return Err(format!("epochs = {} must be from 1 to 100000", self.epochs));
         }
@@ -225,167 +269,24 @@ impl TrainConfig {
             return Err(format!("batch_size = {} must be from 1 to 65536", self.batch_size));
         }
         within("label_smoothing", self.label_smoothing, 0.0, 0.9)?;
+        self.class_weights.as_ref().map_or(Ok(()), ClassWeights::check)?;
         within("average_decay", self.average_decay, 0.0, 0.99999)?;
         self.augment.check()?;
-        match self.optimizer {
-            Optimizer::Sgd { momentum, nesterov, weight_decay } => {
-                within("momentum", momentum, 0.0, 0.99999)?;
-                within("weight_decay", weight_decay, 0.0, 1.0)?;
-                if nesterov && momentum == 0.0 {
-                    return Err("nesterov needs a momentum above 0".into());
-                }
-            }
-            Optimizer::Adam { beta1, beta2, eps, weight_decay }
-            | Optimizer::Adamw { beta1, beta2, eps, weight_decay } => {
-                within("beta1", beta1, 0.0, 0.99999)?;
-                within("beta2", beta2, 0.0, 0.99999)?;
-                within("eps", eps, 1e-12, 1.0)?;
-                within("weight_decay", weight_decay, 0.0, 1.0)?;
-            }
+        if self.clip_norm != 0.0 {
+            within("clip_norm", self.clip_norm, 1e-6, 1e6)?;
         }
-        match self.learning_rate {
-            LearningRate::Constant { rate } => within("learning_rate.rate", rate, 1e-9, 100.0),
-            LearningRate::Step { rate, every_epochs, factor } => {
-                within("learning_rate.rate", rate, 1e-9, 100.0)?;
-                within("learning_rate.every_epochs", every_epochs as f32, 1.0, 100_000.0)?;
-                within("learning_rate.factor", factor, 1e-6, 1.0)
-            }
-            LearningRate::Cosine { peak, end } => {
-                within("learning_rate.peak", peak, 1e-9, 100.0)?;
-                within("learning_rate.end", end, 0.0, 1.0)
-            }
-            LearningRate::OneCycle { peak, warmup, start, end } => {
-                within("learning_rate.peak", peak, 1e-9, 100.0)?;
-                within("learning_rate.warmup", warmup, 0.0, 1.0)?;
-                within("learning_rate.start", start, 0.0, 1.0)?;
-                within("learning_rate.end", end, 0.0, 1.0)
-            }
+        if self.early_stop.is_some_and(|stop| !(1..=100_000).contains(&stop.patience)) {
+            return Err("early_stop.patience must be from 1 to 100000".into());
         }
+        self.optimizer.check()?;
+        within("warmup", self.warmup, 0.0, 1.0)?;
+        if self.warmup > 0.0 && matches!(self.learning_rate, LearningRate::OneCycle { .. }) {
+            return Err(
+                "warmup: one_cycle has a warmup of its own; write it in learning_rate, or choose another schedule".into()
+            );
+        }
+        self.learning_rate.check()
     }
-}
-
-/// The update rule and its constants.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-pub enum Optimizer {
-    /// Stochastic gradient descent with momentum as in PyTorch; weight decay is added to the gradient.
-    Sgd {
-        /// Fraction of the last update that is kept.
-        #[serde(default)]
-        momentum: f32,
-        /// Nesterov momentum.
-        #[serde(default)]
-        nesterov: bool,
-        /// L2 penalty on convolution and linear weights.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Adam (Kingma and Ba 2015); weight decay is added to the gradient.
-    Adam {
-        /// Decay of the first moment.
-        #[serde(default = "beta1")]
-        beta1: f32,
-        /// Decay of the second moment.
-        #[serde(default = "beta2")]
-        beta2: f32,
-        /// Added to the square root of the second moment.
-        #[serde(default = "adam_eps")]
-        eps: f32,
-        /// L2 penalty on convolution and linear weights.
-        #[serde(default)]
-        weight_decay: f32,
-    },
-    /// Adam with decoupled weight decay (Loshchilov and Hutter 2019).
-    Adamw {
-        /// Decay of the first moment.
-        #[serde(default = "beta1")]
-        beta1: f32,
-        /// Decay of the second moment.
-        #[serde(default = "beta2")]
-        beta2: f32,
-        /// Added to the square root of the second moment.
-        #[serde(default = "adam_eps")]
-        eps: f32,
-        /// Fraction of convolution and linear weights that is lost per unit of learning rate.
-        #[serde(default = "adamw_decay")]
-        weight_decay: f32,
-    },
-}
-
-fn beta1() -> f32 {
-    0.9
-}
-
-fn beta2() -> f32 {
-    0.999
-}
-
-fn adam_eps() -> f32 {
-    1e-8
-}
-
-fn adamw_decay() -> f32 {
-    0.01
-}
-
-impl Default for Optimizer {
-    fn default() -> Self {
-        Self::Sgd { momentum: 0.9, nesterov: true, weight_decay: 0.0 }
-    }
-}
-
-/// Learning rate over the steps of a run.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "schedule", rename_all = "snake_case", deny_unknown_fields)]
-pub enum LearningRate {
-    /// Constant.
-    Constant {
-        /// The rate.
-        rate: f32,
-    },
-    /// Multiplied by `factor` every `every_epochs` epochs.
-    Step {
-        /// Initial rate.
-        rate: f32,
-        /// Epochs between changes.
-        every_epochs: usize,
-        /// Multiplier, at most 1.
-        factor: f32,
-    },
-    /// Half a cosine from `peak` down to `end` · `peak`.
-    Cosine {
-        /// Initial rate.
-        peak: f32,
-        /// Final rate as a fraction of the peak.
-        #[serde(default)]
-        end: f32,
-    },
-    /// A linear rise to `peak` over the first `warmup` of the run, then half a cosine down (after Smith 2018).
-    OneCycle {
-        /// The highest rate.
-        peak: f32,
-        /// Fraction of the run with a rising rate.
-        #[serde(default = "warmup")]
-        warmup: f32,
-        /// Initial rate as a fraction of the peak.
-        #[serde(default = "cycle_start")]
-        start: f32,
-        /// Final rate as a fraction of the peak.
-        #[serde(default = "cycle_end")]
-        end: f32,
-    },
-}
-
-fn warmup() -> f32 {
-    0.2
-}
-
-fn cycle_start() -> f32 {
-    0.04
-}
-
-fn cycle_end() -> f32 {
-    1e-4
 }
 
 /// Distribution of the initial weights of convolution and linear layers.
@@ -404,6 +305,7 @@ pub fn shortest_floats(config: &impl Serialize) -> toml::Table {
         match value {
             toml::Value::Float(float) => *float = (*float as f32).to_string().parse().unwrap_or(*float),
             toml::Value::Table(table) => table.iter_mut().for_each(|(_, value)| shorten(value)),
+            toml::Value::Array(values) => values.iter_mut().for_each(shorten),
             _ => {}
         }
     }

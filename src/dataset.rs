@@ -12,6 +12,7 @@ mod exif;
 mod file_names;
 mod folders;
 mod format;
+mod hold_out;
 mod idx;
 mod images;
 #[cfg(feature = "pictures")]
@@ -33,6 +34,7 @@ use std::path::Path;
 pub(crate) use about::FILE as ABOUT_FILE;
 pub use about::Preparation;
 pub use file_names::FileNames;
+pub use hold_out::HoldOut;
 pub use images::Images;
 pub use loader::{Loader, Progress};
 pub(crate) use names::{class_named, same_name};
@@ -135,12 +137,12 @@ impl Dataset {
         Loader::new().load(dir, input)
     }
 
-    /// Splits `count` images off the training part, which take the place of the test part; that is not even read.
+    /// Splits images off the training part, which take the place of the test part; that is not even read.
     ///
     /// # Errors
     /// As [`Dataset::load`], and when no image would be left.
-    pub fn hold_out(dir: &Path, input: Shape, count: usize) -> Result<Self> {
-        Loader::new().hold_out(dir, input, count)
+    pub fn hold_out(dir: &Path, input: Shape, which: impl Into<HoldOut>) -> Result<Self> {
+        Loader::new().hold_out(dir, input, which)
     }
 }
 

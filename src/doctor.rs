@@ -148,6 +148,7 @@ fn replicas(model: &Model) -> [Replica; 2] {
         weight_decay: 0.5 * first.weight_decay + 0.01,
         dropout: first.dropout.iter().map(|rate| 0.6 * rate).collect(),
         label_smoothing: 0.5 * first.label_smoothing + 0.03,
+        clip_norm: 0.5 * first.clip_norm,
         augment,
         ..first.clone()
     };
@@ -322,7 +323,7 @@ fn reference_losses(
 ) -> Result<Vec<f64>> {
     let batches = setup.train_batches().expect("there are training images");
     let model = net.model(setup.model)?;
-    let mut reference = Reference::new(&model, &states[0].weights);
+    let mut reference = Reference::new(&model, &states[0].weights).weighing(batches.class_weights.clone());
     let rates = setup.learning_rates(net);
     let (settings, _) = net.settings(&model, model.train.epochs);
     let losses = (0..STEPS).map(|step| {

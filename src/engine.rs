@@ -43,7 +43,16 @@ impl Setup<'_> {
             shuffle: self.shuffle,
             changes: Changes::of(self.replicas),
             normalization: self.normalization.clone(),
+            class_weights: self.class_weights(),
         })
+    }
+
+    /// What each class counts in the training loss; empty if all count the same.
+    pub fn class_weights(&self) -> Vec<f32> {
+        match (&self.model.train.class_weights, self.training) {
+            (Some(weights), Some(images)) => weights.of(&images.labels, self.model.class_count()),
+            _ => Vec::new(),
+        }
     }
 
     /// How test images are gone through: in order, unchanged.
@@ -63,6 +72,8 @@ impl Setup<'_> {
             shuffle: false,
             changes: Changes::NONE,
             normalization: self.normalization.clone(),
+            // An evaluation does not weigh, but it shares `state` with the training.
+            class_weights: self.class_weights(),
         }
     }
 

@@ -133,6 +133,8 @@ pub enum Remedy {
     InitialWeights,
     /// Reading the picture from a stream, such as standard input.
     Stream,
+    /// Images held out of the training set.
+    HoldOut,
     /// The choice of recipes, finished on all shards.
     FinishSelection,
 }

@@ -117,7 +117,7 @@ pub use toml;
 pub use checkpoint::Checkpoint;
 pub use classify::{Answer, Classifier, Picture};
 pub use config::{Augment, LearningRate, Optimizer, TrainConfig};
-pub use dataset::Images;
+pub use dataset::{HoldOut, Images};
 pub use device::Device;
 pub use error::{Error, Result};
 pub use model::Model;

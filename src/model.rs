@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use crate::config::{LayerConfig, MAX_NAME, ModelConfig, TrainConfig, WeightInit, shortened};
+use crate::config::{ClassWeights, LayerConfig, MAX_NAME, ModelConfig, TrainConfig, shortened};
 use crate::error::{Error, Result};
-use crate::layers::{Init, Layer, LayerKind, Op, Param};
-use crate::rng::{self, Stream};
-use crate::tensor::{Shape, Tensor};
+use crate::layers::{Layer, LayerKind, Op, Param};
+use crate::tensor::Shape;
 
 mod builder;
 mod graph;
+mod init;
 mod table;
+mod training;
 
 pub use builder::ModelBuilder;
 pub use graph::{Reader, Source};
@@ -58,6 +59,10 @@ pub struct NamedLayer {
     /// Index of the earlier layer that owns these trained parameters, if they are not its own. Running statistics
     /// always are.
     pub weights_of: Option<usize>,
+    /// True if its parameters stay what they are, and it computes as in an evaluation.
+    pub frozen: bool,
+    /// Factor on the learning rate of its parameters.
+    pub rate: f32,
 }
 
 /// A parameter or running statistic of the whole model.
@@ -67,7 +72,7 @@ pub struct ModelParam {
     pub name: String,
     /// Index of its layer.
     pub layer: usize,
-    /// The layer's own description.
+    /// The layer's own description, in which nothing of a frozen layer is trained.
     pub param: Param,
 }
 
@@ -92,6 +97,9 @@ impl Model {
         }
         let mut layers: Vec<NamedLayer> = Vec::new();
         let mut names = graph::Names::new(&config);
+        let freeze = &config.train.freeze;
+        let in_train = |message: String| fail(None, format!("[train]: {message}"));
+        let is_frozen = training::frozen(freeze, &names).map_err(in_train)?;
         let mut parameters = 0usize;
         for (index, entry) in config.layers.iter().enumerate() {
             let name = &names.all[index];
@@ -109,7 +117,14 @@ impl Model {
             if let Some(first) = names.known.insert(name.clone(), index) {
                 return Err(fail(graph::taken(&config, first)));
             }
-            let layer = kind.parse(entry.keys.clone());
+            let mut keys = entry.keys.clone();
+            let mut layer = kind.parse(keys.clone());
+            let mut rate = None;
+            // The key of every layer that has no such key of its own, as dropout has.
+            if layer.as_ref().is_err_and(|message| message.contains("no key `rate`")) {
+                rate = training::take_rate(&mut keys).map_err(fail)?;
+                layer = kind.parse(keys);
+            }
             let layer =
                 layer.map_err(|message| fail(graph::misspelt(&entry.keys, &message).unwrap_or(message)))?;
             let sources = names.sources(&config, index).map_err(fail)?;
@@ -134,12 +149,17 @@ impl Model {
                 graph::find_owner((found, &layers[found]), owner, kind, &params).map_err(fail)
             };
             let weights_of = entry.weights_of.as_ref().map(owner).transpose()?;
+            let frozen = is_frozen[weights_of.unwrap_or(index)];
+            if rate.is_some() {
+                let owner = weights_of.map(|owner| names.all[owner].as_str());
+                training::check_rate(&params, owner, frozen).map_err(fail)?;
+            }
             let own = params.iter().filter(|param| weights_of.is_none() || !param.trained);
             parameters = own.map(Param::size).fold(parameters, usize::saturating_add);
             if parameters > MAX_PARAMETERS {
                 return Err(fail(format!("the net has more than {MAX_PARAMETERS} parameters")));
             }
-            let mut needs_grad = params.iter().any(|param| param.trained);
+            let mut needs_grad = !frozen && params.iter().any(|param| param.trained);
             for (position, source) in sources.iter().enumerate() {
                 if let Source::Layer(layer) = *source {
                     layers[layer].readers.push(Reader { layer: index, position });
@@ -159,8 +179,11 @@ impl Model {
                 output,
                 params,
                 weights_of,
+                frozen,
+                rate: rate.unwrap_or(1.0),
             });
         }
+        training::check_frozen(freeze, &layers).map_err(in_train)?;
         let mut all_but_last = layers.iter().zip(&config.layers).take(layers.len().max(1) - 1);
         if let Some((unread, entry)) = all_but_last.find(|(layer, _)| layer.readers.is_empty()) {
             let message = format!(
@@ -194,6 +217,15 @@ impl Model {
         }
         let fits = config.train.augment.check_fits(config.input.channels);
         fits.map_err(|message| fail(None, format!("[train]: {message}")))?;
+        if let Some(ClassWeights::Each(weights)) = &config.train.class_weights
+            && weights.len() != classes
+        {
+            let message = format!(
+                "[train]: class_weights has {} numbers, but the net ends with {classes} values, one for each class",
+                weights.len()
+            );
+            return Err(fail(None, message));
+        }
         Ok(Self {
             name: config.name,
             input: config.input,
@@ -227,6 +259,7 @@ impl Model {
     /// ```
     pub fn parse(text: &str, path: &str) -> Result<Self> {
         Self::new(ModelConfig::parse(text, path)?)
+            .map_err(|error| crate::config::with_train_line(error, text))
     }
 
     /// The network of 9,954 parameters that comes with shadernet, with its recipe, for images of MNIST.
@@ -246,7 +279,8 @@ impl Model {
         for (index, layer) in self.layers.iter().enumerate() {
             for param in layer.own_params() {
                 let name = format!("{}.{}", layer.name, param.name);
-                all.push(ModelParam { name, layer: index, param: param.clone() });
+                let trained = param.trained && !layer.frozen;
+                all.push(ModelParam { name, layer: index, param: Param { trained, ..param.clone() } });
             }
         }
         all
@@ -280,7 +314,7 @@ impl Model {
         })
     }
 
-    /// Number of trained parameters; running statistics do not count.
+    /// Number of parameters, frozen ones too; running statistics do not count.
     pub fn parameter_count(&self) -> usize {
         self.layers.iter().map(NamedLayer::parameter_count).sum()
     }
@@ -317,32 +351,6 @@ impl Model {
         nothing.into_iter().chain(self.layers.iter().filter_map(warning)).collect()
     }
 
-    /// Initial parameters for a seed, in the order of [`Model::params`].
-    pub fn init(&self, seed: u32) -> Vec<Tensor> {
-        let key = rng::key(seed, Stream::Init);
-        let tensor = |(index, ModelParam { name, param, .. }): (usize, ModelParam)| {
-            let len = param.size();
-            let uniform = |fan_in: usize| {
-                let limit = 1.0 / (fan_in as f64).sqrt();
-                let value =
-                    |i| (f64::from(rng::signed(rng::words(key, 0, index as u32, i)[0])) * limit) as f32;
-                (0..len as u32).map(value).collect()
-            };
-            let data = match (param.init, self.train.init) {
-                (Init::Constant(value), _) => vec![value; len],
-                (Init::Weight { fan_in } | Init::Bias { fan_in }, WeightInit::Pytorch) => uniform(fan_in),
-                (Init::Bias { .. }, WeightInit::Kaiming) => vec![0.0; len],
-                (Init::Weight { fan_in }, WeightInit::Kaiming) => {
-                    let deviation = (2.0 / fan_in as f64).sqrt();
-                    let value = |i| (normal(rng::words(key, 0, index as u32, i)) * deviation) as f32;
-                    (0..len as u32).map(value).collect()
-                }
-            };
-            Tensor { name, shape: param.shape, data }
-        };
-        self.params().into_iter().enumerate().map(tensor).collect()
-    }
-
     /// The description from which it can be rebuilt, possibly changed; every layer has its name and all its keys.
     pub fn config(&self) -> ModelConfig {
         let layer = |(index, layer): (usize, &NamedLayer)| LayerConfig {
@@ -351,7 +359,7 @@ impl Model {
             name: Some(layer.name.clone()),
             from: layer.from(index, &self.layers),
             weights_of: layer.weights_of.map(|owner| self.layers[owner].name.clone()),
-            keys: layer.layer.keys(),
+            keys: layer.keys(),
         };
         ModelConfig {
             path: self.name.clone(),
@@ -386,7 +394,7 @@ impl Model {
             if let Some(owner) = layer.weights_of {
                 keys.push(("weights_of".to_owned(), self.layers[owner].name.as_str().into()));
             }
-            keys.extend(layer.layer.keys());
+            keys.extend(layer.keys());
             let keys: Vec<_> =
                 keys.iter().map(|(key, value): &(String, toml::Value)| format!("{key} = {value}")).collect();
             let _ = writeln!(text, "  {{ {} }},", keys.join(", "));
@@ -395,12 +403,6 @@ impl Model {
         let _ = write!(text, "]\n\n{}", toml::Table::from_iter([("train".to_owned(), train.into())]));
         text
     }
-}
-
-/// A standard normal number from two of four random words (Box and Muller 1958).
-fn normal(words: [u32; 4]) -> f64 {
-    let radius = (-2.0 * (1.0 - f64::from(rng::unit(words[0]))).ln()).sqrt();
-    radius * (2.0 * std::f64::consts::PI * f64::from(rng::unit(words[1]))).cos()
 }
 
 impl NamedLayer {

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use crate::config::Optimizer;
 use crate::engine::Vector;
 use crate::layers::{Context, add, grad_input_name, input_name};
-use crate::losses::cross_entropy::{Target, cross_entropy};
+use crate::losses::cross_entropy::{Target, weighted_cross_entropy};
 use crate::model::{Model, ModelParam};
-use crate::optimizers::{Step, average};
+use crate::optimizers::{Step, average, clip};
 use crate::tensor::{Array, Arrays, Sum, Tensor};
 
 /// Every array of a step by its name in the plan: `conv1.output`, `conv1.grad_weight`, `loss`, `loss.grad_logits`, ...
@@ -51,6 +51,7 @@ pub struct At {
 pub struct Reference<'a> {
     model: &'a Model,
     decays_all: bool,
+    class_weights: Vec<f32>,
     params: Vec<ModelParam>,
     /// For each layer, the indices of the parameters that it uses.
     indices: Vec<Vec<usize>>,
@@ -73,6 +74,7 @@ impl<'a> Reference<'a> {
         Self {
             model,
             decays_all: false,
+            class_weights: Vec::new(),
             indices: model.param_indices(),
             params,
             average: weights.clone(),
@@ -85,6 +87,12 @@ impl<'a> Reference<'a> {
     pub fn decaying_all(mut self) -> Self {
         self.decays_all = true;
         self
+    }
+
+    /// Weighs the classes in the loss: [`Setup::class_weights`](crate::engine::Setup::class_weights). Without it, all count the
+    /// same, whatever the recipe says, since weights may depend on the training images.
+    pub fn weighing(self, class_weights: Vec<f32>) -> Self {
+        Self { class_weights, ..self }
     }
 
     /// Parameters and running statistics, in the order of [`Model::params`].
@@ -137,14 +145,15 @@ impl<'a> Reference<'a> {
     /// share parameters, each layer's gradients are only its share.
     pub fn gradients(&self, input: Array, targets: &[impl Into<Target> + Copy], at: At) -> Named {
         let (mut layers, logits) = self.forward(&input, at, true);
-        let loss = cross_entropy(&logits, targets, self.model.train.label_smoothing);
+        let smoothing = self.model.train.label_smoothing;
+        let loss = weighted_cross_entropy(&logits, targets, smoothing, &self.class_weights);
         let mut upstream = loss["grad_logits"].clone();
         upstream.shape.clone_from(&logits.shape);
         let sum = |_, parts: Vec<Array>| add::sum(parts.iter());
         self.model.walk_back(upstream, sum, |index, grad_output| {
             let (layer, arrays) = (&self.model.layers[index], &mut layers[index]);
             arrays.insert("grad_output", grad_output);
-            let made = layer.layer.backward(arrays, &Self::context(at, index, true));
+            let made = layer.layer.backward(arrays, &self.context(at, index, true));
             arrays.extend(made);
             let inputs = layer.sources.len();
             (0..inputs).map(|position| arrays[grad_input_name(inputs, position)].clone()).collect()
@@ -165,11 +174,16 @@ impl<'a> Reference<'a> {
     /// One training step. In the result, running statistics are the new ones, parameters those before the update.
     pub fn step(&mut self, input: Array, targets: &[impl Into<Target> + Copy], at: At) -> Named {
         let named = self.gradients(input, targets, at);
+        let trained = (0..self.params.len()).filter(|&index| self.params[index].param.trained);
+        let mut gradients: Vec<_> = trained.map(|index| self.gradient_of(&named, index)).collect();
+        clip::clip(&mut gradients, self.model.train.clip_norm);
+        let mut gradients = gradients.into_iter();
         for index in 0..self.params.len() {
             let ModelParam { name, param, .. } = &self.params[index];
             if param.trained {
                 let decays = param.decays || self.decays_all;
-                self.update(index, &self.gradient_of(&named, index), decays, at);
+                let gradient = gradients.next().expect("one for each trained parameter");
+                self.update(index, &gradient, decays, at);
             } else {
                 self.weights[index] = exact(&named[name]);
             }
@@ -213,7 +227,12 @@ impl<'a> Reference<'a> {
         for (&name, memory) in &self.memory {
             arrays.insert(name, memory[index].clone());
         }
-        let step = Step { step: at.step, learning_rate: at.learning_rate };
+        let learning_rate = match self.model.layers[self.params[index].layer].rate {
+            1.0 => at.learning_rate,
+            // Rounded as devices do, since the rule takes it as it is.
+            factor => f64::from(at.learning_rate as f32 * factor),
+        };
+        let step = Step { step: at.step, learning_rate };
         let made = optimizer.update(&arrays, step);
         self.weights[index] = exact(&made["params"]);
         for (name, memory) in &mut self.memory {
@@ -221,7 +240,8 @@ impl<'a> Reference<'a> {
         }
     }
 
-    fn context(at: At, layer: usize, training: bool) -> Context {
+    fn context(&self, at: At, layer: usize, training: bool) -> Context {
+        let training = training && !self.model.layers[layer].frozen;
         Context { training, seed: at.seed, step: at.step, layer: layer as u32, first_image: 0 }
     }
 
@@ -236,7 +256,7 @@ impl<'a> Reference<'a> {
             for &param in &self.indices[index] {
                 arrays.insert(self.params[param].param.name, self.weights[param].clone());
             }
-            let made = self.model.layers[index].layer.forward(&arrays, &Self::context(at, index, training));
+            let made = self.model.layers[index].layer.forward(&arrays, &self.context(at, index, training));
             arrays.extend(made);
             let output = exact(&arrays["output"]);
             layers.push(arrays);

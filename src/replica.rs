@@ -30,9 +30,9 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use crate::batch::mixture;
-use crate::config::{Augment, Fill, LearningRate, TrainConfig};
+use crate::config::{Augment, Fill, LearningRate, TrainConfig, is_off};
 use crate::error::{Error, Result};
-use crate::model::Model;
+use crate::model::{Model, NamedLayer};
 use crate::rng::{self, Stream};
 use crate::state::{LayerSettings, NetSettings, QUANTILES};
 
@@ -43,12 +43,18 @@ pub struct Replica {
     pub seed: u32,
     /// Learning rate over the steps.
     pub learning_rate: LearningRate,
+    /// Share of the run over which it rises to its schedule.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub warmup: f32,
     /// Weight decay, for the parameters that decay.
     pub weight_decay: f32,
     /// Rate of each dropout layer, first to last.
     pub dropout: Vec<f32>,
     /// Share of the target that is spread over all classes.
     pub label_smoothing: f32,
+    /// Largest norm of its gradient; 0: no limit.
+    #[serde(default, skip_serializing_if = "is_off")]
+    pub clip_norm: f32,
     /// Largest random changes of its training images.
     pub augment: Augment,
     /// What tells it from others of its seed: it names the net's file, and a run reports nets that agree in it together.
@@ -83,9 +89,11 @@ impl Replica {
         Self {
             seed,
             learning_rate: train.learning_rate,
+            warmup: train.warmup,
             weight_decay: train.optimizer.weight_decay(),
             dropout: model.dropout_rates().map(|(_, rate)| rate).collect(),
             label_smoothing: train.label_smoothing,
+            clip_norm: train.clip_norm,
             augment: train.augment,
             point: Point::default(),
         }
@@ -107,6 +115,7 @@ impl Replica {
         for other in replicas {
             raise(&mut strongest.weight_decay, other.weight_decay);
             raise(&mut strongest.label_smoothing, other.label_smoothing);
+            raise(&mut strongest.clip_norm, other.clip_norm);
             strongest.dropout.iter_mut().zip(&other.dropout).for_each(|(most, &rate)| raise(most, rate));
             let strengths = strongest.augment.strengths_mut().into_iter();
             strengths.zip(other.augment.strengths()).for_each(|(most, strength)| raise(most, strength));
@@ -131,7 +140,9 @@ impl Replica {
         let train = TrainConfig {
             optimizer: model.train.optimizer.with_weight_decay(self.weight_decay),
             learning_rate: self.learning_rate,
+            warmup: self.warmup,
             label_smoothing: self.label_smoothing,
+            clip_norm: self.clip_norm,
             augment: self.augment,
             ..model.train.clone()
         };
@@ -185,13 +196,18 @@ impl Replica {
             fill_value,
             weight_decay: self.weight_decay,
             plain_from: self.augment.plain_from(epochs),
+            total_weight: 0.0,
+            clip_norm: self.clip_norm,
+            clip_factor: 1.0,
         };
-        let mut layers = vec![LayerSettings::default(); model.layers.len()];
+        let own = |layer: &NamedLayer| LayerSettings { rate: layer.rate, ..Default::default() };
+        let mut layers: Vec<_> = model.layers.iter().map(own).collect();
         for ((layer, _), &rate) in model.dropout_rates().zip(&self.dropout) {
             layers[layer] = LayerSettings {
                 dropout_key: rng::key(self.seed, Stream::Dropout(layer as u32)),
                 dropout_threshold: rng::drop_threshold(rate),
                 dropout_scale: 1.0 / (1.0 - rate),
+                ..layers[layer]
             };
         }
         (net, layers)

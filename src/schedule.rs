@@ -16,12 +16,27 @@ impl LearningRate {
         (0..steps).map(|step| self.rate(step, steps, steps_per_epoch) as f32).collect()
     }
 
+    /// The same with a rise to each rate of the schedule over the first `warmup` of the run: by (step + 1) / (warmup · steps).
+    pub fn rates_after_warmup(&self, warmup: f32, steps: usize, steps_per_epoch: usize) -> Vec<f32> {
+        let rising = f64::from(warmup) * steps as f64;
+        let factor = |step: usize| ((step as f64 + 1.0) / rising).min(1.0);
+        let rate = |step| match warmup {
+            0.0 => self.rate(step, steps, steps_per_epoch),
+            _ => self.rate(step, steps, steps_per_epoch) * factor(step),
+        };
+        (0..steps).map(|step| rate(step) as f32).collect()
+    }
+
     fn rate(&self, step: usize, steps: usize, steps_per_epoch: usize) -> f64 {
         let half_cosine = |from: f64, to: f64, share: f64| {
             to + (from - to) * 0.5 * (1.0 + (std::f64::consts::PI * share).cos())
         };
         match *self {
             Self::Constant { rate } => f64::from(rate),
+            Self::Exponential { start, end } => {
+                let [start, end] = [start, end].map(f64::from);
+                start * (end / start).powf(step as f64 / (steps as f64 - 1.0).max(1.0))
+            }
             Self::Step { rate, every_epochs, factor } => {
                 let changes = step / (steps_per_epoch * every_epochs).max(1);
                 f64::from(rate) * f64::from(factor).powi(changes as i32)
@@ -76,6 +91,18 @@ mod tests {
         assert_abs_diff_eq!(rates[5], 0.1, epsilon = 1e-7);
     }
 
+    #[test]
+    fn a_warmup_rises_to_the_schedule() {
+        let step = LearningRate::Step { rate: 0.8, every_epochs: 1, factor: 0.5 };
+        // Of ten steps the first four: a quarter, a half, three quarters, all of it.
+        let rates = step.rates_after_warmup(0.4, 10, 5);
+        let want = [0.2, 0.4, 0.6, 0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.4];
+        rates.iter().zip(want).for_each(|(rate, want)| assert_abs_diff_eq!(*rate, want, epsilon = 1e-7));
+        assert_eq!(step.rates_after_warmup(0.0, 10, 5), step.rates(10, 5));
+        // Shorter than a step.
+        assert_eq!(step.rates_after_warmup(0.01, 10, 5), step.rates(10, 5));
+    }
+
     /// Every value worked out by hand: cos 60° = 1/2.
     #[test]
     fn every_step_has_the_rate_worked_out_by_hand() {
@@ -88,6 +115,13 @@ mod tests {
                 3,
                 &[0.8, 0.8, 0.8, 0.8, 0.8, 0.8, 0.4, 0.4, 0.4, 0.4, 0.4, 0.4, 0.2],
             ),
+            (
+                LearningRate::Exponential { start: 0.01, end: 1.0 },
+                5,
+                2,
+                &[0.01, 0.031_622_776, 0.1, 0.316_227_76, 1.0],
+            ),
+            (LearningRate::Exponential { start: 0.5, end: 0.1 }, 1, 1, &[0.5]),
             // From 0.8 to a quarter of it: 0.2 + 0.3 (1 + cos 60°), 0.2 + 0.3 (1 + cos 120°).
             (LearningRate::Cosine { peak: 0.8, end: 0.25 }, 3, 1, &[0.8, 0.65, 0.35]),
             // 2.5 steps from 0.2 to 0.8, then 7.5 to 0.4.

@@ -21,6 +21,7 @@ pub const SOURCES: &[(&str, &str)] = sources![
     "avg_pool2d",
     "batch",
     "batch_norm2d",
+    "clip",
     "concat",
     "conv2d",
     "cross_entropy",

@@ -1,8 +1,9 @@
 //! What lies where in the tensor `state`: what every step of training is told, and writes down for the next one. This is the
 //! only place that knows. Kernels know the places as override constants, the host as views of the tensor.
 //!
-//! First comes what all nets share: the words about the step, and how the pixels of each channel are normalised. Then, net by net,
-//! the settings in which nets may differ; behind those of a net, those of each of its layers.
+//! First comes what all nets share: the words about the step, how the pixels of each channel are normalised, and what each class
+//! counts, if they differ. Then, net by net, the settings in which nets may differ; behind those of a net, those of each of its
+//! layers.
 
 use crate::config::Fill;
 use crate::normalization::Normalization;
@@ -152,11 +153,17 @@ piece! {
         WEIGHT_DECAY: weight_decay: f32,
         /// First epoch whose images stay as they are.
         PLAIN_FROM: plain_from: u32,
+        /// What the images of a batch count together in the loss, which each step writes down where classes have weights.
+        TOTAL_WEIGHT: total_weight: f32,
+        /// Largest norm of the gradient; 0: no limit.
+        CLIP_NORM: clip_norm: f32,
+        /// By what the gradient is multiplied, which each step writes down where there is a limit.
+        CLIP_FACTOR: clip_factor: f32,
     }
 }
 
 piece! {
-    /// Settings of a layer; all 0 if it is not dropout.
+    /// Settings of a layer; those of dropout are 0 if it is none.
     LayerSettings {
         /// Key of its random words.
         DROPOUT_KEY: dropout_key: u32,
@@ -164,6 +171,8 @@ piece! {
         DROPOUT_THRESHOLD: dropout_threshold: u32,
         /// What the others are multiplied by: 1 / (1 − rate).
         DROPOUT_SCALE: dropout_scale: f32,
+        /// Factor on the learning rate of its parameters.
+        LAYER_RATE: rate: f32,
     }
 }
 
@@ -197,19 +206,21 @@ const fn net_len(layers: usize) -> usize {
 /// let step = StepWords { next_step: 7, ..Default::default() };
 /// let net = NetSettings { weight_decay: 0.5, ..Default::default() };
 /// let grey = Normalization::uniform(1, 0.1307, 0.3081);
-/// let words = words(step, &grey, &[(net, vec![LayerSettings::default(); 4])]);
+/// let words = words(step, &grey, &[], &[(net, vec![LayerSettings::default(); 4])]);
 /// assert_eq!(words[0], 7);
 /// assert!(words.contains(&0.5f32.to_bits()));
 /// ```
 pub fn words(
     step: StepWords,
     normalization: &Normalization,
+    class_weights: &[f32],
     nets: &[(NetSettings, Vec<LayerSettings>)],
 ) -> Vec<u32> {
     let mut words = step.words().to_vec();
     words.extend(normalization.affine().map(|(scale, _)| scale.to_bits()));
     words.extend(normalization.affine().map(|(_, offset)| offset.to_bits()));
     words.extend(normalization.mean_pixels().map(f32::to_bits));
+    words.extend(class_weights.iter().map(|weight| weight.to_bits()));
     for (net, layers) in nets {
         assert_eq!(layers.len(), nets[0].1.len(), "nets side by side have the same layers");
         words.extend(net.words());
@@ -218,21 +229,40 @@ pub fn words(
     words
 }
 
-/// Where kernels find the words about the step, those of this many channels and the settings of nets with this many layers:
-/// `PIXEL_SCALE`, `PIXEL_OFFSET` and `PIXEL_MEAN` are those of the first channel, `FIRST_SETTING` is the first word of the first net, `SETTINGS`
-/// the words of each, and the settings are places among these.
+/// Where kernels find the words about the step, those of this many channels and classes that have a weight, and the settings of nets
+/// with this many layers: `PIXEL_SCALE`, `PIXEL_OFFSET` and `PIXEL_MEAN` are those of the first channel, `CLASS_WEIGHTS` is that of
+/// the first class, `FIRST_SETTING` is the first word of the first net, `SETTINGS` the words of each, and the settings are places
+/// among these.
 #[cfg(feature = "gpu")]
-pub(crate) fn constants(channels: usize, layers: usize) -> impl Iterator<Item = (&'static str, usize)> {
+pub(crate) fn constants(
+    channels: usize,
+    class_weights: usize,
+    layers: usize,
+) -> impl Iterator<Item = (&'static str, usize)> {
     let scale = StepWords::LEN;
     let shared =
         [("PIXEL_SCALE", scale), ("PIXEL_OFFSET", scale + channels), ("PIXEL_MEAN", scale + 2 * channels)];
-    let nets = [("FIRST_SETTING", scale + 3 * channels), ("SETTINGS", net_len(layers))];
+    let weights = scale + 3 * channels;
+    let nets = [
+        ("CLASS_WEIGHTS", weights),
+        ("FIRST_SETTING", weights + class_weights),
+        ("SETTINGS", net_len(layers)),
+    ];
     places(StepWords::CONSTANTS).chain(shared).chain(nets).chain(places(NetSettings::CONSTANTS))
 }
 
-/// Where they find the settings of the layer with this number, among those of a net.
+/// Where optimizers find the settings of layers: those of the first one are `FIRST_LAYER` words behind the settings of their net, each
+/// has `LAYER_SETTINGS`, and `LAYER_RATE` is a place among them.
+pub(crate) fn rate_constants() -> impl Iterator<Item = (&'static str, f64)> {
+    let rate = places(LayerSettings::CONSTANTS).filter(|(name, _)| *name == "LAYER_RATE");
+    let layers = [("FIRST_LAYER", net_len(0)), ("LAYER_SETTINGS", LayerSettings::LEN)];
+    layers.into_iter().chain(rate).map(|(name, value)| (name, value as f64))
+}
+
+/// Where the kernels of dropout find the settings of the layer with this number, among those of a net.
 pub(crate) fn layer_constants(layer: usize) -> impl Iterator<Item = (&'static str, f64)> {
-    places(LayerSettings::CONSTANTS).map(move |(name, place)| (name, (net_len(layer) + place) as f64))
+    let dropout = places(LayerSettings::CONSTANTS).filter(|(name, _)| name.starts_with("DROPOUT"));
+    dropout.map(move |(name, place)| (name, (net_len(layer) + place) as f64))
 }
 
 /// The words about the step, `next_step`, `this_step` and `step_images`, and where they are.
@@ -243,6 +273,8 @@ pub(crate) fn step_words() -> impl Iterator<Item = (String, usize)> {
 
 #[cfg(all(test, feature = "gpu"))]
 mod tests {
+    use std::collections::HashMap;
+
     use super::*;
 
     /// Every setting of every net is where the constants say.
@@ -252,6 +284,7 @@ mod tests {
             dropout_key: 100 * number + 1,
             dropout_threshold: 100 * number + 2,
             dropout_scale: number as f32,
+            rate: 0.5 * number as f32,
         };
         let net = |number: u32| NetSettings {
             augment_key: number,
@@ -261,8 +294,13 @@ mod tests {
         };
         let nets: Vec<_> = (1..=3).map(|n| (net(n), vec![layer(10 * n), layer(10 * n + 1)])).collect();
         let normalization = Normalization { mean: vec![0.5, 0.75, 0.25], std: vec![0.25, 0.5, 1.0] };
-        let words = words(StepWords { next_step: 5, this_step: 4, step_images: 64 }, &normalization, &nets);
-        let place = |name: &str| constants(3, 2).find(|(other, _)| *other == name).unwrap().1;
+        let words = words(
+            StepWords { next_step: 5, this_step: 4, step_images: 64 },
+            &normalization,
+            &[7.0, 8.0],
+            &nets,
+        );
+        let place = |name: &str| constants(3, 2, 2).find(|(other, _)| *other == name).unwrap().1;
         let step = ["NEXT_STEP", "THIS_STEP", "STEP_IMAGES"].map(|name| words[place(name)]);
         assert_eq!(step, [5, 4, 64]);
         assert_eq!(step_words().map(|(_, place)| words[place]).collect::<Vec<_>>(), step);
@@ -271,6 +309,8 @@ mod tests {
             assert_eq!((at("PIXEL_SCALE"), at("PIXEL_OFFSET")), (scale, offset), "channel {channel}");
             assert_eq!(at("PIXEL_MEAN"), 255.0 * normalization.mean[channel], "channel {channel}");
         }
+        let weight = |class: usize| f32::from_bits(words[place("CLASS_WEIGHTS") + class]);
+        assert_eq!([weight(0), weight(1)], [7.0, 8.0]);
         assert_eq!(words.len(), place("FIRST_SETTING") + 3 * place("SETTINGS"));
         for number in 0..3 {
             let setting = |at: usize| words[place("FIRST_SETTING") + number * place("SETTINGS") + at];
@@ -280,7 +320,11 @@ mod tests {
             assert!(sides.map(setting).all(|side| side == 40 + n));
             for index in 0..2 {
                 let found: Vec<u32> = layer_constants(index).map(|(_, at)| setting(at as usize)).collect();
-                assert_eq!(found, layer(10 * n + index as u32).words(), "net {number}, layer {index}");
+                let words = layer(10 * n + index as u32).words();
+                assert_eq!(found, words[..3], "net {number}, layer {index}");
+                let rate: HashMap<_, _> = rate_constants().map(|(name, at)| (name, at as usize)).collect();
+                let rate = rate["FIRST_LAYER"] + index * rate["LAYER_SETTINGS"] + rate["LAYER_RATE"];
+                assert_eq!(setting(rate), words[3], "net {number}, layer {index}");
             }
         }
     }

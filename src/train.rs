@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::device::{Device, Opened};
-use crate::engine::{Metrics, Vector};
+use crate::engine::Metrics;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::replica::Replica;
@@ -20,6 +20,8 @@ mod epochs;
 mod events;
 mod folder;
 mod images;
+mod judged;
+mod range;
 mod results;
 mod settings;
 mod state;
@@ -32,6 +34,8 @@ pub use epochs::Ending;
 pub use events::Events;
 use folder::RunFolder;
 pub use images::TrainingData;
+use judged::Kept;
+pub use range::{RangeStep, RangeTest, range_test};
 pub(crate) use settings::Settings;
 use state::Progress;
 pub use state::RunState;
@@ -75,6 +79,13 @@ pub struct EpochMetrics {
     pub seconds: f64,
     /// Seconds of its training steps alone.
     pub train_seconds: f64,
+    /// True if the net had stopped early before this epoch, which only others needed: its figures are NaN.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub stopped: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// JSON has no NaN and writes null.
@@ -148,6 +159,8 @@ pub struct Run {
     saved: (Instant, Option<u32>),
     /// The nets as they were last tested.
     tested: Option<Tested>,
+    /// Each net after the epoch that is its result so far, if held-out images decide about that; else empty.
+    kept: Vec<Kept>,
     /// When models and summary were last written.
     results_written: Option<Written>,
     /// Steps that take about [`REPORT_SECONDS`].
@@ -226,10 +239,10 @@ impl Run {
         self.saved.1.filter(|_| self.folder.is_ours())
     }
 
-    /// True if every epoch of the recipe was trained and tested.
+    /// True if every epoch of the recipe was trained and tested, or all nets stopped early.
     pub fn is_complete(&self) -> bool {
         let last = self.progress.rows.last().map_or(0, |row| row.step);
-        last as usize == self.learning_rates[0].len()
+        last as usize == self.learning_rates[0].len() || self.all_stopped()
     }
 
     /// On a GPU: bytes of shared working memory, and what it would be if no tensors shared their place.

@@ -189,14 +189,22 @@ fn subject(mutant: &Mutant) -> (Model, GpuOptions) {
     let fused = ["fused_conv2d", "fused_conv2d_backward", "head"].contains(&mutant.shader)
         || ["prepare", "packed_value", "update_averaged"].contains(&mutant.function.as_str());
     let optimizer = if mutant.shader == "sgd" { SGD } else { ADAM };
-    match mutant.shader {
+    // What only some recipes use.
+    let settings = match (mutant.shader, mutant.function.as_str()) {
+        ("clip", _) => "[train]\nclip_norm = 0.05",
+        (_, "weigh" | "weighed" | "weights_of") => "[train]\nclass_weights = [0.5, 3.0, 1.0, 0.25]",
+        (_, "backward_input_frozen") => "[train]\nfreeze = [\"batch_norm1\"]",
+        _ => "[train]",
+    };
+    let (model, fusion) = match mutant.shader {
         "batch" if fused => (parse(FUSED_MODEL, ADAM, ALL_CHANGES), GpuOptions::FUSED),
         "batch" => (parse(MODEL, ADAM, ALL_CHANGES), UNFUSED),
         _ if fused => (fused_model(optimizer), GpuOptions::FUSED),
-        "adam" | "average" | "avg_pool2d" | "batch_norm2d" | "conv2d" | "cross_entropy" | "dropout"
-        | "max_pool2d" | "sgd" => (model(optimizer), UNFUSED),
+        "adam" | "average" | "avg_pool2d" | "batch_norm2d" | "clip" | "conv2d" | "cross_entropy"
+        | "dropout" | "max_pool2d" | "sgd" => (model(optimizer), UNFUSED),
         _ => (all_layers(), UNFUSED),
-    }
+    };
+    (Model::parse(&model.to_toml().replace("[train]", settings), "small").unwrap(), fusion)
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use common::gpu;
-use shadernet::config::{Augment, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, ClassWeights, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
 use shadernet::dataset::{Images, Part};
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
@@ -163,7 +163,7 @@ const FREE: f64 = 0.1;
 /// Every step from the engine's own state: errors don't accumulate.
 fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
-    let mut reference = Reference::new(setup.model, &setup.model.init(SEED));
+    let mut reference = Reference::new(setup.model, &setup.model.init(SEED)).weighing(setup.class_weights());
     let mut smooth = 0;
     for _ in 0..STEPS {
         for vector in [Vector::Weights, Vector::Average, Vector::Memory("velocity")] {
@@ -182,7 +182,7 @@ fn check_each_step(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
 /// All steps from one start: errors accumulate, and grow where a kink is crossed.
 fn check_run(name: &str, engine: &mut dyn Engine, setup: &Setup<'_>) {
     start(engine, setup);
-    let mut reference = Reference::new(setup.model, &setup.model.init(SEED));
+    let mut reference = Reference::new(setup.model, &setup.model.init(SEED)).weighing(setup.class_weights());
     for number in 0..STEPS {
         let [loss, weights] = step(name, engine, &mut reference, setup);
         let tolerance = if number < 2 { SMOOTH } else { FREE };
@@ -205,6 +205,9 @@ fn with_setups(run: impl Fn(&Setup<'_>)) {
     let images = images();
     for mut model in models() {
         model.train = training();
+        if model.name == "shared" {
+            model.train = model.train.class_weights(Some(ClassWeights::Balanced)).clip_norm(0.5);
+        }
         run(&Setup {
             model: &model,
             replicas: &[Replica::new(&model, SEED)],

@@ -212,7 +212,8 @@ impl Forward<'_> {
                 arrays.insert(input_name(layer.sources.len(), position), input.clone());
             }
             let At { seed, step, .. } = self.at;
-            let context = Context { training: true, seed, step, layer: index as u32, first_image: 0 };
+            let training = !layer.frozen;
+            let context = Context { training, seed, step, layer: index as u32, first_image: 0 };
             outputs.push(layer.layer.forward(&arrays, &context).remove("output").unwrap());
         }
         let losses = &cross_entropy(outputs.last().unwrap(), self.targets, self.label_smoothing)["loss"];

@@ -113,11 +113,7 @@ const MUTANTS: &[(&str, &str, &str)] = &[
     ("group_norm", "squares += sums[2u * other + 1u]", "squares += sums[2u * other]"),
     ("group_norm", "max(tree[64] / COUNT - from_first * from_first", "max(tree[64] / COUNT"),
     ("group_norm", "- normalised * mean_product", "+ normalised * mean_product"),
-    (
-        "cross_entropy",
-        "lane_mask(quad, state[STEP_IMAGES]) / f32(state[STEP_IMAGES])",
-        "lane_mask(quad, state[STEP_IMAGES]) / f32(BATCH_SIZE)",
-    ),
+    ("cross_entropy", "mask / f32(state[STEP_IMAGES])", "mask / f32(BATCH_SIZE)"),
     // The backward pass draws another mask than the forward pass.
     ("dropout", "index / IMAGE_ELEMENTS, state[THIS_STEP], key", "index / IMAGE_ELEMENTS, state[0], key"),
     ("conv2d", "column < IN_WIDTH + PADDING", "column <= IN_WIDTH + PADDING"),

@@ -281,6 +281,7 @@ fn plan_context(layer: &dyn Layer, input: [usize; 3], quads: usize) -> PlanConte
     let input = Shape::from(input);
     let inputs = vec![input];
     PlanContext {
+        frozen: false,
         output: layer.output_shape(&inputs).unwrap(),
         inputs,
         quads,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use common::Draw;
 use shadernet::classify::Picture;
 use shadernet::config::LearningRate;
+use shadernet::dataset::HoldOut;
 use shadernet::error::Remedy;
 use shadernet::layers::{self, LayerKind};
 use shadernet::replica::Replica;
@@ -134,7 +135,10 @@ fn a_closure_stops_a_run_which_is_resumed_on_another_thread() {
 
     // Other images are refused; these are in memory, so no folder is known.
     let state = RunState::load(&folder).unwrap();
-    assert_eq!((state.data_folder(), state.held_out(), state.shuffles()), (Path::new(""), 0, true));
+    assert_eq!(
+        (state.data_folder(), state.held_out(), state.shuffles()),
+        (Path::new(""), HoldOut::NONE, true)
+    );
     let other = TrainingData::from_images(images(60), images(12), CLASSES).unwrap();
     let message = state.resume(other, &Device::cpu()).unwrap_err().to_string();
     assert!(message.starts_with("the images in memory: these are not the images"), "{message}");

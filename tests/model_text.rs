@@ -19,7 +19,7 @@ layers = [
   { type = "dropout", rate = 0.1 },
   { type = "concat", name = "both", from = ["dropout1", "avg_pool1"] },
   { type = "flatten" },
-  { type = "linear", out_features = 3, bias = false },
+  { type = "linear", out_features = 3, bias = false, rate = 0.5 },
 ]
 
 [train]
@@ -30,6 +30,12 @@ learning_rate = { schedule = "one_cycle", peak = 0.1, warmup = 0.2, start = 0.1,
 init = "kaiming"
 label_smoothing = 0.1
 average_decay = 0.5
+warmup = 0.0
+class_weights = [1.0, 0.5, 2.5]
+clip_norm = 1.5
+freeze = ["first"]
+early_stop = { patience = 3, on = "loss" }
+keep = "best"
 augment = { rotate_degrees = 3.0, shift_pixels = 1.0, scale = 0.05, shear = 0.1, plain_epochs = 1 }
 "#;
 
@@ -181,7 +187,14 @@ arms = [
 fn whatever_is_wrong_with_a_suite_is_said_in_plain_words() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("suite.toml");
+    // Suites have no recipes that decide by held-out images.
+    let judged = "early_stop = { patience = 3, on = \"loss\" }\nkeep = \"best\"\n";
     fs::write(dir.path().join("x.toml"), MODEL).unwrap();
+    fs::write(&path, SUITE).unwrap();
+    let message = Suite::load(&path).unwrap_err().to_string();
+    assert!(message.contains("every has early_stop in [train]"), "{message}");
+    assert!(MODEL.contains(judged));
+    fs::write(dir.path().join("x.toml"), MODEL.replace(judged, "")).unwrap();
     fs::write(&path, SUITE).unwrap();
     Suite::load(&path).unwrap();
     for text in spoiled(SUITE) {

@@ -393,8 +393,8 @@ fn a_broken_kernel_is_noticed() {
         ("batch_norm2d", "inverseSqrt(batch_var + EPS)", "inverseSqrt(batch_var)", "BatchNormalization"),
         (
             "batch_norm2d",
-            "inverseSqrt(running_var[c] + EPS)",
-            "inverseSqrt(running_var[c])",
+            "inverseSqrt(still_running_var[c] + EPS)",
+            "inverseSqrt(still_running_var[c])",
             "BatchNormalization",
         ),
         (

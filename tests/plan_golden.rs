@@ -53,6 +53,7 @@ fn batch(model: &Model, batch_size: usize) -> BatchSettings {
         shuffle: true,
         changes: Changes::of(&[Replica::new(model, 0)]),
         normalization: Normalization::uniform(model.input.channels, 0.1307, 0.3081),
+        class_weights: Vec::new(),
     }
 }
 
@@ -182,7 +183,7 @@ fn buffers_begin_with_what_the_steps_read() {
     let options = PlanOptions { fuse: true, ..PlanOptions::default() };
     let step = Plan::training(&model, &nets, &batch, options);
     let settings: Vec<_> = nets.iter().map(|net| net.settings(&model, batch.epochs)).collect();
-    let state = Contents::Words(state::words(StepWords::default(), &batch.normalization, &settings));
+    let state = Contents::Words(state::words(StepWords::default(), &batch.normalization, &[], &settings));
     assert_eq!(step.buffers["state"], state);
     let rates: Vec<f32> = nets.iter().flat_map(|net| batch.learning_rates(net)).collect();
     assert_eq!(rates[rates.len() - 1..], [0.5], "a rate for every step of every net");

@@ -6,8 +6,9 @@ use std::path::Path;
 use safetensors::{Dtype, SafeTensors};
 use shadernet::config::Optimizer;
 use shadernet::layers::{Context, LayerKind};
-use shadernet::losses::cross_entropy::cross_entropy;
+use shadernet::losses::cross_entropy::{cross_entropy, weighted_cross_entropy};
 use shadernet::model::Model;
+use shadernet::optimizers::clip;
 use shadernet::reference::{At, Reference};
 use shadernet::tensor::{Array, Arrays, Shape, Tensor};
 
@@ -135,6 +136,42 @@ fn losses_agree() {
         assert_close(case, &[mean], &values(&file, &format!("{case}.loss")).1, 1e-10);
         let want = values(&file, &format!("{case}.grad_logits")).1;
         assert_close(case, &made["grad_logits"].data, &want, 1e-10);
+    }
+}
+
+#[test]
+fn weighted_losses_agree() {
+    let bytes = fixture("training.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    for (case, smoothing) in [("loss_weighted", 0.0), ("loss_weighted_smoothed", 0.1)] {
+        let (shape, logits) = values(&file, &format!("{case}.logits"));
+        let targets: Vec<u8> = values(&file, &format!("{case}.targets")).1.iter().map(|&t| t as u8).collect();
+        let weights: Vec<f32> =
+            values(&file, &format!("{case}.weight")).1.iter().map(|&w| w as f32).collect();
+        let made = weighted_cross_entropy(&Array::exact(&shape, logits), &targets, smoothing, &weights);
+        let mean = made["loss"].data.iter().sum::<f64>() / targets.len() as f64;
+        assert_close(case, &[mean], &values(&file, &format!("{case}.loss")).1, 1e-10);
+        let want = values(&file, &format!("{case}.grad_logits")).1;
+        assert_close(case, &made["grad_logits"].data, &want, 1e-10);
+    }
+}
+
+#[test]
+fn clipped_gradients_agree() {
+    let bytes = fixture("training.safetensors");
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let grads: Vec<Array> = (0..3)
+        .map(|number| values(&file, &format!("clip.grad.{number}")))
+        .map(|(shape, data)| Array::exact(&shape, data))
+        .collect();
+    for (number, limit) in [100.0, 5.0, 0.1].into_iter().enumerate() {
+        let mut clipped = grads.clone();
+        clip::clip(&mut clipped, limit);
+        for (n, grad) in clipped.iter().enumerate() {
+            let name = format!("clip.clipped.{number}.{n}");
+            assert_close(&name, &grad.data, &values(&file, &name).1, 1e-12);
+            assert_eq!(grad.data == grads[n].data, limit == 100.0);
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use common::nets::everything;
 use common::{Draw, gpu};
-use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, ClassWeights, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::cpu::CpuEngine;
 use shadernet::engine::{Engine, Metrics, Setup, Vector};
 use shadernet::gpu::{GpuEngine, GpuOptions};
@@ -53,6 +53,7 @@ fn training(optimizer: Optimizer) -> TrainConfig {
         .optimizer(optimizer)
         .learning_rate(LearningRate::Cosine { peak: 0.03, end: 0.1 })
         .label_smoothing(0.1)
+        .class_weights(Some(ClassWeights::Each(vec![1.0, 0.3, 2.0, 1.5, 0.7])))
         .average_decay(0.99)
         .augment(everything().plain_epochs(2))
 }
@@ -82,6 +83,8 @@ fn nets(model: &Model) -> Vec<Replica> {
         changed(&|net| net.augment.plain_epochs = 3),
         changed(&|net| net.augment.fill = Fill::Reflect),
         changed(&|net| (net.augment.mixup, net.augment.cutmix) = (0.0, 0.0)),
+        changed(&|net| net.clip_norm = 0.05),
+        changed(&|net| net.clip_norm = 0.5),
         changed(&|net| net.seed = 9),
     ];
     // Each change of the images alone switched off.

@@ -19,6 +19,12 @@ use shadernet::shader;
 /// Every layer, and with the shipped models every loss and optimizer.
 const ALL_LAYERS: &str = include_str!("all_layers.toml");
 
+/// What has kernels of its own.
+const ALL_SETTINGS: &str = r#"[train]
+class_weights = "balanced"
+clip_norm = 1.0
+freeze = ["batch_norm1"]"#;
+
 /// [`ALL_LAYERS`] and every shipped model, by file name.
 fn models() -> BTreeMap<String, Model> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/models");
@@ -32,6 +38,8 @@ fn models() -> BTreeMap<String, Model> {
     let mut models: BTreeMap<_, _> = shipped.collect();
     assert!(models.contains_key("seed.toml"), "{:?}", models.keys());
     models.insert("all layers".into(), Model::parse(ALL_LAYERS, "all layers").unwrap());
+    let with_all_settings = ALL_LAYERS.replace("[train]", ALL_SETTINGS);
+    models.insert("all settings".into(), Model::parse(&with_all_settings, "all settings").unwrap());
     models
 }
 
@@ -52,6 +60,11 @@ fn plans() -> Vec<Plan> {
                 shuffle: true,
                 changes: Changes::of(&[Replica::new(model, 0)]),
                 normalization: Normalization::uniform(model.input.channels, 0.5, 0.25),
+                class_weights: model
+                    .train
+                    .class_weights
+                    .as_ref()
+                    .map_or_else(Vec::new, |weights| weights.of(&[], model.class_count())),
             };
             let nets = Replica::of_seeds(model, 0..replicas);
             let options = PlanOptions { reuse: true, fuse, grain };

@@ -62,6 +62,7 @@ fn torchvision_makes_the_same_images() {
                 mean: mean.iter().map(|mean| *mean as f32 / 255.0).collect(),
                 std: vec![1.0 / 255.0; channels],
             },
+            class_weights: Vec::new(),
         };
         let sample = Sample { change: Some(change(&asked)), fill, ..Sample::plain(0) };
         let seen = batches.reference(&images, sample).data;

@@ -22,6 +22,7 @@ mod loading;
 mod new;
 mod open;
 mod output;
+mod rate;
 mod remedy;
 mod report;
 mod shell;
@@ -67,6 +68,8 @@ enum Command {
     New(new::NewArgs),
     /// Paint what a network would see of your images: a contact sheet of its random changes
     Augment(augment::AugmentArgs),
+    /// Try learning rates in a short training and suggest one
+    Rate(rate::RateArgs),
     /// Download a standard dataset
     Data(data::DataArgs),
     /// Print the layer table of a network
@@ -192,6 +195,7 @@ fn carry_out(command: Command, output: &mut Output) -> Result<ExitCode> {
         Command::Export(args) => export::run(&args, output),
         Command::New(args) => new::run(&args, output),
         Command::Augment(args) => augment::run(&args, output),
+        Command::Rate(args) => rate::run(&args, output),
         Command::Data(args) => data::run(&args, output),
         Command::Summary { model } => summary(model.as_deref(), output),
         Command::Devices => devices(output),

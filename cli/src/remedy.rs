@@ -48,6 +48,7 @@ fn in_words(remedy: &Remedy) -> String {
         Remedy::Stream => {
             "; to read a program's output, use standard input: `... | shadernet classify -`".into()
         }
+        Remedy::HoldOut => "; `--hold-out 0.1` holds out a tenth of each class".into(),
         Remedy::FinishSelection => "; finish `--phase select` on all shards first".into(),
         _ => String::new(),
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::Args;
 use shadernet::checkpoint::read_initial_weights;
 use shadernet::config::Augment;
+use shadernet::dataset::HoldOut;
 use shadernet::device::{Device, cache_folder};
 use shadernet::doctor::self_check;
 use shadernet::engine::Metrics;
@@ -26,6 +27,8 @@ use super::remedy::with_remedy;
 use super::stop::Stop;
 use super::{DeviceArgs, Output, Switch, loading, output};
 
+mod epoch_line;
+mod kept;
 mod printer;
 mod recipe;
 
@@ -88,9 +91,10 @@ pub(crate) struct TrainArgs {
     /// Interval in seconds at which the state is also saved during long epochs
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     save_every: u32,
-    /// Evaluate on N random images held out of the training set instead of the test set, which stays unused; for tuning
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    hold_out: Option<u32>,
+    /// Evaluate on images held out of the training set instead of the test set, which stays unused: N random ones, or a
+    /// share of each class, such as 0.1; for tuning, and for `early_stop` and `keep` in [train]
+    #[arg(long, value_name = "N|SHARE")]
+    hold_out: Option<HoldOut>,
     /// Give every tensor its own memory (GPU only)
     #[arg(long)]
     no_reuse: bool,
@@ -261,7 +265,7 @@ fn load(args: &TrainArgs, folder: &Path, model: &Model) -> Result<Arc<TrainingDa
     let (folder, input) = (absolute(folder), model.input);
     let data = loading::with(args.quiet, |loader| match args.hold_out {
         None => TrainingData::load_by(loader, folder, input),
-        Some(count) => TrainingData::load_held_out_by(loader, folder, input, count as usize),
+        Some(which) => TrainingData::load_held_out_by(loader, folder, input, which),
     })?;
     Ok(Arc::new(data))
 }

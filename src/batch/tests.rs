@@ -17,6 +17,7 @@ fn batches(images: &Images, nets: &[Replica]) -> BatchSettings {
         shuffle: false,
         changes: Changes::of(nets),
         normalization: Normalization::uniform(images.channels, 128.0 / 255.0, 1.0 / 255.0),
+        class_weights: Vec::new(),
     }
 }
 
@@ -244,6 +245,7 @@ fn the_last_epochs_see_plain_images() {
             shuffle: true,
             changes: Changes::of(&[net]),
             normalization: Normalization::uniform(1, 0.5, 0.5),
+            class_weights: Vec::new(),
         };
         let of = |step| {
             let sample = batches.sample(&settings, step, 1);

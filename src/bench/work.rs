@@ -151,6 +151,7 @@ mod tests {
             shuffle: true,
             changes: Default::default(),
             normalization: Normalization::uniform(2, 0.0, 1.0),
+            class_weights: Vec::new(),
         };
         let nets = Replica::of_seeds(&model, 0..replicas);
         let options = PlanOptions { fuse, ..PlanOptions::default() };

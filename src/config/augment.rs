@@ -128,7 +128,7 @@ augment! {
 const SMOOTHNESS: f32 = 8.0;
 const AREA: f32 = 0.25;
 
-fn is_off(strength: &f32) -> bool {
+pub(crate) fn is_off(strength: &f32) -> bool {
     *strength == 0.0
 }
 

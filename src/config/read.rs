@@ -364,7 +364,7 @@ fn words(wanted: &str) -> String {
         _ => match wanted.strip_prefix("an array of length ") {
             Some(count) => format!("a list of {count} values"),
             // For a key that takes more than one kind of value.
-            None if wanted.starts_with("a whole number") => wanted.into(),
+            None if wanted.starts_with("a whole number") || wanted.starts_with('"') => wanted.into(),
             None if wanted == "variant identifier" || wanted.starts_with("enum ") => {
                 "a name in quotes".into()
             }

@@ -1,6 +1,7 @@
 //! Recipes written in Rust: `TrainConfig::default().epochs(3)`.
 
-use super::{Augment, LearningRate, Optimizer, TrainConfig, WeightInit, cycle_end, cycle_start, warmup};
+use super::optimizing::{cycle_end, cycle_start, warmup};
+use super::{Augment, ClassWeights, EarlyStop, Keep, LearningRate, Optimizer, TrainConfig, WeightInit};
 
 macro_rules! setters {
     ($name:ident { $($field:ident: $kind:ty),* $(,)? }) => {
@@ -23,9 +24,15 @@ setters!(TrainConfig {
     batch_size: usize,
     optimizer: Optimizer,
     learning_rate: LearningRate,
+    warmup: f32,
     init: WeightInit,
     label_smoothing: f32,
+    class_weights: Option<ClassWeights>,
     average_decay: f32,
+    clip_norm: f32,
+    freeze: Vec<String>,
+    early_stop: Option<EarlyStop>,
+    keep: Keep,
     augment: Augment,
 });
 

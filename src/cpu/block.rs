@@ -103,6 +103,10 @@ impl Block {
                     let bias = op.params.get(1).map(|&bias| params[bias].as_slice());
                     kernels::conv2d_forward(arch, conv, input, &params[op.params[0]], bias, output);
                 }
+                Kernel::FrozenNorm { eps } => {
+                    let [scale, offset] = running_affine(op, params, *eps);
+                    kernels::batch_norm_apply(arch, input, &scale, &offset, output);
+                }
                 Kernel::GroupNorm(dims) => {
                     let [weight, bias] = [0, 1].map(|param| params[op.params[param]].as_slice());
                     kernels::group_norm(arch, dims, input, weight, bias, output);
@@ -164,8 +168,9 @@ impl Block {
                 // It processed the whole batch at the end of the previous phase.
                 Kernel::Fallback(layer) if layer.sees_batch() => {}
                 Kernel::Fallback(layer) => {
+                    let training = !layer.frozen;
                     let context =
-                        fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
+                        fallback::context(net.replica().seed, step, op.layer, self.first_image, training);
                     fallback::forward(layer, op, net.named(op), &context, std::slice::from_mut(self));
                 }
                 _ => self.forward_op(program, &net.params, op),
@@ -190,13 +195,7 @@ impl Block {
         for op in &program.ops {
             match &op.kernel {
                 Kernel::BatchNorm2d { eps, .. } => {
-                    let [weight, bias, mean, var] = op.params[..] else {
-                        unreachable!("a batch normalisation has four parameters")
-                    };
-                    let [weight, bias, mean, var] = [weight, bias, mean, var].map(|param| &params[param]);
-                    let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + eps).sqrt()).collect();
-                    let offset: Vec<f32> =
-                        bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+                    let [scale, offset] = running_affine(op, params, *eps);
                     self.apply(op, |block, output| {
                         kernels::batch_norm_apply(program.arch, block.input(op, 0), &scale, &offset, output);
                     });
@@ -217,18 +216,25 @@ impl Block {
 
     /// Loss and hits; an evaluation's loss is not smoothed.
     fn measure(&mut self, program: &Program) {
-        let (loss_sum, correct) = loss::measure(self.logits(program), &self.targets[..self.valid], 0.0, None);
+        let (loss_sum, correct) =
+            loss::measure(self.logits(program), &self.targets[..self.valid], 0.0, None, None);
         (self.loss_sum, self.correct) = (loss_sum, correct);
     }
 
     /// Loss, hits and the gradient of the logits; `images` counts the whole batch.
-    pub(super) fn loss(&mut self, program: &Program, net: &Net, images: usize) {
+    pub(super) fn loss(
+        &mut self,
+        program: &Program,
+        net: &Net,
+        images: usize,
+        weights: Option<loss::Weights<'_>>,
+    ) {
         let mut grad = std::mem::take(&mut self.slots[program.grad_logits]);
         let grad_logits = &mut grad.values_mut()[..program.classes() * LANES];
         let targets = &self.targets[..self.valid];
         let gradient = Some((&mut *grad_logits, images));
         let smoothing = net.replica().label_smoothing;
-        let (loss_sum, correct) = loss::measure(self.logits(program), targets, smoothing, gradient);
+        let (loss_sum, correct) = loss::measure(self.logits(program), targets, smoothing, weights, gradient);
         (self.loss_sum, self.correct, self.slots[program.grad_logits]) = (loss_sum, correct, grad);
     }
 
@@ -248,8 +254,9 @@ impl Block {
                 }
                 Kernel::Fallback(layer) if layer.sees_batch() => {}
                 Kernel::Fallback(layer) => {
+                    let training = !layer.frozen;
                     let context =
-                        fallback::context(net.replica().seed, step, op.layer, self.first_image, true);
+                        fallback::context(net.replica().seed, step, op.layer, self.first_image, training);
                     fallback::backward(layer, op, net.named(op), &context, std::slice::from_mut(self));
                     self.add_up(program, op, back);
                 }
@@ -295,11 +302,11 @@ impl Block {
 
     fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, back: &Back, step: u32) {
         let arch = program.arch;
-        if let Kernel::Conv2d(conv) = &op.kernel {
+        let mut grads = op.grads.iter().flatten();
+        // A frozen one has none.
+        if let (Kernel::Conv2d(conv), Some(weights)) = (&op.kernel, grads.next().cloned()) {
             let (input, output) = (self.activations[op.inputs[0]].values(), self.output(op).len());
             let grad_output = &self.slots[back.grad_output].values()[..output];
-            let mut grads = op.grads.iter().flatten();
-            let weights = grads.next().expect("a convolution has weights").clone();
             let (grad_weight, rest) = self.grads[weights.start..].split_at_mut(weights.len());
             let grad_bias = grads.next().map(|bias| &mut rest[..bias.len()]);
             kernels::conv2d_grad_weight(arch, conv, input, grad_output, grad_weight, grad_bias);
@@ -318,6 +325,13 @@ impl Block {
             let mut target = std::mem::take(&mut self.slots[made]);
             let grad_input = &mut target.values_mut()[..self.input(op, position).len()];
             if made == back.grad_output {
+                if let Kernel::FrozenNorm { eps } = op.kernel {
+                    let [scale, _] = running_affine(op, &net.params, eps);
+                    let plane = grad_input.len() / scale.len();
+                    for (values, scale) in grad_input.chunks_exact_mut(plane).zip(scale) {
+                        values.iter_mut().for_each(|value| *value *= scale);
+                    }
+                }
                 // Sums are passed on unchanged.
                 if let Kernel::Activation(function) = op.kernel {
                     let from =
@@ -349,8 +363,16 @@ impl Block {
         };
         let input = self.activations[op.inputs[0]].values();
         let grad_output = &self.slots[back.grad_output].values()[..input.len()];
-        let start = op.grads[0].as_ref().expect("a weight is trained").start;
-        let (grad_weight, rest) = self.grads[start..].split_at_mut(dims.channels);
+        let mut unused = Vec::new();
+        let grads = match &op.grads[0] {
+            Some(weight) => &mut self.grads[weight.start..],
+            // A frozen one.
+            None => {
+                unused.resize(2 * dims.channels, 0.0);
+                &mut unused[..]
+            }
+        };
+        let (grad_weight, rest) = grads.split_at_mut(dims.channels);
         kernels::group_norm_grad(
             program.arch,
             dims,
@@ -400,12 +422,23 @@ impl Block {
                 let maps = [maps[position], maps[other]];
                 kernels::multiply_grad(arch, maps, grad_output, self.input(op, other), grad_input);
             }
-            Kernel::Activation(_) => unreachable!("it works in place"),
+            Kernel::Activation(_) | Kernel::FrozenNorm { .. } => unreachable!("they work in place"),
             Kernel::BatchNorm2d { .. } | Kernel::GroupNorm(_) | Kernel::Fallback(_) => {
                 unreachable!("they go their own ways")
             }
         }
     }
+}
+
+/// Scale and offset of each channel by a batch normalisation's running statistics.
+fn running_affine(op: &Op, params: &[Vec<f32>], eps: f32) -> [Vec<f32>; 2] {
+    let [weight, bias, mean, var] = op.params[..] else {
+        unreachable!("a batch normalisation has four parameters")
+    };
+    let [weight, bias, mean, var] = [weight, bias, mean, var].map(|param| &params[param]);
+    let scale: Vec<f32> = weight.iter().zip(var).map(|(w, v)| w / (v + eps).sqrt()).collect();
+    let offset = bias.iter().zip(mean).zip(&scale).map(|((b, m), s)| b - m * s).collect();
+    [scale, offset]
 }
 
 /// The first parameter of an operation; none if it has no parameters.

@@ -169,6 +169,7 @@ mod tests {
                     mean: [0.5, 0.25, 0.125][..channels].to_vec(),
                     std: [0.25, 0.5, 1.0][..channels].to_vec(),
                 },
+                class_weights: Vec::new(),
             };
             let (settings, _) = net.settings(&model, 1);
             let gather = Gather::new(&batches, &images);

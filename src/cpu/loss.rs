@@ -3,6 +3,17 @@
 use super::kernels::LANES;
 use crate::losses::cross_entropy::Target;
 
+/// What classes count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Weights<'a> {
+    /// Of each class.
+    pub(super) of_classes: &'a [f32],
+    /// Of the targets of the whole batch, together.
+    pub(super) total: f32,
+    /// Images of the whole batch.
+    pub(super) images: usize,
+}
+
 /// Sum of the losses and number of hits over the images that have a target. With `gradient` = (`grad_logits`, images
 /// of the whole batch) also the gradient of the mean; lanes without a target get 0. `logits` and `grad_logits` are
 /// [classes, 16].
@@ -10,6 +21,7 @@ pub(super) fn measure(
     logits: &[f32],
     targets: &[Target],
     smoothing: f32,
+    weights: Option<Weights<'_>>,
     gradient: Option<(&mut [f32], usize)>,
 ) -> (f32, usize) {
     let classes = logits.len() / LANES;
@@ -23,19 +35,34 @@ pub(super) fn measure(
             .fold((0, f32::NEG_INFINITY), |best, (class, z)| if z > best.1 { (class, z) } else { best });
         let total: f32 = row().map(|z| (z - max).exp()).sum();
         let log_total = total.ln();
-        let share = |class| shares(target, class) * (1.0 - smoothing) + spread;
-        loss_sum += row().enumerate().map(|(class, z)| share(class) * (log_total - (z - max))).sum::<f32>();
+        let share = |class| share(target, class) * (1.0 - smoothing) + spread;
+        loss_sum += match weights {
+            None => row().enumerate().map(|(class, z)| share(class) * (log_total - (z - max))).sum::<f32>(),
+            Some(Weights { of_classes, total, images }) => {
+                let weighed = |(class, z)| of_classes[class] * share(class) * (log_total - (z - max));
+                row().enumerate().map(weighed).sum::<f32>() * (images as f32 / total)
+            }
+        };
         correct += usize::from(best == usize::from(target.class));
         softmax[lane] = (max, total);
     }
     if let Some((grad_logits, images)) = gradient {
         grad_logits.fill(0.0);
-        let scale = 1.0 / images as f32;
+        let scale = weights.map_or(1.0 / images as f32, |weights| 1.0 / weights.total);
+        // Σ w·q of each image.
+        let mut all = [1.0; LANES];
+        if let Some(Weights { of_classes, .. }) = weights {
+            let spread_over_all = spread * of_classes.iter().sum::<f32>();
+            for (all, &target) in all.iter_mut().zip(targets) {
+                *all = spread_over_all + (1.0 - smoothing) * weight_of(target, of_classes);
+            }
+        }
         for (class, (grads, row)) in grad_logits.chunks_mut(LANES).zip(logits.chunks(LANES)).enumerate() {
+            let weight = weights.map_or(1.0, |weights| weights.of_classes[class]);
             for (lane, &target) in targets.iter().enumerate() {
                 let (max, total) = softmax[lane];
-                let q = shares(target, class) * (1.0 - smoothing) + spread;
-                grads[lane] = ((row[lane] - max).exp() / total - q) * scale;
+                let q = share(target, class) * (1.0 - smoothing) + spread;
+                grads[lane] = (all[lane] * ((row[lane] - max).exp() / total) - weight * q) * scale;
             }
         }
     }
@@ -44,29 +71,40 @@ pub(super) fn measure(
 
 /// Share of a class in a target.
 #[inline(always)]
-fn shares(target: Target, class: usize) -> f32 {
-    let [own, other] = target.shares();
-    let of = |wanted: u8, share: f32| if class == usize::from(wanted) { share } else { 0.0 };
-    of(target.class, own) + of(target.other, other)
+fn share(target: Target, class: usize) -> f32 {
+    let [own, other] = target.parts().map(|(wanted, share)| if class == wanted { share } else { 0.0 });
+    own + other
+}
+
+/// What a target counts where classes have weights.
+pub(super) fn weight_of(target: Target, of_classes: &[f32]) -> f32 {
+    let [own, other] = target.parts().map(|(class, share)| of_classes[class] * share);
+    own + other
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::losses::cross_entropy::cross_entropy;
+    use crate::losses::cross_entropy::weighted_cross_entropy;
     use crate::tensor::Array;
 
     #[test]
     fn agrees_with_the_reference() {
-        for smoothing in [0.0, 0.1] {
+        let given = [0.5f32, 3.0, 0.25, 1.75, 0.8];
+        for (smoothing, of_classes) in [(0.0, None), (0.1, None), (0.0, Some(&given)), (0.1, Some(&given))] {
             let value = |i: usize| ((i * 7919 % 101) as f32 - 50.0) * 0.07;
             let logits: Vec<f32> = (0..5 * LANES).map(value).collect();
             let mixed = |i: u32| Target { class: (i % 5) as u8, other: (i % 3) as u8, weight: 3000 * i };
             let targets: Vec<Target> = (0..11).map(mixed).collect();
             let mut grad = vec![f32::NAN; logits.len()];
-            let (loss, _) = measure(&logits, &targets, smoothing, Some((&mut grad, 11)));
+            let weights = of_classes.map(|of_classes| {
+                let total = targets.iter().map(|&target| weight_of(target, of_classes)).sum();
+                Weights { of_classes, total, images: 11 }
+            });
+            let (loss, _) = measure(&logits, &targets, smoothing, weights, Some((&mut grad, 11)));
             let rows = (0..11 * 5).map(|i| f64::from(logits[i % 5 * LANES + i / 5])).collect();
-            let made = cross_entropy(&Array::exact(&[11, 5], rows), &targets, smoothing);
+            let given = of_classes.map_or(&[][..], |weights| weights);
+            let made = weighted_cross_entropy(&Array::exact(&[11, 5], rows), &targets, smoothing, given);
             let want: f64 = made["loss"].data.iter().sum();
             assert!((f64::from(loss) - want).abs() < 1e-5 * want, "{loss} {want}");
             for i in 0..11 * 5 {

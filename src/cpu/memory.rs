@@ -35,10 +35,13 @@ impl Need {
         let rates = floats(steps as u64).saturating_mul(setup.model.train.epochs as u64).saturating_mul(2);
         let nets = setup.replicas.len() as u64;
         let copies = if training { 2 } else { 0 };
+        // The weights that are kept, their copy and their part of the file.
+        let kept = if training && setup.model.train.judges().is_some() { 3 } else { 0 };
+        let kept = floats(params).saturating_mul(kept);
         Self {
             net: vectors.saturating_add(rates),
             nets,
-            saving: vectors.saturating_mul(nets).saturating_mul(copies),
+            saving: vectors.saturating_mul(copies).saturating_add(kept).saturating_mul(nets),
             block: block(program, training),
             blocks: blocks as u64,
             thread: thread(program, training, blocks as u64),

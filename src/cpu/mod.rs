@@ -195,16 +195,27 @@ fn train_step(
     let images = gather.batches().images_of(step);
     let active = &mut blocks[..images.div_ceil(LANES)];
     let phases = program.phases();
+    let of_classes = &gather.batches().class_weights[..];
+    let weights = (!of_classes.is_empty()).then(|| {
+        // The loss of each image needs the sum over the batch, so all images are gathered first.
+        active
+            .par_iter_mut()
+            .with_max_len(1)
+            .for_each(|block| gather.fill(net.settings(), step, images, block));
+        let targets = active.iter().flat_map(|block| &block.targets[..block.valid]);
+        let total = targets.map(|&target| loss::weight_of(target, of_classes)).sum();
+        loss::Weights { of_classes, total, images }
+    });
     for (number, phase) in phases.iter().enumerate() {
         let shared = &*net;
         let last = number + 1 == phases.len();
         active.par_iter_mut().with_max_len(1).for_each(|block| {
-            if number == 0 {
+            if number == 0 && weights.is_none() {
                 gather.fill(shared.settings(), step, images, block);
             }
             block.forward(program, shared, phase.clone(), step);
             if last {
-                block.loss(program, shared, images);
+                block.loss(program, shared, images, weights);
                 block.backward(program, shared, phase.clone(), step);
             }
         });

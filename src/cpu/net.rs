@@ -1,5 +1,7 @@
 //! The weights of one net, their optimizer and their averages, in `f32`.
 
+use std::ops::Range;
+
 use super::block::Block;
 use super::fallback;
 use super::program::{Kernel, Op, Program};
@@ -20,6 +22,8 @@ pub(super) struct Net {
     optimizer: Optimizer,
     average_decay: f32,
     about: Vec<ModelParam>,
+    /// Factor on the learning rate of each parameter.
+    rates: Vec<f32>,
     /// Parameters and running statistics, in the model's order.
     pub(super) params: Vec<Vec<f32>>,
     averages: Vec<Vec<f32>>,
@@ -57,6 +61,7 @@ impl Net {
             averages: zeros(),
             memory: train.optimizer.memory().iter().map(|_| zeros()).collect(),
             batch_norms: vec![BatchStatistics::default(); program.batch_norms.len()],
+            rates: about.iter().map(|param| model.layers[param.layer].rate).collect(),
             about,
         }
     }
@@ -194,16 +199,21 @@ impl Net {
                 first.grads[bias.start + c] = *sum as f32;
             }
         }
-        for (index, uses) in program.grad_ranges.iter().enumerate() {
+        for uses in &program.grad_ranges {
             let [range, others @ ..] = &uses[..] else { continue };
             for other in others {
                 let (before, from_other) = first.grads.split_at_mut(other.start);
                 before[range.clone()].iter_mut().zip(from_other).for_each(|(sum, part)| *sum += *part);
             }
+        }
+        self.clip(program, &mut first.grads);
+        for (index, uses) in program.grad_ranges.iter().enumerate() {
+            let [range, ..] = &uses[..] else { continue };
             let decay = if self.about[index].param.decays { self.optimizer.weight_decay() } else { 0.0 };
             let mut memory = self.memory.iter_mut().map(|memory| &mut memory[index]);
             let (m, s) = (memory.next(), memory.next());
             let (params, grads) = (&mut self.params[index], &first.grads[range.clone()]);
+            let learning_rate = learning_rate * self.rates[index];
             apply(self.optimizer, params, grads, [m, s], Rates { step, learning_rate, decay });
         }
         if self.average_decay > 0.0 {
@@ -213,6 +223,22 @@ impl Net {
                     *average += (1.0 - keep) * (value - *average);
                 }
             }
+        }
+    }
+
+    /// Shortens the gradient of all parameters to the largest norm; formula: `shaders/clip.wgsl`.
+    fn clip(&self, program: &Program, grads: &mut [f32]) {
+        let limit = f64::from(self.replica.clip_norm);
+        if limit == 0.0 {
+            return;
+        }
+        let ranges = || program.grad_ranges.iter().filter_map(|uses| uses.first());
+        let squares = |range: &Range<usize>| -> f64 {
+            grads[range.clone()].iter().map(|&grad| f64::from(grad) * f64::from(grad)).sum()
+        };
+        let factor = (limit / (ranges().map(squares).sum::<f64>().sqrt() + 1e-6)).min(1.0) as f32;
+        for range in ranges() {
+            grads[range.clone()].iter_mut().for_each(|grad| *grad *= factor);
         }
     }
 

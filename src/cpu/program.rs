@@ -55,6 +55,10 @@ pub(super) enum Kernel {
         eps: f32,
         momentum: f32,
     },
+    /// A frozen batch normalisation, by its running statistics.
+    FrozenNorm {
+        eps: f32,
+    },
     GroupNorm(GroupNormDims),
     MaxPool2d(PoolDims),
     AvgPool2d(PoolDims),
@@ -78,12 +82,13 @@ pub(super) struct Fallback {
     pub(super) inputs: Vec<Shape>,
     pub(super) output: Shape,
     pub(super) params: Vec<Param>,
+    pub(super) frozen: bool,
 }
 
 impl Fallback {
-    /// True for a layer with running statistics: it computes them over the whole batch.
+    /// True for a layer with running statistics: it computes them over the whole batch, unless it is frozen.
     pub(super) fn sees_batch(&self) -> bool {
-        self.params.iter().any(|param| !param.trained)
+        !self.frozen && self.params.iter().any(|param| !param.trained)
     }
 }
 
@@ -136,6 +141,7 @@ impl Program {
                 }
                 layers::Op::Conv2d(conv) => Kernel::Conv2d(conv),
                 layers::Op::Activation(function) => Kernel::Activation(function),
+                layers::Op::BatchNorm2d { eps, .. } if layer.frozen => Kernel::FrozenNorm { eps },
                 layers::Op::BatchNorm2d { eps, momentum } => {
                     // A batch normalisation begins a phase: the previous one ends with its sums.
                     begin_phase();
@@ -163,6 +169,7 @@ impl Program {
                         inputs: layer.inputs.clone(),
                         output: layer.output,
                         params: layer.params.clone(),
+                        frozen: layer.frozen,
                     };
                     if fallback.sees_batch() {
                         begin_phase();
@@ -172,7 +179,7 @@ impl Program {
             };
             let params = indices[index].clone();
             let grads = params.iter().zip(&layer.params).map(|(&param, about)| {
-                let range = about.trained.then(|| grad_len..grad_len + about.size())?;
+                let range = (about.trained && !layer.frozen).then(|| grad_len..grad_len + about.size())?;
                 grad_len = range.end;
                 grad_ranges[param].push(range.clone());
                 Some(range)
@@ -280,7 +287,7 @@ fn place_gradients(model: &Model, ops: &mut [Op], buffers: &[usize], logits: usi
             }
             // Elementwise, or the same for all.
             let in_place = match op.kernel {
-                Kernel::Activation(_) | Kernel::BatchNorm2d { .. } => true,
+                Kernel::Activation(_) | Kernel::BatchNorm2d { .. } | Kernel::FrozenNorm { .. } => true,
                 Kernel::Add => last_wanted == Some(position),
                 _ => false,
             };

@@ -136,8 +136,14 @@ impl Images {
         for i in 0..held_out {
             chosen[order.get(i as u32) as usize] = true;
         }
+        self.part_by(&chosen)
+    }
+
+    /// The images that are not chosen, and those that are.
+    pub(super) fn part_by(&self, chosen: &[bool]) -> Result<(Self, Self)> {
         let size = self.channels * self.height * self.width;
-        let part = |held: bool, count: usize| -> Result<Self> {
+        let part = |held: bool| -> Result<Self> {
+            let count = chosen.iter().filter(|&&chosen| chosen == held).count();
             let mut pixels = buffer(count * size).map_err(Error::Usage)?;
             let mut labels = Vec::with_capacity(count);
             for i in (0..self.count).filter(|&i| chosen[i] == held) {
@@ -147,7 +153,7 @@ impl Images {
             let files = self.files.of((0..self.count).filter(|&i| chosen[i] == held));
             Ok(Self { count, pixels, labels, files, ..*self })
         };
-        Ok((part(false, self.count - held_out)?, part(true, held_out)?))
+        Ok((part(false)?, part(true)?))
     }
 
     /// Mean and standard deviation of each channel's pixels / 255, to four decimals; a deviation is at least 0.001.

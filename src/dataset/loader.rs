@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::layout::{self, Layout, Source};
 use super::numbered::Numbered;
-use super::{Dataset, Images, Known, Preparation, Survey, pictures};
+use super::{Dataset, HoldOut, Images, Known, Preparation, Survey, pictures};
 use crate::error::Result;
 use crate::tensor::Shape;
 
@@ -69,13 +69,13 @@ impl Loader<'_> {
     ///
     /// # Errors
     /// Those of [`Dataset::hold_out`].
-    pub fn hold_out(&self, dir: &Path, input: Shape, count: usize) -> Result<Dataset> {
+    pub fn hold_out(&self, dir: &Path, input: Shape, which: impl Into<HoldOut>) -> Result<Dataset> {
         let (source, mut warnings) = layout::find(dir)?;
         match Form::of(&source, &mut warnings)? {
             Form::Pictures(layout) => {
                 let all = pictures::load_train(self, layout, input, warnings)?;
                 // Always the same images, whatever the seed, so that tuned runs can be compared.
-                let (train, test) = all.images.split(count, 0)?;
+                let (train, test) = all.images.hold_out(which)?;
                 Ok(Dataset {
                     train,
                     test,
@@ -88,7 +88,7 @@ impl Loader<'_> {
                     warnings: all.warnings,
                 })
             }
-            Form::Numbered(files) => files.hold_out(count, warnings),
+            Form::Numbered(files) => files.hold_out(which, warnings),
         }
     }
 

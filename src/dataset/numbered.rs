@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::about::{About, FILE};
-use super::{Dataset, Images, Part, Preparation, Sketch, Survey, cifar, class_named, entries, idx};
+use super::{Dataset, HoldOut, Images, Part, Preparation, Sketch, Survey, cifar, class_named, entries, idx};
 use crate::error::{Error, Result, shown};
 use crate::tensor::Shape;
 
@@ -94,10 +94,10 @@ impl<'a> Numbered<'a> {
         Ok(self.dataset(train, test, classes, warnings))
     }
 
-    pub(super) fn hold_out(&self, count: usize, mut warnings: Vec<String>) -> Result<Dataset> {
+    pub(super) fn hold_out(&self, which: impl Into<HoldOut>, mut warnings: Vec<String>) -> Result<Dataset> {
         let (all, classes) = self.train(&mut warnings)?;
         // Always the same images, whatever the seed, so that tuned runs can be compared.
-        let (train, test) = all.split(count, 0)?;
+        let (train, test) = all.hold_out(which)?;
         Ok(self.dataset(train, test, classes, warnings))
     }
 

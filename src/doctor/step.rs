@@ -9,9 +9,9 @@ use crate::engine::{Engine, Metrics, Setup, Vector};
 use crate::error::Error;
 use crate::gpu::GpuEngine;
 use crate::layers::{Context, add, grad_input_name, input_name};
-use crate::losses::cross_entropy::{Target, cross_entropy};
+use crate::losses::cross_entropy::{Target, weighted_cross_entropy};
 use crate::model::Model;
-use crate::optimizers::{self, average};
+use crate::optimizers::{self, average, clip};
 use crate::plan::{ParamLayout, Plan};
 use crate::tensor::{Array, Arrays, Sum, Tensor};
 
@@ -225,7 +225,8 @@ impl StepCheck<'_> {
 
     fn context(&self, replica: usize, layer: usize) -> Context {
         let seed = self.setup.replicas[replica].seed;
-        Context { training: self.training, seed, step: self.step, layer: layer as u32, first_image: 0 }
+        let training = self.training && !self.setup.model.layers[layer].frozen;
+        Context { training, seed, step: self.step, layer: layer as u32, first_image: 0 }
     }
 
     /// Compares what a layer makes; returns the device's tensors, or the reference's if the plan has none: for a
@@ -282,7 +283,8 @@ impl StepCheck<'_> {
         let targets: Vec<_> =
             self.part("targets", replica).iter().map(|&target| Target::from_word(target)).collect();
         let smoothing = if self.training { self.setup.replicas[replica].label_smoothing } else { 0.0 };
-        let want = cross_entropy(logits, &targets, smoothing);
+        let weights = if self.training { &self.batches.class_weights[..] } else { &[] };
+        let want = weighted_cross_entropy(logits, &targets, smoothing, weights);
         let mut grad_logits = None;
         for (name, tensor) in [("loss", "loss"), ("grad_logits", "loss.grad_logits")] {
             if !self.tensors.contains_key(tensor) {
@@ -345,9 +347,15 @@ impl StepCheck<'_> {
     fn update(&self, replica: usize, before: &State, after: &State, place: &str, table: &mut Table) {
         let train = &self.models[replica].train;
         let rates = self.setup.learning_rates(&self.setup.replicas[replica]);
-        let step = optimizers::Step { step: self.step, learning_rate: f64::from(rates[self.step as usize]) };
+        let rate = rates[self.step as usize];
         let array = |tensor: &Tensor| Array::from_f32(&tensor.shape, &tensor.data);
-        let rule = train.optimizer.launch(1, 1, 1, 0.0).shader;
+        let rule = train.optimizer.launch(1, 1, 1, 0.0, false, false).shader;
+        let entries = self.layout.entries().iter();
+        let gradients = entries.zip(&before.weights).filter(|(entry, _)| entry.param.param.trained);
+        let mut gradients: Vec<Array> = gradients
+            .map(|(entry, weight)| self.gradient(replica, entry, 0..self.parts() * entry.uses, &weight.shape))
+            .collect();
+        clip::clip(&mut gradients, train.clip_norm);
         let mut trained = 0;
         for (index, entry) in self.layout.entries().iter().enumerate() {
             let param = &entry.param;
@@ -364,15 +372,16 @@ impl StepCheck<'_> {
                 continue;
             }
             let decay = if param.param.decays { train.optimizer.weight_decay() } else { 0.0 };
-            let rows = 0..self.parts() * entry.uses;
             let mut arrays = Arrays::from([
                 ("params", array(old)),
-                ("grads", self.gradient(replica, entry, rows, &old.shape)),
+                ("grads", gradients[trained].clone()),
                 ("weight_decay", Array::from_f32(&old.shape, &vec![decay; old.data.len()])),
             ]);
             for (name, memory) in train.optimizer.memory().iter().zip(&before.memory) {
                 arrays.insert(name, array(&memory[trained]));
             }
+            let learning_rate = f64::from(rate * self.setup.model.layers[param.layer].rate);
+            let step = optimizers::Step { step: self.step, learning_rate };
             let want = train.optimizer.update(&arrays, step);
             let launch = self.maker("params");
             table.check_launch(launch, &format!("{rule}.params"), &place, &new.data, &want["params"]);

@@ -10,8 +10,9 @@ mod statistics;
 mod suite;
 mod table;
 
+pub use crate::config::Criterion;
 pub use report::{Report, report};
 pub use run::{Job, Options, Watcher, carry_out, choose_rows, chosen};
 pub use statistics::{Difference, median};
-pub use suite::{Arm, Criterion, Group, Phase, Recipe, Seeds, Select, Suite};
+pub use suite::{Arm, Group, Phase, Recipe, Seeds, Select, Suite};
 pub use table::{Origin, Row, Rows};

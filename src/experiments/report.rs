@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 
 use super::run::chosen;
 use super::statistics::{Difference, median};
-use super::suite::{Arm, Criterion, Group, Phase, Select, Suite};
+use super::suite::{Arm, Group, Phase, Select, Suite};
 use super::table::{Row, Rows};
+use crate::config::Criterion;
 use crate::error::{Error, Result};
 use crate::files::write_atomically;
 use crate::plot::{Line, Panel, Scale, Strip, strips, svg};

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::suite::{Arm, Criterion, Group, Phase, Recipe, Suite};
+use super::suite::{Arm, Group, Phase, Recipe, Suite};
 use super::table::{Origin, Row, Rows};
 use crate::device::Device;
 use crate::error::{Error, Remedy, Result};
@@ -280,10 +280,7 @@ pub fn chosen<'a>(group: &Group, arm: &'a Arm, rows: &Rows) -> Option<&'a Recipe
         }
         // Accuracies are multiples of one image: the order of summation must not decide.
         let accuracy = (accuracy * 1e6).round();
-        let score = match group.select.by {
-            Criterion::Accuracy => (accuracy, -loss),
-            Criterion::Loss => (-loss, accuracy),
-        };
+        let score = group.select.by.score(accuracy, loss);
         if best.is_none_or(|(other, _)| score > other) {
             best = Some((score, recipe));
         }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use toml::Table;
 
-use crate::config::{Document, MAX_TEXT, ModelConfig, TrainConfig, from_table, shortest_floats};
+use crate::config::{Criterion, Document, MAX_TEXT, ModelConfig, TrainConfig, from_table, shortest_floats};
 use crate::error::{Error, Result};
 use crate::files::{hex, read_at_most};
 use crate::model::Model;
@@ -60,18 +60,6 @@ impl Select {
     pub fn range(self) -> Range<u32> {
         Seeds { first_seed: self.first_seed, seeds: self.seeds }.range()
     }
-}
-
-/// The mean over the seeds by which candidates are compared; ties are broken by the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Criterion {
-    /// The accuracy after the last epoch.
-    #[default]
-    Accuracy,
-    /// The cross-entropy after the last epoch: on a few thousand images it is less noisy, but it can't compare
-    /// candidates that differ in label smoothing.
-    Loss,
 }
 
 /// Arms that answer one question.
@@ -299,6 +287,13 @@ fn arm(folder: &Path, arm: &ArmFile) -> Result<Arm> {
             apply(&base, &mut config, changes).map_err(Error::Usage)?;
         }
         let model = Model::new(config)?;
+        if let Some((key, _)) = model.train.judges() {
+            return Err(Error::Usage(format!(
+                "{} has {key} in [train], which looks at held-out images; the chosen recipes of a suite are trained on all \
+                 images and tested on the test set, so none can have it",
+                model.name
+            )));
+        }
         let change = if change.is_empty() { String::new() } else { written(change) };
         Ok(Recipe { change, fingerprint: fingerprint(&model), model })
     };

@@ -128,6 +128,7 @@ fn description(checkpoint: &Checkpoint, images: Option<(&Images, &Images)>) -> V
         shuffle: false,
         changes: Changes::NONE,
         normalization: normalization.clone(),
+        class_weights: Vec::new(),
     };
     let options = PlanOptions::default();
     // While the page trains, drawings go to the weights that a test would evaluate.

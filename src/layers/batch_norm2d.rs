@@ -124,10 +124,26 @@ impl Layer for BatchNorm2d {
         made
     }
 
-    fn backward(&self, arrays: &Arrays, _: &Context) -> Arrays {
+    fn backward(&self, arrays: &Arrays, context: &Context) -> Arrays {
         let (input, grad_output) = (&arrays["input"], &arrays["grad_output"]);
         let channels = input.shape[1];
         let mut grad_input = Array::zeros(&input.shape);
+        if !context.training {
+            // Frozen: its statistics do not depend on the input.
+            for c in 0..channels {
+                let inv_std = inv_std(Bounded::exact(arrays["running_var"].data[c]), f64::from(self.eps));
+                let weight = arrays["weight"].data[c];
+                for (index, _) in channel(input, c) {
+                    let (upstream, error) = (grad_output.data[index], grad_output.bound[index]);
+                    let product = weight * inv_std.value * upstream;
+                    let carried =
+                        weight.abs() * (inv_std.bound * (upstream.abs() + error) + inv_std.value * error);
+                    grad_input.data[index] = product;
+                    grad_input.bound[index] = carried + gamma(4) * product.abs() + FLUSH;
+                }
+            }
+            return Arrays::from([("grad_input", grad_input)]);
+        }
         let [mut grad_weight, mut grad_bias] = [(); 2].map(|()| Array::zeros(&[channels]));
         for c in 0..channels {
             let (mean, inv_std) = (arrays["mean"].data[c], arrays["inv_std"].data[c]);
@@ -188,6 +204,7 @@ impl Layer for BatchNorm2d {
                 vec![launch("row_sums", rows), launch("statistics", finish), launch("forward", elements)]
             }
             Pass::Eval => vec![launch("forward_eval", elements)],
+            Pass::Backward if context.frozen => vec![launch("backward_input_frozen", elements)],
             Pass::Backward => vec![
                 launch("grad_row_sums", rows),
                 launch("grad_params", finish),

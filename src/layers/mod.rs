@@ -115,7 +115,7 @@ pub enum Pass {
 /// What the reference implementation of a layer needs to know besides its arrays.
 #[derive(Debug, Clone, Copy)]
 pub struct Context {
-    /// True for [`Pass::Train`].
+    /// True for [`Pass::Train`], but not of a frozen layer.
     pub training: bool,
     /// Seed of the run.
     pub seed: u32,
@@ -201,6 +201,8 @@ pub struct PlanContext {
     pub layer: u32,
     /// How finely to cut up the work.
     pub grain: Grain,
+    /// True if its parameters are frozen: it then computes as in [`Pass::Eval`], and [`Pass::Backward`] is that of this.
+    pub frozen: bool,
 }
 
 /// What a layer computes, as data: the CPU engine, the exports and the reports use it, never the layer's name.

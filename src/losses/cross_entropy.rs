@@ -22,10 +22,10 @@ impl From<u8> for Target {
 }
 
 impl Target {
-    /// Shares of the class and of the other.
-    pub fn shares(self) -> [f32; 2] {
+    /// The class and the other, each with its share.
+    pub fn parts(self) -> [(usize, f32); 2] {
         let other = self.weight as f32 * (1.0 / 65536.0);
-        [1.0 - other, other]
+        [(self.class.into(), 1.0 - other), (self.other.into(), other)]
     }
 
     /// As a word of the tensor `targets`.
@@ -54,14 +54,49 @@ impl Target {
 /// assert_eq!(made["grad_logits"].data, [0.25, 0.25, -0.75, 0.25]);
 /// ```
 pub fn cross_entropy<T: Into<Target> + Copy>(logits: &Array, targets: &[T], smoothing: f32) -> Arrays {
+    weighted_cross_entropy(logits, targets, smoothing, &[])
+}
+
+/// The same where each class counts differently, or not if `weights` is empty, as PyTorch's `CrossEntropyLoss(weight=...)`: the
+/// loss of the batch is Σ −w·q·log p over all images and classes, divided by the sum of the weights of the images' targets,
+/// which label smoothing does not change; that of a mixture is the sum of its classes' by their shares. `loss` has the share of each image, scaled so that their mean is that of the batch,
+/// and `grad_logits` is the gradient of this mean.
+///
+/// # Examples
+/// ```
+/// use shadernet::losses::cross_entropy::weighted_cross_entropy;
+/// use shadernet::tensor::Array;
+///
+/// // The first of two images counts three times as much as the second.
+/// let logits = Array::exact(&[2, 2], vec![0.0, 0.0, 0.0, 0.0]);
+/// let made = weighted_cross_entropy(&logits, &[0, 1], 0.0, &[3.0, 1.0]);
+/// assert_eq!(made["loss"].data, [1.5 * 2f64.ln(), 0.5 * 2f64.ln()]);
+/// assert_eq!(made["grad_logits"].data, [-0.375, 0.375, 0.125, -0.125]);
+/// ```
+pub fn weighted_cross_entropy<T: Into<Target> + Copy>(
+    logits: &Array,
+    targets: &[T],
+    smoothing: f32,
+    weights: &[f32],
+) -> Arrays {
     let n = logits.shape[0];
+    let weight = |class: usize| weights.get(class).map_or(1.0, |&weight| f64::from(weight));
+    let total_weight: f64 = targets
+        .iter()
+        .take(n)
+        .map(|&target| {
+            target.into().parts().map(|(class, share)| weight(class) * f64::from(share)).iter().sum::<f64>()
+        })
+        .sum();
+    let share = if weights.is_empty() { 1.0 } else { n as f64 / total_weight };
+    // Of the sum and the quotient; none without weights.
+    let share_error = if weights.is_empty() { 0.0 } else { gamma(n + 8) };
     let classes = logits.data.len() / n;
     let smoothing = f64::from(smoothing);
     let mut loss = Array::zeros(&[n]);
     let mut grad_logits = Array::zeros(&logits.shape);
     for (image, &target) in targets.iter().enumerate().take(n) {
         let target: Target = target.into();
-        let shares = target.shares().map(f64::from);
         let row = &logits.data[image * classes..][..classes];
         let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         let exps: Vec<f64> = row.iter().map(|z| (z - max).exp()).collect();
@@ -73,32 +108,52 @@ pub fn cross_entropy<T: Into<Target> + Copy>(logits: &Array, targets: &[T], smoo
         let total_error: f64 =
             row.iter().zip(&exps).map(|(&z, e)| exp_error(z) * e).sum::<f64>() / total + gamma(classes);
         let log_error = total_error + gamma(6) * log_total.abs() + 1.0 / 2_097_152.0;
+        let weighed = |class: usize| {
+            let share = |(of, share): (usize, f32)| if of == class { f64::from(share) } else { 0.0 };
+            let wanted: f64 = target.parts().map(share).iter().sum();
+            weight(class) * ((1.0 - smoothing) * wanted + smoothing / classes as f64)
+        };
+        let all: f64 = if weights.is_empty() { 1.0 } else { (0..classes).map(weighed).sum() };
+        let all_error = if weights.is_empty() { 0.0 } else { gamma(classes + 12) };
         for (class, &z) in row.iter().enumerate() {
-            let [own, other] =
-                [target.class, target.other].map(|of| f64::from(u8::from(usize::from(of) == class)));
-            let q = (1.0 - smoothing) * (own * shares[0] + other * shares[1]) + smoothing / classes as f64;
-            loss.data[image] += q * (log_total - (z - max));
+            let q = weighed(class);
+            let term = q * (log_total - (z - max)) * share;
+            loss.data[image] += term;
             // q itself takes ten roundings: WGSL allows its division 2.5 units in the last place.
-            loss.bound[image] += q * (log_error + gamma(classes + 14) * (log_total.abs() + (z - max).abs()));
+            let error = log_error + gamma(classes + 14) * (log_total.abs() + (z - max).abs());
+            loss.bound[image] += q * share * error + share_error * term.abs();
             let p = exps[class] / total;
             let at = image * classes + class;
-            grad_logits.data[at] = (p - q) / n as f64;
+            grad_logits.data[at] = (all * p - q) * share / n as f64;
             let p_error = p * (exp_error(z) + total_error + gamma(6));
-            grad_logits.bound[at] = (p_error + gamma(18) * (p + q)) / n as f64 + FLUSH;
+            let error = all * p_error + (gamma(18) + share_error + all_error) * (all * p + q);
+            grad_logits.bound[at] = error * share / n as f64 + FLUSH;
         }
     }
     Arrays::from([("loss", loss), ("grad_logits", grad_logits)])
 }
 
-/// The launches: `forward` (loss, hits and, in training, the gradient, with the net's label smoothing), then `metrics` (their sums).
-pub fn launches(quads: usize, classes: usize, batch_size: usize, training: bool) -> Vec<Launch> {
-    let constants =
-        || [("QUADS", quads as f64), ("CLASSES", classes as f64), ("BATCH_SIZE", batch_size as f64)];
+/// The launches: where classes have weights `weigh` (their sum over the batch), `forward` (loss, hits and, in training, the
+/// gradient, with the net's label smoothing), then `metrics` (their sums).
+pub fn launches(
+    quads: usize,
+    classes: usize,
+    batch_size: usize,
+    training: bool,
+    weighted: bool,
+) -> Vec<Launch> {
+    let launch = |entry_point, invocations| {
+        let constants = [
+            ("QUADS", quads as f64),
+            ("CLASSES", classes as f64),
+            ("BATCH_SIZE", batch_size as f64),
+            ("WEIGHTED", f64::from(u8::from(weighted))),
+        ];
+        Launch::new("cross_entropy", entry_point, invocations, constants)
+    };
     let forward = if training { "forward" } else { "forward_eval" };
-    vec![
-        Launch::new("cross_entropy", forward, quads, constants()),
-        Launch::new("cross_entropy", "metrics", 64, constants()),
-    ]
+    let weigh = weighted.then(|| launch("weigh", 64));
+    weigh.into_iter().chain([launch(forward, quads), launch("metrics", 64)]).collect()
 }
 
 #[cfg(test)]

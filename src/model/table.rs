@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::Model;
+use super::{Model, NamedLayer};
 use crate::tensor::Shape;
 
 /// The layer table, counted as in `torchsummary`: 4 bytes per value, 2^20 bytes per MB, every layer's output twice;
@@ -43,7 +43,10 @@ impl fmt::Display for Model {
         let passes = 2 * rows.iter().map(|(_, layer)| layer.output.len()).sum::<usize>();
         let sizes = [self.input.len(), passes, params].map(megabytes);
         writeln!(f, "{thick}\nTotal params: {}", thousands(params))?;
-        writeln!(f, "Trainable params: {}\nNon-trainable params: 0\n{thin}", thousands(params))?;
+        let frozen =
+            self.layers.iter().filter(|layer| layer.frozen).map(NamedLayer::parameter_count).sum::<usize>();
+        writeln!(f, "Trainable params: {}", thousands(params - frozen))?;
+        writeln!(f, "Non-trainable params: {}\n{thin}", thousands(frozen))?;
         writeln!(f, "Input size (MB): {:.2}\nForward/backward pass size (MB): {:.2}", sizes[0], sizes[1])?;
         writeln!(f, "Params size (MB): {:.2}", sizes[2])?;
         write!(f, "Estimated Total Size (MB): {:.2}\n{thin}", sizes.iter().sum::<f64>())?;

@@ -2,10 +2,12 @@
 
 use crate::config::Optimizer;
 use crate::layers::Launch;
+use crate::state;
 use crate::tensor::{Array, Arrays, gamma};
 
 mod adam;
 pub mod average;
+pub mod clip;
 mod sgd;
 
 /// Inputs of an optimizer step other than arrays.
@@ -71,8 +73,17 @@ impl Optimizer {
     }
 
     /// The launch that updates `elements` parameters by gradients that are summed over `parts` rows, and their moving
-    /// average if `average_decay` is above 0, in a run of `steps` steps.
-    pub fn launch(&self, elements: usize, parts: usize, steps: usize, average_decay: f32) -> Launch {
+    /// average if `average_decay` is above 0, in a run of `steps` steps. `clips` says whether a factor of [`clip`] applies,
+    /// `has_rates` whether a layer has a factor on its learning rate.
+    pub fn launch(
+        &self,
+        elements: usize,
+        parts: usize,
+        steps: usize,
+        average_decay: f32,
+        clips: bool,
+        has_rates: bool,
+    ) -> Launch {
         let (shader, mut constants) = match *self {
             Self::Sgd { momentum, nesterov, .. } => ("sgd", sgd::constants(momentum, nesterov)),
             Self::Adam { beta1, beta2, eps, .. } => ("adam", adam::constants([beta1, beta2, eps], false)),
@@ -83,7 +94,10 @@ impl Optimizer {
             ("PARTS", parts as f64),
             ("STEPS", steps as f64),
             ("AVERAGE_DECAY", f64::from(average_decay)),
+            ("CLIP", f64::from(u8::from(clips))),
+            ("RATES", f64::from(u8::from(has_rates))),
         ]);
+        constants.extend(state::rate_constants());
         let entry_point = if average_decay > 0.0 { "update_averaged" } else { "update" };
         Launch::new(shader, entry_point, elements, constants)
     }

@@ -52,9 +52,13 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// For this many nets, each with this many channels of input and this many layers.
-    pub(super) fn new(options: PlanOptions, replicas: usize, [channels, layers]: [usize; 2]) -> Self {
-        let constants = state::constants(channels, layers).chain([("RING", METRICS_RING)]);
+    /// For this many nets, each with this many channels of input, classes that have a weight, and layers.
+    pub(super) fn new(
+        options: PlanOptions,
+        replicas: usize,
+        [channels, class_weights, layers]: [usize; 3],
+    ) -> Self {
+        let constants = state::constants(channels, class_weights, layers).chain([("RING", METRICS_RING)]);
         Self {
             options,
             replicas,
@@ -119,8 +123,10 @@ impl Draft {
     fn launch_times(&mut self, owner: &str, launch: &Launch, wires: &Wires, replicas: usize) {
         let shader = shader::find(launch.shader);
         let bindings = shader.bindings(launch.entry_point).into_iter().map(|binding| {
-            let wired = wires.get(&binding.variable);
-            let tensor = wired.or_else(|| self.by_name.get(&binding.variable).copied());
+            // What a kernel only reads of a tensor that another kernel of its shader writes has a name of its own.
+            let variable = binding.variable.strip_prefix("still_").unwrap_or(&binding.variable);
+            let wired = wires.get(variable);
+            let tensor = wired.or_else(|| self.by_name.get(variable).copied());
             let tensor = tensor.unwrap_or_else(|| {
                 panic!("no tensor for {owner}.{} of {}.wgsl", binding.variable, launch.shader)
             });

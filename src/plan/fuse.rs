@@ -126,8 +126,12 @@ impl<'a> Fusion<'a> {
         self.parts
     }
 
-    /// True if every batch normalisation is fused; the running statistics and their average then are, too.
+    /// True if every batch normalisation is fused; the running statistics and their average then are, too. Frozen parameters lie
+    /// beside them, and no fused kernel averages those.
     pub(super) fn averages_running(&self) -> bool {
+        if self.model.layers.iter().any(|layer| layer.frozen) {
+            return false;
+        }
         let norms = self.model.layers.iter().enumerate();
         let mut norms = norms.filter(|(_, layer)| layer.params.iter().any(|param| !param.trained));
         norms.all(|(index, _)| self.sums.contains_key(&index))
@@ -380,7 +384,14 @@ impl<'a> Fusion<'a> {
     }
 
     /// The launch of the head: loss, hits, logits and, in training, gradients.
-    pub(super) fn head(&self, head: &Head, training: bool, values: &Values, draft: &mut Draft) {
+    pub(super) fn head(
+        &self,
+        head: &Head,
+        training: bool,
+        weighted: bool,
+        values: &Values,
+        draft: &mut Draft,
+    ) {
         let mut wires = values.between(head.first, head.first);
         wires.set("logits", values.logits);
         let conv = self.conv(head.linear);
@@ -398,6 +409,7 @@ impl<'a> Fusion<'a> {
             ("GRADS", self.layout.trained_len() as f64),
             ("GRAD_WEIGHT", self.grad(head.linear, "weight")),
             ("GRAD_BIAS", self.grad(head.linear, "bias")),
+            ("WEIGHTED", f64::from(u8::from(weighted))),
         ];
         let entry_point = if training { "forward" } else { "forward_eval" };
         draft.launch("loss", &Launch::new("head", entry_point, self.parts * WORKGROUP, constants), &wires);

@@ -89,6 +89,8 @@ pub(super) fn blocks(model: &Model, part_quads: usize) -> Vec<FusionGroup> {
         };
         // A normalisation needs sums that only a fused convolution right before it computes.
         let fits = before.norm.is_none() || producer.is_some() && model.is_chained(at);
+        let is_frozen = |layer: usize| model.layers[layer].frozen;
+        let fits = fits && !before.norm.is_some_and(is_frozen) && !conv.is_some_and(is_frozen);
         let fused = conv.filter(|&conv| fits && head(model, &ops, conv).is_none());
         if let Some(conv) = fused.filter(|&conv| is_fusable(&ops[conv], part_quads)) {
             if let Some(FusionGroup::Conv(producer)) = blocks.last_mut() {
@@ -164,6 +166,9 @@ fn head(model: &Model, ops: &[Op], at: usize) -> Option<Head> {
         _ => return None,
     };
     let Op::Conv2d(conv) = ops[linear] else { return None };
+    if model.layers[linear].frozen {
+        return None;
+    }
     let fits = conv.input.channels <= MOST_HEAD_CHANNELS && conv.output.channels <= MOST_CLASSES;
     fits.then_some(Head { first: at, linear, pixels })
 }
@@ -215,6 +220,21 @@ mod tests {
 
     #[test]
     fn what_does_not_fit_keeps_its_launches() {
+        // Frozen layers: their kernels make no gradients of parameters.
+        let model = |freeze: &str| {
+            let layers: Vec<_> =
+                [CONV, NORM, CONV, ONE, GAP].iter().map(|layer| format!("{{ type = {layer} }}")).collect();
+            let text = format!(
+                "name = \"x\"\ninput = [1, 9, 9]\nlayers = [{}]\n[train]\nfreeze = [{freeze:?}]",
+                layers.join(",\n")
+            );
+            let blocks = blocks(&Model::parse(&text, "x").unwrap(), 1);
+            blocks.iter().map(|block| matches!(block, FusionGroup::Layer(_))).collect::<Vec<_>>()
+        };
+        assert_eq!(model("conv1"), [true, true, false, false]);
+        assert_eq!(model("batch_norm1"), [false, true, false, false]);
+        assert_eq!(model("conv2"), [false, true, true, false]);
+        assert_eq!(model("conv3"), [false, false, true, true]);
         let stride = r#""conv2d", out_channels = 4, kernel = 3, stride = 2"#;
         let groups = r#""conv2d", out_channels = 4, kernel = 3, groups = 2"#;
         let flat = r#""conv2d", out_channels = 4, kernel = [3, 2]"#;

@@ -85,18 +85,28 @@ impl ParamLayout {
         self.trained_len
     }
 
-    /// Required contents of the tensor `owners`: for each value of the vector of trained parameters 2 · its replica,
-    /// plus 1 where weight decay applies. 0 in the padding.
+    /// Required contents of the tensor `owners`: for each value of the vector of trained parameters 2 · its replica (of 256 at
+    /// most), plus 1 where weight decay applies, plus 512 · its layer. 0 in the padding.
     pub fn owners(&self) -> Vec<u32> {
         let mut owners = vec![0; self.trained_len];
         for Entry { param, offset, len, .. } in self.entries.iter().filter(|entry| entry.param.param.trained)
         {
             let each = len / self.replicas;
             for (index, owner) in owners[*offset..][..*len].iter_mut().enumerate() {
-                *owner = 2 * (index / each) as u32 + u32::from(param.param.decays);
+                *owner = 512 * param.layer as u32 + 2 * (index / each) as u32 + u32::from(param.param.decays);
             }
         }
         owners
+    }
+
+    /// Where each trained parameter of a net is in their vector: that of the first net, and the distance to the next one's.
+    pub fn places(&self) -> Vec<[u32; 2]> {
+        let trained = self.entries.iter().filter(|entry| entry.param.param.trained);
+        let places = trained.flat_map(|&Entry { offset, len, .. }| {
+            let each = (len / self.replicas) as u32;
+            (0..each).map(move |index| [offset as u32 + index, each])
+        });
+        places.collect()
     }
 
     /// Values in the vector of running statistics, padding included.

@@ -3,7 +3,6 @@
 //! printed form.
 
 use std::collections::BTreeMap;
-use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,12 +10,13 @@ use crate::batch::{BatchSettings, CHANGE_WORDS};
 use crate::layers::{Grain, Launch, Param, Pass, PlanContext};
 use crate::losses::cross_entropy;
 use crate::model::Model;
-use crate::optimizers::average;
+use crate::optimizers::{average, clip};
 use crate::replica::Replica;
 use crate::shader;
 use crate::state::{self, StepWords};
 
 mod contents;
+mod display;
 mod draft;
 mod fuse;
 mod groups;
@@ -29,7 +29,7 @@ use draft::{Draft, Wires};
 use fuse::Fusion;
 use groups::FusionGroup;
 pub use layout::{Entry, ParamLayout};
-use values::Values;
+use values::{Values, backward_launches};
 
 /// One step, as data.
 ///
@@ -44,6 +44,7 @@ use values::Values;
 /// # let batch = shadernet::batch::BatchSettings {
 /// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, changes: Changes::NONE,
 /// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
+/// #     class_weights: Vec::new(),
 /// # };
 /// let nets = [Replica::new(&model, 0)];
 /// let plan = Plan::training(&model, &nets, &batch, PlanOptions::default());
@@ -162,7 +163,7 @@ impl Plan {
         }
         planner.batch(batch, "train");
         planner.forward(Pass::Train, train.average_decay);
-        planner.loss(batch.batch_size, true);
+        planner.loss(batch, true);
         planner.backward();
         planner.update(nets, batch);
         planner.draft.finish(batch.batch_size)
@@ -184,7 +185,7 @@ impl Plan {
         let mut planner = Planner::new(model, nets, batch, options, weights);
         planner.batch(batch, part);
         planner.forward(Pass::Eval, 0.0);
-        planner.loss(batch.batch_size, false);
+        planner.loss(batch, false);
         planner.draft.finish(batch.batch_size)
     }
 
@@ -199,7 +200,7 @@ impl Plan {
         launches: &[Launch],
         tensors: &[(&str, usize)],
     ) -> Self {
-        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() }, 1, [0, 0]);
+        let mut draft = Draft::new(PlanOptions { reuse: false, ..PlanOptions::default() }, 1, [0; 3]);
         let mut wires = Wires::default();
         for (name, words) in tensors {
             wires.set(name, draft.pool(name, *words));
@@ -247,7 +248,15 @@ struct Planner<'a> {
 /// What a layer needs to know to describe its launches.
 fn context(model: &Model, index: usize, quads: usize, grain: Grain) -> PlanContext {
     let layer = &model.layers[index];
-    PlanContext { inputs: layer.inputs.clone(), output: layer.output, quads, layer: index as u32, grain }
+    let (layer_index, frozen) = (index as u32, layer.frozen);
+    PlanContext {
+        inputs: layer.inputs.clone(),
+        output: layer.output,
+        quads,
+        layer: layer_index,
+        grain,
+        frozen,
+    }
 }
 
 impl<'a> Planner<'a> {
@@ -263,10 +272,14 @@ impl<'a> Planner<'a> {
         let fusion = fusion.filter(Fusion::fuses);
         let channels = model.input.channels;
         assert_eq!(batch.normalization.channels(), channels, "channels that are normalised");
-        let mut draft = Draft::new(options, replicas, [channels, model.layers.len()]);
+        let weights = &batch.class_weights;
+        let mut draft = Draft::new(options, replicas, [channels, weights.len(), model.layers.len()]);
         let images = 4 * quads * replicas;
         let settings: Vec<_> = nets.iter().map(|net| net.settings(model, batch.epochs)).collect();
-        draft.keep_words("state", state::words(StepWords::default(), &batch.normalization, &settings));
+        draft.keep_words(
+            "state",
+            state::words(StepWords::default(), &batch.normalization, weights, &settings),
+        );
         for (name, word) in state::step_words() {
             let view = draft.keep_view(&format!("state.{name}"), "state", word, 1);
             draft.pin(view);
@@ -295,10 +308,15 @@ impl<'a> Planner<'a> {
             let first_row = layout.first_grad_row(index, parts);
             for Param { name, trained, .. } in &layer.params {
                 let entry = layout.entry(index, name).expect("a parameter of the layer");
-                let buffer = if *trained { params } else { running };
+                let buffer = if entry.param.param.trained { params } else { running };
                 let view = draft.keep_view(&entry.param.name, buffer, entry.offset, entry.len);
                 values.wire(index, name, view);
-                if *trained {
+                if *trained && layer.frozen {
+                    // Where a kernel that is needed for its input's gradient writes it; nobody reads it.
+                    let grad = format!("grad_{name}");
+                    let unused = draft.pool(&format!("{}.unused_{grad}", layer.name), entry.len);
+                    values.wire(index, &grad, unused);
+                } else if *trained {
                     let grad = format!("grad_{name}");
                     let start = first_row * layout.trained_len() + entry.offset;
                     let view = draft.keep_view(&format!("{}.{grad}", layer.name), "grads", start, entry.len);
@@ -347,6 +365,7 @@ impl<'a> Planner<'a> {
         for block in self.blocks() {
             match (block, &self.fusion) {
                 (FusionGroup::Layer(index), _) => {
+                    let pass = if self.model.layers[index].frozen { Pass::Eval } else { pass };
                     for launch in self.launches(pass, index) {
                         let wires = self.values.wires(index, &launch);
                         self.draft.launch(&self.model.layers[index].name, &launch, &wires);
@@ -364,14 +383,19 @@ impl<'a> Planner<'a> {
     }
 
     /// Loss, metrics and, in training, the gradient of the logits, or all of it in the fused head.
-    fn loss(&mut self, batch_size: usize, training: bool) {
+    fn loss(&mut self, batch: &BatchSettings, training: bool) {
+        let (classes, weighted) = (self.model.class_count(), training && !batch.class_weights.is_empty());
+        let mut launches =
+            cross_entropy::launches(self.quads, classes, batch.batch_size, training, weighted).into_iter();
+        if weighted && let Some(launch) = launches.next() {
+            self.draft.launch("loss", &launch, &Wires::default());
+        }
         if let (Some(FusionGroup::Head(head)), Some(fusion)) = (self.blocks().last(), &self.fusion) {
-            fusion.head(head, training, &self.values, &mut self.draft);
+            fusion.head(head, training, weighted, &self.values, &mut self.draft);
             return;
         }
-        let classes = self.model.class_count();
         let wires = Wires::new([("logits", self.values.logits), ("grad_logits", self.values.grad_logits)]);
-        for launch in cross_entropy::launches(self.quads, classes, batch_size, training) {
+        for launch in launches {
             self.draft.launch("loss", &launch, &wires);
         }
     }
@@ -395,12 +419,9 @@ impl<'a> Planner<'a> {
                     fusion.backward(&fused, to_input, &self.values, &mut self.draft);
                 }
                 _ => {
-                    for launch in self.launches(Pass::Backward, last) {
-                        let source = model.layers[last].sources[launch.source];
-                        if !launch.entry_point.starts_with("backward_input") || model.needs_grad(source) {
-                            let wires = self.values.wires(last, &launch);
-                            self.draft.launch(&model.layers[last].name, &launch, &wires);
-                        }
+                    for launch in backward_launches(model, last, self.launches(Pass::Backward, last)) {
+                        let wires = self.values.wires(last, &launch);
+                        self.draft.launch(&model.layers[last].name, &launch, &wires);
                     }
                 }
             }
@@ -430,8 +451,22 @@ impl<'a> Planner<'a> {
             None => (false, false),
         };
         let decay = if fused_params { train.average_decay } else { 0.0 };
+        let has_rates = self.model.layers.iter().any(|layer| layer.rate != 1.0);
+        let clips = nets.iter().any(|net| net.clip_norm > 0.0);
+        if clips {
+            let places = layout.places();
+            draft.keep_words("places", places.iter().flatten().copied().collect());
+            draft.pool("squares_sums", nets.len() * clip::groups(places.len()));
+            for launch in clip::launches(trained, rows, places.len()) {
+                draft.launch("clip", &launch, &Wires::default());
+            }
+        }
         let wires = Wires::new([("average", average_params)]);
-        draft.launch_once("optimizer", &train.optimizer.launch(trained, rows, steps, decay), &wires);
+        draft.launch_once(
+            "optimizer",
+            &train.optimizer.launch(trained, rows, steps, decay, clips, has_rates),
+            &wires,
+        );
         let alone = [
             ("average_params", "params", trained, fused_params),
             ("average_running", "running", running, fused_running),
@@ -442,50 +477,5 @@ impl<'a> Planner<'a> {
                 draft.launch_once("average", &average::launch(train.average_decay, len), &Wires::new(wires));
             }
         }
-    }
-}
-
-impl fmt::Display for Plan {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (pooled, alone) = self.pooled_bytes();
-        writeln!(f, "batch size {}, replicas {}", self.batch_size, self.replicas)?;
-        writeln!(
-            f,
-            "{} launches, {} slots, {pooled} bytes pooled of {alone}",
-            self.launches.len(),
-            self.slots.len()
-        )?;
-        for (buffer, contents) in &self.buffers {
-            match contents {
-                Contents::Zeros => {}
-                Contents::Words(words) => writeln!(f, "{buffer} begins as {} words", words.len())?,
-                Contents::Given => writeln!(f, "{buffer} is given")?,
-            }
-        }
-        for launch in &self.launches {
-            let [x, y, z] = launch.workgroups;
-            writeln!(f, "\n{} ({}.wgsl) {x}x{y}x{z}", launch.label, launch.shader)?;
-            for bound in &launch.bindings {
-                let tensor = &self.tensors[bound.tensor];
-                let access = match (bound.read, bound.written) {
-                    (true, true) => "<>",
-                    (false, true) => "->",
-                    _ => "<-",
-                };
-                let place = match &tensor.place {
-                    Place::Slot(slot) => format!("slot {slot}"),
-                    Place::Kept { buffer, offset } => format!("{buffer}+{offset}"),
-                };
-                writeln!(
-                    f,
-                    "  {:>2} {access} {} ({} bytes, {place})",
-                    bound.index, tensor.name, tensor.bytes
-                )?;
-            }
-            let constants: Vec<_> =
-                launch.constants.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            writeln!(f, "  {}", constants.join(" "))?;
-        }
-        Ok(())
     }
 }

@@ -1,9 +1,33 @@
 //! The tensors of a model's layers, by number: each value, and each reader's share of its gradient.
 
+use std::collections::BTreeSet;
+
 use super::draft::{Draft, Wires};
 use crate::layers::{Launch, Pass, PlanContext, add, grad_input_name, input_name};
 use crate::model::{Model, Source};
+use crate::shader;
 use crate::tensor::Shape;
+
+/// The launches of a layer's backward pass that are wanted: no gradients of inputs below which nothing is trained and, of a frozen
+/// layer, nothing that the others do not read.
+pub(super) fn backward_launches(model: &Model, layer: usize, launches: Vec<Launch>) -> Vec<Launch> {
+    let about = &model.layers[layer];
+    let mut read = BTreeSet::new();
+    let wanted = |launch: &Launch| -> bool {
+        let bindings = shader::find(launch.shader).bindings(launch.entry_point);
+        let is_wanted = match launch.entry_point.starts_with("backward_input") {
+            true => model.needs_grad(about.sources[launch.source]),
+            false if !about.frozen => true,
+            false => bindings.iter().any(|binding| binding.written && read.contains(&binding.variable)),
+        };
+        let reads = bindings.into_iter().filter(|binding| is_wanted && binding.read);
+        read.extend(reads.map(|binding| binding.variable));
+        is_wanted
+    };
+    let mut launches: Vec<Launch> = launches.into_iter().rev().filter(wanted).collect();
+    launches.reverse();
+    launches
+}
 
 /// Tensors of every layer.
 ///

@@ -99,10 +99,14 @@ const OTHER: &str = "these are not the images of the run";
 /// the test set alone has no recorded hash. Devices round differently, which changes few answers and hardly moves the
 /// loss.
 fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Result<()> {
-    let Some(then) = record.epochs.last().and_then(|nets| nets.get(net)) else { return Ok(()) };
+    let summary = &record.summary;
+    let (accuracy, loss) = match summary.replicas.get(net) {
+        Some(net) => (net.final_test_accuracy, net.final_test_loss),
+        None => (summary.final_test_accuracy, summary.final_test_loss),
+    };
     let images = answers.confusion.images() as f64;
-    let moved = (answers.confusion.correct() as f64 - then.test_accuracy / 100.0 * images).abs();
-    let same_loss = (answers.loss - then.test_loss).abs() <= 1e-3 * then.test_loss.abs() + 1e-4;
+    let moved = (answers.confusion.correct() as f64 - accuracy / 100.0 * images).abs();
+    let same_loss = (answers.loss - loss).abs() <= 1e-3 * loss.abs() + 1e-4;
     if same_loss && moved < (images / 1000.0).max(2.0) + 0.5 {
         return Ok(());
     }
@@ -110,8 +114,8 @@ fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Res
         "{OTHER}: on these, {} of {images} answers are correct and the loss is {:.4}; the run had {:.2} % and {:.4}",
         answers.confusion.correct(),
         answers.loss,
-        then.test_accuracy,
-        then.test_loss
+        accuracy,
+        loss
     );
     Err(Error::data(dir, message).with(Remedy::ImagesOfRun))
 }
@@ -119,7 +123,7 @@ fn check_same(dir: &Path, record: &Record, net: usize, answers: &Answers) -> Res
 /// The images that a run was evaluated on, from its dataset.
 fn load(dir: &Path, record: &Record, checkpoint: &Checkpoint) -> Result<Arc<Images>> {
     let held_out = record.summary.hold_out;
-    let images = if held_out == 0 {
+    let images = if held_out.is_none() {
         eval::load_test_images(dir, checkpoint)?.0
     } else {
         let data = TrainingData::load_held_out(dir, checkpoint.model.input, held_out)?;

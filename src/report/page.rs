@@ -87,23 +87,56 @@ fn overview(record: &Record) -> String {
         let right = (final_test_accuracy / 100.0 * summary.test_images as f64).round() as usize;
         format!(" ({} of {})", thousands(right), thousands(summary.test_images))
     };
+    let after = after(record);
     let mut figures =
-        key_figure(&percent(*final_test_accuracy), &format!("{on} accuracy after the last epoch{right}{of}"));
+        key_figure(&percent(*final_test_accuracy), &format!("{on} accuracy {after}{right}{of}"));
     if let Some(Spread { deviation, min, max, .. }) = summary.spread.filter(|_| nets > 1) {
         figures += &key_figure(
             &format!("± {deviation:.2}"),
             &format!("sample deviation of the nets, from {min:.2} to {max:.2} %"),
         );
     }
-    figures += &key_figure(&format!("{final_test_loss:.4}"), &format!("{on} loss after the last epoch{of}"));
+    figures += &key_figure(&format!("{final_test_loss:.4}"), &format!("{on} loss {after}{of}"));
     figures += &key_figure(
         &percent(*best_test_accuracy),
         &format!("in the best epoch, {best_epoch}, chosen by looking at the {on} images{of}"),
     );
-    figures += &key_figure(&percent(summary.train_accuracy), &format!("training accuracy, last epoch{of}"));
+    let trained = if summary.kept_epoch.is_some() { "that epoch" } else { "last epoch" };
+    figures += &key_figure(&percent(summary.train_accuracy), &format!("training accuracy, {trained}{of}"));
     figures +=
         &key_figure(&format!("{:.1} s", summary.seconds), &format!("for all epochs, on {}", summary.device));
-    format!("<div class=keys>\n{figures}</div>\n")
+    let stopped = stopped(record).map_or_else(String::new, |text| note(&text));
+    format!("<div class=keys>\n{figures}</div>\n{stopped}")
+}
+
+/// Which epoch's weights are the result.
+fn after(record: &Record) -> String {
+    let Summary { kept_epoch, replicas, .. } = &record.summary;
+    match kept_epoch {
+        Some(epoch) => format!("after epoch {epoch}, whose weights were kept"),
+        None if replicas.iter().any(|net| net.kept_epoch.is_some()) => "after the epoch that was kept".into(),
+        None => "after the last epoch".into(),
+    }
+}
+
+/// Where a training ended because nothing got better.
+fn stopped(record: &Record) -> Option<String> {
+    let Summary { stopped_epoch, replicas, epochs, .. } = &record.summary;
+    let early = replicas.iter().filter_map(|net| net.stopped_epoch);
+    match stopped_epoch {
+        Some(epoch) => Some(format!(
+            "Stopped early after epoch {epoch} of {epochs}: nothing got better on the held-out images for as long as the \
+             recipe has patience."
+        )),
+        None if early.clone().count() == 0 => None,
+        None => Some(format!(
+            "{} of {} nets stopped early, after epochs {}: nothing got better on the held-out images for as long as the \
+             recipe has patience.",
+            early.clone().count(),
+            replicas.len(),
+            early.map(|epoch| epoch.to_string()).collect::<Vec<_>>().join(", ")
+        )),
+    }
 }
 
 fn curves(record: &Record) -> String {
@@ -146,7 +179,9 @@ fn nets(record: &Record) -> String {
             format!("<code>{}</code>", escape(hash.get(..16).unwrap_or(hash))),
         ]
     };
-    let heads = ["net", "accuracy", "last epoch", "loss", "best epoch (which)", "weights’ SHA-256"];
+    let final_head =
+        if replicas.iter().any(|net| net.kept_epoch.is_some()) { "kept epoch" } else { "last epoch" };
+    let heads = ["net", "accuracy", final_head, "loss", "best epoch (which)", "weights’ SHA-256"];
     let rows: Vec<_> = replicas.iter().enumerate().map(row).collect();
     let finals = |keep: &dyn Fn(usize) -> bool| -> Vec<f64> {
         let nets = replicas.iter().enumerate().filter(|&(index, _)| keep(index));
@@ -162,7 +197,7 @@ fn nets(record: &Record) -> String {
         points.iter().map(of).collect()
     };
     let on = record.judged_on();
-    let chart = strips(&spread, &format!("{on} accuracy after the last epoch, %"), None);
+    let chart = strips(&spread, &format!("{on} accuracy {}, %", after(record)), None);
     let body = format!("<figure class=wide>{chart}</figure>\n")
         + &note("A dot for each net, a bar at the mean. Best epochs are chosen by looking at these images.")
         + &table(&heads, &rows, 2);

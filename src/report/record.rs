@@ -84,7 +84,7 @@ impl Record {
 
     /// What the run was evaluated on.
     pub(super) fn judged_on(&self) -> &'static str {
-        if self.summary.hold_out > 0 { "held-out" } else { "test" }
+        if self.summary.hold_out.is_none() { "test" } else { "held-out" }
     }
 
     /// Number of its nets.

@@ -6,6 +6,7 @@ use super::html::{escape, section, table};
 use super::record::Record;
 use crate::checkpoint::Checkpoint;
 use crate::config::shortest_floats;
+use crate::dataset::HoldOut;
 use crate::error::Result;
 use crate::model::Model;
 
@@ -66,7 +67,7 @@ pub(super) fn all(record: &Record, checkpoint: &Checkpoint) -> Result<Settings> 
 fn of_model(model: &Model) -> Settings {
     let mut found = training(model);
     for layer in &model.layers {
-        flatten(&layer.name, &layer.layer.keys().into(), &mut found);
+        flatten(&layer.name, &layer.keys().into(), &mut found);
     }
     found
 }
@@ -100,10 +101,12 @@ pub(super) fn recipe(record: &Record, checkpoint: &Checkpoint) -> String {
     row("device", summary.device.clone());
     row("dataset", summary.data.clone());
     row("training images", summary.train_images.to_string());
-    let held_out = if summary.hold_out > 0 {
-        "held out of the training set; the test set was not used"
-    } else {
-        "test set"
+    let held_out = match summary.hold_out {
+        HoldOut::NONE => "test set".to_owned(),
+        HoldOut::Count(_) => "held out of the training set; the test set was not used".to_owned(),
+        HoldOut::Share(share) => {
+            format!("held out of the training set ({share} of each class); the test set was not used")
+        }
     };
     row("evaluation images", format!("{}, {held_out}", summary.test_images));
     row("pixels / 255 normalised by", checkpoint.normalization.to_string());

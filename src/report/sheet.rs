@@ -49,6 +49,7 @@ pub fn contact_sheet(
         shuffle: false,
         changes: Changes::of(&[net]),
         normalization: data.normalization.clone(),
+        class_weights: Vec::new(),
     };
     let mut sheet = Sheet::new(model.input, [chosen.len(), columns + 1])?;
     let size = model.input.len();

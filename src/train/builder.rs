@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::judged;
 use super::state::{Partial, Progress};
 use super::{
-    DeviceSpan, MAX_ROWS, MAX_STEPS, Run, RunFolder, RunState, SAVE_EVERY, Settings, Tested, TrainingData,
-    rules,
+    DeviceSpan, Kept, MAX_ROWS, MAX_STEPS, Run, RunFolder, RunState, SAVE_EVERY, Settings, Tested,
+    TrainingData, rules,
 };
 use crate::checkpoint::InitialWeights;
 use crate::device::{Device, Opened};
@@ -119,6 +120,7 @@ impl RunBuilder {
             rules: rules(model.input.channels),
             devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic() }],
             extensions: Vec::new(),
+            kept: Vec::new(),
         };
         let folder = RunFolder::create(folder.as_deref(), &model.name)?;
         let run = ready.run(Parts { model, settings, data, folder, progress, device: &device, saved: None });
@@ -156,9 +158,11 @@ impl RunState {
             weights: self.vectors(Run::vector_to_save(&model)),
             diverged: progress.diverged.clone(),
         });
+        let kept =
+            progress.kept.iter().zip(self.kept).map(|(&step, weights)| Kept { step, weights }).collect();
         let (saved, folder) = (Some(progress.step), self.folder);
         let mut run = ready.run(Parts { model, settings, data, folder, progress, device, saved });
-        run.tested = tested;
+        (run.tested, run.kept) = (tested, kept);
         // The run may have been killed between writing its state and this.
         run.write_metrics()?;
         Ok(run)
@@ -185,8 +189,9 @@ fn check_model(model: &Model) -> Result<()> {
     let config = model.config();
     config.check()?;
     let again = Model::new(config)?;
-    let fits =
-        |(old, new): (&NamedLayer, &NamedLayer)| (&old.inputs, old.output) == (&new.inputs, new.output);
+    let fits = |(old, new): (&NamedLayer, &NamedLayer)| {
+        (&old.inputs, old.output, old.frozen) == (&new.inputs, new.output, new.frozen)
+    };
     if model.layers.len() == again.layers.len() && model.layers.iter().zip(&again.layers).all(fits) {
         return Ok(());
     }
@@ -243,6 +248,7 @@ impl Ready {
     fn new(model: &Model, settings: &Settings, data: &TrainingData, device: &Device) -> Result<Self> {
         check_model(model)?;
         data.check(model)?;
+        judged::check(model, data)?;
         // The run's files hold each net's model as text: better to find out now than at the end that it cannot be read back.
         settings.check(model)?;
         let setup = Setup {
@@ -290,6 +296,7 @@ impl Ready {
             save_every: SAVE_EVERY,
             saved: (Instant::now(), saved),
             tested: None,
+            kept: Vec::new(),
             results_written: None,
             pace: 1,
         }

@@ -68,7 +68,7 @@ impl Run {
             let flow = if step > 0 && !is_tested && (step.is_multiple_of(self.steps_per_epoch) || step >= end)
             {
                 self.finish_epoch(watch)?
-            } else if step >= end {
+            } else if step >= end || self.all_stopped() {
                 return Ok(Ending::Done);
             } else {
                 let epoch_end = (step / self.steps_per_epoch + 1) * self.steps_per_epoch;
@@ -136,10 +136,13 @@ impl Run {
     fn finish_epoch(&mut self, watch: &mut dyn Watch) -> Result<ControlFlow<()>> {
         let start = Instant::now();
         let Some(tests) = self.test(watch)? else { return Ok(ControlFlow::Break(())) };
+        let stopped = self.stopped();
         let progress = &mut self.progress;
         let seconds = progress.partial_seconds + start.elapsed().as_secs_f64();
-        for (out, (partial, test)) in progress.diverged.iter_mut().zip(progress.partial.iter().zip(&tests)) {
-            *out |= !(Metrics::from(*partial).loss().is_finite() && test.loss().is_finite());
+        let figures = progress.partial.iter().zip(&tests);
+        for ((out, stopped), (partial, test)) in progress.diverged.iter_mut().zip(&stopped).zip(figures) {
+            let finite = Metrics::from(*partial).loss().is_finite() && test.loss().is_finite();
+            *out |= !(*stopped || finite);
         }
         if progress.diverged.iter().all(|&out| out) {
             return Err(diverged(&self.model, &self.settings.replicas, "the loss"));
@@ -151,7 +154,7 @@ impl Run {
             self.settings.replicas.iter().zip(&progress.partial).zip(tests).enumerate()
         {
             let train = Metrics::from(partial);
-            let out = progress.diverged[replica];
+            let out = progress.diverged[replica] || stopped[replica];
             let figure = |value: f64| if out { f64::NAN } else { round(value) };
             progress.rows.push(EpochMetrics {
                 seed: net.seed,
@@ -165,14 +168,16 @@ impl Run {
                 test_correct: test.correct,
                 seconds: round(seconds),
                 train_seconds: round(progress.partial_seconds),
+                stopped: stopped[replica],
             });
         }
         if progress.step.is_multiple_of(self.steps_per_epoch) {
             progress.partial.fill(Partial::default());
             progress.partial_seconds = 0.0;
         }
-        self.save()?;
         let weights = self.opened.engine.read_all(Self::vector_to_save(&self.model))?;
+        self.keep(&weights);
+        self.save()?;
         let Progress { step, ref diverged, .. } = self.progress;
         self.tested = Some(Tested { step, weights, diverged: diverged.clone() });
         if self.results_written.is_none_or(|last| last.at.elapsed() >= RESULTS_SHARE * last.took) {
@@ -203,7 +208,9 @@ impl Run {
 
     /// Writes the state, from which the run goes on if it ends here, and the metrics.
     fn save(&mut self) -> Result<()> {
-        let state = state::save(&mut *self.opened.engine, &self.model, &self.settings, &mut self.progress)?;
+        let stopped = self.stopped();
+        let Self { opened, model, settings, progress, kept, .. } = self;
+        let state = state::save(&mut *opened.engine, (model, settings), progress, kept, &stopped)?;
         self.folder.write(RunState::FILE, &state)?;
         self.saved = (Instant::now(), Some(self.progress.step));
         self.write_metrics()

@@ -92,7 +92,7 @@ impl Events {
         run.folder.check()?;
         let is_new = !folders.iter().any(|folder| holds_events(folder));
         let files = folders.iter().map(|folder| begin(folder)).collect::<Result<_>>()?;
-        let judged_on = if run.data.held_out > 0 { "held_out" } else { "test" };
+        let judged_on = if run.data.held_out.is_none() { "test" } else { "held_out" };
         let mut events = Self { files, judged_on };
         if is_new {
             run.rows().chunks(settings.replicas.len()).try_for_each(|rows| events.epoch(rows))?;

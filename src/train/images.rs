@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::check_classes;
-use crate::dataset::{Dataset, Images, Loader, Preparation, Sketch, class_named, same_name};
+use crate::dataset::{Dataset, HoldOut, Images, Loader, Preparation, Sketch, class_named, same_name};
 use crate::error::{Error, Remedy, Result};
 use crate::eval::check_images;
 use crate::files::hex;
@@ -41,8 +41,8 @@ pub struct TrainingData {
     pub normalization: Normalization,
     /// Folder that the images came from; `None` for images made in memory.
     pub folder: Option<PathBuf>,
-    /// Training images that were held out and take the place of the test set; 0 if there is a real one.
-    pub held_out: usize,
+    /// The training images that were held out and take the place of the test set; none if there is a real one.
+    pub held_out: HoldOut,
 }
 
 impl TrainingData {
@@ -60,16 +60,16 @@ impl TrainingData {
     /// Those of [`Dataset::load`].
     pub fn load_by(loader: &Loader<'_>, folder: impl AsRef<Path>, input: Shape) -> Result<Self> {
         let folder = folder.as_ref();
-        Ok(Self::new(loader.load(folder, input)?, folder, 0))
+        Ok(Self::new(loader.load(folder, input)?, folder, HoldOut::NONE))
     }
 
-    /// Loads the training part of a dataset, of which `count` images take the place of the test set, which is not even read:
-    /// for tuning.
+    /// Loads the training part of a dataset, of which some images take the place of the test set, which is not even read: for
+    /// tuning, and for recipes that decide by them ([`TrainConfig::early_stop`](crate::TrainConfig::early_stop)).
     ///
     /// # Errors
     /// Those of [`Dataset::hold_out`].
-    pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, count: usize) -> Result<Self> {
-        Self::load_held_out_by(&Loader::new(), folder, input, count)
+    pub fn load_held_out(folder: impl AsRef<Path>, input: Shape, which: impl Into<HoldOut>) -> Result<Self> {
+        Self::load_held_out_by(&Loader::new(), folder, input, which)
     }
 
     /// As [`TrainingData::load_held_out`], as `loader` says.
@@ -80,16 +80,24 @@ impl TrainingData {
         loader: &Loader<'_>,
         folder: impl AsRef<Path>,
         input: Shape,
-        count: usize,
+        which: impl Into<HoldOut>,
     ) -> Result<Self> {
-        let folder = folder.as_ref();
-        if count == 0 {
-            return Err(Error::Usage("cannot hold out 0 images: at least one is needed for testing".into()));
-        }
-        Ok(Self::new(loader.hold_out(folder, input, count)?, folder, count))
+        let (folder, which) = (folder.as_ref(), which.into());
+        Ok(Self::new(loader.hold_out(folder, input, which)?, folder, which))
     }
 
-    fn new(dataset: Dataset, folder: &Path, held_out: usize) -> Self {
+    /// Holds out images of the training part, which take the place of the test part.
+    ///
+    /// # Errors
+    /// When no image would be left.
+    pub fn hold_out(self, which: impl Into<HoldOut>) -> Result<Self> {
+        let held_out = which.into();
+        let (train, test) = self.train.hold_out(held_out)?;
+        let normalization = train.normalization();
+        Ok(Self { train: Arc::new(train), test: Arc::new(test), normalization, held_out, ..self })
+    }
+
+    fn new(dataset: Dataset, folder: &Path, held_out: HoldOut) -> Self {
         let Dataset { train, test, classes, named, prepare, twelve_bit, sketch, warnings, .. } = dataset;
         let normalization = train.normalization();
         let (train, test, folder) = (Arc::new(train), Arc::new(test), Some(folder.to_owned()));
@@ -158,7 +166,7 @@ impl TrainingData {
             warnings: Vec::new(),
             normalization,
             folder: None,
-            held_out: 0,
+            held_out: HoldOut::NONE,
         };
         data.check_parts()?;
         Ok(data)

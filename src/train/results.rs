@@ -3,11 +3,11 @@
 use std::time::Instant;
 
 use super::summary::{self, ReplicaSummary, Summary};
-use super::{EpochMetrics, Run, Tested, Vector, Written};
+use super::{EpochMetrics, Run, Tested, Written};
 use crate::checkpoint::{Checkpoint, Trained};
 use crate::error::{Error, Result};
 use crate::eval;
-use crate::model::Model;
+use crate::tensor::Tensor;
 
 const METRICS: &str = "metrics.csv";
 
@@ -79,11 +79,6 @@ impl Run {
         Ok(summary)
     }
 
-    /// What the model files hold.
-    pub(super) fn vector_to_save(model: &Model) -> Vector {
-        if model.train.average_decay > 0.0 { Vector::Average } else { Vector::Weights }
-    }
-
     /// At an early end, writes models and summary of the last test, if they are not there. Returns the epoch that they are
     /// of.
     pub(super) fn write_last_epoch(&mut self) -> Result<Option<usize>> {
@@ -94,14 +89,23 @@ impl Run {
         Ok(Some(step.div_ceil(self.steps_per_epoch) as usize))
     }
 
-    /// Writes a model file for each net with these weights, and the summary.
+    /// The weights of a net after this step, which are its result.
+    fn result<'a>(&'a self, replica: usize, tested: &'a Tested, step: u32) -> &'a [Tensor] {
+        match self.kept.get(replica).filter(|kept| kept.step == step) {
+            Some(kept) => &kept.weights,
+            None => &tested.weights[replica],
+        }
+    }
+
+    /// Writes a model file for each net with the weights that are its result, and the summary.
     fn write_results(&self, tested: &Tested) -> Result<Summary> {
         self.folder.check()?;
         let mut replicas = Vec::new();
         let nets = self.settings.replicas.len();
-        for (replica, (net, weights)) in self.settings.replicas.iter().zip(&tested.weights).enumerate() {
+        for (replica, net) in self.settings.replicas.iter().enumerate() {
             let rows = || self.progress.rows.iter().skip(replica).step_by(nets);
-            let last = rows().next_back().expect("the net was tested");
+            let verdict = self.verdict(replica).expect("the net was tested");
+            let last = verdict.kept;
             let (best, best_epoch) = summary::best(rows().map(|row| (row.epoch, row.test_accuracy)));
             let mut summary = ReplicaSummary {
                 net: net.clone(),
@@ -110,6 +114,8 @@ impl Run {
                 final_test_loss: last.test_loss,
                 best_test_accuracy: best,
                 best_epoch,
+                kept_epoch: self.model.train.judges().map(|_| last.epoch),
+                stopped_epoch: verdict.stopped,
                 weights_sha256: None,
             };
             let file = self.settings.model_file(net);
@@ -134,7 +140,7 @@ impl Run {
             };
             let mut checkpoint = Checkpoint {
                 model: net.model(&self.model)?,
-                weights: weights.clone(),
+                weights: self.result(replica, tested, last.step).to_vec(),
                 normalization: self.data.normalization.clone(),
                 classes: self.model.classes.clone().unwrap_or_else(|| self.data.classes.clone()),
                 trained,
@@ -158,7 +164,7 @@ impl Run {
 
     /// The temperature of a net, if there are images to fit it on that it neither learnt from nor is judged by in the end.
     fn temperature(&self, checkpoint: &Checkpoint) -> Option<f32> {
-        if self.settings.hold_out == 0 {
+        if self.settings.hold_out.is_none() {
             return None;
         }
         // A model that could not be calibrated is still better than none.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize, Serializer};
 
 use super::MOST_NETS;
+use crate::dataset::HoldOut;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::replica::Replica;
@@ -21,8 +22,8 @@ pub(crate) struct Settings {
     /// Folder of the dataset.
     #[serde(serialize_with = "any_path")]
     pub(crate) data: PathBuf,
-    /// Training images to hold out as a stand-in for the test set; 0: none.
-    pub(crate) hold_out: usize,
+    /// Training images to hold out as a stand-in for the test set.
+    pub(crate) hold_out: HoldOut,
 }
 
 /// What file systems allow, with room for the name of a temporary file.
@@ -99,8 +100,12 @@ mod tests {
             net
         };
         let check = |replicas: &[Replica]| {
-            let settings =
-                Settings { replicas: replicas.to_vec(), shuffle: true, data: PathBuf::new(), hold_out: 0 };
+            let settings = Settings {
+                replicas: replicas.to_vec(),
+                shuffle: true,
+                data: PathBuf::new(),
+                hold_out: HoldOut::NONE,
+            };
             settings.check(&model).map_err(|error| error.to_string())
         };
         assert_eq!(check(&[net(1, "", 0.0), net(2, "", 0.0), net(1, "a", 0.0), net(1, "a", 0.5)]), Ok(()));

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::folder::RunFolder;
-use super::{DeviceSpan, EpochMetrics, Extension, Settings, TrainingData};
+use super::{DeviceSpan, EpochMetrics, Extension, Kept, Settings, TrainingData};
 use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
-use crate::dataset::{Images, Loader};
+use crate::dataset::{HoldOut, Images, Loader};
 use crate::engine::{Engine, Metrics, Vector};
 use crate::error::{Error, Remedy, Result};
 use crate::model::Model;
@@ -38,6 +38,8 @@ pub struct RunState {
     pub(super) progress: Progress,
     /// The vectors of each replica, in the order of [`vectors`].
     pub(super) replicas: Vec<Vec<Vec<Tensor>>>,
+    /// The weights of [`Progress::kept`], for each net.
+    pub(super) kept: Vec<Vec<Tensor>>,
 }
 
 /// How far a run is.
@@ -67,6 +69,9 @@ pub(super) struct Progress {
     /// When the end of the run was moved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) extensions: Vec<Extension>,
+    /// The step after which each net's weights were best so far; empty if nothing decides about that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) kept: Vec<u32>,
 }
 
 /// Those by which runs were trained when states did not tell.
@@ -108,6 +113,9 @@ fn vectors(train: &TrainConfig) -> Vec<(&'static str, Vector)> {
     all
 }
 
+/// What the tensors of [`Progress::kept`] are called, like a vector.
+const KEPT: &str = "kept";
+
 /// Names and shapes of a vector's tensors, as [`Engine::read`] gives them.
 fn tensors_of(model: &Model, vector: Vector) -> Vec<Wanted> {
     let all = model.params().into_iter();
@@ -116,12 +124,13 @@ fn tensors_of(model: &Model, vector: Vector) -> Vec<Wanted> {
         .collect()
 }
 
-/// The file of a run. A net whose weights are no longer numbers is put down as diverged.
+/// The file of a run. A net whose weights are no longer numbers is put down as diverged, unless it has stopped.
 pub(super) fn save(
     engine: &mut (dyn Engine + '_),
-    model: &Model,
-    settings: &Settings,
+    (model, settings): (&Model, &Settings),
     progress: &mut Progress,
+    kept: &[Kept],
+    stopped: &[bool],
 ) -> Result<Vec<u8>> {
     let vectors = vectors(&model.train);
     let mut read = Vec::new();
@@ -139,13 +148,21 @@ pub(super) fn save(
         }
         let of_net: &mut [Tensor] = &mut tensors[first..];
         let bad = of_net.iter().find(|tensor| !tensor.data.iter().all(|value| value.is_finite()));
-        progress.diverged[replica] |= bad.is_some();
+        progress.diverged[replica] |= bad.is_some() && !stopped[replica];
         if let Some(bad) = bad.filter(|_| progress.diverged.iter().all(|&out| out)) {
             return Err(super::diverged(model, &settings.replicas, &bad.name));
         }
-        if progress.diverged[replica] {
+        if progress.diverged[replica] || bad.is_some() {
             of_net.iter_mut().for_each(|tensor| tensor.data.fill(0.0));
         }
+    }
+    for (replica, kept) in kept.iter().enumerate() {
+        let named = |tensor: &Tensor| Tensor {
+            name: format!("{replica}.{KEPT}.{}", tensor.name),
+            shape: tensor.shape.clone(),
+            data: if progress.diverged[replica] { vec![0.0; tensor.data.len()] } else { tensor.data.clone() },
+        };
+        tensors.extend(kept.weights.iter().map(named));
     }
     let json = |value: serde_json::Result<String>| value.expect("plain values are JSON");
     let metadata = [
@@ -207,6 +224,9 @@ impl RunState {
         {
             return Err(bad("damaged metadata: nets and sums do not match".into()));
         }
+        if ![0, settings.replicas.len()].contains(&progress.kept.len()) {
+            return Err(bad("damaged metadata: nets and kept weights do not match".into()));
+        }
         let vectors = vectors(&model.train);
         let mut wanted = Vec::new();
         for replica in 0..settings.replicas.len() {
@@ -214,6 +234,10 @@ impl RunState {
                 let named = tensors_of(&model, vector).into_iter();
                 wanted.extend(named.map(|(name, shape)| (format!("{replica}.{vector_name}.{name}"), shape)));
             }
+        }
+        for replica in 0..progress.kept.len() {
+            let named = tensors_of(&model, Vector::Weights).into_iter();
+            wanted.extend(named.map(|(name, shape)| (format!("{replica}.{KEPT}.{name}"), shape)));
         }
         let mut tensors = file.tensors(&wanted)?.into_iter();
         let replicas = (0..settings.replicas.len())
@@ -225,7 +249,14 @@ impl RunState {
                 vectors.iter().map(vector).collect()
             })
             .collect();
-        Ok(Self { model: Arc::new(model), settings, is_old: !file.is_sealed(), folder, progress, replicas })
+        let kept = (0..progress.kept.len())
+            .map(|_| {
+                let names = tensors_of(&model, Vector::Weights).into_iter();
+                names.zip(&mut tensors).map(|((name, _), tensor)| Tensor { name, ..tensor }).collect()
+            })
+            .collect();
+        let (model, is_old) = (Arc::new(model), !file.is_sealed());
+        Ok(Self { model, settings, is_old, folder, progress, replicas, kept })
     }
 
     /// The images in a folder, normalised by the rules that the run began with.
@@ -244,8 +275,8 @@ impl RunState {
         let dir = dir.as_ref();
         let input = self.model.input;
         let mut data = match self.settings.hold_out {
-            0 => TrainingData::load_by(loader, dir, input)?,
-            count => TrainingData::load_held_out_by(loader, dir, input, count)?,
+            HoldOut::NONE => TrainingData::load_by(loader, dir, input)?,
+            which => TrainingData::load_held_out_by(loader, dir, input, which)?,
         };
         data.normalization = self.normalization(&data.train);
         data.named_as(&self.progress.classes);
@@ -346,7 +377,7 @@ impl RunState {
     }
 
     /// Training images that the run holds out in place of a test set.
-    pub fn held_out(&self) -> usize {
+    pub fn held_out(&self) -> HoldOut {
         self.settings.hold_out
     }
 

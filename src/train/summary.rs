@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{EpochMetrics, Run, number_or_nan};
+use crate::dataset::HoldOut;
 use crate::error::{Error, Result};
 use crate::files::read_at_most;
 use crate::replica::{Point, Replica};
@@ -24,7 +25,7 @@ pub struct Summary {
     pub epochs: usize,
     /// Steps taken.
     pub steps: u32,
-    /// True if all epochs were trained; `--max-steps` stops earlier.
+    /// True if all epochs were trained, or all nets stopped early by their recipe; a step to stop at ends a run before that.
     pub complete: bool,
     /// Images of one step.
     pub batch_size: usize,
@@ -48,12 +49,12 @@ pub struct Summary {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_sha256: Option<String>,
     /// Training images that were held out and take the place of the test set; 0: the test set is the test set.
-    pub hold_out: usize,
+    pub hold_out: HoldOut,
     /// Training images.
     pub train_images: usize,
     /// Test images, or held-out images.
     pub test_images: usize,
-    /// Right answers on the test images after the last epoch, in percent.
+    /// Right answers on the test images after the last epoch, or the one that was kept, in percent.
     pub final_test_accuracy: f64,
     /// Mean loss there.
     pub final_test_loss: f64,
@@ -61,6 +62,13 @@ pub struct Summary {
     pub best_test_accuracy: f64,
     /// The first epoch that had it.
     pub best_epoch: usize,
+    /// The epoch whose weights were saved, of a run with one net whose recipe decides by held-out images; what is called final
+    /// here is of this epoch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_epoch: Option<usize>,
+    /// The epoch after which it stopped early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_epoch: Option<usize>,
     /// Right answers during the last epoch of training, in percent.
     pub train_accuracy: f64,
     /// Mean loss during the last epoch of training.
@@ -120,7 +128,7 @@ pub struct ReplicaSummary {
     pub net: Replica,
     /// Its file in the run's folder; none if it diverged.
     pub file: Option<String>,
-    /// Right answers on the test images after the last epoch, in percent; NaN if it diverged.
+    /// Right answers on the test images after the last epoch, or the one that was kept, in percent; NaN if it diverged.
     #[serde(deserialize_with = "number_or_nan")]
     pub final_test_accuracy: f64,
     /// Mean loss there.
@@ -131,6 +139,12 @@ pub struct ReplicaSummary {
     pub best_test_accuracy: f64,
     /// The first epoch that had it.
     pub best_epoch: usize,
+    /// The epoch whose weights were saved, if its recipe decides by held-out images.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept_epoch: Option<usize>,
+    /// The epoch after which it stopped early.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stopped_epoch: Option<usize>,
     /// SHA-256 of its weights.
     pub weights_sha256: Option<String>,
 }
@@ -202,8 +216,13 @@ impl Run {
         let rows = &self.progress.rows;
         let epochs = rows.len() / nets;
         let mean = |rows: &[EpochMetrics], value: fn(&EpochMetrics) -> f64| mean(rows.iter().map(value));
-        let last = &rows[rows.len() - nets..];
-        let step = last[0].step;
+        let step = rows[rows.len() - 1].step;
+        // Those of each net's result.
+        let last = |net| match self.progress.diverged[net] {
+            true => rows[rows.len() - nets + net],
+            false => self.verdict(net).expect("every net was tested").kept,
+        };
+        let last = &(0..nets).map(last).collect::<Vec<_>>()[..];
         let means = rows.chunks(nets).map(|rows| (rows[0].epoch, mean(rows, |row| row.test_accuracy)));
         let (best_test_accuracy, best_epoch) = best(means);
         let seconds: f64 = rows.chunks(nets).map(|rows| rows[0].seconds).sum();
@@ -218,7 +237,7 @@ impl Run {
             parameters: self.model.parameter_count(),
             epochs: self.model.train.epochs,
             steps: step,
-            complete: step as usize == self.learning_rates[0].len(),
+            complete: self.is_complete(),
             batch_size: self.model.train.batch_size,
             seed: (!several).then_some(self.settings.replicas[0].seed),
             seeds: several.then(|| self.settings.replicas.iter().map(|net| net.seed).collect()),
@@ -237,6 +256,8 @@ impl Run {
             final_test_loss: round(mean(last, |row| row.test_loss)),
             best_test_accuracy: round(best_test_accuracy),
             best_epoch,
+            kept_epoch: replicas[0].kept_epoch.filter(|_| !several),
+            stopped_epoch: replicas[0].stopped_epoch.filter(|_| !several),
             train_accuracy: round(mean(last, |row| row.train_accuracy)),
             train_loss: round(mean(last, |row| row.train_loss)),
             seconds: round(seconds),

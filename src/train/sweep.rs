@@ -24,20 +24,24 @@ struct Axis {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Setting {
     LearningRate,
+    Warmup,
     WeightDecay,
     Dropout,
     LabelSmoothing,
+    ClipNorm,
     Augment,
     /// With its number in [`Augment::STRENGTHS`].
     Strength(usize),
 }
 
 /// Keys of the settings that are no strength of `augment`, as a model file has them; `augment` is a factor on all strengths.
-const SETTINGS: [(&str, Setting); 5] = [
+const SETTINGS: [(&str, Setting); 7] = [
     ("learning_rate", Setting::LearningRate),
+    ("warmup", Setting::Warmup),
     ("weight_decay", Setting::WeightDecay),
     ("dropout", Setting::Dropout),
     ("label_smoothing", Setting::LabelSmoothing),
+    ("clip_norm", Setting::ClipNorm),
     ("augment", Setting::Augment),
 ];
 
@@ -66,11 +70,17 @@ impl Setting {
             Self::LearningRate => match &mut net.learning_rate {
                 LearningRate::Constant { rate } | LearningRate::Step { rate, .. } => *rate = value,
                 LearningRate::Cosine { peak, .. } | LearningRate::OneCycle { peak, .. } => *peak = value,
+                LearningRate::Exponential { start, end } => (*start, *end) = (value, value * (*end / *start)),
+            },
+            Self::Warmup => match &mut net.learning_rate {
+                LearningRate::OneCycle { warmup, .. } => *warmup = value,
+                _ => net.warmup = value,
             },
             Self::WeightDecay => net.weight_decay = value,
             Self::Dropout if net.dropout.is_empty() => return Err("the model has no dropout layer"),
             Self::Dropout => net.dropout.fill(value),
             Self::LabelSmoothing => net.label_smoothing = value,
+            Self::ClipNorm => net.clip_norm = value,
             Self::Augment if augment.is_none() => {
                 return Err("the model does not augment its images, so there is nothing to multiply; sweep \
                             augment.scale or another strength instead");
@@ -253,9 +263,11 @@ mod tests {
             [("/augment/rotate_degrees", 5.0), ("/augment/scale", 0.05), ("/augment/shift_pixels", 1.0)];
         for (key, want) in [
             ("learning_rate", &[("/learning_rate/peak", 0.5)][..]),
+            ("warmup", &[("/learning_rate/warmup", 0.5)]),
             ("weight_decay", &[("/weight_decay", 0.5)]),
             ("dropout", &[("/dropout/0", 0.5), ("/dropout/1", 0.5)]),
             ("label_smoothing", &[("/label_smoothing", 0.5)]),
+            ("clip_norm", &[("/clip_norm", 0.5)]),
             ("augment", &all),
             ("augment.rotate_degrees", &[("/augment/rotate_degrees", 0.5)]),
             ("augment.shift_pixels", &[("/augment/shift_pixels", 0.5)]),
@@ -278,7 +290,7 @@ mod tests {
             };
             assert!(changed.len() == want.len() && changed.iter().zip(want).all(near), "{key}: {changed:?}");
         }
-        assert_eq!(SETTINGS.len(), 5, "a new setting belongs in the table above");
+        assert_eq!(SETTINGS.len(), 7, "a new setting belongs in the table above");
     }
 
     #[test]

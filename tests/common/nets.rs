@@ -9,7 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{RngAlgorithm, TestError, TestRng, TestRunner};
-use shadernet::config::{Augment, Fill, LearningRate, Optimizer, TrainConfig};
+use shadernet::config::{Augment, ClassWeights, Fill, LearningRate, Optimizer, TrainConfig};
 use shadernet::layers::LAYERS;
 use shadernet::model::{Model, NamedLayer};
 use shadernet::tensor::{Shape, Tensor};
@@ -33,6 +33,10 @@ pub(crate) struct Case {
     pub(crate) seed: u32,
     pub(crate) step: u32,
     pub(crate) shuffle: bool,
+    /// Freezes a layer, or those before one.
+    freeze: Option<(usize, bool)>,
+    /// Gives a layer a learning rate of its own.
+    rate: Option<usize>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -163,8 +167,31 @@ impl Case {
             share(&model, &mut lines);
             model = self.parse(&lines);
         }
-        model.train = self.train.clone();
-        model
+        self.of_layers(model)
+    }
+
+    /// The model with its recipe, in which layers but the last may be frozen and have rates.
+    fn of_layers(&self, model: Model) -> Model {
+        let owns = |layer: &NamedLayer| layer.parameter_count() > 0;
+        let last =
+            model.layers.iter().rposition(|layer| layer.params.iter().any(|param| param.trained)).unwrap();
+        let last = model.layers[last].weights_of.unwrap_or(last);
+        let own: Vec<usize> = (0..last).filter(|&at| owns(&model.layers[at])).collect();
+        let mut config = model.config();
+        config.train = self.train.clone();
+        let mut frozen = Vec::new();
+        if let (Some((number, before)), false) = (self.freeze, own.is_empty()) {
+            let at = own[number % own.len()];
+            let name = |at: usize| model.layers[at].name.clone();
+            let following = model.layers[at + 1..].iter().position(owns).map_or(last, |more| at + 1 + more);
+            config.train.freeze = vec![if before { format!("before {}", name(following)) } else { name(at) }];
+            frozen = if before { (0..following).collect() } else { vec![at] };
+        }
+        let free: Vec<usize> = own.into_iter().chain([last]).filter(|at| !frozen.contains(at)).collect();
+        if let Some(number) = self.rate {
+            config.layers[free[number % free.len()]].keys.insert("rate".into(), 0.3.into());
+        }
+        Model::new(config).unwrap()
     }
 
     fn parse(&self, lines: &[String]) -> Model {
@@ -353,8 +380,11 @@ fn train() -> impl Strategy<Value = TrainConfig> {
     let augment = prop_oneof![2 => Just(Augment::default()), 1 => Just(augmented), 1 => Just(partly), 2 => filled, 2 => alone];
     let smoothing = prop_oneof![Just(0.0f32), Just(0.1)];
     let average = prop_oneof![Just(0.0f32), Just(0.99)];
-    (1..=9usize, optimizer(), smoothing, average, augment).prop_map(
-        |(batch_size, optimizer, label_smoothing, average_decay, augment)| {
+    let weights = prop_oneof![2 => Just(None), 1 => Just(Some(ClassWeights::Balanced))];
+    // Of gradients whose norms are from 0.01 to 10.
+    let clip_norm = prop_oneof![2 => Just(0.0f32), 1 => Just(0.05), 1 => Just(2.0)];
+    (1..=9usize, optimizer(), smoothing, average, augment, weights, clip_norm).prop_map(
+        |(batch_size, optimizer, label_smoothing, average_decay, augment, class_weights, clip_norm)| {
             TrainConfig::default()
                 .epochs(200)
                 .batch_size(batch_size)
@@ -362,6 +392,8 @@ fn train() -> impl Strategy<Value = TrainConfig> {
                 .learning_rate(LearningRate::Constant { rate: 0.03 })
                 .label_smoothing(label_smoothing)
                 .average_decay(average_decay)
+                .class_weights(class_weights)
+                .clip_norm(clip_norm)
                 .augment(augment)
         },
     )
@@ -374,12 +406,32 @@ fn cases() -> impl Strategy<Value = Case> {
     // Epochs of 2½ batches: the third step of each is short.
     let step = prop_oneof![Just(0), Just(5), Just(301)];
     let run = (prop_oneof![2 => Just(1), 1 => Just(3usize)], 0..1000u32, step, any::<bool>());
-    (network, train(), run).prop_map(
-        move |((body, head, laps, input, classes), mut train, (replicas, seed, step, shuffle))| {
+    let freeze = prop_oneof![1 => Just(None), 2 => (0..20usize, any::<bool>()).prop_map(Some)];
+    let rate = prop_oneof![2 => Just(None), 1 => (0..20usize).prop_map(Some)];
+    (network, train(), run, (freeze, rate)).prop_map(
+        move |(
+            (body, head, laps, input, classes),
+            mut train,
+            (replicas, seed, step, shuffle),
+            (freeze, rate),
+        )| {
             if input[0] == 3 && train.augment.brightness > 0.0 {
                 train.augment = train.augment.saturation(0.5).hue(0.3);
             }
-            Case { body, head: heads[head], laps, input, classes, train, replicas, seed, step, shuffle }
+            Case {
+                body,
+                head: heads[head],
+                laps,
+                input,
+                classes,
+                train,
+                replicas,
+                seed,
+                step,
+                shuffle,
+                freeze,
+                rate,
+            }
         },
     )
 }

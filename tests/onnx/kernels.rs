@@ -49,7 +49,7 @@ fn unpack(values: &[f32], images: usize) -> (Vec<f32>, Vec<f32>) {
 /// The tensor `state` of a step with one net of one layer.
 fn state(step: u32, images: usize, net: NetSettings, layer: LayerSettings) -> Vec<u32> {
     let step = StepWords { next_step: step + 1, this_step: step, step_images: images as u32 };
-    state::words(step, &Normalization::uniform(0, 0.0, 1.0), &[(net, vec![layer])])
+    state::words(step, &Normalization::uniform(0, 0.0, 1.0), &[], &[(net, vec![layer])])
 }
 
 fn floats(words: Vec<u32>) -> Vec<f32> {
@@ -121,6 +121,7 @@ impl Kernels {
         let input = Shape::new(channels, height, width);
         let output = layer.output_shape(&[input]).unwrap();
         let plan = PlanContext {
+            frozen: false,
             inputs: vec![input],
             output,
             quads: images.div_ceil(4),
@@ -137,6 +138,7 @@ impl Kernels {
         let mut settings = LayerSettings::default();
         if let Op::Dropout { rate } = layer.op(&[input]) {
             settings = LayerSettings {
+                rate: 1.0,
                 dropout_key: rng::key(context.seed, Stream::Dropout(context.layer)),
                 dropout_threshold: rng::drop_threshold(rate),
                 dropout_scale: 1.0 / (1.0 - rate),
@@ -149,7 +151,7 @@ impl Kernels {
     /// `loss` and `grad_logits` of [N, C] logits, and the `sum` of the losses.
     pub(crate) fn cross_entropy(&mut self, logits: &Array, targets: &[u8], wanted: &Arrays) -> Arrays {
         let [images, classes] = logits.shape[..] else { panic!("{:?} is no matrix", logits.shape) };
-        let launches = cross_entropy::launches(images.div_ceil(4), classes, images, true);
+        let launches = cross_entropy::launches(images.div_ceil(4), classes, images, true, false);
         let targets: Vec<u32> = targets.iter().map(|&target| target.into()).collect();
         let state = state(0, images, NetSettings::default(), LayerSettings::default());
         let words = [("targets", pack(&targets, images, 0)), ("state", state)];
@@ -173,7 +175,7 @@ impl Kernels {
         step: Step,
     ) -> Arrays {
         let (len, steps) = (given["params"].data.len(), step.step as usize + 1);
-        let launch = rule.launch(len, 1, steps, 0.0);
+        let launch = rule.launch(len, 1, steps, 0.0, false, false);
         let rates = vec![(step.learning_rate as f32).to_bits(); steps];
         let net = NetSettings { weight_decay: given["weight_decay"].data[0] as f32, ..Default::default() };
         let words = [

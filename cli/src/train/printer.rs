@@ -14,6 +14,8 @@ use shadernet::model::{Model, NamedLayer};
 use shadernet::replica::Replica;
 use shadernet::train::{EpochMetrics, Run, Spread, Summary, TrainingData, Watch};
 
+use super::epoch_line::{EpochLine, rate};
+use super::kept;
 use super::recipe::recipe;
 use crate::Output;
 
@@ -56,7 +58,7 @@ impl Printer {
         let out = &mut self.output;
         out.line(format_args!("device: {device}\n\n{model}\n"));
         let (train, test) = (data.train.count, data.test.count);
-        let test = if data.held_out > 0 {
+        let test = if !data.held_out.is_none() {
             self.test = "held-out";
             format!("{test} held-out images to evaluate on (the test set is not used)")
         } else {
@@ -137,6 +139,9 @@ impl Printer {
     pub(super) fn finish(&mut self, summary: &Summary, model: &Model) -> Result<()> {
         let out = &mut self.output;
         out.line(format_args!("\n{}\n", result(summary)));
+        if let Some(line) = kept::line(summary, model) {
+            out.line(format_args!("{line}\n"));
+        }
         if !summary.replicas.is_empty() {
             let widest =
                 summary.replicas.iter().map(|net| net.net.point.to_string().len()).max().unwrap_or(0);
@@ -206,6 +211,7 @@ impl Printer {
     }
 
     fn epoch_line(&mut self, rows: &[EpochMetrics]) {
+        let stopped = rows.iter().filter(|row| row.stopped).count();
         let trained: Vec<&EpochMetrics> = rows.iter().filter(|row| row.test_loss.is_finite()).collect();
         let Some(first) = trained.first() else { return };
         let mean = |value: fn(&EpochMetrics) -> f64| {
@@ -225,70 +231,12 @@ impl Printer {
                 .iter()
                 .all(|row| row.learning_rate == first.learning_rate)
                 .then_some(first.learning_rate),
-            diverged: (rows.len() - trained.len(), rows.len()),
+            nets: rows.len(),
+            diverged: rows.len() - trained.len() - stopped,
+            stopped,
             seconds: first.seconds,
         };
         self.output.line(format_args!("{}", line.within(self.output.columns())));
-    }
-}
-
-/// What is said of an epoch.
-struct EpochLine {
-    epoch: usize,
-    epochs: usize,
-    test: &'static str,
-    train_loss: f64,
-    train_accuracy: f64,
-    test_loss: f64,
-    test_accuracy: f64,
-    /// Of several nets.
-    spread: Option<Spread>,
-    /// If all nets have the same.
-    rate: Option<f32>,
-    /// How many nets of how many.
-    diverged: (usize, usize),
-    seconds: f64,
-}
-
-impl EpochLine {
-    /// The line with as much as fits.
-    fn within(&self, columns: usize) -> String {
-        let lines = (0..=Self::PARTS).map(|left_out| self.without(left_out));
-        let mut lines = lines.skip_while(|line| line.chars().count() > columns);
-        lines.next().unwrap_or_else(|| self.without(Self::PARTS))
-    }
-
-    /// Parts that can be left out, from the one that is missed least.
-    const PARTS: usize = 6;
-
-    fn without(&self, left_out: usize) -> String {
-        let has = |part: usize| part >= left_out;
-        let width = self.epochs.to_string().len();
-        let mut parts = vec![format!("epoch {:>width$}/{}", self.epoch, self.epochs)];
-        if has(4) {
-            let accuracy = if has(2) { format!(" {:.1}%", self.train_accuracy) } else { String::new() };
-            parts.push(format!("train loss {:.4}{accuracy}", self.train_loss));
-        }
-        let accuracy = match &self.spread {
-            Some(spread) if has(1) => {
-                format!(
-                    "{:.2} ± {:.2}% ({:.2} to {:.2})",
-                    spread.mean, spread.deviation, spread.min, spread.max
-                )
-            }
-            Some(spread) => format!("{:.2} ± {:.2}%", spread.mean, spread.deviation),
-            None => format!("{:.2}%", self.test_accuracy),
-        };
-        let loss = if has(5) { format!(" loss {:.4}", self.test_loss) } else { String::new() };
-        parts.push(format!("{}{loss} {accuracy}", self.test));
-        parts.extend(self.rate.filter(|_| has(0)).map(|value| format!("lr {}", rate(value))));
-        if self.diverged.0 > 0 {
-            parts.push(format!("{} of {} diverged", self.diverged.0, self.diverged.1));
-        }
-        if has(3) {
-            parts.push(format!("{:.1} s", self.seconds));
-        }
-        parts.join("  ")
     }
 }
 
@@ -316,18 +264,13 @@ impl Watch for Printer {
     }
 }
 
-/// Four significant digits.
-fn rate(rate: f32) -> String {
-    if rate >= 0.001 { format!("{rate:.4}") } else { format!("{rate:.1e}") }
-}
-
 fn spread_text(spread: &Spread) -> String {
     format!("{:.2} ± {:.2} % ({:.2} to {:.2})", spread.mean, spread.deviation, spread.min, spread.max)
 }
 
 /// The last line of all.
 pub(super) fn result(summary: &Summary) -> String {
-    let set = if summary.hold_out > 0 { "Held-out set" } else { "Test set" };
+    let set = if summary.hold_out.is_none() { "Test set" } else { "Held-out set" };
     let Summary { final_test_loss: loss, final_test_accuracy: accuracy, test_images, .. } = summary;
     let reached = summary.points.iter().filter_map(|point| Some((point, point.spread?)));
     let best = reached.reduce(|a, b| if b.1.mean > a.1.mean { b } else { a });
@@ -371,7 +314,7 @@ fn targets(summary: &Summary, model: &Model) -> Vec<String> {
         (
             "test accuracy after the last epoch ≥ 99.40 %",
             format!("{accuracy:.2} %"),
-            accuracy >= 99.4 && summary.hold_out == 0,
+            accuracy >= 99.4 && summary.hold_out.is_none(),
         ),
         ("fewer than 20,000 parameters", parameters.to_string(), parameters < 20_000),
         ("fewer than 20 epochs", epochs.to_string(), epochs < 20),
@@ -384,55 +327,4 @@ fn targets(summary: &Summary, model: &Model) -> Vec<String> {
     };
     let head = format!("{:<46} {:>12}", "target of the assignment (MNIST)", "reached");
     std::iter::once(head).chain(rows.iter().map(line)).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn line(epochs: usize, spread: Option<Spread>) -> EpochLine {
-        EpochLine {
-            epoch: epochs,
-            epochs,
-            test: "test",
-            train_loss: 0.234_51,
-            train_accuracy: 92.344,
-            test_loss: 0.054_32,
-            test_accuracy: 98.336,
-            spread,
-            rate: Some(0.123_4),
-            diverged: (0, 1),
-            seconds: 12.34,
-        }
-    }
-
-    #[test]
-    fn lines_fit_the_terminal_and_lose_the_least_important_first() {
-        let short = line(19, None);
-        for (columns, wanted) in [
-            (200, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  lr 0.1234  12.3 s"),
-            (80, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  lr 0.1234  12.3 s"),
-            (79, "epoch 19/19  train loss 0.2345 92.3%  test loss 0.0543 98.34%  12.3 s"),
-            (68, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%  12.3 s"),
-            (60, "epoch 19/19  train loss 0.2345  test loss 0.0543 98.34%"),
-            (40, "epoch 19/19  test loss 0.0543 98.34%"),
-            (30, "epoch 19/19  test 98.34%"),
-            (10, "epoch 19/19  test 98.34%"),
-        ] {
-            assert_eq!(short.within(columns), wanted);
-        }
-        let spread = Spread::of([98.0, 98.5, 99.0]);
-        let several = EpochLine {
-            test: "held-out",
-            train_loss: 12.3,
-            test_loss: 12.3,
-            diverged: (2, 5),
-            seconds: 1234.5,
-            ..line(1000, Some(spread))
-        };
-        let widths = [80, 60].map(|columns| several.within(columns).chars().count());
-        assert!(widths[0] <= 80 && widths[1] <= 60, "{widths:?}");
-        assert!(several.within(80).contains("98.50 ± 0.50%"), "{}", several.within(80));
-        assert!(several.within(200).contains("(98.00 to 99.00)  lr 0.1234  2 of 5 diverged  1234.5 s"));
-    }
 }

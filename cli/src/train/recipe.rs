@@ -17,11 +17,24 @@ pub(super) fn recipe(train: &TrainConfig) -> String {
         LearningRate::Step { rate, every_epochs, factor } => {
             format!("rate {rate}, times {factor} every {every_epochs} epochs")
         }
+        LearningRate::Exponential { start, end } => format!("rates from {start} to {end}"),
         LearningRate::Cosine { peak, .. } => format!("cosine from rate {peak}"),
         LearningRate::OneCycle { peak, .. } => format!("one cycle to rate {peak}"),
     };
     let mut text =
         format!("{} epochs, batches of {}, {optimizer}, {schedule}", train.epochs, train.batch_size);
+    if train.warmup > 0.0 {
+        text += &format!(" after a rise over {} % of the run", 100.0 * train.warmup);
+    }
+    if train.clip_norm > 0.0 {
+        text += &format!(", gradients of norm {} at most", train.clip_norm);
+    }
+    if train.class_weights.is_some() {
+        text += ", weighted classes";
+    }
+    if !train.freeze.is_empty() {
+        text += &format!(", frozen: {}", train.freeze.join(", "));
+    }
     if train.average_decay > 0.0 {
         text += &format!(", average of weights {}", train.average_decay);
     }

@@ -90,8 +90,13 @@ fn pictures_that_do_not_fit_are_an_error() {
             let done =
                 limited(dir.path(), &limit, &["classify", "--device", "cpu", "--threads", "1", picture]);
             codes.insert(done.code);
-            let words = format!("error: {picture}: decoding 3000x3000 pixels needs ");
-            assert!(done.code == 0 || done.stderr.starts_with(&words), "{kib}: {}", done.stderr);
+            // What the picture leaves may not do for the network.
+            let words = [
+                &format!("error: {picture}: decoding 3000x3000 pixels needs "),
+                "error: CPU engine: the network needs ",
+            ];
+            let is_said = words.iter().any(|words| done.stderr.starts_with(words));
+            assert!(done.code == 0 || is_said, "{kib}: {}", done.stderr);
             assert!(done.stderr.lines().count() <= 1, "{}", done.stderr);
         }
         assert_eq!(codes, BTreeSet::from([0, 1]), "{picture}");

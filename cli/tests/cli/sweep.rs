@@ -125,7 +125,7 @@ fn a_sweep_that_does_not_fit_is_refused_at_once() {
     for (more, words) in [
         (
             &["--sweep", "lr=0.1"][..],
-            &["--sweep lr=0.1", "\"lr\"", "learning_rate, weight_decay, dropout"][..],
+            &["--sweep lr=0.1", "\"lr\"", "learning_rate, warmup, weight_decay, dropout"][..],
         ),
         (&["--sweep", "dropout"], &["KEY=V1,V2"]),
         (&["--sweep", "dropout=0.1,x"], &["\"x\" is not a number"]),

@@ -40,7 +40,7 @@ impl StepCheck<'_> {
         let layer = &self.setup.model.layers[index];
         let tensor = format!("{}.{variable}", layer.name);
         if let Some(name) = variable.strip_prefix("grad_") {
-            if !self.training {
+            if !self.training || layer.frozen {
                 return None;
             }
             let entry = self.entry(index, name);

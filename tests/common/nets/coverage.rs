@@ -34,6 +34,13 @@ impl Case {
                 // Wider than the shader's row.
                 has("of wide reach", across.kernel > 1 && across.reach() > 13);
             }
+            if layer.frozen {
+                let place = if layer.needs_grad { "frozen above others" } else { "frozen at the start" };
+                parts.insert(format!("{kind}, {place}"));
+            }
+            if layer.rate != 1.0 {
+                parts.insert("rate of a layer".to_owned());
+            }
             if layer.weights_of.is_some() {
                 parts.insert(format!("{kind}, shared"));
             }
@@ -44,6 +51,8 @@ impl Case {
         switch("nesterov", optimizer.contains("nesterov: true"));
         switch("average", self.train.average_decay > 0.0);
         switch("label smoothing", self.train.label_smoothing > 0.0);
+        switch("class weights", self.train.class_weights.is_some());
+        switch("clipped", self.train.clip_norm > 0.0);
         switch("augment", !self.train.augment.is_none());
         let strengths = Augment::STRENGTHS.iter().zip(self.train.augment.strengths());
         parts.extend(
@@ -87,6 +96,10 @@ pub(super) const EVERY_PART: &[&str] = &[
     "fill = reflect",
     "average: false",
     "average: true",
+    "class weights: false",
+    "class weights: true",
+    "clipped: false",
+    "clipped: true",
     "label smoothing: false",
     "label smoothing: true",
     "nesterov: true",
@@ -106,7 +119,11 @@ pub(super) const EVERY_PART: &[&str] = &[
     "avg_pool2d.stride = 3",
     "batch_norm2d.momentum = 0.1",
     "batch_norm2d.momentum = 0.3",
+    "batch_norm2d, frozen above others",
+    "batch_norm2d, frozen at the start",
     "batch_norm2d, shared",
+    "conv2d, frozen above others",
+    "conv2d, frozen at the start",
     "conv2d, depthwise",
     "conv2d, dilated",
     "conv2d, dilated by more than the stride divides",
@@ -137,6 +154,7 @@ pub(super) const EVERY_PART: &[&str] = &[
     "group_norm.groups = 1",
     "group_norm.groups = 2",
     "group_norm.groups = 3",
+    "group_norm, frozen above others",
     "group_norm, shared",
     "linear.bias = false",
     "linear.bias = true",
@@ -146,5 +164,7 @@ pub(super) const EVERY_PART: &[&str] = &[
     "max_pool2d.stride = 2",
     "max_pool2d.stride = 3",
     "prelu.num_parameters = 1",
+    "prelu, frozen above others",
     "prelu, shared",
+    "rate of a layer",
 ];
