@@ -1,7 +1,6 @@
 //! `shadernet new`: a model file to start from, that fits a dataset.
 
-use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Args;
@@ -14,11 +13,18 @@ use shadernet::tensor::Shape;
 
 use super::{Output, loading, output};
 
+mod network;
+mod preset;
+
+use preset::Preset;
+
 const EXAMPLES: &str = "\
 Examples:
   shadernet new --data photos                  # photos/train/cat/*.jpg, photos/train/dog/*.jpg, photos/test/cat/*.jpg, ...
   shadernet new --data photos --out small.toml # then: shadernet train small.toml --data photos
-  shadernet new --data photos --size 96        # larger pictures than it would choose: slower, often better";
+  shadernet new --data photos --size 96        # larger pictures than it would choose: slower, often better
+  shadernet new --data signs --preset mnist    # signs that mean something else when they are mirrored
+  shadernet new --data photos --parameters 10000";
 
 #[derive(Args)]
 #[command(after_help = EXAMPLES)]
@@ -33,6 +39,12 @@ pub(crate) struct NewArgs {
     /// at most 64, in its shape]
     #[arg(long, value_name = "SIDE|HxW", value_parser = Size::parse)]
     size: Option<Size>,
+    /// What kind of images these are [default: by their size and colours]
+    #[arg(long, value_enum)]
+    preset: Option<Preset>,
+    /// Largest number of parameters: the network is as wide as they allow
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    parameters: Option<u32>,
     /// Replace an existing file
     #[arg(long)]
     force: bool,
@@ -61,10 +73,6 @@ impl Size {
 
 /// Longer side of the input that is proposed for large pictures.
 const MAX_SIDE: usize = 64;
-/// Channels of the first block; each following one has as many more.
-const CHANNELS: usize = 8;
-/// A map is halved until a side is below this.
-const SMALLEST_HALVED: usize = 8;
 
 /// Writes the model file.
 pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
@@ -78,7 +86,8 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
         );
         return Err(Error::Usage(message));
     }
-    let text = describe(&survey, &args.data, args.size);
+    let preset = args.preset.unwrap_or_else(|| Preset::of(&survey, input(&survey, args.size)));
+    let text = describe(&survey, args, preset)?;
     let model = Model::parse(&text, &args.out.display().to_string())?;
     files::write_atomically(&args.out, text.as_bytes())?;
     let Survey { images, count, classes, .. } = &survey;
@@ -97,7 +106,7 @@ pub(crate) fn run(args: &NewArgs, out: &mut Output) -> Result<ExitCode> {
         .filter(|layer| matches!(layer.op, Op::Conv2d(_)) && !layer.is_fully_connected())
         .count();
     out.line(format_args!(
-        "{}: input {}, {convolutions} convolutions, {parameters} parameters, {} epochs",
+        "{}: preset {preset}, input {}, {convolutions} convolutions, {parameters} parameters, {} epochs",
         args.out.display(),
         model.input,
         model.train.epochs
@@ -135,10 +144,15 @@ fn input(survey: &Survey, size: Option<Size>) -> Shape {
     Shape::new(channels, side(height), side(width))
 }
 
-/// The model file: blocks of two convolutions and a pooling, then a value for each class.
-fn describe(survey: &Survey, data: &Path, size: Option<Size>) -> String {
-    let input = input(survey, size);
-    let name: String = std::path::absolute(data)
+/// The model file.
+fn describe(survey: &Survey, args: &NewArgs, preset: Preset) -> Result<String> {
+    let input = input(survey, args.size);
+    let classes = survey.classes.len();
+    let width = match args.parameters {
+        Some(most) => network::width_within(input, classes, most as usize)?,
+        None => preset.width(),
+    };
+    let name: String = std::path::absolute(&args.data)
         .ok()
         .and_then(|data| Some(data.file_name()?.to_string_lossy().into_owned()))
         .unwrap_or_default()
@@ -146,44 +160,10 @@ fn describe(survey: &Survey, data: &Path, size: Option<Size>) -> String {
         .map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' })
         .collect();
     let name = if name.is_empty() { "model" } else { &name };
-    let mut text = format!(
-        "# A network to start from.\nname = {name:?}\ninput = {input}  # channels, height, width\nlayers = [\n"
-    );
-    let mut channels = 0;
-    let mut side = input.height.min(input.width);
-    loop {
-        channels += CHANNELS;
-        for _ in 0..2 {
-            let _ = writeln!(
-                text,
-                "  {{ type = \"conv2d\", out_channels = {channels}, kernel = 3, padding = 1 }},\n  {{ type = \"relu\" }},\n  \
-                 {{ type = \"batch_norm2d\" }},"
-            );
-        }
-        if side < SMALLEST_HALVED {
-            break;
-        }
-        text.push_str("  { type = \"max_pool2d\", kernel = 2 },\n");
-        side /= 2;
-    }
-    let classes = survey.classes.len();
-    let _ = writeln!(
-        text,
-        "  {{ type = \"conv2d\", out_channels = {classes}, kernel = 1 }},  # one value per class"
-    );
-    text.push_str("  { type = \"global_avg_pool2d\" },\n]\n\n");
-    text.push_str(&recipe(survey.count, input));
-    text
-}
-
-/// Few images are seen more often, and large ones moved by more pixels.
-fn recipe(images: usize, input: Shape) -> String {
-    let epochs = (300_000 / images.max(1)).clamp(10, 30);
-    let (batch_size, peak) = if images < 5000 { (32, 0.05) } else { (64, 0.1) };
-    let shift = (input.height.min(input.width) as f32 / 14.0).round();
-    format!(
-        "[train]\nepochs = {epochs}\nbatch_size = {batch_size}\noptimizer = {{ type = \"sgd\", momentum = 0.9, nesterov = \
-         true, weight_decay = 5e-4 }}\nlearning_rate = {{ schedule = \"one_cycle\", peak = {peak} }}\naugment = {{ \
-         rotate_degrees = 10.0, shift_pixels = {shift:.1}, scale = 0.1 }}\n"
-    )
+    let layers = network::layers(input, classes, width);
+    let recipe = preset.recipe(survey.count, input);
+    Ok(format!(
+        "# A network to start from, as `shadernet new` proposes it ({preset}).\nname = {name:?}\ninput = {input}  # channels, \
+         height, width\nlayers = [\n{layers}]\n\n{recipe}"
+    ))
 }

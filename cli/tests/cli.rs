@@ -47,6 +47,8 @@ mod stop;
 mod sweep;
 #[path = "cli/terminal.rs"]
 mod terminal;
+#[path = "cli/training.rs"]
+mod training;
 #[path = "cli/weights.rs"]
 mod weights;
 

@@ -1,0 +1,122 @@
+#!/usr/bin/env python3
+"""Makes the sets of pictures on which docs/results.md compares recipes, from packages that Debian and npm have.
+
+    apt-get install python3-pil dataset-fashion-mnist tuxpaint-stamps-default openclipart-png fonts-...   # see docs/results.md
+    for vendor in google apple twitter facebook; do npm pack emoji-datasource-$vendor@16.0.0; done
+    python3 data/experiments/picture_sets.py OUT --emoji . --stamps /usr/share/tuxpaint/stamps --fonts /usr/share/fonts
+
+Beside each set lies another one, such as emoji-choice, which splits the training part alone in the same way: for choosing recipes.
+
+What is shown in the test part is never in the training part: an emoji is in one of them with the pictures of all vendors, a font with all
+its letters.
+"""
+
+import argparse
+import glob
+import hashlib
+import io
+import json
+import pathlib
+import string
+import sys
+import tarfile
+
+from PIL import Image, ImageDraw, ImageFont
+
+VENDORS = ["google", "apple", "twitter", "facebook"]
+# Categories of Tux Paint's stamps with at least 25 photos.
+PHOTOS = ["animals", "food", "household", "plants", "town", "vehicles"]
+
+
+def is_test(name, of):
+    """A fixed share of 1 / `of`, drawn by name."""
+    return int(hashlib.sha256(name.encode()).hexdigest(), 16) % of == 0
+
+
+def save(picture, out, part, label, name, shown, of):
+    """Saves a picture that shows `shown`; a share of 1 / `of` of what the training part shows is for choosing recipes."""
+    choice = "test" if is_test(f"choice{shown}", of) else "train"
+    for folder in [out / part] + ([out.with_name(f"{out.name}-choice") / choice] if part == "train" else []):
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        picture.save(folder / label / f"{name}.png")
+
+
+def on_white(picture):
+    picture = picture.convert("RGBA")
+    ground = Image.new("RGBA", picture.size, "white")
+    ground.alpha_composite(picture)
+    return ground.convert("RGB")
+
+
+def emoji(archives, out):
+    """Nine categories, 32x32, four vendors."""
+    for vendor in VENDORS:
+        (path,) = glob.glob(f"{archives}/emoji-datasource-{vendor}-*.tgz")
+        with tarfile.open(path) as archive:
+            every = json.load(archive.extractfile("package/emoji.json"))
+            members = {member.name: member for member in archive.getmembers()}
+            for one in every:
+                label = one["category"].lower().replace(" & ", "-")
+                member = members.get(f"package/img/{vendor}/64/{one['image']}")
+                if label == "component" or member is None:
+                    continue
+                picture = on_white(Image.open(io.BytesIO(archive.extractfile(member).read())))
+                part = "test" if is_test(one["unified"], 5) else "train"
+                save(picture.resize((32, 32), Image.BOX), out, part, label, f"{one['unified']}-{vendor}", one["unified"], 6)
+
+
+def stamps(folder, out):
+    """Photos of six kinds, of any size, at most 128 pixels a side; no drawings."""
+    for label in PHOTOS:
+        for path in sorted(pathlib.Path(folder, label).rglob("*.png")):
+            if "cartoon" in str(path).lower() or path.stem.endswith("_mirror"):
+                continue
+            picture = on_white(Image.open(path))
+            picture.thumbnail((128, 128))
+            save(picture, out, "test" if is_test(path.name, 3) else "train", label, path.stem, path.stem, 4)
+
+
+def glyphs(folder, out):
+    """Capital letters, 28x28, black on white."""
+    found = {}
+    for path in sorted(pathlib.Path(folder).rglob("*.[to]tf")):
+        try:
+            font = ImageFont.truetype(str(path), 24)
+        except OSError:
+            continue
+        # Of each family the first cut: others look alike.
+        found.setdefault(font.getname()[0], font)
+    for family, font in found.items():
+        drawn = {}
+        for letter in string.ascii_uppercase:
+            box = font.getbbox(letter)
+            picture = Image.new("L", (28, 28), 255)
+            width, height = box[2] - box[0], box[3] - box[1]
+            ImageDraw.Draw(picture).text(((28 - width) / 2 - box[0], (28 - height) / 2 - box[1]), letter, 0, font)
+            drawn[letter] = picture
+        # Fonts without Latin letters show the same box for all.
+        if len({picture.tobytes() for picture in drawn.values()}) < 26:
+            continue
+        part = "test" if is_test(family, 3) else "train"
+        name = "".join(c for c in family if c.isalnum())
+        for letter, picture in drawn.items():
+            save(picture, out, part, letter, name, name, 5)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--emoji", help="folder with the four archives of npm")
+    parser.add_argument("--stamps", help="folder of Tux Paint's stamps")
+    parser.add_argument("--fonts", help="folder with fonts")
+    args = parser.parse_args()
+    for make, source in [(emoji, args.emoji), (stamps, args.stamps), (glyphs, args.fonts)]:
+        if source:
+            make(source, args.out / make.__name__)
+    for name in ["emoji", "stamps", "glyphs"]:
+        counts = [len(list((args.out / name / part).rglob("*.png"))) for part in ("train", "test")]
+        print(f"{name}: {counts[0]} training and {counts[1]} test pictures", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()
