@@ -9,7 +9,7 @@ use common::nets::{Case, check_random_networks, random_weights};
 use common::{Draw, layer_context, parse_layer};
 use shadernet::layers::{Context, LAYERS, grad_input_name, input_name};
 use shadernet::losses::cross_entropy::cross_entropy;
-use shadernet::model::{Model, Source};
+use shadernet::model::{Model, NamedLayer, Source};
 use shadernet::reference::{At, Named, Reference};
 use shadernet::tensor::{Array, Arrays, Shape};
 
@@ -327,14 +327,12 @@ fn a_wrong_gradient_shrinks_to_the_smallest_network_that_has_it() {
     let message =
         check_random_networks(|case, model| check_gradients(case, model, wrong).map(drop)).unwrap_err();
     println!("{message}");
-    // The message is a model file from which nothing can be removed: a convolution, preceded by one that makes its two channels
-    // of an image of one, and a head of two layers.
+    // The message is a model file from which no single thing can be removed: hardly more than the convolution and a head. Which
+    // of several such networks depends on the draws.
     let model = Model::parse(&message, "message").unwrap();
-    let kinds: Vec<_> = model.layers.iter().map(|layer| layer.kind.name).collect();
-    let before = usize::from(model.input.channels == 1);
-    assert!(kinds[..before].iter().all(|kind| *kind == "conv2d"), "{message}");
-    assert_eq!(kinds[before..], ["conv2d", "global_avg_pool2d", "linear"], "{message}");
-    let named = message.contains(&format!("layer{before}.weight["));
-    assert!(named && message.contains("groups = 2"), "{message}");
-    assert_eq!((model.class_count(), model.layers[before].inputs[0].channels), (2, 2), "{message}");
+    let groups = |layer: &NamedLayer| layer.layer.keys().get("groups").and_then(toml::Value::as_integer);
+    let (wrong, _) = message.trim_start_matches("# ").split_once(".weight[").unwrap();
+    let wrong = model.layers.iter().find(|layer| layer.name == wrong).unwrap();
+    assert_eq!((groups(wrong), wrong.inputs[0].channels, model.class_count()), (Some(2), 2, 2), "{message}");
+    assert!(model.layers.len() <= 6 && model.parameter_count() <= 60, "{message}");
 }
