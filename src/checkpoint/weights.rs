@@ -81,7 +81,7 @@ pub fn read_weights(path: &Path, model: &Model) -> Result<(Vec<Tensor>, Vec<Stri
 /// let text = Checkpoint::seed()?.model.to_toml();
 /// let six = Model::parse(&text.replace("out_channels = 10", "out_channels = 6"), "six")?;
 /// let found = read_initial_weights("data/models/seed.safetensors".as_ref(), &six)?;
-/// assert_eq!(found.fresh, ["conv8.weight", "conv8.bias"]);
+/// assert_eq!(found.fresh, ["conv7.weight", "conv7.bias"]);
 /// # Ok::<(), shadernet::error::Error>(())
 /// ```
 pub fn read_initial_weights(path: &Path, model: &Model) -> Result<InitialWeights> {

@@ -42,7 +42,8 @@ use values::{Values, backward_launches};
 ///
 /// let model = Model::parse(text, "tiny.toml")?;
 /// # let batch = shadernet::batch::BatchSettings {
-/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true, changes: Changes::NONE,
+/// #     batch_size: 64, image_count: 60_000, image: model.input, epochs: 19, shuffle: true,
+/// #     changes: shadernet::batch::Changes::NONE,
 /// #     normalization: shadernet::normalization::Normalization::uniform(1, 0.1307, 0.3081),
 /// #     class_weights: Vec::new(),
 /// # };

@@ -177,7 +177,7 @@ fn a_sheet_shows_what_the_network_will_see() {
     assert!(done.stdout.starts_with("augment.png: 4 images, "), "{}", done.stdout);
     let sheet = image::open(dir.path().join("augment.png")).unwrap();
     assert!(sheet.width() > 4 * 8 && sheet.height() > 4 * 8, "{}x{}", sheet.width(), sheet.height());
-    for (out, words) in [("augment.png", "already exists"), ("turned.toml", "is an input")] {
+    for (out, words) in [("augment.png", "exists; use `--force`"), ("turned.toml", "is an input")] {
         let force = if out == "turned.toml" { &["--force"][..] } else { &[] };
         let done = run(dir.path(), &[&args[..], &["--out", out], force].concat());
         assert!(done.code == 2 && done.stderr.contains(words), "{}", done.stderr);
