@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes the sets of pictures on which docs/results.md compares recipes, from packages that Debian and npm have.
 
-    apt-get install python3-pil dataset-fashion-mnist tuxpaint-stamps-default openclipart-png fonts-...   # see docs/results.md
+    apt-get install python3-pil tuxpaint-stamps-default $(cat data/experiments/fonts.txt)
     for vendor in google apple twitter facebook; do npm pack emoji-datasource-$vendor@16.0.0; done
     python3 data/experiments/picture_sets.py OUT --emoji . --stamps /usr/share/tuxpaint/stamps --fonts /usr/share/fonts
 

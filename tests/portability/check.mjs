@@ -10,7 +10,11 @@ Object.assign(globalThis, globals);
 
 // Entry points that wgsl_reflect cannot run, with the reason. README.md repeats them.
 const MATRICES = 'wgsl_reflect 1.6.0 does not know sums of matrices, nor barriers in functions and loops that are no tree';
+const NESTED = 'wgsl_reflect 1.6.0 loses structs that are members of structs';
 const NOT_RUN = new Map([
+  ['batch.begin', NESTED],
+  ['batch.gather', NESTED],
+  ['batch.prepare', NESTED],
   ['fused_conv2d.forward', MATRICES],
   ['fused_conv2d.forward_eval', MATRICES],
   ['fused_conv2d_backward.backward', MATRICES],
@@ -19,9 +23,6 @@ const NOT_RUN = new Map([
   ['head.forward', MATRICES],
   ['head.forward_eval', MATRICES],
 ]);
-
-// Barriers of an entry point that is not a tree of 64 values.
-const BARRIERS = new Map([['batch.prepare', 1]]);
 
 const started = performance.now();
 const failures = [];
@@ -228,7 +229,7 @@ for (const [name, uses] of entryPoints) {
     const parts = specialised(shader, use.launch.constants).split(`\nfn ${entry_point}(`);
     const pieces = parts[1].split('workgroupBarrier();');
     const end = pieces.findIndex((piece) => piece.includes('\n}\n'));
-    if (end !== (BARRIERS.get(name) ?? 6)) {
+    if (end !== 6) {
       fail(`races: ${name}: its tree is not the one that this script unrolls`);
     }
     for (let gone = 0; gone < end; gone++) {
