@@ -59,8 +59,8 @@ pub fn cross_entropy<T: Into<Target> + Copy>(logits: &Array, targets: &[T], smoo
 
 /// The same where each class counts differently, or not if `weights` is empty, as PyTorch's `CrossEntropyLoss(weight=...)`: the
 /// loss of the batch is Σ −w·q·log p over all images and classes, divided by the sum of the weights of the images' targets,
-/// which label smoothing does not change; that of a mixture is the sum of its classes' by their shares. `loss` has the share of each image, scaled so that their mean is that of the batch,
-/// and `grad_logits` is the gradient of this mean.
+/// which label smoothing does not change; that of a mixture is the sum of its classes' by their shares. `loss` has the share of
+/// each image, scaled so that their mean is that of the batch, and `grad_logits` is the gradient of this mean.
 ///
 /// # Examples
 /// ```

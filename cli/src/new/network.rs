@@ -28,21 +28,18 @@ pub(super) fn layers(input: Shape, classes: usize, width: usize) -> String {
     line(conv(width, 3, stride));
     line("type = \"batch_norm2d\"".into());
     line("type = \"relu\", name = \"block0\"".into());
-    let (mut number, mut channels) = (1, width);
-    loop {
-        let before = format!("block{}", number - 1);
+    for number in 1.. {
+        let channels = number * width;
         let stride = if number == 1 { 1 } else { 2 };
-        channels = if number == 1 { channels } else { channels + width };
         line(conv(channels, 3, stride));
         line("type = \"batch_norm2d\"".into());
         line("type = \"relu\"".into());
         line(conv(channels, 3, 1));
         line(format!("type = \"batch_norm2d\", name = \"main{number}\""));
-        let mut shortcut = before;
+        let mut shortcut = format!("block{}", number - 1);
         if stride == 2 {
             // Pooling would lose the last row or column of an odd number.
-            let even = sides.iter().all(|side| side.is_multiple_of(2));
-            if even {
+            if sides.iter().all(|side| side.is_multiple_of(2)) {
                 line(format!("type = \"avg_pool2d\", kernel = 2, from = \"{shortcut}\""));
                 line(format!("type = \"conv2d\", out_channels = {channels}, kernel = 1, bias = false"));
             } else {
@@ -59,7 +56,6 @@ pub(super) fn layers(input: Shape, classes: usize, width: usize) -> String {
         if sides[0].min(sides[1]) <= SMALLEST_SIDE {
             break;
         }
-        number += 1;
     }
     line("type = \"global_avg_pool2d\"".into());
     line(format!("type = \"linear\", out_features = {classes}"));
