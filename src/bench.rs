@@ -6,10 +6,10 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use crate::cpu;
+use crate::cpu::{self, CpuEngine};
 use crate::dataset::{FileNames, Images};
 use crate::device::{Device, open_gpu};
-use crate::engine::{Engine, Setup, Vector};
+use crate::engine::{Engine, Setup};
 use crate::error::Result;
 use crate::gpu::{self, GpuEngine, GpuOptions};
 use crate::model::Model;
@@ -18,9 +18,11 @@ use crate::replica::Replica;
 use crate::rng;
 use crate::train::TrainingData;
 
+mod operations;
 mod scaling;
 mod work;
 
+pub use operations::OperationTime;
 #[cfg(feature = "report")]
 pub use scaling::chart;
 pub use scaling::{Quantity, ScalingPoint, scaling};
@@ -82,8 +84,8 @@ pub struct Measurement {
     pub ceilings: Ceilings,
     /// The shortest step that the ceilings allow.
     pub bound: Bound,
-    /// Every launch of a step; `None` on the CPU engine, and on a GPU without a clock.
-    pub launches: Option<Vec<LaunchTime>>,
+    /// Where a step's time goes; `None` on a GPU without a clock.
+    pub operations: Option<Vec<OperationTime>>,
 }
 
 /// Seconds until the first step was done.
@@ -165,21 +167,6 @@ pub struct Bound {
     pub reached: f64,
 }
 
-/// A launch by the device's clock: the median of several steps.
-#[derive(Debug, Clone, Serialize)]
-pub struct LaunchTime {
-    /// `conv2.forward`.
-    pub launch: String,
-    /// Microseconds.
-    pub microseconds: f64,
-    /// Its fraction of the sum over all launches.
-    pub share: f64,
-    /// 10⁹ multiplications and additions per second.
-    pub gflop_per_second: f64,
-    /// 10⁹ bytes read and written per second, counting the minimum needed.
-    pub gb_per_second: f64,
-}
-
 /// Maximum number of steps per repeat.
 pub const MOST_STEPS: usize = 65_536;
 const REPEATS: usize = 5;
@@ -234,7 +221,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Measurement> {
         Some(adapter) => on_gpu(&found, || open_gpu(adapter), &setup, options)?,
     };
     let flop = options.replicas as f64 * work::step_flops(model, measured.batch_size);
-    let Measured { start_up, ceilings, plan, launches, batch_size, .. } = measured;
+    let Measured { start_up, ceilings, plan, operations, batch_size, .. } = measured;
     let step = measured.times.step(batch_size * options.replicas, steps_per_epoch, flop);
     let bound = Bound::new(&step, plan.as_ref(), ceilings);
     Ok(Measurement {
@@ -251,7 +238,7 @@ pub fn measure(model: &Model, options: &Options<'_>) -> Result<Measurement> {
         plan,
         ceilings,
         bound,
-        launches,
+        operations,
     })
 }
 
@@ -269,16 +256,12 @@ struct Measured {
     times: Times,
     plan: Option<Planned>,
     ceilings: Ceilings,
-    launches: Option<Vec<LaunchTime>>,
-}
-
-fn batch_size(setup: &Setup<'_>) -> usize {
-    setup.train_batches().map_or(0, |batches| batches.batch_size)
+    operations: Option<Vec<OperationTime>>,
 }
 
 fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Measured> {
-    let mut engine = found.device.open(setup)?.engine;
-    let first_step_seconds = first_step(engine.as_mut(), setup)?;
+    let mut engine = CpuEngine::new(setup, Some(found.device.cpu_threads()))?;
+    let first_step_seconds = first_step(&mut engine, setup)?;
     let start_up = StartUp {
         seconds: found.start.elapsed().as_secs_f64(),
         find_seconds: found.seconds,
@@ -287,13 +270,17 @@ fn on_cpu(found: &Found, setup: &Setup<'_>, options: &Options<'_>) -> Result<Mea
         upload_seconds: None,
         first_step_seconds,
     };
-    let times = Times::measure(engine.as_mut(), options.steps)?;
+    let times = Times::measure(&mut engine, options.steps)?;
+    let batches = setup.train_batches().expect("there are training images");
+    engine.set_step(0)?;
+    let operations = Some(operations::of_engine(&mut engine, setup, &batches, times.steps));
     let ceilings = Ceilings {
         gflop_per_second: cpu::flops_per_second(found.device.cpu_threads())? / 1e9,
         gb_per_second: None,
         launch_microseconds: None,
     };
-    Ok(Measured { batch_size: batch_size(setup), start_up, times, plan: None, ceilings, launches: None })
+    let batch_size = batches.batch_size;
+    Ok(Measured { batch_size, start_up, times, plan: None, ceilings, operations })
 }
 
 fn on_gpu(
@@ -328,24 +315,13 @@ fn on_gpu(
         unshared_bytes,
         traffic_bytes: work.iter().map(|work| work.bytes).sum(),
     };
-    let launches = launch_seconds.map(|seconds| {
-        let sum: f64 = seconds.iter().sum();
-        let rows = plan.launches.iter().zip(&work).zip(seconds);
-        rows.map(|((launch, work), seconds)| LaunchTime {
-            launch: launch.label.clone(),
-            microseconds: 1e6 * seconds,
-            share: quotient(seconds, sum),
-            gflop_per_second: quotient(work.flops, seconds) / 1e9,
-            gb_per_second: quotient(work.bytes, seconds) / 1e9,
-        })
-        .collect()
-    });
+    let operations = launch_seconds.map(|seconds| operations::of_plan(plan, &work, seconds));
     let ceilings = Ceilings {
         gflop_per_second: ceilings.flops_per_second / 1e9,
         gb_per_second: Some(ceilings.bytes_per_second / 1e9),
         launch_microseconds: Some(1e6 * ceilings.launch_seconds),
     };
-    Ok(Measured { batch_size: plan.batch_size, start_up, times, plan: Some(planned), ceilings, launches })
+    Ok(Measured { batch_size: plan.batch_size, start_up, times, plan: Some(planned), ceilings, operations })
 }
 
 /// a ÷ b; 0 if a coarse clock measured no time.
@@ -354,13 +330,7 @@ fn quotient(a: f64, b: f64) -> f64 {
 }
 
 fn first_step(engine: &mut dyn Engine, setup: &Setup<'_>) -> Result<f64> {
-    for (replica, net) in setup.replicas.iter().enumerate() {
-        let weights = setup.model.init(net.seed);
-        engine.write(Vector::Weights, replica, &weights)?;
-        if setup.model.train.average_decay > 0.0 {
-            engine.write(Vector::Average, replica, &weights)?;
-        }
-    }
+    engine.write_initial_weights(setup)?;
     seconds(engine, 1)
 }
 

@@ -13,6 +13,17 @@ use crate::gpu::{Adapter, Gpu, GpuEngine, GpuOptions};
 use crate::layers::Op;
 use crate::model::Model;
 
+mod comparison;
+#[cfg(feature = "gpu")]
+mod faster;
+
+pub use comparison::Comparison;
+
+const CPU: &str = "CPU engine";
+/// Said of a GPU with fused kernels, behind its name.
+#[cfg(feature = "gpu")]
+const FUSED: &str = ", fused kernels";
+
 /// Where to compute, and why there. `Display` says both.
 ///
 /// # Examples
@@ -32,6 +43,7 @@ pub struct Device {
     threads: Option<usize>,
     #[cfg(feature = "gpu")]
     options: GpuOptions,
+    comparison: Option<Comparison>,
 }
 
 #[derive(Debug, Clone)]
@@ -63,10 +75,12 @@ impl Device {
             threads: None,
             #[cfg(feature = "gpu")]
             options: GpuOptions::DEFAULT,
+            comparison: None,
         }
     }
 
-    /// The first real GPU, otherwise the CPU engine, which is faster than every software adapter.
+    /// The first real GPU, otherwise the CPU engine, which is faster than every software adapter. Which of the two trains a
+    /// certain model faster is measured by [`Device::or_faster_cpu`].
     pub fn auto() -> Self {
         #[cfg(feature = "gpu")]
         {
@@ -124,6 +138,23 @@ impl Device {
         }
     }
 
+    /// The device of this machine that computes as [`Device::arithmetic`] says, if it has it: to resume on what a run began
+    /// on.
+    pub fn with_arithmetic(arithmetic: &str) -> Option<Self> {
+        const WHY: &str = "as before";
+        if arithmetic.starts_with(CPU) {
+            return Some(Self::new(Place::Cpu, WHY));
+        }
+        #[cfg(feature = "gpu")]
+        {
+            let name = arithmetic.strip_suffix(FUSED).unwrap_or(arithmetic);
+            let found = Adapter::all().into_iter().find(|adapter| adapter.to_string() == name)?;
+            Some(Self::new(Place::Gpu(found), WHY))
+        }
+        #[cfg(not(feature = "gpu"))]
+        None
+    }
+
     /// The same device with this many threads for the CPU engine, 1 to 1024; a GPU needs none.
     #[must_use]
     pub fn threads(self, threads: usize) -> Self {
@@ -163,7 +194,7 @@ impl Device {
             Place::Cpu => {
                 let threads = self.cpu_threads();
                 let plural = if threads == 1 { "" } else { "s" };
-                format!("CPU engine, {threads} thread{plural}, {}", instruction_set())
+                format!("{CPU}, {threads} thread{plural}, {}", instruction_set())
             }
             #[cfg(feature = "gpu")]
             Place::Gpu(adapter) => adapter.to_string(),
@@ -178,13 +209,18 @@ impl Device {
     /// Name of what determines how results are rounded: devices with the same name give the same bits.
     pub fn arithmetic(&self) -> String {
         match &self.place {
-            Place::Cpu => format!("CPU engine, {}", instruction_set()),
+            Place::Cpu => format!("{CPU}, {}", instruction_set()),
             #[cfg(feature = "gpu")]
             Place::Gpu(adapter) => {
-                let fused = if self.options.fuse { ", fused kernels" } else { "" };
+                let fused = if self.options.fuse { FUSED } else { "" };
                 format!("{adapter}{fused}")
             }
         }
+    }
+
+    /// What was measured to choose the device, if anything was.
+    pub fn comparison(&self) -> Option<&Comparison> {
+        self.comparison.as_ref()
     }
 
     /// What is slow about training this model here, in one line. The CPU engine has no kernels for a layer that a program

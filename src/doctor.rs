@@ -25,6 +25,7 @@ mod state;
 mod step;
 
 pub use compare::{LaunchRow, Table};
+pub(crate) use self_check::fingerprint;
 pub use self_check::{SelfCheck, self_check};
 use state::State;
 pub use step::{check_evaluation, check_step};

@@ -186,6 +186,18 @@ pub trait Engine: Send {
         self.collect()
     }
 
+    /// Gives each net the weights that its seed begins with, and the same to its averages.
+    fn write_initial_weights(&mut self, setup: &Setup<'_>) -> Result<()> {
+        for (replica, net) in setup.replicas.iter().enumerate() {
+            let weights = setup.model.init(net.seed);
+            self.write(Vector::Weights, replica, &weights)?;
+            if setup.model.train.average_decay > 0.0 {
+                self.write(Vector::Average, replica, &weights)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Goes through the test images; returns each replica's sums.
     fn evaluate(&mut self, averaged: bool) -> Result<Vec<Metrics>> {
         self.start_evaluation(averaged, 0..self.evaluation_steps())?;

@@ -108,15 +108,27 @@ pub struct Verdict {
 /// # Ok::<(), shadernet::Error>(())
 /// ```
 pub fn judge(checkpoint: &Checkpoint, images: &Arc<Images>, device: &Device) -> Result<Verdict> {
-    let logits = logits(checkpoint, images, device)?;
-    let (labels, classes) = (&images.labels, checkpoint.model.class_count());
-    let confusion = Confusion::of(labels, &logits, classes);
-    let losses = logits.chunks(classes).zip(labels).map(|(logits, &label)| loss(logits, label));
-    let metrics =
-        Metrics { loss_sum: losses.sum(), correct: confusion.correct(), images: confusion.images() };
-    let error = |temperature| calibration_error(&logits, labels, classes, temperature);
-    let (calibration_error, calibrated_error) = (error(1.0), checkpoint.temperature.map(error));
-    Ok(Verdict { metrics, confusion, calibration_error, calibrated_error, logits })
+    Ok(Verdict::of(checkpoint, images, logits(checkpoint, images, device)?))
+}
+
+impl Verdict {
+    pub(crate) fn of(checkpoint: &Checkpoint, images: &Images, logits: Vec<f32>) -> Self {
+        let (labels, classes) = (&images.labels, checkpoint.model.class_count());
+        let confusion = Confusion::of(labels, &logits, classes);
+        let losses = logits.chunks(classes).zip(labels).map(|(logits, &label)| loss(logits, label));
+        let metrics =
+            Metrics { loss_sum: losses.sum(), correct: confusion.correct(), images: confusion.images() };
+        let error = |temperature| calibration_error(&logits, labels, classes, temperature);
+        let (calibration_error, calibrated_error) = (error(1.0), checkpoint.temperature.map(error));
+        Self { metrics, confusion, calibration_error, calibrated_error, logits }
+    }
+
+    /// How many images have another answer in another verdict on the same images.
+    pub fn other_answers(&self, other: &Self) -> usize {
+        let classes = self.confusion.counts().len();
+        let rows = self.logits.chunks(classes).zip(other.logits.chunks(classes));
+        rows.filter(|(a, b)| answer(a) != answer(b)).count()
+    }
 }
 
 /// Cross entropy of an image: −ln of its label's probability.

@@ -38,7 +38,7 @@
 //! | `download` | [`download`]: fetching well-known datasets |
 //! | `report` | [`report`] and [`plot`]: runs as pages with charts |
 //! | `experiments` | [`experiments`]: suites of many runs; needs `report` |
-//! | `export` | [`export`]: ONNX and PyTorch, and with `gpu` the page |
+//! | `export` | [`export`]: ONNX, PyTorch and C, and with `gpu` the page; [`int8`] |
 //! | `tensorboard` | [`train::Events`]: the curves of a run for TensorBoard |
 //! | `pictures` | reading picture files: PNG, JPEG, WebP, GIF, BMP and TIFF |
 //!
@@ -57,7 +57,7 @@
 //! | [`plan::Plan`] | [`plan`], [`batch`], [`losses`], [`optimizers`], [`state`] | the tensors and kernel launches of a step, as data |
 //! | [`engine::Engine`] | [`engine`], [`gpu`], [`cpu`], [`device`], [`replica`] | a device, and the networks on it |
 //! | [`train::Run`] | [`train`], [`schedule`] | epochs, metrics, the folder of the run |
-//! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`] | trained weights and what is done with them |
+//! | [`checkpoint::Checkpoint`] | [`checkpoint`], [`eval`], [`classify`], [`export`], [`int8`] | trained weights and what is done with them |
 //! | [`report::of_run`] | [`report`], [`plot`], [`experiments`] | one run or many, as pages to read |
 //!
 //! [`mod@reference`] is a training step in plain `f64` Rust: it defines everything else, and both engines are compared with it;
@@ -87,6 +87,10 @@ pub mod export;
 pub mod files;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+#[cfg(feature = "export")]
+mod inference;
+#[cfg(feature = "export")]
+pub mod int8;
 pub mod layers;
 mod lock;
 pub mod losses;

@@ -15,7 +15,7 @@ mod training;
 
 pub use builder::ModelBuilder;
 pub use graph::{Reader, Source};
-#[cfg(feature = "report")]
+#[cfg(any(feature = "export", feature = "report"))]
 pub(crate) use table::thousands;
 
 /// A network whose shapes fit together: a graph whose layers are listed so that each only reads earlier ones.

@@ -28,7 +28,7 @@ mod state;
 mod summary;
 mod sweep;
 
-pub use builder::RunBuilder;
+pub use builder::{RunBuilder, faster_device};
 pub use epochs::Ending;
 #[cfg(feature = "tensorboard")]
 pub use events::Events;

@@ -21,7 +21,7 @@ const FLOORS: &[&[&str]] = &[
     ],
     &["layers", "losses", "optimizers", "schedule", "shader"],
     &["model"],
-    &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica"],
+    &["batch", "dataset", "checkpoint", "plan", "engine", "reference", "replica", "inference"],
     &["gpu", "cpu"],
     &[
         "device",
@@ -32,6 +32,7 @@ const FLOORS: &[&[&str]] = &[
         "classify",
         "experiments",
         "export",
+        "int8",
         "report",
         "download",
     ],

@@ -17,7 +17,8 @@ use shadernet::classify::Picture;
 use shadernet::dataset::{Dataset, Images};
 use shadernet::device::Device;
 use shadernet::experiments::{Rows, Suite};
-use shadernet::export::onnx::{Graph, to_onnx};
+use shadernet::export::onnx::{Graph, to_onnx, to_onnx_int8};
+use shadernet::int8::Quantized;
 use shadernet::model::Model;
 use shadernet::normalization::Normalization;
 use shadernet::replica::Replica;
@@ -452,8 +453,12 @@ arms = [
 #[test]
 fn onnx() {
     let seed = Checkpoint::seed().unwrap();
-    let corpus = [true, false].map(|fold| to_onnx(&seed, fold).unwrap());
-    fuzz("onnx", &corpus, |bytes| drop(Graph::read(bytes)));
+    let images = Images::new([1, 28, 28], vec![9; 784], vec![0]).unwrap();
+    let whole = to_onnx_int8(&seed, &Quantized::new(&seed, &images).unwrap());
+    let corpus = [to_onnx(&seed, true).unwrap(), to_onnx(&seed, false).unwrap(), whole];
+    fuzz("onnx", &corpus, |bytes| {
+        drop(Graph::read(bytes).and_then(|graph| graph.run(&[0.5; 784], "logits")));
+    });
 }
 
 /// A dataset of two images, on which every model may be trained.

@@ -192,17 +192,15 @@ fn print(report: &Measurement, output: &mut Output) {
         bound.milliseconds,
         100.0 * bound.reached
     ));
-    let Some(launches) = &report.launches else {
-        if report.plan.is_some() {
-            output.line(format_args!("\nthis device cannot time its launches"));
-        }
-        return;
+    let Some(operations) = &report.operations else {
+        return output.line(format_args!("\nthis device cannot time its launches"));
     };
-    let names = launches.iter().map(|row| row.launch.as_str());
-    let names = column(["launch"].into_iter().chain(names).chain(["sum"]), false);
+    let title = if report.plan.is_some() { "launch" } else { "operation" };
+    let names = operations.iter().map(|row| row.operation.as_str());
+    let names = column([title].into_iter().chain(names).chain(["sum"]), false);
     output
         .line(format_args!("\n{}  {:>10}  {:>6}  {:>9}  {:>8}", names[0], "µs", "share", "GFLOP/s", "GB/s"));
-    for (row, name) in launches.iter().zip(&names[1..]) {
+    for (row, name) in operations.iter().zip(&names[1..]) {
         let arithmetic = match row.gflop_per_second {
             0.0 => String::new(),
             rate => format!("{rate:.2}"),
@@ -214,6 +212,6 @@ fn print(report: &Measurement, output: &mut Output) {
             row.gb_per_second
         ));
     }
-    let sum: f64 = launches.iter().map(|row| row.microseconds).sum();
+    let sum: f64 = operations.iter().map(|row| row.microseconds).sum();
     output.line(format_args!("{}  {sum:>10.1}", names[names.len() - 1]));
 }

@@ -15,6 +15,7 @@ const EXAMPLES: &str = "\
 Examples:
   shadernet eval runs/photos-1                 # on the test images of the dataset that the run was trained on
   shadernet eval runs/photos-1 --data others   # on those of another
+  shadernet eval runs/photos-1 --int8          # also as a microcontroller computes it
   shadernet eval weights.safetensors --model model.toml --data photos      # weights that PyTorch has trained";
 
 mod scores;
@@ -34,7 +35,12 @@ pub(crate) struct EvalArgs {
     model: Option<PathBuf>,
     #[command(flatten)]
     device: DeviceArgs<false>,
-    /// Also write the logits of all test images, as a tensor `logits` of shape [images, classes]
+    /// Also judge the network in whole numbers of 8 bits, as the exported C computes it; their ranges come from training images of
+    /// the dataset
+    #[arg(long)]
+    int8: bool,
+    /// Also write the logits of all test images, as a tensor `logits` of shape [images, classes]; with --int8 also `int8_logits`,
+    /// which are whole numbers, and `int8_logit_scale`, what 1 of them stands for
     #[arg(long, value_name = "OUT.safetensors")]
     logits: Option<PathBuf>,
     /// Replace an existing file
@@ -70,12 +76,37 @@ pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
         output.line(format_args!("device: {device}\ndata:   {}", data.display()));
     }
     let verdict = eval::judge(&checkpoint, &images, &device)?;
+    let whole = match args.int8 {
+        true => {
+            let net = open::in_whole_numbers(&checkpoint, &data)?;
+            Some((net.judge(&checkpoint, &images)?, net))
+        }
+        false => None,
+    };
     if let Some(path) = &args.logits {
         let shape = vec![images.count, checkpoint.model.class_count()];
-        save_tensors(path, &[Tensor { name: "logits".into(), shape, data: verdict.logits.clone() }])?;
+        let tensor = |name: &str, data| Tensor { name: name.into(), shape: shape.clone(), data };
+        let mut tensors = vec![tensor("logits", verdict.logits.clone())];
+        if let Some((judged, net)) = &whole {
+            let scale = net.logit_scale();
+            let whole = |&logit: &f32| (f64::from(logit) / scale).round() as f32;
+            tensors.push(tensor("int8_logits", judged.logits.iter().map(whole).collect()));
+            tensors.push(Tensor {
+                name: "int8_logit_scale".into(),
+                shape: vec![1],
+                data: vec![scale as f32],
+            });
+        }
+        save_tensors(path, &tensors)?;
     }
     if args.json {
-        output.line(format_args!("{}", scores::as_json(&verdict, &checkpoint)));
+        let mut value = scores::as_json(&verdict, &checkpoint);
+        if let Some((judged, net)) = &whole {
+            value["int8"] = scores::as_json(judged, &checkpoint);
+            value["int8"]["other_answers"] = judged.other_answers(&verdict).into();
+            value["int8"]["logit_scale"] = net.logit_scale().into();
+        }
+        output.line(format_args!("{value}"));
         return Ok(ExitCode::SUCCESS);
     }
     let metrics = &verdict.metrics;
@@ -86,6 +117,20 @@ pub(crate) fn run(args: &EvalArgs, output: &mut Output) -> Result<ExitCode> {
         metrics.images,
         metrics.accuracy()
     ));
+    if let Some((judged, _)) = &whole {
+        let metrics = &judged.metrics;
+        output.line(format_args!(
+            "int8:     average loss {:.4}, accuracy {}/{} ({:.2}%), {}",
+            metrics.loss(),
+            metrics.correct,
+            metrics.images,
+            metrics.accuracy(),
+            match judged.other_answers(&verdict) {
+                1 => "1 answer differs".to_owned(),
+                count => format!("{count} answers differ"),
+            }
+        ));
+    }
     scores::print(&verdict, &checkpoint, output);
     if let Some(path) = &args.logits {
         output.line(format_args!("logits: {}", path.display()));

@@ -62,7 +62,7 @@ enum Command {
     Eval(eval::EvalArgs),
     /// Classify pictures with a trained network
     Classify(classify::ClassifyArgs),
-    /// Export a trained network as a web page, an ONNX graph or a PyTorch module
+    /// Export a trained network as a web page, an ONNX graph, a PyTorch module or C
     Export(export::ExportArgs),
     /// Write a model description suited to your images
     New(new::NewArgs),
@@ -76,6 +76,9 @@ enum Command {
     Summary {
         /// Model description (.toml), trained model (.safetensors) or run [default: the built-in seed network]
         model: Option<PathBuf>,
+        /// Also print what the network would need on a microcontroller, in `float` and in whole numbers of 8 bits
+        #[arg(long)]
+        int8: bool,
     },
     /// List compute devices and show which one `--device auto` uses
     Devices,
@@ -97,7 +100,7 @@ enum Command {
 #[derive(Args)]
 struct DeviceArgs<const CPU_FIRST: bool> {
     /// Compute device: auto, cpu, gpu or part of an adapter's name; auto uses the first real GPU, or the CPU if there
-    /// is none
+    /// is none, and for `train` the faster of the two
     #[arg(long, default_value = if CPU_FIRST { "cpu" } else { "auto" })]
     device: String,
     /// Number of threads of the CPU engine [default: one per processor]
@@ -108,11 +111,19 @@ struct DeviceArgs<const CPU_FIRST: bool> {
 impl<const CPU_FIRST: bool> DeviceArgs<CPU_FIRST> {
     fn choose(&self) -> Result<Device> {
         self.check()?;
-        let device = Device::named(&self.device).map_err(|error| self.explain(error))?;
-        Ok(match self.threads {
+        Ok(self.with_threads(Device::named(&self.device).map_err(|error| self.explain(error))?))
+    }
+
+    fn with_threads(&self, device: Device) -> Device {
+        match self.threads {
             Some(threads) => device.threads(threads.into()),
             None => device,
-        })
+        }
+    }
+
+    /// True if the choice is left to the program.
+    fn is_auto(&self) -> bool {
+        self.device.trim().eq_ignore_ascii_case("auto")
     }
 
     /// Fails if the options do not go together.
@@ -197,7 +208,7 @@ fn carry_out(command: Command, output: &mut Output) -> Result<ExitCode> {
         Command::Augment(args) => augment::run(&args, output),
         Command::Rate(args) => rate::run(&args, output),
         Command::Data(args) => data::run(&args, output),
-        Command::Summary { model } => summary(model.as_deref(), output),
+        Command::Summary { model, int8 } => summary(model.as_deref(), int8, output),
         Command::Devices => devices(output),
         Command::Doctor(args) => doctor::run(&args, output),
         Command::Bench(args) => bench::run(&args, output),
@@ -253,10 +264,14 @@ fn is_trained(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "safetensors")
 }
 
-fn summary(path: Option<&Path>, output: &mut Output) -> Result<ExitCode> {
+fn summary(path: Option<&Path>, int8: bool, output: &mut Output) -> Result<ExitCode> {
     let model = load_model(path)?;
     model.warnings(None).iter().for_each(|warning| output::warning(warning));
     output.line(format_args!("{model}"));
+    if int8 {
+        let [float, int8] = shadernet::export::c_sizes(&model)?;
+        output.line(format_args!("\nin C, float: {float}\nin C, int8:  {int8}"));
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -7,6 +7,7 @@ use shadernet::device::Device;
 use shadernet::error::{Error, Result};
 use shadernet::eval;
 use shadernet::files::quoted;
+use shadernet::int8::Quantized;
 use shadernet::train::{Summary, TrainingData};
 
 use super::{loading, output};
@@ -43,6 +44,30 @@ pub(crate) fn weights(file: &Path, of: &Path, data: Option<&Path>, device: &Devi
         (checkpoint.test_accuracy, checkpoint.test_loss) = (metrics.accuracy(), metrics.loss());
     }
     Ok(checkpoint)
+}
+
+/// The dataset in `dir`, if it fits the network.
+pub(crate) fn training_data(checkpoint: &Checkpoint, dir: &Path) -> Result<TrainingData> {
+    let input = checkpoint.model.input;
+    let data = loading::with(false, |loader| TrainingData::load_by(loader, dir, input))?;
+    data.warnings.iter().for_each(|warning| output::warning(warning));
+    data.check(&checkpoint.model)?;
+    data.check_classes(checkpoint)?;
+    Ok(data)
+}
+
+/// The network in whole numbers. Ranges come from the training images in `dir`.
+pub(crate) fn in_whole_numbers(checkpoint: &Checkpoint, dir: &Path) -> Result<Quantized> {
+    let data = training_data(checkpoint, dir).map_err(|error| match error.kind() {
+        Error::Data { path, message } => Error::data(
+            path,
+            format!(
+                "{message}; --int8 takes its ranges from training images: say with --data DIR where some are"
+            ),
+        ),
+        _ => error,
+    })?;
+    Quantized::new(checkpoint, &data.train)
 }
 
 fn read(file: &Path, model: &shadernet::Model) -> Result<Vec<shadernet::tensor::Tensor>> {

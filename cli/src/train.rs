@@ -20,7 +20,7 @@ use shadernet::model::Model;
 use shadernet::replica::Replica;
 use shadernet::report::{self as page, Source};
 use shadernet::train::{
-    Ending, EpochMetrics, Events, Run, RunState, Summary, Sweep, TrainingData, Watch, rules,
+    Ending, EpochMetrics, Events, Run, RunState, Summary, Sweep, TrainingData, Watch, faster_device, rules,
 };
 
 use super::remedy::with_remedy;
@@ -178,7 +178,11 @@ fn start(args: &TrainArgs, mut report: Printer, output: &mut Output) -> Result<E
     let data = args.data.as_deref().unwrap_or(Path::new("data/mnist"));
     let data = load(args, data, &model)?;
     data.check(&model)?;
-    let device = device(args, &model, &data)?;
+    let mut device = args.device.choose()?.with_options(gpu_options(args));
+    if args.device.is_auto() {
+        device = faster_device(device, &model, &data, &replicas, shuffle)?;
+    }
+    warn(&model, &data, &device);
     report.start(&device, &model, &replicas, shuffle, &data);
     check_adapter(&device, &model, &replicas, &mut report)?;
     let stop = Stop::catch()?;
@@ -235,7 +239,11 @@ fn resume(args: &TrainArgs, folder: &Path, mut report: Printer, output: &mut Out
     let data = loading::with(args.quiet, |loader| state.load_data_by(loader, absolute(dir)))?;
     let data = Arc::new(data);
     state.check_data(&data)?;
-    let device = device(args, &model, &data)?;
+    let before = state.device().filter(|_| args.device.is_auto()).and_then(Device::with_arithmetic);
+    let device =
+        before.map_or_else(|| args.device.choose(), |before| Ok(args.device.with_threads(before)))?;
+    let device = device.with_options(gpu_options(args));
+    warn(&model, &data, &device);
     report.start(&device, &model, state.replicas(), state.shuffles(), &data);
     check_adapter(&device, &model, state.replicas(), &mut report)?;
     let stop = Stop::catch()?;
@@ -270,13 +278,10 @@ fn load(args: &TrainArgs, folder: &Path, model: &Model) -> Result<Arc<TrainingDa
     Ok(Arc::new(data))
 }
 
-/// Where to train; warns about data, model and device.
-fn device(args: &TrainArgs, model: &Model, data: &TrainingData) -> Result<Device> {
+fn warn(model: &Model, data: &TrainingData, device: &Device) {
     data.warnings.iter().for_each(|warning| output::warning(warning));
     model.warnings(Some(data.train.count)).iter().for_each(|warning| output::warning(warning));
-    let device = args.device.choose()?.with_options(gpu_options(args));
     device.warning(model).iter().for_each(|warning| output::warning(warning));
-    Ok(device)
 }
 
 fn gpu_options(args: &TrainArgs) -> GpuOptions {

@@ -60,6 +60,15 @@ fn close(a: f64, b: f64) -> bool {
     (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
+fn sum(operations: &[Value], key: &str) -> f64 {
+    operations.iter().map(|row| number(&row[key])).sum()
+}
+
+/// Rate times time, over all operations.
+fn work(operations: &[Value], rate: &str) -> f64 {
+    operations.iter().map(|row| 1e3 * number(&row["microseconds"]) * number(&row[rate])).sum()
+}
+
 /// What must hold for every report, with `images` images per step.
 fn check(report: &Value, images: f64) {
     let (step, bound, ceilings) = (&report["step"], &report["bound"], &report["ceilings"]);
@@ -93,14 +102,35 @@ fn the_cpu_engine_is_measured_without_a_data_set() {
     }
     assert_eq!((&report["model"], &report["generated"]), (&"tiny".into(), &true.into()));
     assert!(report["device"].as_str().unwrap().contains("1 thread,"), "{report}");
-    assert_eq!(
-        (&report["step"]["steps"], &report["plan"], &report["launches"]),
-        (&2.into(), &Value::Null, &Value::Null)
-    );
+    assert_eq!((&report["step"]["steps"], &report["plan"]), (&2.into(), &Value::Null));
     let flops = 1e9 * number(&report["step"]["gflop"]);
     assert!(close(flops, (2 * 48 * TINY_FLOPS) as f64), "{flops}");
     let epoch = number(&report["step"]["milliseconds"]) / 1e3 * 1250.0;
     assert!(close(number(&report["step"]["epoch_seconds"]), epoch), "{report}");
+    let operations = report["operations"].as_array().unwrap();
+    assert!((sum(operations, "share") - 1.0).abs() < 1e-9, "{operations:?}");
+    // Rate times time is work.
+    assert!((work(operations, "gflop_per_second") / flops - 1.0).abs() < 1e-6, "{operations:?}");
+    let names: Vec<&str> = operations.iter().map(|row| row["operation"].as_str().unwrap()).collect();
+    // The first convolution needs no gradient of its input; the rectifier is part of the normalisation.
+    let expected = "gather loss optimizer conv1.forward conv1.backward_weight batch_norm1.forward \
+                    batch_norm1.statistics batch_norm1.backward_input conv2.backward_input global_avg_pool1.forward";
+    assert!(expected.split(' ').all(|name| names.contains(&name)), "{names:?}");
+    assert!(!names.contains(&"conv1.backward_input") && !names.contains(&"relu1.forward"), "{names:?}");
+    assert_eq!(names.last(), Some(&"waiting"));
+}
+
+#[test]
+fn the_threads_of_the_cpu_engine_share_a_step() {
+    let report =
+        json(Path::new(ROOT), &["--device", "cpu", "--threads", "2", "--batch-size", "16", "--steps", "30"]);
+    let operations = report["operations"].as_array().unwrap();
+    // The batch is one block, so one of two threads waits for at least half of the time.
+    let waiting = operations.last().unwrap();
+    assert!(waiting["operation"] == "waiting" && number(&waiting["share"]) > 0.45, "{operations:?}");
+    assert!((sum(operations, "share") - 1.0).abs() < 1e-9, "{operations:?}");
+    let flops = 1e9 * number(&report["step"]["gflop"]);
+    assert!((2.0 * work(operations, "gflop_per_second") / flops - 1.0).abs() < 1e-6, "{operations:?}");
 }
 
 #[test]
@@ -135,22 +165,23 @@ fn every_launch_of_a_gpu_is_in_the_table() {
         assert!(number(&plan["unshared_bytes"]) >= number(&plan["memory_bytes"]), "{plan}");
         assert!(number(&ceilings["gb_per_second"]) > 0.0 && number(&ceilings["launch_microseconds"]) > 0.0);
         counts.push(number(&plan["launches"]) as usize);
-        let Some(launches) = report["launches"].as_array() else {
+        let Some(launches) = report["operations"].as_array() else {
             println!("{device} has no clock");
             continue;
         };
         assert_eq!(launches.len(), *counts.last().unwrap());
-        let sum = |key: &str| launches.iter().map(|launch| number(&launch[key])).sum::<f64>();
-        assert!((sum("share") - 1.0).abs() < 1e-9 && sum("microseconds") > 0.0, "{launches:?}");
-        // Rate times time is work: over all launches, that of the step.
-        let work = |rate: &str| -> f64 {
-            let of = |launch: &Value| 1e3 * number(&launch["microseconds"]) * number(&launch[rate]);
-            launches.iter().map(of).sum()
-        };
-        assert!((work("gflop_per_second") / (48 * TINY_FLOPS) as f64 - 1.0).abs() < 1e-6, "{launches:?}");
-        assert!((work("gb_per_second") / number(&plan["traffic_bytes"]) - 1.0).abs() < 1e-6, "{launches:?}");
+        assert!((sum(launches, "share") - 1.0).abs() < 1e-9 && sum(launches, "microseconds") > 0.0);
+        // Over all launches, the work is that of the step.
+        assert!(
+            (work(launches, "gflop_per_second") / (48 * TINY_FLOPS) as f64 - 1.0).abs() < 1e-6,
+            "{launches:?}"
+        );
+        assert!(
+            (work(launches, "gb_per_second") / number(&plan["traffic_bytes"]) - 1.0).abs() < 1e-6,
+            "{launches:?}"
+        );
         let said = text(dir.path(), &args);
-        for launch in launches.iter().map(|launch| launch["launch"].as_str().unwrap()) {
+        for launch in launches.iter().map(|launch| launch["operation"].as_str().unwrap()) {
             assert!(said.contains(launch), "{launch} is not in {said}");
         }
     }

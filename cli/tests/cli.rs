@@ -22,8 +22,12 @@ mod bad_pictures;
 mod classify;
 #[path = "../../tests/common/adapter.rs"]
 mod common;
+#[path = "cli/device.rs"]
+mod device;
 #[path = "cli/experiments.rs"]
 mod experiments;
+#[path = "cli/int8.rs"]
+mod int8;
 #[cfg(target_os = "linux")]
 #[path = "cli/memory.rs"]
 mod memory;

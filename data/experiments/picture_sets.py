@@ -3,9 +3,12 @@
 
     apt-get install python3-pil tuxpaint-stamps-default $(cat data/experiments/fonts.txt)
     for vendor in google apple twitter facebook; do npm pack emoji-datasource-$vendor@16.0.0; done
-    python3 data/experiments/picture_sets.py OUT --emoji . --stamps /usr/share/tuxpaint/stamps --fonts /usr/share/fonts
+    python3 data/experiments/picture_sets.py OUT --emoji . --stamps /usr/share/tuxpaint/stamps --fonts data/experiments/fonts.txt
 
 Beside each set lies another one, such as emoji-choice, which splits the training part alone in the same way: for choosing recipes.
+
+Apple's and Facebook's emoji are not free. `--vendors google twitter` takes the others alone (Noto Emoji: Apache-2.0; Twemoji: CC BY 4.0):
+a network trained on these may be passed on.
 
 What is shown in the test part is never in the training part: an emoji is in one of them with the pictures of all vendors, a font with all
 its letters.
@@ -18,6 +21,7 @@ import io
 import json
 import pathlib
 import string
+import subprocess
 import sys
 import tarfile
 
@@ -48,9 +52,9 @@ def on_white(picture):
     return ground.convert("RGB")
 
 
-def emoji(archives, out):
-    """Nine categories, 32x32, four vendors."""
-    for vendor in VENDORS:
+def emoji(archives, out, vendors):
+    """Nine categories, 32x32."""
+    for vendor in vendors:
         (path,) = glob.glob(f"{archives}/emoji-datasource-{vendor}-*.tgz")
         with tarfile.open(path) as archive:
             every = json.load(archive.extractfile("package/emoji.json"))
@@ -76,10 +80,11 @@ def stamps(folder, out):
             save(picture, out, "test" if is_test(path.name, 3) else "train", label, path.stem, path.stem, 4)
 
 
-def glyphs(folder, out):
-    """Capital letters, 28x28, black on white."""
+def glyphs(packages, out):
+    """Capital letters, 28x28, black on white, of the fonts in these packages and in no others that may be installed."""
+    files = subprocess.check_output(["dpkg", "-L", *pathlib.Path(packages).read_text().split()], text=True).splitlines()
     found = {}
-    for path in sorted(pathlib.Path(folder).rglob("*.[to]tf")):
+    for path in sorted(pathlib.Path(file) for file in set(files) if file.endswith((".otf", ".ttf"))):
         try:
             font = ImageFont.truetype(str(path), 24)
         except OSError:
@@ -106,14 +111,22 @@ def glyphs(folder, out):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=pathlib.Path)
-    parser.add_argument("--emoji", help="folder with the four archives of npm")
+    parser.add_argument("--emoji", help="folder with the archives of npm")
+    parser.add_argument("--vendors", nargs="+", choices=VENDORS, default=VENDORS, help="whose emoji (all four)")
     parser.add_argument("--stamps", help="folder of Tux Paint's stamps")
-    parser.add_argument("--fonts", help="folder with fonts")
+    parser.add_argument("--fonts", help="file with the names of Debian packages of fonts")
     args = parser.parse_args()
-    for make, source in [(emoji, args.emoji), (stamps, args.stamps), (glyphs, args.fonts)]:
+    made = []
+    if args.emoji:
+        emoji(args.emoji, args.out / "emoji", args.vendors)
+        made.append("emoji")
+    for make, source in [(stamps, args.stamps), (glyphs, args.fonts)]:
         if source:
             make(source, args.out / make.__name__)
-    for name in ["emoji", "stamps", "glyphs"]:
+            made.append(make.__name__)
+    if not made:
+        parser.error("name at least one of --emoji, --stamps and --fonts")
+    for name in made:
         counts = [len(list((args.out / name / part).rglob("*.png"))) for part in ("train", "test")]
         print(f"{name}: {counts[0]} training and {counts[1]} test pictures", file=sys.stderr)
 

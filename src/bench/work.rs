@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 
 use crate::batch::BatchSettings;
+use crate::cpu::Activity;
+use crate::engine::Setup;
 use crate::model::{Model, NamedLayer};
 use crate::plan::{METRICS_RING, ParamLayout, Plan, PlannedLaunch, TensorPlan};
 
@@ -45,6 +47,38 @@ pub(super) fn of_launches(model: &Model, plan: &Plan, batches: &BatchSettings) -
         }
     };
     plan.launches.iter().map(of_launch).collect()
+}
+
+/// The work of an activity of the CPU engine in a step of all nets. `layer_of` gives an operation's layer.
+pub(super) fn of_activity(
+    setup: &Setup<'_>,
+    batches: &BatchSettings,
+    activity: Activity,
+    layer_of: impl Fn(usize) -> usize,
+) -> Work {
+    let (model, nets) = (setup.model, setup.replicas.len() as f64);
+    let images = batches.batch_size as f64 * nets;
+    let parameters = model.parameter_count() as f64 * nets;
+    let layer = |op| &model.layers[layer_of(op)];
+    let inputs = |op| layer(op).inputs.iter().map(|shape| shape.len() as f64).sum::<f64>();
+    let values =
+        |op| images * (inputs(op) + layer(op).output.len() as f64) + nets * layer(op).trained_len() as f64;
+    let classes = model.class_count() as f64;
+    let (passes_of, values) = match activity {
+        // Bytes become values.
+        Activity::Gather => (None, images * model.input.len() as f64 * 1.25),
+        Activity::Loss => (None, images * 2.0 * classes),
+        Activity::Optimizer => {
+            let (memory, parts) = (model.train.optimizer.memory().len(), batches.batch_size.div_ceil(16));
+            let averages = if model.train.average_decay > 0.0 { 2 } else { 0 };
+            (None, parameters * (parts + 2 * (1 + memory) + averages) as f64)
+        }
+        Activity::Statistics(op) => (None, images * inputs(op)),
+        Activity::Forward(op) | Activity::BackwardWeight(op) | Activity::BackwardInput(op) => {
+            (Some(op), values(op))
+        }
+    };
+    Work { flops: passes_of.map_or(0.0, |op| images * layer(op).forward_flops()), bytes: 4.0 * values }
 }
 
 /// The layer that a launch computes: by its label, or the linear layer for a head, which is planned with the loss.

@@ -2,8 +2,9 @@
 
 use std::ops::Range;
 
+use super::clock::{Activity, Clock};
 use super::fallback;
-use super::kernels::{self, BatchNormGrad, Buffer, LANES};
+use super::kernels::{self, Buffer, LANES, Rectified};
 use super::loss;
 use super::net::Net;
 use super::program::{Back, Kernel, Op, Program, Share};
@@ -27,6 +28,7 @@ pub(super) struct Block {
     /// Sums of each batch normalisation, by channel: forward relative to `shifts`, backward of g and g·x̂.
     pub(super) sums: Vec<Vec<[f64; 2]>>,
     pub(super) shifts: Vec<Vec<f32>>,
+    pub(super) clock: Clock,
 }
 
 impl Block {
@@ -45,6 +47,7 @@ impl Block {
             grads: vec![0.0; if training { program.grad_len() } else { 0 }],
             sums: per_channel().map(|channels| vec![[0.0; 2]; channels]).collect(),
             shifts: per_channel().map(|channels| vec![0.0; channels]).collect(),
+            clock: Clock::default(),
         }
     }
 
@@ -105,7 +108,7 @@ impl Block {
                 }
                 Kernel::FrozenNorm { eps } => {
                     let [scale, offset] = running_affine(op, params, *eps);
-                    kernels::batch_norm_apply(arch, input, &scale, &offset, output);
+                    kernels::batch_norm_apply(arch, Rectified::default(), input, &scale, &offset, output);
                 }
                 Kernel::GroupNorm(dims) => {
                     let [weight, bias] = [0, 1].map(|param| params[op.params[param]].as_slice());
@@ -144,13 +147,15 @@ impl Block {
     /// The forward training pass through a phase; ends with the sums that the following batch normalisation needs.
     pub(super) fn forward(&mut self, program: &Program, net: &Net, phase: Range<usize>, step: u32) {
         let arch = program.arch;
-        for op in &program.ops[phase.clone()] {
+        for index in phase.clone() {
+            let op = &program.ops[index];
             match &op.kernel {
-                Kernel::BatchNorm2d { number, .. } => {
+                Kernel::BatchNorm2d { number, rectified, .. } => {
                     let batch = &net.batch_norms[*number];
                     self.apply(op, |block, output| {
                         kernels::batch_norm_apply(
                             arch,
+                            *rectified,
                             block.input(op, 0),
                             &batch.scale,
                             &batch.offset,
@@ -175,17 +180,19 @@ impl Block {
                 }
                 _ => self.forward_op(program, &net.params, op),
             }
+            self.clock.lap(Activity::Forward(index));
         }
         // The phases end with the batch normalisations, in order.
         let next = program.batch_norms.binary_search_by_key(&phase.end, |&(_, op)| op);
         if let Ok(number) = next {
-            let input = self.activations[program.ops[phase.end].inputs[0]].values();
-            let shifts = &mut self.shifts[number];
-            let plane = input.len() / shifts.len();
-            for (c, shift) in shifts.iter_mut().enumerate() {
-                *shift = input[c * plane];
-            }
-            kernels::batch_norm_sums(arch, input, shifts, self.valid, &mut self.sums[number]);
+            let op = &program.ops[phase.end];
+            let Kernel::BatchNorm2d { rectified, .. } = op.kernel else {
+                unreachable!("it is a batch normalisation")
+            };
+            let input = self.activations[op.inputs[0]].values_mut();
+            let (shifts, sums) = (&mut self.shifts[number], &mut self.sums[number]);
+            kernels::batch_norm_sums(arch, rectified, input, shifts, self.valid, sums);
+            self.clock.lap(Activity::Statistics(phase.end));
         }
     }
 
@@ -194,10 +201,11 @@ impl Block {
         let params = net.weights(averaged);
         for op in &program.ops {
             match &op.kernel {
-                Kernel::BatchNorm2d { eps, .. } => {
+                Kernel::BatchNorm2d { eps, rectified, .. } => {
                     let [scale, offset] = running_affine(op, params, *eps);
                     self.apply(op, |block, output| {
-                        kernels::batch_norm_apply(program.arch, block.input(op, 0), &scale, &offset, output);
+                        let input = block.input(op, 0);
+                        kernels::batch_norm_apply(program.arch, *rectified, input, &scale, &offset, output);
                     });
                 }
                 Kernel::Dropout { .. } => {
@@ -241,16 +249,25 @@ impl Block {
     /// Backward through a phase, to the gradient of its first operation's output; if that is a batch normalisation,
     /// computes the sums it needs.
     pub(super) fn backward(&mut self, program: &Program, net: &Net, phase: Range<usize>, step: u32) {
-        for op in program.ops[phase].iter().rev() {
+        for index in phase.rev() {
+            let op = &program.ops[index];
             let Some(back) = &op.back else { continue };
             match &op.kernel {
-                Kernel::BatchNorm2d { number, .. } => {
-                    let batch = &net.batch_norms[*number];
+                Kernel::BatchNorm2d { number, rectified, .. } => {
+                    let batch = net.batch_norms[*number].grad();
                     let input = self.activations[op.inputs[0]].values();
                     let grad = &self.slots[back.grad_output].values()[..input.len()];
-                    let (mean, inv_std) = (&batch.mean, &batch.inv_std);
                     let sums = &mut self.sums[*number];
-                    kernels::batch_norm_grad_sums(program.arch, input, grad, mean, inv_std, self.valid, sums);
+                    kernels::batch_norm_grad_sums(
+                        program.arch,
+                        *rectified,
+                        batch,
+                        input,
+                        grad,
+                        self.valid,
+                        sums,
+                    );
+                    self.clock.lap(Activity::Statistics(index));
                 }
                 Kernel::Fallback(layer) if layer.sees_batch() => {}
                 Kernel::Fallback(layer) => {
@@ -260,7 +277,16 @@ impl Block {
                     fallback::backward(layer, op, net.named(op), &context, std::slice::from_mut(self));
                     self.add_up(program, op, back);
                 }
-                _ => self.backward_op(program, net, op, back, step),
+                _ => {
+                    if op.grads.iter().any(Option::is_some) {
+                        self.grad_params(program, op, back);
+                        self.clock.lap(Activity::BackwardWeight(index));
+                    }
+                    self.backward_op(program, net, op, back, step);
+                }
+            }
+            if back.shares.iter().any(|&share| share != Share::Unwanted) {
+                self.clock.lap(Activity::BackwardInput(index));
             }
         }
     }
@@ -268,18 +294,13 @@ impl Block {
     /// Backward through the first operation of a phase, whose sums over the batch are complete.
     pub(super) fn backward_first(&mut self, program: &Program, net: &Net, op: &Op) {
         let Some(back) = &op.back else { return };
-        if let (Kernel::BatchNorm2d { number, .. }, false) = (&op.kernel, back.shares[0] == Share::Unwanted) {
-            let batch = &net.batch_norms[*number];
+        if let (Kernel::BatchNorm2d { number, rectified, .. }, false) =
+            (&op.kernel, back.shares[0] == Share::Unwanted)
+        {
+            let batch = net.batch_norms[*number].grad();
             let input = self.activations[op.inputs[0]].values();
-            let constants = BatchNormGrad {
-                mean: &batch.mean,
-                inv_std: &batch.inv_std,
-                scale: &batch.scale,
-                mean_grad: &batch.mean_grad,
-                mean_grad_xhat: &batch.mean_grad_xhat,
-            };
             let grad = &mut self.slots[back.grad_output].values_mut()[..input.len()];
-            kernels::batch_norm_grad_input(program.arch, constants, input, self.valid, grad);
+            kernels::batch_norm_grad_input(program.arch, *rectified, batch, input, self.valid, grad);
         }
         self.add_up(program, op, back);
     }
@@ -300,7 +321,8 @@ impl Block {
         }
     }
 
-    fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, back: &Back, step: u32) {
+    /// Gradients of parameters, where they are not computed together with that of the input.
+    fn grad_params(&mut self, program: &Program, op: &Op, back: &Back) {
         let arch = program.arch;
         let mut grads = op.grads.iter().flatten();
         // A frozen one has none.
@@ -316,6 +338,10 @@ impl Block {
             let grad_output = &self.slots[back.grad_output].values()[..input.len()];
             kernels::prelu_grad_weight(arch, input, grad_output, &mut self.grads[slopes.clone()]);
         }
+    }
+
+    fn backward_op(&mut self, program: &Program, net: &Net, op: &Op, back: &Back, step: u32) {
+        let arch = program.arch;
         if let Kernel::GroupNorm(dims) = &op.kernel {
             self.group_norm_grad(program, net, op, back, dims);
             return self.add_up(program, op, back);

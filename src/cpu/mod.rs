@@ -19,6 +19,7 @@ use crate::tensor::Tensor;
 
 mod block;
 mod ceilings;
+mod clock;
 mod fallback;
 mod gather;
 mod kernels;
@@ -30,6 +31,7 @@ mod program;
 
 use block::Block;
 pub use ceilings::flops_per_second;
+pub(crate) use clock::Activity;
 use kernels::LANES;
 use memory::Need;
 use net::Net;
@@ -122,6 +124,30 @@ impl CpuEngine {
         total
     }
 
+    /// Takes training steps with the clocks running: seconds per step of each activity, added up over the threads.
+    pub(crate) fn profile(&mut self, steps: usize) -> Vec<(Activity, f64)> {
+        let ops = self.program.ops.len();
+        self.blocks.iter_mut().for_each(|block| block.clock.start(ops));
+        self.nets.iter_mut().for_each(|net| net.clock.start(ops));
+        self.train_steps(steps);
+        let stopped = self.blocks.iter_mut().map(|block| block.clock.stop());
+        let stopped = stopped.chain(self.nets.iter_mut().map(|net| net.clock.stop()));
+        stopped
+            .reduce(|mut sum, more| {
+                sum.iter_mut().zip(more).for_each(|((_, seconds), (_, more))| *seconds += more);
+                sum
+            })
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(activity, seconds)| (activity, seconds / steps as f64))
+            .collect()
+    }
+
+    /// Index of an operation's layer in the model.
+    pub(crate) fn layer_of(&self, op: usize) -> usize {
+        self.program.ops[op].layer as usize
+    }
+
     fn evaluate_steps(&mut self, averaged: bool, steps: Range<usize>) -> Vec<Metrics> {
         let (size, count) = (self.evaluation_step(), self.test.1.count);
         let images = size * steps.start..count.min(size * steps.end);
@@ -198,10 +224,11 @@ fn train_step(
     let of_classes = &gather.batches().class_weights[..];
     let weights = (!of_classes.is_empty()).then(|| {
         // The loss of each image needs the sum over the batch, so all images are gathered first.
-        active
-            .par_iter_mut()
-            .with_max_len(1)
-            .for_each(|block| gather.fill(net.settings(), step, images, block));
+        active.par_iter_mut().with_max_len(1).for_each(|block| {
+            block.clock.begin();
+            gather.fill(net.settings(), step, images, block);
+            block.clock.lap(Activity::Gather);
+        });
         let targets = active.iter().flat_map(|block| &block.targets[..block.valid]);
         let total = targets.map(|&target| loss::weight_of(target, of_classes)).sum();
         loss::Weights { of_classes, total, images }
@@ -210,29 +237,40 @@ fn train_step(
         let shared = &*net;
         let last = number + 1 == phases.len();
         active.par_iter_mut().with_max_len(1).for_each(|block| {
+            block.clock.begin();
             if number == 0 && weights.is_none() {
                 gather.fill(shared.settings(), step, images, block);
+                block.clock.lap(Activity::Gather);
             }
             block.forward(program, shared, phase.clone(), step);
             if last {
                 block.loss(program, shared, images, weights);
+                block.clock.lap(Activity::Loss);
                 block.backward(program, shared, phase.clone(), step);
             }
         });
         if !last {
+            net.clock.begin();
             net.finish_statistics(program, &program.ops[phase.end], active, step);
+            net.clock.lap(Activity::Statistics(phase.end));
         }
     }
     for phase in phases[..phases.len() - 1].iter().rev() {
         let first = &program.ops[phase.end];
+        net.clock.begin();
         net.finish_grad_sums(program, first, active, step);
+        net.clock.lap(Activity::Statistics(phase.end));
         let shared = &*net;
         active.par_iter_mut().with_max_len(1).for_each(|block| {
+            block.clock.begin();
             block.backward_first(program, shared, first);
+            block.clock.lap(Activity::BackwardInput(phase.end));
             block.backward(program, shared, phase.clone(), step);
         });
     }
+    net.clock.begin();
     net.update(program, active, step);
+    net.clock.lap(Activity::Optimizer);
     let mut metrics = Metrics { images, ..Default::default() };
     for block in active.iter() {
         metrics.loss_sum += f64::from(block.loss_sum);

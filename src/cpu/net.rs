@@ -3,7 +3,9 @@
 use std::ops::Range;
 
 use super::block::Block;
+use super::clock::Clock;
 use super::fallback;
+use super::kernels::BatchNormGrad;
 use super::program::{Kernel, Op, Program};
 use crate::config::Optimizer;
 use crate::engine::{Setup, Vector};
@@ -30,6 +32,8 @@ pub(super) struct Net {
     /// The optimizer's state, one vector for each of [`Optimizer::memory`], by parameter.
     memory: Vec<Vec<Vec<f32>>>,
     pub(super) batch_norms: Vec<BatchStatistics>,
+    /// Of what is done for all blocks at once.
+    pub(super) clock: Clock,
 }
 
 /// What the blocks share about a batch normalisation in a step, by channel.
@@ -44,6 +48,20 @@ pub(super) struct BatchStatistics {
     pub(super) mean_grad: Vec<f32>,
     pub(super) mean_grad_xhat: Vec<f32>,
     grad: Vec<[f64; 2]>,
+}
+
+impl BatchStatistics {
+    /// For the backward pass.
+    pub(super) fn grad(&self) -> BatchNormGrad<'_> {
+        BatchNormGrad {
+            mean: &self.mean,
+            inv_std: &self.inv_std,
+            scale: &self.scale,
+            offset: &self.offset,
+            mean_grad: &self.mean_grad,
+            mean_grad_xhat: &self.mean_grad_xhat,
+        }
+    }
 }
 
 impl Net {
@@ -63,6 +81,7 @@ impl Net {
             batch_norms: vec![BatchStatistics::default(); program.batch_norms.len()],
             rates: about.iter().map(|param| model.layers[param.layer].rate).collect(),
             about,
+            clock: Clock::default(),
         }
     }
 
@@ -103,7 +122,7 @@ impl Net {
     /// updates the running statistics.
     pub(super) fn finish_statistics(&mut self, program: &Program, op: &Op, blocks: &mut [Block], step: u32) {
         let (number, eps, momentum) = match &op.kernel {
-            Kernel::BatchNorm2d { number, eps, momentum } => (*number, *eps, *momentum),
+            Kernel::BatchNorm2d { number, eps, momentum, .. } => (*number, *eps, *momentum),
             Kernel::Fallback(layer) => {
                 let context = fallback::context(self.replica.seed, step, op.layer, 0, true);
                 let made = fallback::forward(layer, op, self.named(op), &context, blocks);

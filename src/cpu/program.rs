@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::kernels::{GroupNormDims, PoolDims};
+use super::kernels::{GroupNormDims, PoolDims, Rectified};
 use crate::layers::window::{Conv, Pool};
 use crate::layers::{self, Activation, Layer, Param};
 use crate::model::{Model, NamedLayer, Source};
@@ -54,6 +54,8 @@ pub(super) enum Kernel {
         number: usize,
         eps: f32,
         momentum: f32,
+        /// Rectifiers that are part of it.
+        rectified: Rectified,
     },
     /// A frozen batch normalisation, by its running statistics.
     FrozenNorm {
@@ -129,6 +131,23 @@ impl Program {
                 Source::Layer(layer) => outputs[layer],
             };
             let inputs: Vec<usize> = layer.sources.iter().map(read).collect();
+            match rectifies(model, layer) {
+                Some(Side::Behind) => {
+                    let Some(Op { kernel: Kernel::BatchNorm2d { rectified, .. }, .. }) =
+                        ops.iter_mut().find(|op| op.output == inputs[0])
+                    else {
+                        unreachable!("a batch normalisation is an operation")
+                    };
+                    rectified.output = true;
+                    outputs.push(inputs[0]);
+                    continue;
+                }
+                Some(Side::Before) => {
+                    outputs.push(inputs[0]);
+                    continue;
+                }
+                None => {}
+            }
             let mut begin_phase = || {
                 phases.push(phase_start..ops.len());
                 phase_start = ops.len();
@@ -146,7 +165,12 @@ impl Program {
                     // A batch normalisation begins a phase: the previous one ends with its sums.
                     begin_phase();
                     batch_norms.push((layer.output.channels, ops.len()));
-                    Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum }
+                    let rectified = layer.sources.iter().any(|source| match source {
+                        Source::Image => false,
+                        Source::Layer(maker) => rectifies(model, &model.layers[*maker]) == Some(Side::Before),
+                    });
+                    let rectified = Rectified { input: rectified, output: false };
+                    Kernel::BatchNorm2d { number: batch_norms.len() - 1, eps, momentum, rectified }
                 }
                 layers::Op::GroupNorm { groups, eps } => {
                     Kernel::GroupNorm(GroupNormDims { channels: layer.output.channels, groups, eps })
@@ -237,6 +261,31 @@ fn works_in_place(model: &Model, layer: &NamedLayer) -> bool {
     }
     let maker = &model.layers[*maker];
     matches!(maker.op, layers::Op::Conv2d(_) | layers::Op::BatchNorm2d { .. }) && maker.readers.len() == 1
+}
+
+/// Where a rectifier is that is part of a batch normalisation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Side {
+    Before,
+    Behind,
+}
+
+/// The side of a batch normalisation on which a layer is a rectifier that nothing else reads or makes; none for all others.
+fn rectifies(model: &Model, layer: &NamedLayer) -> Option<Side> {
+    if layer.op != layers::Op::Activation(Activation::LeakyRelu { slope: 0.0 })
+        || !works_in_place(model, layer)
+    {
+        return None;
+    }
+    let normalises = |index: usize| {
+        let layer = &model.layers[index];
+        matches!(layer.op, layers::Op::BatchNorm2d { .. }) && !layer.frozen
+    };
+    match (&layer.sources[..], &layer.readers[..]) {
+        ([Source::Layer(maker)], _) if normalises(*maker) => Some(Side::Behind),
+        (_, [reader]) if normalises(reader.layer) => Some(Side::Before),
+        _ => None,
+    }
 }
 
 /// Gradient slots, some of them free.

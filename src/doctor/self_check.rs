@@ -1,6 +1,6 @@
 //! The quick examination before a training: done once per adapter, driver, build and model, then remembered.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use sha2::{Digest, Sha256};
@@ -32,7 +32,8 @@ pub fn self_check(
     cache: Option<&Path>,
     options: GpuOptions,
 ) -> Result<SelfCheck> {
-    let remembered = cache.map(|folder| folder.join(file_name(model, adapter.info(), options)));
+    let file_name = || format!("{}.json", fingerprint(model, adapter.info(), options, ""));
+    let remembered = cache.map(|folder| folder.join(file_name()));
     if remembered.as_ref().is_some_and(|path| path.exists()) {
         return Ok(SelfCheck::Remembered);
     }
@@ -52,8 +53,8 @@ pub fn self_check(
     Ok(SelfCheck::Passed(report.seconds))
 }
 
-/// A name that changes with anything that could affect what the adapter computes.
-fn file_name(model: &Model, adapter: &AdapterInfo, options: GpuOptions) -> PathBuf {
+/// 32 hexadecimal digits that change with anything that could affect what the adapter computes, and with `more`.
+pub(crate) fn fingerprint(model: &Model, adapter: &AdapterInfo, options: GpuOptions, more: &str) -> String {
     let mut hash = Sha256::new();
     let mut add = |text: &str| {
         hash.update(text);
@@ -75,6 +76,6 @@ fn file_name(model: &Model, adapter: &AdapterInfo, options: GpuOptions) -> PathB
     add(&model.to_toml());
     add(if options.fuse { "fused" } else { "each layer alone" });
     add(&format!("{:?}", options.grain));
-    let hex = hex(&hash.finalize());
-    format!("{}.json", &hex[..32]).into()
+    add(more);
+    hex(&hash.finalize())[..32].to_owned()
 }

@@ -158,6 +158,13 @@ impl Activation {
         }
     }
 
+    /// Its value at `x`, with the default slope if that is a parameter: 0.
+    #[cfg(feature = "export")]
+    pub(crate) fn value(self, x: f64) -> f64 {
+        let slope = if let Self::LeakyRelu { slope } = self { slope.into() } else { 0.0 };
+        Curve { function: self, slope }.value(x)
+    }
+
     /// Its number in the shader.
     fn number(self) -> u8 {
         match self {
@@ -186,8 +193,7 @@ fn normal(x: f64) -> f64 {
 /// [`Activation::reads_input`] is false, at the input that has the given output.
 ///
 /// A bound has two parts. The kernel's formula is evaluated on exact operands as the kernel does it: its error is the
-/// difference from the function itself plus all roundings. Errors of the operands are scaled by the largest slopes of
-/// function and derivative.
+/// difference from the function itself plus all roundings. The operands' errors are scaled by the largest slopes of both.
 #[derive(Clone, Copy)]
 struct Curve {
     function: Activation,

@@ -39,7 +39,7 @@ impl RunBuilder {
         Self { model, data, device, replicas, shuffle: true, initial_weights, folder, save_every: SAVE_EVERY }
     }
 
-    /// Where to compute. Default: [`Device::auto`].
+    /// Where to compute. Default: the faster of [`Device::auto`] and the CPU engine, by [`faster_device`].
     pub fn device(self, device: Device) -> Self {
         Self { device: Some(device), ..self }
     }
@@ -95,7 +95,10 @@ impl RunBuilder {
         if let Some(weights) = &initial_weights {
             check_weights(&model, &weights.tensors)?;
         }
-        let device = device.unwrap_or_else(Device::auto);
+        let device = match device {
+            Some(device) => device,
+            None => faster_device(Device::auto(), &model, &data, &replicas, shuffle)?,
+        };
         let settings = Settings { replicas, shuffle, data: source(&data), hold_out: data.held_out };
         let mut ready = Ready::new(&model, &settings, &data, &device)?;
         let engine = &mut ready.opened.engine;
@@ -119,6 +122,7 @@ impl RunBuilder {
             classes: data.classes.clone(),
             rules: rules(model.input.channels),
             devices: vec![DeviceSpan { from_step: 0, device: device.arithmetic() }],
+            comparison: device.comparison().cloned(),
             extensions: Vec::new(),
             kept: Vec::new(),
         };
@@ -181,6 +185,41 @@ impl Run {
     /// A folder that is in use, or that is not empty.
     pub fn check_folder(folder: &Path) -> Result<()> {
         super::folder::check_free(folder)
+    }
+}
+
+/// If `device` is a GPU, the CPU engine in its place where that trains these nets faster: a few steps on each decide, and
+/// the result is remembered in the user's cache.
+///
+/// # Errors
+/// Data that do not fit the model.
+pub fn faster_device(
+    device: Device,
+    model: &Model,
+    data: &TrainingData,
+    replicas: &[Replica],
+    shuffle: bool,
+) -> Result<Device> {
+    check_model(model)?;
+    data.check(model)?;
+    #[cfg(feature = "gpu")]
+    let device = {
+        let cache = crate::device::cache_folder("devices");
+        device.or_faster_cpu(&setup(model, data, replicas, shuffle), cache.as_deref())
+    };
+    #[cfg(not(feature = "gpu"))]
+    let _ = (replicas, shuffle);
+    Ok(device)
+}
+
+fn setup<'a>(model: &'a Model, data: &'a TrainingData, replicas: &'a [Replica], shuffle: bool) -> Setup<'a> {
+    Setup {
+        model,
+        replicas,
+        shuffle,
+        normalization: &data.normalization,
+        training: Some(&data.train),
+        test: &data.test,
     }
 }
 
@@ -251,14 +290,7 @@ impl Ready {
         judged::check(model, data)?;
         // The run's files hold each net's model as text: better to find out now than at the end that it cannot be read back.
         settings.check(model)?;
-        let setup = Setup {
-            model,
-            replicas: &settings.replicas,
-            shuffle: settings.shuffle,
-            normalization: &data.normalization,
-            training: Some(&data.train),
-            test: &data.test,
-        };
+        let setup = setup(model, data, &settings.replicas, settings.shuffle);
         let steps_per_epoch = setup.train_batches().map_or(1, |batches| batches.steps_per_epoch());
         let (epochs, steps) = (model.train.epochs, model.train.epochs.saturating_mul(steps_per_epoch));
         let (nets, most) = (settings.replicas.len(), MAX_STEPS / settings.replicas.len());

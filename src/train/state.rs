@@ -11,6 +11,7 @@ use crate::checkpoint::RUN_FORMAT;
 use crate::checkpoint::file::{Metadata, TensorFile, Wanted, encode, sha256};
 use crate::config::TrainConfig;
 use crate::dataset::{HoldOut, Images, Loader};
+use crate::device::Comparison;
 use crate::engine::{Engine, Metrics, Vector};
 use crate::error::{Error, Remedy, Result};
 use crate::model::Model;
@@ -66,6 +67,9 @@ pub(super) struct Progress {
     /// The devices so far; empty in states of version 2.
     #[serde(default)]
     pub(super) devices: Vec<DeviceSpan>,
+    /// What was measured to choose the first of them, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) comparison: Option<Comparison>,
     /// When the end of the run was moved.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) extensions: Vec<Extension>,
@@ -364,6 +368,12 @@ impl RunState {
     /// The nets that the run trains.
     pub fn replicas(&self) -> &[Replica] {
         &self.settings.replicas
+    }
+
+    /// What the last steps were computed on, as [`Device::arithmetic`](crate::device::Device::arithmetic) says it; states of
+    /// version 2 do not say.
+    pub fn device(&self) -> Option<&str> {
+        self.progress.devices.last().map(|last| last.device.as_str())
     }
 
     /// True if the run draws its training images in random order.

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{EpochMetrics, Run, number_or_nan};
 use crate::dataset::HoldOut;
+use crate::device::Comparison;
 use crate::error::{Error, Result};
 use crate::files::read_at_most;
 use crate::replica::{Point, Replica};
@@ -40,6 +41,9 @@ pub struct Summary {
     /// Where each part of it was computed, if it went on on a device that rounds in another way.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub devices: Vec<DeviceSpan>,
+    /// What was measured to choose the device, if anything was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub comparison: Option<Comparison>,
     /// When the end of the run was moved, if it was.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extensions: Vec<Extension>,
@@ -246,6 +250,7 @@ impl Run {
                 [] | [_] => Vec::new(),
                 several => several.to_vec(),
             },
+            comparison: self.progress.comparison.clone(),
             extensions: self.progress.extensions.clone(),
             data: self.settings.data.display().to_string(),
             data_sha256: Some(self.progress.data_sha256.clone()),

@@ -10,6 +10,7 @@ use shadernet::rng;
 use shadernet::tensor::Array;
 
 mod adapter;
+pub(crate) mod exported;
 pub(crate) mod mutants;
 pub(crate) mod nets;
 

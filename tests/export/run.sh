@@ -24,6 +24,8 @@ for model in "$@" "$work/branches/model.safetensors"; do
     export_() { cargo run --quiet --release -- export "$model" "$@"; }
     export_ --onnx "$out/net.onnx" --pytorch "$out/net.py" --verify
     export_ --onnx "$out/folded.onnx" --fold-batch-norm --verify
-    cargo run --quiet --release -- eval "$model" --device cpu --logits "$out/logits.safetensors"
+    # After 200 steps answers are too close to each other for 999 of 1,000 to agree.
+    [ "$(basename "$out")" = branches-model ] || export_ --onnx "$out/int8.onnx" --int8 --verify
+    cargo run --quiet --release -- eval "$model" --device cpu --int8 --logits "$out/logits.safetensors"
     "$work/venv/bin/python" tests/export/check.py "$out" data/mnist/t10k-images-idx3-ubyte.gz
 done

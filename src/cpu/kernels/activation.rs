@@ -217,7 +217,7 @@ fn each_grad<S: Simd>(from: &[f32], grad: &mut [f32], function: impl Fn(S::f32s,
 /// 1 where `x` is positive, else `slope`. Selecting between the old value and another, rather than between factors,
 /// would become a masked store, which is slow.
 #[inline(always)]
-fn factor<S: Simd>(simd: S, slope: f32, x: S::f32s) -> S::f32s {
+pub(super) fn factor<S: Simd>(simd: S, slope: f32, x: S::f32s) -> S::f32s {
     let positive = simd.greater_than_f32s(x, simd.splat_f32s(0.0));
     simd.select_f32s(positive, simd.splat_f32s(1.0), simd.splat_f32s(slope))
 }

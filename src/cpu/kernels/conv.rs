@@ -1,6 +1,7 @@
 //! Convolution: the layer itself and the gradient of its input.
 
 use super::direct_conv::{DirectConv, Scratch};
+use super::linear::{FEWEST_CHANNELS, Matrix};
 use super::{LANES, dispatch, parts, vectors, vectors_mut};
 use crate::layers::window::{Axis, Conv};
 use crate::tensor::Shape;
@@ -19,6 +20,14 @@ pub(super) fn flattened(mut conv: Conv) -> Conv {
         }
     }
     conv
+}
+
+/// True for a product with a matrix that is large enough for kernels of its own.
+pub(super) fn is_matrix(conv: &Conv) -> bool {
+    conv.is_pointwise()
+        && conv.groups == 1
+        && conv.output.area() == 1
+        && conv.input.channels.min(conv.output.channels) >= FEWEST_CHANNELS
 }
 
 /// Panics unless the slices of a call have the right lengths.
@@ -68,6 +77,11 @@ fn forward<S: Simd>(
     scratch: &mut Scratch,
     output: &mut [f32],
 ) {
+    if is_matrix(&conv) {
+        let [inputs, outputs] = [conv.input.channels, conv.output.channels];
+        let matrix = Matrix { weight, inputs, outputs, transposed: false };
+        return matrix.multiply(simd, vectors::<S>(input), bias, vectors_mut::<S>(output));
+    }
     let [top, _, left, _] = conv.padding;
     let gather = DirectConv {
         channels: conv.group_in(),
@@ -136,6 +150,11 @@ fn backward<S: Simd>(
     scratch: &mut Scratch,
     grad_input: &mut [f32],
 ) {
+    if is_matrix(&conv) {
+        let [outputs, inputs] = [conv.input.channels, conv.output.channels];
+        let matrix = Matrix { weight, inputs, outputs, transposed: true };
+        return matrix.multiply(simd, vectors::<S>(grad_output), None, vectors_mut::<S>(grad_input));
+    }
     let Conv { input, output, stride, .. } = conv;
     let [vertical, horizontal] = conv.axes();
     let across = conv.kernel[1];
@@ -258,6 +277,24 @@ mod tests {
         })
     }
 
+    /// Linear layers, with whole tiles and parts of tiles.
+    fn matrices() -> impl Iterator<Item = Conv> {
+        [[32, 32], [48, 34], [37, 53], [100, 33], [784, 64]].into_iter().map(|[inputs, outputs]| {
+            let [input, output] = [inputs, outputs].map(|channels| Shape::new(channels, 1, 1));
+            let conv = Conv {
+                input,
+                output,
+                kernel: [1; 2],
+                stride: 1,
+                padding: [0; 4],
+                dilation: [1; 2],
+                groups: 1,
+            };
+            assert!(is_matrix(&conv));
+            conv
+        })
+    }
+
     /// Calls `visit` with the indices (output, input, weight) of every product.
     fn for_products(conv: &Conv, mut visit: impl FnMut(usize, usize, usize)) {
         let (input, output) = (conv.input, conv.output);
@@ -284,7 +321,7 @@ mod tests {
     #[test]
     fn every_direction_matches_f64() {
         for arch in archs() {
-            for conv in shapes() {
+            for conv in shapes().chain(matrices()) {
                 let x = random(1, conv.input.len() * LANES);
                 let dy = random(2, conv.output.len() * LANES);
                 let w = random(3, conv.output.channels * conv.filter());

@@ -1,6 +1,7 @@
 //! Convolution: the gradients of the weights and the bias.
 
-use super::conv::{check, flattened};
+use super::conv::{check, flattened, is_matrix};
+use super::linear;
 use super::{Buffer, LANES, dispatch, parts, vectors};
 use crate::layers::window::Conv;
 use crate::tensor::Shape;
@@ -8,8 +9,8 @@ use pulp::{Arch, Simd};
 use std::cell::RefCell;
 
 thread_local! {
-    /// Holds the padded input; kept to avoid allocations in each step.
-    static PADDED: RefCell<Buffer> = RefCell::default();
+    /// Holds the padded input, or that of a linear layer with its axes exchanged; kept to avoid allocations in each step.
+    static SCRATCH: RefCell<Buffer> = RefCell::default();
 }
 
 /// The gradients of a convolution's weights and bias, summed over the 16 images of one block.
@@ -26,12 +27,26 @@ pub(crate) fn conv2d_grad_weight(
     grad_bias: Option<&mut [f32]>,
 ) {
     check(conv, input.len(), grad_weight.len(), grad_bias.as_ref().map(|bias| bias.len()), grad_output.len());
-    if conv.padding == [0; 4] {
-        return run(arch, flattened(*conv), input, grad_output, grad_weight, grad_bias);
-    }
-    PADDED.with_borrow_mut(|padded| {
-        let (conv, padded) = pad(conv, input, padded);
-        run(arch, conv, padded, grad_output, grad_weight, grad_bias);
+    SCRATCH.with_borrow_mut(|scratch| {
+        if is_matrix(conv) {
+            let inputs = conv.input.channels;
+            dispatch!(
+                arch,
+                grad_matrix(
+                    inputs: usize,
+                    input: &'a [f32],
+                    grad_output: &'a [f32],
+                    scratch: &'a mut Buffer,
+                    grad_weight: &'a mut [f32],
+                    grad_bias: Option<&'a mut [f32]>,
+                )
+            );
+        } else if conv.padding == [0; 4] {
+            run(arch, flattened(*conv), input, grad_output, grad_weight, grad_bias);
+        } else {
+            let (conv, padded) = pad(conv, input, scratch);
+            run(arch, conv, padded, grad_output, grad_weight, grad_bias);
+        }
     });
 }
 
@@ -94,10 +109,32 @@ fn grad_parameters<S: Simd>(
         }
     }
     if let Some(grad_bias) = grad_bias {
-        let planes = vectors::<S>(grad_output).chunks_exact(conv.output.area() * parts::<S>());
-        for (bias, plane) in grad_bias.iter_mut().zip(planes) {
-            *bias = plane_sum(simd, plane);
-        }
+        add_up_planes(simd, conv.output.area(), grad_output, grad_bias);
+    }
+}
+
+#[inline(always)]
+fn grad_matrix<S: Simd>(
+    simd: S,
+    inputs: usize,
+    input: &[f32],
+    grad_output: &[f32],
+    scratch: &mut Buffer,
+    grad_weight: &mut [f32],
+    grad_bias: Option<&mut [f32]>,
+) {
+    linear::grad_weight(simd, inputs, input, grad_output, scratch, grad_weight);
+    if let Some(grad_bias) = grad_bias {
+        add_up_planes(simd, 1, grad_output, grad_bias);
+    }
+}
+
+/// The gradient of the bias, from planes of `area` pixels.
+#[inline(always)]
+fn add_up_planes<S: Simd>(simd: S, area: usize, grad_output: &[f32], grad_bias: &mut [f32]) {
+    let planes = vectors::<S>(grad_output).chunks_exact(area * parts::<S>());
+    for (bias, plane) in grad_bias.iter_mut().zip(planes) {
+        *bias = plane_sum(simd, plane);
     }
 }
 

@@ -7,20 +7,21 @@
 
 mod activation;
 mod batch_norm;
+mod batch_norm_grad;
 mod combine;
 mod conv;
 mod conv_weight;
 mod direct_conv;
 mod dropout;
 mod group_norm;
+mod linear;
 mod pool;
 #[cfg(test)]
 mod testing;
 
 pub(crate) use activation::{activation, activation_grad, prelu_grad_weight};
-pub(crate) use batch_norm::{
-    BatchNormGrad, batch_norm_apply, batch_norm_grad_input, batch_norm_grad_sums, batch_norm_sums,
-};
+pub(crate) use batch_norm::{Rectified, batch_norm_apply, batch_norm_sums};
+pub(crate) use batch_norm_grad::{BatchNormGrad, batch_norm_grad_input, batch_norm_grad_sums};
 pub(crate) use combine::{add_to, multiply, multiply_grad, sum};
 pub(crate) use conv::{conv2d_forward, conv2d_grad_input};
 pub(crate) use conv_weight::conv2d_grad_weight;

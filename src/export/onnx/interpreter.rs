@@ -22,13 +22,21 @@ pub struct Graph {
 struct Value {
     shape: Vec<usize>,
     data: Vec<f64>,
+    /// Of whole numbers of 8 bits, the smallest and the largest.
+    limits: Option<[f64; 2]>,
+}
+
+impl Value {
+    fn new(shape: Vec<usize>, data: Vec<f64>) -> Self {
+        Self { shape, data, limits: None }
+    }
 }
 
 impl Graph {
     /// Parses a file.
     ///
     /// # Errors
-    /// Bytes that are not an ONNX file, and tensors and shapes that [`super::to_onnx`] does not write.
+    /// Bytes that are not an ONNX file, and tensors and shapes that [`super::to_onnx`] and [`super::to_onnx_int8`] do not write.
     pub fn read(bytes: &[u8]) -> Result<Self, String> {
         let model = ModelProto::decode(bytes).map_err(|error| format!("not an ONNX file: {error}"))?;
         let graph = model.graph.ok_or("the file has no graph")?;
@@ -54,13 +62,19 @@ impl Graph {
     pub fn run(&self, pixels: &[f32], name: &str) -> Result<Vec<f64>, String> {
         let images = pixels.par_chunks(self.input.iter().product());
         let images: Vec<Vec<f64>> = on_all_processors(|| {
-            images.map(|image| self.run_one(image, name)).collect::<Result<_, String>>()
+            images.map(|image| self.run_one(image, name, &BTreeMap::new())).collect::<Result<_, String>>()
         })?;
         Ok(images.concat())
     }
 
-    fn run_one(&self, image: &[f32], name: &str) -> Result<Vec<f64>, String> {
-        let first = Value { shape: self.input.to_vec(), data: image.iter().map(|&v| v.into()).collect() };
+    /// The output `name` for an image; of the outputs in `given`, their values are taken from there.
+    pub(super) fn run_one(
+        &self,
+        image: &[f32],
+        name: &str,
+        given: &BTreeMap<String, Vec<f64>>,
+    ) -> Result<Vec<f64>, String> {
+        let first = Value::new(self.input.to_vec(), image.iter().map(|&v| v.into()).collect());
         let mut values = BTreeMap::from([("pixels", first)]);
         for node in &self.nodes {
             let fail = |message: &str| format!("node {} ({}): {message}", node.name, node.op_type);
@@ -70,9 +84,12 @@ impl Graph {
                 .map(|input| values.get(input.as_str()).or_else(|| self.constants.get(input)))
                 .collect();
             let inputs = inputs.ok_or_else(|| fail("an input is missing"))?;
-            let made = compute(node, &inputs)
+            let mut made = compute(node, &inputs)
                 .ok_or_else(|| fail("does not match its inputs, or is not supported"))?;
             let output = node.output.first().ok_or_else(|| fail("no output"))?;
+            if let Some(given) = given.get(output) {
+                made.data.clone_from(given);
+            }
             values.insert(output, made);
         }
         let value = values.remove(name).ok_or_else(|| format!("there is no output {name}"))?;
@@ -88,20 +105,23 @@ fn extents(info: &ValueInfoProto) -> Option<[usize; 3]> {
 }
 
 fn constant(tensor: &TensorProto) -> Option<Value> {
-    let data: Vec<f64> = match tensor.data_type {
-        TensorProto::FLOAT => {
-            let (words, rest) = tensor.raw_data.as_chunks();
-            rest.is_empty().then(|| words.iter().map(|&word| f32::from_le_bytes(word).into()).collect())?
-        }
-        TensorProto::INT64 => {
-            let (words, rest) = tensor.raw_data.as_chunks();
-            rest.is_empty().then(|| words.iter().map(|&word| i64::from_le_bytes(word) as f64).collect())?
-        }
+    fn numbers<const N: usize>(bytes: &[u8], number: fn([u8; N]) -> f64) -> Option<Vec<f64>> {
+        let (words, rest) = bytes.as_chunks();
+        rest.is_empty().then(|| words.iter().map(|&word| number(word)).collect())
+    }
+    let bytes = &tensor.raw_data[..];
+    let (data, limits) = match tensor.data_type {
+        TensorProto::FLOAT => (numbers(bytes, |word| f32::from_le_bytes(word).into()), None),
+        TensorProto::INT64 => (numbers(bytes, |word| i64::from_le_bytes(word) as f64), None),
+        TensorProto::INT32 => (numbers(bytes, |word| i32::from_le_bytes(word).into()), None),
+        TensorProto::UINT8 => (numbers(bytes, |[byte]| byte.into()), Some([0.0, 255.0])),
+        TensorProto::INT8 => (numbers(bytes, |word| i8::from_le_bytes(word).into()), Some([-128.0, 127.0])),
         _ => return None,
     };
+    let data = data?;
     let shape: Option<Vec<usize>> = tensor.dims.iter().map(|&dim| usize::try_from(dim).ok()).collect();
     let shape = shape?;
-    (len_of(&shape)? == data.len()).then_some(Value { shape, data })
+    (len_of(&shape)? == data.len()).then_some(Value { shape, data, limits })
 }
 
 /// Number of values of a shape; `None` if it overflows.
@@ -116,21 +136,43 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
     let float = |name: &str| Some(f64::from(of(name)?.f?));
     let each = |f: &dyn Fn(f64) -> f64| Value { data: x.data.iter().map(|&v| f(v)).collect(), ..x.clone() };
     Some(match node.op_type.as_str() {
-        "Add" | "Sum" | "Sub" | "Mul" | "Div" => {
+        "Add" | "Sum" | "Sub" | "Mul" | "Div" | "Max" | "Min" => {
             let of = match node.op_type.as_str() {
                 "Sub" => |a: f64, b: f64| a - b,
                 "Mul" => |a, b| a * b,
                 "Div" => |a, b| a / b,
+                "Max" => f64::max,
+                "Min" => f64::min,
                 _ => |a, b| a + b,
             };
             inputs[1..].iter().try_fold(x.clone(), |joined, other| binary(&joined, other, of))?
+        }
+        "QuantizeLinear" => {
+            let ([scale], [zero]) = (&inputs.get(1)?.data[..], &inputs.get(2)?.data[..]) else { return None };
+            let limits = inputs[2].limits?;
+            let round = |v: f64| ((v / scale).round_ties_even() + zero).clamp(limits[0], limits[1]);
+            Value { limits: Some(limits), ..each(&round) }
+        }
+        "DequantizeLinear" => {
+            let scales = &inputs.get(1)?.data;
+            let zeros = inputs.get(2).map_or(&[0.0][..], |zeros| &zeros.data);
+            if scales.is_empty() || x.data.is_empty() || !x.data.len().is_multiple_of(scales.len()) {
+                return None;
+            }
+            // Constants have no batch: the axis that the scales belong to comes first either way.
+            let channel = x.data.len() / scales.len();
+            let real = |(at, &v): (usize, &f64)| {
+                let zero = zeros.get(at / channel).or(zeros.first())?;
+                Some(scales.get(at / channel)? * (v - zero))
+            };
+            Value::new(x.shape.clone(), x.data.iter().enumerate().map(real).collect::<Option<_>>()?)
         }
         "Concat" if of("axis")?.i? == 1 => {
             let channels = inputs.iter().map(|input| input.shape.first().copied()).sum::<Option<usize>>()?;
             let same = |input: &&Value| input.shape.get(1..) == x.shape.get(1..);
             let shape = [&[channels], x.shape.get(1..)?].concat();
             let data = inputs.iter().flat_map(|input| &input.data).copied().collect();
-            inputs.iter().all(same).then_some(Value { shape, data })?
+            inputs.iter().all(same).then(|| Value::new(shape, data))?
         }
         "InstanceNormalization" => {
             let epsilon = float("epsilon")?;
@@ -196,14 +238,14 @@ fn compute(node: &NodeProto, inputs: &[&Value]) -> Option<Value> {
         "GlobalAveragePool" => {
             let plane = x.data.len() / x.shape.first()?;
             let means = x.data.chunks(plane).map(|plane| plane.iter().sum::<f64>() / plane.len() as f64);
-            Value { shape: vec![x.shape[0], 1, 1], data: means.collect() }
+            Value::new(vec![x.shape[0], 1, 1], means.collect())
         }
         "Reshape" => {
             let shape: Vec<usize> =
                 inputs.get(1)?.data.get(1..)?.iter().map(|&extent| extent as usize).collect();
-            (len_of(&shape)? == x.data.len()).then(|| Value { shape, data: x.data.clone() })?
+            (len_of(&shape)? == x.data.len()).then(|| Value::new(shape, x.data.clone()))?
         }
-        "Flatten" => Value { shape: vec![x.data.len()], data: x.data.clone() },
+        "Flatten" => Value::new(vec![x.data.len()], x.data.clone()),
         "Softmax" => {
             let largest = x.data.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let powers = each(&|v| (v - largest).exp());
@@ -227,7 +269,7 @@ fn binary(a: &Value, b: &Value, join: fn(f64, f64) -> f64) -> Option<Value> {
     }
     let [in_a, in_b] = [a, b].map(|value| large.data.len() / value.data.len().max(1));
     let data = (0..large.data.len()).map(|at| join(a.data[at / in_a], b.data[at / in_b])).collect();
-    Some(Value { shape: large.shape.clone(), data })
+    Some(Value::new(large.shape.clone(), data))
 }
 
 /// The axes, down and across, of a window that slides over maps of `shape`; `None` if it does not fit.
@@ -285,7 +327,7 @@ fn convolution(
             }
         }
     }
-    Some(Value { shape: vec![filters, height, width], data })
+    Some(Value::new(vec![filters, height, width], data))
 }
 
 /// `of` gets the values under a window and its area.
@@ -306,7 +348,7 @@ fn pool(
             data.push(of(&mut taps, rows * columns));
         }
     }
-    Some(Value { shape: vec![channels, height, width], data })
+    Some(Value::new(vec![channels, height, width], data))
 }
 
 #[cfg(test)]

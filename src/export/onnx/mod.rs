@@ -4,8 +4,10 @@
 //! `probabilities` [batch, classes]. Operators are those of opset 17.
 
 mod graph;
+mod int8;
 mod interpreter;
 mod proto;
 
 pub use graph::to_onnx;
+pub use int8::to_onnx_int8;
 pub use interpreter::Graph;
