@@ -33,14 +33,6 @@ impl Activity {
             Self::BackwardInput(op) => 6 + 4 * op,
         }
     }
-
-    /// All activities of a program with this many operations.
-    fn all(ops: usize) -> impl Iterator<Item = Self> {
-        let of_op = |op| {
-            [Self::Forward, Self::Statistics, Self::BackwardWeight, Self::BackwardInput].map(|what| what(op))
-        };
-        [Self::Gather, Self::Loss, Self::Optimizer].into_iter().chain((0..ops).flat_map(of_op))
-    }
 }
 
 /// Measures how long its owner spends on each activity.
@@ -55,17 +47,6 @@ struct Running {
 }
 
 impl Clock {
-    /// Starts from zero.
-    pub(super) fn start(&mut self, ops: usize) {
-        self.0 = Some(Running { since: Instant::now(), seconds: vec![0.0; 3 + 4 * ops] });
-    }
-
-    /// Stops; returns all activities with their seconds, or nothing if it did not run.
-    pub(super) fn stop(&mut self) -> Vec<(Activity, f64)> {
-        let Some(Running { seconds, .. }) = self.0.take() else { return Vec::new() };
-        Activity::all((seconds.len() - 3) / 4).map(|activity| (activity, seconds[activity.slot()])).collect()
-    }
-
     /// The owner begins to work after waiting.
     pub(super) fn begin(&mut self) {
         if let Some(running) = &mut self.0 {
@@ -83,13 +64,36 @@ impl Clock {
     }
 }
 
+/// Only `bench` reads clocks, which needs the feature.
+#[cfg(any(test, feature = "gpu"))]
+impl Clock {
+    /// Starts from zero.
+    pub(super) fn start(&mut self, ops: usize) {
+        self.0 = Some(Running { since: Instant::now(), seconds: vec![0.0; 3 + 4 * ops] });
+    }
+
+    /// Stops; returns all activities with their seconds, or nothing if it did not run.
+    pub(super) fn stop(&mut self) -> Vec<(Activity, f64)> {
+        let Some(Running { seconds, .. }) = self.0.take() else { return Vec::new() };
+        all((seconds.len() - 3) / 4).map(|activity| (activity, seconds[activity.slot()])).collect()
+    }
+}
+
+/// All activities of a program with this many operations.
+#[cfg(any(test, feature = "gpu"))]
+fn all(ops: usize) -> impl Iterator<Item = Activity> {
+    use Activity::{BackwardInput, BackwardWeight, Forward, Gather, Loss, Optimizer, Statistics};
+    let of_op = |op| [Forward, Statistics, BackwardWeight, BackwardInput].map(|what| what(op));
+    [Gather, Loss, Optimizer].into_iter().chain((0..ops).flat_map(of_op))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_activity_has_its_own_seconds() {
-        let all: Vec<_> = Activity::all(3).collect();
+        let all: Vec<_> = all(3).collect();
         let mut slots: Vec<_> = all.iter().map(|activity| activity.slot()).collect();
         slots.sort_unstable();
         assert_eq!(slots, (0..15).collect::<Vec<_>>());

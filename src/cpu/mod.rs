@@ -124,30 +124,6 @@ impl CpuEngine {
         total
     }
 
-    /// Takes training steps with the clocks running: seconds per step of each activity, added up over the threads.
-    pub(crate) fn profile(&mut self, steps: usize) -> Vec<(Activity, f64)> {
-        let ops = self.program.ops.len();
-        self.blocks.iter_mut().for_each(|block| block.clock.start(ops));
-        self.nets.iter_mut().for_each(|net| net.clock.start(ops));
-        self.train_steps(steps);
-        let stopped = self.blocks.iter_mut().map(|block| block.clock.stop());
-        let stopped = stopped.chain(self.nets.iter_mut().map(|net| net.clock.stop()));
-        stopped
-            .reduce(|mut sum, more| {
-                sum.iter_mut().zip(more).for_each(|((_, seconds), (_, more))| *seconds += more);
-                sum
-            })
-            .unwrap_or_default()
-            .into_iter()
-            .map(|(activity, seconds)| (activity, seconds / steps as f64))
-            .collect()
-    }
-
-    /// Index of an operation's layer in the model.
-    pub(crate) fn layer_of(&self, op: usize) -> usize {
-        self.program.ops[op].layer as usize
-    }
-
     fn evaluate_steps(&mut self, averaged: bool, steps: Range<usize>) -> Vec<Metrics> {
         let (size, count) = (self.evaluation_step(), self.test.1.count);
         let images = size * steps.start..count.min(size * steps.end);
@@ -201,6 +177,33 @@ impl CpuEngine {
                 each(program, block, LANES.min(range.end - start));
             }
         }
+    }
+}
+
+#[cfg(feature = "gpu")]
+impl CpuEngine {
+    /// Takes training steps with the clocks running: seconds per step of each activity, added up over the threads.
+    pub(crate) fn profile(&mut self, steps: usize) -> Vec<(Activity, f64)> {
+        let ops = self.program.ops.len();
+        self.blocks.iter_mut().for_each(|block| block.clock.start(ops));
+        self.nets.iter_mut().for_each(|net| net.clock.start(ops));
+        self.train_steps(steps);
+        let stopped = self.blocks.iter_mut().map(|block| block.clock.stop());
+        let stopped = stopped.chain(self.nets.iter_mut().map(|net| net.clock.stop()));
+        stopped
+            .reduce(|mut sum, more| {
+                sum.iter_mut().zip(more).for_each(|((_, seconds), (_, more))| *seconds += more);
+                sum
+            })
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(activity, seconds)| (activity, seconds / steps as f64))
+            .collect()
+    }
+
+    /// Index of an operation's layer in the model.
+    pub(crate) fn layer_of(&self, op: usize) -> usize {
+        self.program.ops[op].layer as usize
     }
 }
 
