@@ -1,6 +1,6 @@
 //! How much memory an engine needs, computed before it allocates anything.
 
-use super::kernels::LANES;
+use super::kernels::{LANES, is_matrix};
 use super::program::{Kernel, Program};
 use crate::engine::Setup;
 use crate::error::{Error, Result};
@@ -115,16 +115,20 @@ fn block(program: &Program, training: bool) -> u64 {
     activations.saturating_add(gradients).saturating_add(channels.saturating_mul(20))
 }
 
-/// A convolution's padded input and reordered weights, and the arrays of a layer without a tuned kernel.
+/// A convolution's padded input and reordered weights, a linear layer's turned input, and the arrays of a layer without a tuned kernel.
 fn thread(program: &Program, training: bool, blocks: u64) -> u64 {
     let padded = |kernel: &Kernel| match kernel {
         Kernel::Conv2d(conv) if conv.padding != [0; 4] => {
             let [height, width] = conv.axes().map(|axis| axis.input + axis.padding.iter().sum::<usize>());
             floats(sum([conv.input.channels * height * width * LANES].into_iter()))
         }
+        // The input with its axes exchanged, for the gradient of the weights.
+        Kernel::Conv2d(conv) if is_matrix(conv) => floats(sum([conv.input.channels * LANES].into_iter())),
         _ => 0,
     };
     let weights = |kernel: &Kernel| match kernel {
+        // Its weights are read in place.
+        Kernel::Conv2d(conv) if is_matrix(conv) => 0,
         Kernel::Conv2d(conv) => floats(sum([conv.output.channels * conv.filter()].into_iter())),
         _ => 0,
     };

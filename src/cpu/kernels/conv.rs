@@ -23,7 +23,7 @@ pub(super) fn flattened(mut conv: Conv) -> Conv {
 }
 
 /// True for a product with a matrix that is large enough for kernels of its own.
-pub(super) fn is_matrix(conv: &Conv) -> bool {
+pub(crate) fn is_matrix(conv: &Conv) -> bool {
     conv.is_pointwise()
         && conv.groups == 1
         && conv.output.area() == 1

@@ -23,7 +23,7 @@ pub(crate) use activation::{activation, activation_grad, prelu_grad_weight};
 pub(crate) use batch_norm::{Rectified, batch_norm_apply, batch_norm_sums};
 pub(crate) use batch_norm_grad::{BatchNormGrad, batch_norm_grad_input, batch_norm_grad_sums};
 pub(crate) use combine::{add_to, multiply, multiply_grad, sum};
-pub(crate) use conv::{conv2d_forward, conv2d_grad_input};
+pub(crate) use conv::{conv2d_forward, conv2d_grad_input, is_matrix};
 pub(crate) use conv_weight::conv2d_grad_weight;
 pub(crate) use dropout::dropout;
 pub(crate) use group_norm::{GroupNormDims, group_norm, group_norm_grad};
